@@ -1,0 +1,43 @@
+"""Errors whose message is meant for the user: which file, what is wrong, what to do."""
+
+from __future__ import annotations
+
+import os
+
+
+class MOSError(Exception):
+    """Base of all errors with a message for the user. The tools print it in one line and exit with status 2."""
+
+
+class ChipError(MOSError):
+    """A chip that cannot be used. The message starts with the path.
+
+    Args:
+        path: the file at fault.
+        problem: what is wrong with it, and where it helps what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {problem}")
+        self.path = os.fspath(path)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ChipError], tuple[str, str]]:
+        # Exceptions travel from loader workers by pickle, which would call ChipError(message) without this.
+        return type(self), (self.path, self.problem)
+
+
+class DatasetError(MOSError):
+    """A data set whose layout cannot be used."""
+
+
+class ConfigError(MOSError):
+    """A configuration with an unknown key, a wrong type or an impossible combination."""
+
+
+class WeightsError(MOSError):
+    """A weights file that does not fit the model."""
+
+
+class CheckpointError(MOSError):
+    """A checkpoint that cannot be read: truncated, foreign, or holding more than plain tensors."""

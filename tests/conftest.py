@@ -1,0 +1,31 @@
+"""Fixtures for the whole suite. Real data is reached by FASTREID_MOS_SHARED and its tests skip without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """A function: name of a golden file (without .npz) -> dict of its arrays."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with real chips (hoss_sample/, real_chips/); the test skips without it."""
+    folder = os.environ.get("FASTREID_MOS_SHARED", "")
+    if not folder or not Path(folder, "hoss_sample").is_dir():
+        pytest.skip("real chips not here: set FASTREID_MOS_SHARED to the folder that holds hoss_sample/ and real_chips/")
+    return Path(folder)
