@@ -1,0 +1,369 @@
+"""The configuration: fast-reid's keys and MOS's, and the checks that run before any data is read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+# Keys that hold text although their value may look like a number in a YAML file or on the command line.
+_TEXT_KEYS = ("INPUT.SAR.CHANNEL", "TEST.FUSION.ALPHA", "MODEL.BACKBONE.DEPTH")
+
+
+def add_mos_config(cfg: Any) -> None:
+    """Add every MOS key with its default to a fast-reid config, in place.
+
+    Args:
+        cfg: what ``fastreid.config.get_cfg()`` returns.
+    """
+    node = type(cfg)
+
+    # Seed of everything drawn at random (batches, augmentation, weights); below 0 each run draws a fresh one.
+    cfg.SEED = 0
+
+    cfg.INPUT.SAR = node()
+    # How a SAR chip becomes an image: a name in TRANSFORM_REGISTRY. SARDenoise (MOS) or SARMaxScale (TransOSS).
+    cfg.INPUT.SAR.TRANSFORM = "SARDenoise"
+    # Percentiles of a chip's pixels that SARDenoise maps to 0 and 255.
+    cfg.INPUT.SAR.LOW_PERCENTILE = 5.0
+    cfg.INPUT.SAR.HIGH_PERCENTILE = 100.0
+    # Which channel of a multi-channel SAR file: "auto" (negative values in 2 or 4 channels are I/Q: their magnitude;
+    # else the first), "magnitude", "mean", or a channel number as text.
+    cfg.INPUT.SAR.CHANNEL = "auto"
+    # Keep decoded and denoised SAR chips: "none", "memory" (per loader worker) or "disk" (in CACHE_DIR).
+    cfg.INPUT.SAR.CACHE = "none"
+    cfg.INPUT.SAR.CACHE_DIR = ""
+
+    cfg.INPUT.RESIZE = node()
+    # Interpolation of the resize, with antialiasing: "bicubic", "bilinear", "nearest", "lanczos".
+    cfg.INPUT.RESIZE.TRAIN = "bicubic"
+    cfg.INPUT.RESIZE.TEST = "bilinear"
+
+    cfg.INPUT.AUGMENT = node()
+    # Order of the training steps; whether each is on is fast-reid's own key (FLIP, PADDING, REA ...).
+    cfg.INPUT.AUGMENT.ORDER = ["resize", "flip", "pad_crop", "erase"]
+
+    # Random erasing: "pixel" = normal noise per pixel on the normalized image (the recipe), "const" = REA.VALUE.
+    cfg.INPUT.REA.MODE = "pixel"
+    # Area of the erased part as a share of the image, and its height / width.
+    cfg.INPUT.REA.SCALE = [0.02, 0.3333]
+    cfg.INPUT.REA.RATIO = [0.3, 3.3333]
+
+    cfg.MODEL.TRANSOSS = node()
+    cfg.MODEL.TRANSOSS.PATCH_SIZE = 16
+    cfg.MODEL.TRANSOSS.EMBED_DIM = 768
+    cfg.MODEL.TRANSOSS.DEPTH = 12
+    cfg.MODEL.TRANSOSS.NUM_HEADS = 12
+    cfg.MODEL.TRANSOSS.MLP_RATIO = 4.0
+    # MIE: a learned vector per modality, times MIE_SCALE, added to every token.
+    cfg.MODEL.TRANSOSS.MIE = True
+    cfg.MODEL.TRANSOSS.MIE_SCALE = 3.0
+    # SSE: one more token made from the ship's size.
+    cfg.MODEL.TRANSOSS.SSE = True
+    # One patch embedding per modality instead of a shared one.
+    cfg.MODEL.TRANSOSS.MODALITY_PATCH_EMBED = True
+    # Recompute the blocks in the backward pass: less memory, about a third more time.
+    cfg.MODEL.TRANSOSS.GRAD_CHECKPOINT = False
+
+    cfg.MODEL.TIMM = node()
+    # Model name for build_timm_backbone (extra `pretrained` installs timm).
+    cfg.MODEL.TIMM.NAME = "efficientnet_lite0"
+
+    # Feature used at test: "before" or "after" the batch-norm neck (fast-reid's NECK_FEAT rules training only).
+    cfg.MODEL.HEADS.TEST_NECK_FEAT = "before"
+    # Joined to the pooled feature at the head, for backbones that take images only: any of "size", "modality".
+    cfg.MODEL.HEADS.JOIN = []
+    cfg.MODEL.HEADS.JOIN_DIM = 32
+
+    cfg.MODEL.LOSSES.CMAL = node()
+    # Weight of the class-wise modality alignment loss, and of its two terms.
+    cfg.MODEL.LOSSES.CMAL.SCALE = 2.0
+    cfg.MODEL.LOSSES.CMAL.MEAN_WEIGHT = 1.0
+    cfg.MODEL.LOSSES.CMAL.VAR_WEIGHT = 1.0
+    # Several processes: compute it on the gathered batch of all of them instead of on each one's share.
+    cfg.MODEL.LOSSES.CMAL.GATHER = False
+
+    # Our schedule (SCHED: WarmupCosineLR), in epochs: linear from WARMUP_FACTOR over WARMUP_EPOCHS, then a cosine that
+    # counts from epoch 0 down to ETA_MIN_FACTOR x BASE_LR.
+    cfg.SOLVER.WARMUP_EPOCHS = 5
+    cfg.SOLVER.ETA_MIN_FACTOR = 0.002
+    # Number format of mixed precision: "auto" (float16 on CUDA, bfloat16 on CPU), "float16", "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "auto"
+
+    # Evaluator: a name in EVALUATOR_REGISTRY. FusionReidEvaluator, or ReidEvaluator for fast-reid's own.
+    cfg.TEST.EVALUATOR = "FusionReidEvaluator"
+    # Protocols: name, modality of the queries, modality of the gallery ("all", "optical", "sar").
+    cfg.TEST.PROTOCOLS = [["ALL", "all", "all"], ["O2S", "optical", "sar"], ["S2O", "sar", "optical"]]
+    # fast-reid's habit (drops gallery chips of the query's own identity and modality); the papers do not do it.
+    cfg.TEST.REMOVE_SAME_CAMERA = False
+    cfg.TEST.CMC_RANKS = [1, 5, 10, 20]
+    # Bound on the memory of one block of distances, in MiB.
+    cfg.TEST.BLOCK_MB = 256
+    # Loader workers at test; below 0: as many as in training.
+    cfg.TEST.NUM_WORKERS = -1
+    # Number of random rankings averaged in the random row.
+    cfg.TEST.RANDOM_DRAWS = 100
+    cfg.TEST.BOOTSTRAP = node()
+    # Resamplings of the queries for the 95 % intervals.
+    cfg.TEST.BOOTSTRAP.SAMPLES = 1000
+    cfg.TEST.BOOTSTRAP.SEED = 0
+    # What the best checkpoint is best at, on held-out training identities: "mAP", "Rank-1" or "mINP", mean over protocols.
+    cfg.TEST.BEST_METRIC = "mAP"
+    cfg.TEST.HOLDOUT = node()
+    # Share of the training identities set aside for choosing; 0: train on all, choose nothing.
+    cfg.TEST.HOLDOUT.FRACTION = 0.0
+    # Seeded query/gallery splits of the identities set aside.
+    cfg.TEST.HOLDOUT.SPLITS = 1
+    cfg.TEST.HOLDOUT.SEED = 0
+
+    cfg.TEST.FUSION = node()
+    # Fuse optical features with those of generated SAR chips (the folder ROOT, with its manifest).
+    cfg.TEST.FUSION.ENABLED = False
+    cfg.TEST.FUSION.ROOT = ""
+    cfg.TEST.FUSION.K = 5
+    # Weight of the generated chips' mean feature; the paper's is 0.02.
+    cfg.TEST.FUSION.ALPHA = "0.02"
+    cfg.TEST.FUSION.DIRECTION = "optical_to_sar"
+    cfg.TEST.FUSION.MODE = "mean"
+
+
+def get_cfg() -> Any:
+    """fast-reid's default config with the MOS keys added, as a fresh copy."""
+    from fastreid.config import get_cfg as fastreid_cfg
+
+    cfg = fastreid_cfg()
+    add_mos_config(cfg)
+    return cfg
+
+
+def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
+    """Read a config file and ``KEY VALUE`` options over the defaults.
+
+    Args:
+        config_file: a YAML file, or empty for the defaults.
+        opts: alternating keys and values, as on the command line.
+
+    Returns:
+        The config, checked by :func:`check_config`.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key, a wrong type or an impossible combination.
+    """
+    cfg = get_cfg()
+    if config_file:
+        _merge_file(cfg, config_file)
+    if opts:
+        _merge_options(cfg, opts)
+    check_config(cfg)
+    return cfg
+
+
+def _merge_file(cfg: Any, config_file: str) -> None:
+    if not os.path.isfile(config_file):
+        raise ConfigError(f"{config_file}: no such config file")
+    try:
+        values = type(cfg).load_yaml_with_base(config_file)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{config_file}: its _BASE_ is missing: {error.filename}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{config_file}: not a readable YAML config: {reason}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'")
+    for key in _TEXT_KEYS:
+        _stringify(values, key.split("."))
+    try:
+        cfg.merge_from_other_cfg(type(cfg)(values))
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from None
+
+
+def _merge_options(cfg: Any, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise ConfigError(f"options come as KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        if key.startswith("-"):
+            raise ConfigError(f"{key}: flags such as --eval-only come before the KEY VALUE options")
+        text = repr(str(value)) if key in _TEXT_KEYS else value
+        try:
+            cfg.merge_from_list([key, text])
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError, SyntaxError) as error:
+            raise ConfigError(f"{key} {value}: {_explain(cfg, error, key)}") from None
+
+
+def _stringify(values: Any, path: list[str]) -> None:
+    for part in path[:-1]:
+        values = values.get(part) if isinstance(values, dict) else None
+    if isinstance(values, dict) and isinstance(values.get(path[-1]), (int, float)):
+        values[path[-1]] = str(values[path[-1]])
+
+
+def _all_keys(node: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys += _all_keys(value, name + ".") if isinstance(value, dict) else [name]
+    return keys
+
+
+def _explain(cfg: Any, error: Exception, key: str = "") -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if "Non-existent" in text:
+        wanted = key or text.split(":")[-1].strip()
+        known = _all_keys(cfg)
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+        near = near or [name for name in known if name.split(".")[-1] == wanted.split(".")[-1]][:3]
+        return f"no such key {wanted}" + (f"; near: {', '.join(near)}" if near else "")
+    if "Type mismatch" in text:
+        return f"wrong type: {text}"
+    return text or type(error).__name__
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_config(cfg: Any) -> None:
+    """Refuse a config that cannot work, before any data is read.
+
+    Raises:
+        ConfigError: one line naming the key, what is wrong and what to set.
+    """
+    _check_input(cfg)
+    _check_solver(cfg)
+    _check_test(cfg)
+    _check_names(cfg)
+
+
+def _check_input(cfg: Any) -> None:
+    sar = cfg.INPUT.SAR
+    _require(
+        _is_number(sar.LOW_PERCENTILE, 0, 100)
+        and _is_number(sar.HIGH_PERCENTILE, 0, 100)
+        and sar.LOW_PERCENTILE < sar.HIGH_PERCENTILE,
+        f"INPUT.SAR: percentiles must satisfy 0 <= LOW_PERCENTILE < HIGH_PERCENTILE <= 100, got {sar.LOW_PERCENTILE}, {sar.HIGH_PERCENTILE}",
+    )
+    _require(
+        sar.CHANNEL in ("auto", "magnitude", "mean") or sar.CHANNEL.isdigit(),
+        f"INPUT.SAR.CHANNEL: 'auto', 'magnitude', 'mean' or a channel number, got {sar.CHANNEL!r}",
+    )
+    _require(sar.CACHE in ("none", "memory", "disk"), f"INPUT.SAR.CACHE: 'none', 'memory' or 'disk', got {sar.CACHE!r}")
+    _require(sar.CACHE != "disk" or bool(sar.CACHE_DIR), "INPUT.SAR.CACHE is 'disk': set INPUT.SAR.CACHE_DIR to a folder")
+    for key in ("SIZE_TRAIN", "SIZE_TEST"):
+        size = cfg.INPUT[key]
+        _require(
+            len(size) == 2 and all(isinstance(side, int) and side >= 8 for side in size),
+            f"INPUT.{key}: [height, width] in pixels, each at least 8, got {list(size)}",
+        )
+    known = ("bicubic", "bilinear", "nearest", "lanczos")
+    for key in ("TRAIN", "TEST"):
+        _require(cfg.INPUT.RESIZE[key] in known, f"INPUT.RESIZE.{key}: one of {', '.join(known)}, got {cfg.INPUT.RESIZE[key]!r}")
+    for node in ("FLIP", "REA"):
+        _require(_is_number(cfg.INPUT[node].PROB, 0, 1), f"INPUT.{node}.PROB: a probability 0..1, got {cfg.INPUT[node].PROB}")
+    _require(cfg.INPUT.REA.MODE in ("pixel", "const"), f"INPUT.REA.MODE: 'pixel' or 'const', got {cfg.INPUT.REA.MODE!r}")
+
+
+def _check_solver(cfg: Any) -> None:
+    solver, instances = cfg.SOLVER, cfg.DATALOADER.NUM_INSTANCE
+    _require(solver.BASE_LR > 0, f"SOLVER.BASE_LR: must be above 0, got {solver.BASE_LR}")
+    _require(solver.MAX_EPOCH >= 1, f"SOLVER.MAX_EPOCH: at least 1, got {solver.MAX_EPOCH}")
+    _require(solver.CHECKPOINT_PERIOD >= 1, f"SOLVER.CHECKPOINT_PERIOD: epochs, at least 1, got {solver.CHECKPOINT_PERIOD}")
+    _require(solver.IMS_PER_BATCH >= 1, f"SOLVER.IMS_PER_BATCH: at least 1, got {solver.IMS_PER_BATCH}")
+    _require(instances >= 1, f"DATALOADER.NUM_INSTANCE: at least 1, got {instances}")
+    if "Identity" in cfg.DATALOADER.SAMPLER_TRAIN:
+        _require(
+            solver.IMS_PER_BATCH % instances == 0,
+            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances})",
+        )
+    if cfg.DATALOADER.SAMPLER_TRAIN == "CrossModalIdentitySampler":
+        _require(instances >= 2, "CrossModalIdentitySampler draws both modalities: DATALOADER.NUM_INSTANCE must be at least 2")
+    _require(cfg.DATALOADER.NUM_WORKERS >= 0, f"DATALOADER.NUM_WORKERS: 0 or more, got {cfg.DATALOADER.NUM_WORKERS}")
+    scheds = ("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR")
+    _require(solver.SCHED in scheds, f"SOLVER.SCHED: one of {', '.join(scheds)}, got {solver.SCHED!r}")
+    _require(solver.WARMUP_EPOCHS >= 0, f"SOLVER.WARMUP_EPOCHS: 0 or more, got {solver.WARMUP_EPOCHS}")
+    _require(
+        solver.AMP.DTYPE in ("auto", "float16", "bfloat16"),
+        f"SOLVER.AMP.DTYPE: 'auto', 'float16' or 'bfloat16', got {solver.AMP.DTYPE!r}",
+    )
+
+
+def _check_test(cfg: Any) -> None:
+    test = cfg.TEST
+    names = [row[0] if isinstance(row, (list, tuple)) and row else None for row in test.PROTOCOLS]
+    for row in test.PROTOCOLS:
+        ok = isinstance(row, (list, tuple)) and len(row) == 3 and all(isinstance(part, str) for part in row)
+        ok = ok and all(part in ("all", "optical", "sar") for part in row[1:])
+        _require(ok, f"TEST.PROTOCOLS: [name, query modality, gallery modality] with 'all', 'optical' or 'sar', got {row}")
+    _require(len(set(names)) == len(names), f"TEST.PROTOCOLS: two protocols with one name in {names}")
+    _require(bool(names), "TEST.PROTOCOLS: at least one protocol")
+    _require(test.BLOCK_MB >= 1, f"TEST.BLOCK_MB: at least 1 MiB, got {test.BLOCK_MB}")
+    _require(
+        test.METRIC in ("cosine", "euclidean"), f"TEST.METRIC: 'cosine' or 'euclidean', got {test.METRIC!r}"
+    )
+    _require(test.BEST_METRIC in ("mAP", "Rank-1", "mINP"), f"TEST.BEST_METRIC: mAP, Rank-1 or mINP, got {test.BEST_METRIC!r}")
+    _require(
+        _is_number(test.HOLDOUT.FRACTION, 0, 0.9), f"TEST.HOLDOUT.FRACTION: 0 to 0.9, got {test.HOLDOUT.FRACTION}"
+    )
+    _require(test.HOLDOUT.SPLITS >= 1, f"TEST.HOLDOUT.SPLITS: at least 1, got {test.HOLDOUT.SPLITS}")
+    _require(
+        all(isinstance(rank, int) and rank >= 1 for rank in test.CMC_RANKS) and 1 in test.CMC_RANKS,
+        f"TEST.CMC_RANKS: whole numbers from 1 on, with 1 among them, got {list(test.CMC_RANKS)}",
+    )
+    _require(
+        not test.FUSION.ENABLED or bool(test.FUSION.ROOT),
+        "TEST.FUSION.ENABLED: set TEST.FUSION.ROOT to the folder of generated chips",
+    )
+
+
+def _check_names(cfg: Any) -> None:
+    """Names that must be in a registry, and combinations of parts that do not fit."""
+    from fastreid.data.datasets import DATASET_REGISTRY
+    from fastreid.modeling.backbones import BACKBONE_REGISTRY
+    from fastreid.modeling.heads import REID_HEADS_REGISTRY
+    from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+
+    def known(key: str, name: str, registry: Any) -> None:
+        names = sorted(registry._obj_map)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:6]
+        _require(name in registry._obj_map, f"{key}: {name!r} is not registered; near: {', '.join(near)}")
+
+    known("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    known("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    known("MODEL.HEADS.NAME", cfg.MODEL.HEADS.NAME, REID_HEADS_REGISTRY)
+    for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS):
+        known("DATASETS", name, DATASET_REGISTRY)
+    if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":
+        transoss = cfg.MODEL.TRANSOSS
+        _require(
+            transoss.EMBED_DIM % transoss.NUM_HEADS == 0,
+            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM}) must be a multiple of NUM_HEADS ({transoss.NUM_HEADS})",
+        )
+        _require(
+            list(cfg.INPUT.SIZE_TRAIN) == list(cfg.INPUT.SIZE_TEST),
+            "TransOSS has one position grid: INPUT.SIZE_TRAIN and INPUT.SIZE_TEST must be equal",
+        )
+        _require(
+            cfg.MODEL.META_ARCHITECTURE == "MOS",
+            "build_transoss_backbone needs the modality of each chip: set MODEL.META_ARCHITECTURE to MOS",
+        )
+        _require(
+            cfg.MODEL.BACKBONE.FEAT_DIM == transoss.EMBED_DIM,
+            f"MODEL.BACKBONE.FEAT_DIM ({cfg.MODEL.BACKBONE.FEAT_DIM}) must equal MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM})",
+        )
+    if "CMALLoss" in cfg.MODEL.LOSSES.NAME:
+        _require(cfg.MODEL.META_ARCHITECTURE == "MOS", "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")
+    _require(bool(cfg.MODEL.LOSSES.NAME), "MODEL.LOSSES.NAME: at least one loss")
+    _require(cfg.MODEL.HEADS.TEST_NECK_FEAT in ("before", "after"), "MODEL.HEADS.TEST_NECK_FEAT: 'before' or 'after'")
+    _require(
+        set(cfg.MODEL.HEADS.JOIN) <= {"size", "modality"},
+        f"MODEL.HEADS.JOIN: any of 'size', 'modality', got {list(cfg.MODEL.HEADS.JOIN)}",
+    )
