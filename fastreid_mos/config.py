@@ -111,7 +111,8 @@ def add_mos_config(cfg: Any) -> None:
     # Resamplings of the queries for the 95 % intervals.
     cfg.TEST.BOOTSTRAP.SAMPLES = 1000
     cfg.TEST.BOOTSTRAP.SEED = 0
-    # What the best checkpoint is best at, on held-out training identities: "mAP", "Rank-1" or "mINP", mean over protocols.
+    # What the best checkpoint is best at on held-out training identities, as the mean over the protocols:
+    # "mAP", "Rank-1" or "mINP".
     cfg.TEST.BEST_METRIC = "mAP"
     cfg.TEST.HOLDOUT = node()
     # Share of the training identities set aside for choosing; 0: train on all, choose nothing.
@@ -173,7 +174,9 @@ def _merge_file(cfg: Any, config_file: str) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{config_file}: not a readable YAML config: {reason}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'")
+        raise ConfigError(
+            f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'"
+        )
     for key in _TEXT_KEYS:
         _stringify(values, key.split("."))
     try:
@@ -250,14 +253,17 @@ def _check_input(cfg: Any) -> None:
         _is_number(sar.LOW_PERCENTILE, 0, 100)
         and _is_number(sar.HIGH_PERCENTILE, 0, 100)
         and sar.LOW_PERCENTILE < sar.HIGH_PERCENTILE,
-        f"INPUT.SAR: percentiles must satisfy 0 <= LOW_PERCENTILE < HIGH_PERCENTILE <= 100, got {sar.LOW_PERCENTILE}, {sar.HIGH_PERCENTILE}",
+        "INPUT.SAR: 0 <= LOW_PERCENTILE < HIGH_PERCENTILE <= 100 is needed, "
+        f"got {sar.LOW_PERCENTILE} and {sar.HIGH_PERCENTILE}",
     )
     _require(
         sar.CHANNEL in ("auto", "magnitude", "mean") or sar.CHANNEL.isdigit(),
         f"INPUT.SAR.CHANNEL: 'auto', 'magnitude', 'mean' or a channel number, got {sar.CHANNEL!r}",
     )
     _require(sar.CACHE in ("none", "memory", "disk"), f"INPUT.SAR.CACHE: 'none', 'memory' or 'disk', got {sar.CACHE!r}")
-    _require(sar.CACHE != "disk" or bool(sar.CACHE_DIR), "INPUT.SAR.CACHE is 'disk': set INPUT.SAR.CACHE_DIR to a folder")
+    _require(
+        sar.CACHE != "disk" or bool(sar.CACHE_DIR), "INPUT.SAR.CACHE is 'disk': set INPUT.SAR.CACHE_DIR to a folder"
+    )
     for key in ("SIZE_TRAIN", "SIZE_TEST"):
         size = cfg.INPUT[key]
         _require(
@@ -266,17 +272,26 @@ def _check_input(cfg: Any) -> None:
         )
     known = ("bicubic", "bilinear", "nearest", "lanczos")
     for key in ("TRAIN", "TEST"):
-        _require(cfg.INPUT.RESIZE[key] in known, f"INPUT.RESIZE.{key}: one of {', '.join(known)}, got {cfg.INPUT.RESIZE[key]!r}")
+        _require(
+            cfg.INPUT.RESIZE[key] in known,
+            f"INPUT.RESIZE.{key}: one of {', '.join(known)}, got {cfg.INPUT.RESIZE[key]!r}",
+        )
     for node in ("FLIP", "REA"):
-        _require(_is_number(cfg.INPUT[node].PROB, 0, 1), f"INPUT.{node}.PROB: a probability 0..1, got {cfg.INPUT[node].PROB}")
-    _require(cfg.INPUT.REA.MODE in ("pixel", "const"), f"INPUT.REA.MODE: 'pixel' or 'const', got {cfg.INPUT.REA.MODE!r}")
+        _require(
+            _is_number(cfg.INPUT[node].PROB, 0, 1), f"INPUT.{node}.PROB: a probability 0..1, got {cfg.INPUT[node].PROB}"
+        )
+    _require(
+        cfg.INPUT.REA.MODE in ("pixel", "const"), f"INPUT.REA.MODE: 'pixel' or 'const', got {cfg.INPUT.REA.MODE!r}"
+    )
 
 
 def _check_solver(cfg: Any) -> None:
     solver, instances = cfg.SOLVER, cfg.DATALOADER.NUM_INSTANCE
     _require(solver.BASE_LR > 0, f"SOLVER.BASE_LR: must be above 0, got {solver.BASE_LR}")
     _require(solver.MAX_EPOCH >= 1, f"SOLVER.MAX_EPOCH: at least 1, got {solver.MAX_EPOCH}")
-    _require(solver.CHECKPOINT_PERIOD >= 1, f"SOLVER.CHECKPOINT_PERIOD: epochs, at least 1, got {solver.CHECKPOINT_PERIOD}")
+    _require(
+        solver.CHECKPOINT_PERIOD >= 1, f"SOLVER.CHECKPOINT_PERIOD: epochs, at least 1, got {solver.CHECKPOINT_PERIOD}"
+    )
     _require(solver.IMS_PER_BATCH >= 1, f"SOLVER.IMS_PER_BATCH: at least 1, got {solver.IMS_PER_BATCH}")
     _require(instances >= 1, f"DATALOADER.NUM_INSTANCE: at least 1, got {instances}")
     if "Identity" in cfg.DATALOADER.SAMPLER_TRAIN:
@@ -285,7 +300,10 @@ def _check_solver(cfg: Any) -> None:
             f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances})",
         )
     if cfg.DATALOADER.SAMPLER_TRAIN == "CrossModalIdentitySampler":
-        _require(instances >= 2, "CrossModalIdentitySampler draws both modalities: DATALOADER.NUM_INSTANCE must be at least 2")
+        _require(
+            instances >= 2,
+            "CrossModalIdentitySampler draws both modalities: DATALOADER.NUM_INSTANCE must be at least 2",
+        )
     _require(cfg.DATALOADER.NUM_WORKERS >= 0, f"DATALOADER.NUM_WORKERS: 0 or more, got {cfg.DATALOADER.NUM_WORKERS}")
     scheds = ("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR")
     _require(solver.SCHED in scheds, f"SOLVER.SCHED: one of {', '.join(scheds)}, got {solver.SCHED!r}")
@@ -302,17 +320,16 @@ def _check_test(cfg: Any) -> None:
     for row in test.PROTOCOLS:
         ok = isinstance(row, (list, tuple)) and len(row) == 3 and all(isinstance(part, str) for part in row)
         ok = ok and all(part in ("all", "optical", "sar") for part in row[1:])
-        _require(ok, f"TEST.PROTOCOLS: [name, query modality, gallery modality] with 'all', 'optical' or 'sar', got {row}")
+        _require(ok, f"TEST.PROTOCOLS: [name, query, gallery] with 'all', 'optical' or 'sar', got {row}")
     _require(len(set(names)) == len(names), f"TEST.PROTOCOLS: two protocols with one name in {names}")
     _require(bool(names), "TEST.PROTOCOLS: at least one protocol")
     _require(test.BLOCK_MB >= 1, f"TEST.BLOCK_MB: at least 1 MiB, got {test.BLOCK_MB}")
+    _require(test.METRIC in ("cosine", "euclidean"), f"TEST.METRIC: 'cosine' or 'euclidean', got {test.METRIC!r}")
     _require(
-        test.METRIC in ("cosine", "euclidean"), f"TEST.METRIC: 'cosine' or 'euclidean', got {test.METRIC!r}"
+        test.BEST_METRIC in ("mAP", "Rank-1", "mINP"),
+        f"TEST.BEST_METRIC: mAP, Rank-1 or mINP, got {test.BEST_METRIC!r}",
     )
-    _require(test.BEST_METRIC in ("mAP", "Rank-1", "mINP"), f"TEST.BEST_METRIC: mAP, Rank-1 or mINP, got {test.BEST_METRIC!r}")
-    _require(
-        _is_number(test.HOLDOUT.FRACTION, 0, 0.9), f"TEST.HOLDOUT.FRACTION: 0 to 0.9, got {test.HOLDOUT.FRACTION}"
-    )
+    _require(_is_number(test.HOLDOUT.FRACTION, 0, 0.9), f"TEST.HOLDOUT.FRACTION: 0 to 0.9, got {test.HOLDOUT.FRACTION}")
     _require(test.HOLDOUT.SPLITS >= 1, f"TEST.HOLDOUT.SPLITS: at least 1, got {test.HOLDOUT.SPLITS}")
     _require(
         all(isinstance(rank, int) and rank >= 1 for rank in test.CMC_RANKS) and 1 in test.CMC_RANKS,
@@ -357,7 +374,8 @@ def _check_names(cfg: Any) -> None:
         )
         _require(
             cfg.MODEL.BACKBONE.FEAT_DIM == transoss.EMBED_DIM,
-            f"MODEL.BACKBONE.FEAT_DIM ({cfg.MODEL.BACKBONE.FEAT_DIM}) must equal MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM})",
+            f"MODEL.BACKBONE.FEAT_DIM ({cfg.MODEL.BACKBONE.FEAT_DIM}) must equal "
+            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM})",
         )
     if "CMALLoss" in cfg.MODEL.LOSSES.NAME:
         _require(cfg.MODEL.META_ARCHITECTURE == "MOS", "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")

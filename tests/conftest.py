@@ -27,5 +27,5 @@ def shared_dir() -> Path:
     """The folder with real chips (hoss_sample/, real_chips/); the test skips without it."""
     folder = os.environ.get("FASTREID_MOS_SHARED", "")
     if not folder or not Path(folder, "hoss_sample").is_dir():
-        pytest.skip("real chips not here: set FASTREID_MOS_SHARED to the folder that holds hoss_sample/ and real_chips/")
+        pytest.skip("no real chips: set FASTREID_MOS_SHARED to the folder of hoss_sample/ and real_chips/")
     return Path(folder)

@@ -1,0 +1,112 @@
+"""Checkpoints that are written whole, read without running pickle code, and that load or say why not."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..atomic import atomic_write
+from ..errors import CheckpointError, WeightsError
+from .registry import record, source_has
+
+
+def apply() -> None:
+    """Apply the repairs of this part."""
+    from fastreid.utils.checkpoint import Checkpointer
+
+    fault = source_has(Checkpointer.save, "torch.save(data, f)")
+    whole = record("Checkpointer.save", "a kill while writing leaves half a file under the final name", fault)
+    fault = source_has(Checkpointer._load_file, 'torch.load(f, map_location=torch.device("cpu"))')
+    reason = "runs pickle code on older torch; a file whose keys match nothing loads nothing, silently (issue 396)"
+    safe = record("Checkpointer.load", reason, fault)
+    load_model = Checkpointer._load_model
+
+    def save(self: Any, name: str, **kwargs: Any) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        save_checkpoint(data, path)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as stream:
+            stream.write(last_filename_basename)
+
+    def _load_file(self: Any, path: str) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def _load_model(self: Any, checkpoint: dict[str, Any]) -> Any:
+        state = checkpoint["model"]
+        names = list(state)
+        incompatible = load_model(self, checkpoint)
+        loaded = len(names) - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
+        if names and loaded <= 0:
+            raise WeightsError(
+                f"none of the checkpoint's {len(names)} weights fits the model: it holds {', '.join(names[:3])} ..., "
+                f"the model has {', '.join(list(self.model.state_dict())[:3])} ..."
+            )
+        return incompatible
+
+    if whole:
+        Checkpointer.save = save
+        Checkpointer.tag_last_checkpoint = tag_last_checkpoint
+    if safe:
+        Checkpointer._load_file = _load_file
+        Checkpointer._load_model = _load_model
+
+
+def plain(value: Any) -> Any:
+    """NumPy scalars as Python's: ``weights_only`` reading refuses the former."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return type(value)((key, plain(item)) for key, item in value.items()) if type(value) is dict else value
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def save_checkpoint(data: dict[str, Any], path: str) -> None:
+    """Write a checkpoint whole or not at all."""
+    with atomic_write(path, "wb") as stream:
+        torch.save(plain(data), stream)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code it may hold.
+
+    Returns:
+        The dictionary that was saved, with at least the key ``model``.
+
+    Raises:
+        CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
+    """
+    if os.path.isdir(path) or not os.path.isfile(path):
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each way in which a file can be broken
+        reason = " ".join(str(error).split())
+        if "weights_only" in reason or "Unsupported" in reason:
+            detail = (
+                "holds Python objects beside tensors and was not loaded, because loading would run code from the file"
+            )
+        else:
+            detail = f"truncated or not a PyTorch checkpoint ({type(error).__name__})"
+        raise CheckpointError(f"{path}: {detail}; {os.path.getsize(path)} bytes") from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a dictionary of weights")
+    if not isinstance(checkpoint.get("model"), dict):
+        if checkpoint and all(isinstance(item, torch.Tensor) for item in checkpoint.values()):
+            return {"model": checkpoint}
+        raise CheckpointError(
+            f"{path}: no 'model' in it (found: {', '.join(map(str, list(checkpoint)[:5])) or 'nothing'})"
+        )
+    return checkpoint

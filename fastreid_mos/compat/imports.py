@@ -1,0 +1,158 @@
+"""What must hold before fast-reid can be imported at all."""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import contextlib
+import glob
+import importlib
+import importlib.util
+import math
+import os
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..errors import MOSError
+from .registry import record
+
+INSTALL = "pip install --no-deps fastreid==1.4.0"
+
+# Imported while the stand-ins below are in place, so that none of them has to stay behind.
+_MODULES = (
+    "fastreid.config",
+    "fastreid.utils",
+    "fastreid.utils.compute_dist",
+    "fastreid.utils.checkpoint",
+    "fastreid.utils.visualizer",
+    "fastreid.utils.summary",
+    "fastreid.data",
+    "fastreid.data.transforms.build",
+    "fastreid.layers",
+    "fastreid.solver",
+    "fastreid.modeling",
+    "fastreid.evaluation",
+    "fastreid.evaluation.rank",
+    "fastreid.evaluation.rerank",
+    "fastreid.evaluation.roc",
+    "fastreid.engine",
+    "fastreid.engine.launch",
+)
+
+# The compiled operators that torchvision's Python files describe while they are imported.
+_TORCHVISION_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_libraries: list[Any] = []  # a torch Library takes its operators with it when it is collected
+
+
+def import_fastreid() -> None:
+    """Import fast-reid with today's libraries beside it.
+
+    Raises:
+        MOSError: fast-reid is not installed.
+    """
+    if importlib.util.find_spec("fastreid") is None:
+        raise MOSError(
+            f"fast-reid is not installed: run '{INSTALL}' (without its dependencies: they pin torch 1.13.1), "
+            "or put a checkout of its git repository on PYTHONPATH"
+        )
+    _declare_torchvision_operators()
+    with _removed_names(), _faiss(), warnings.catch_warnings():
+        # fast-reid recommends its compiled ranking; evaluate_rank is replaced by a faster one without a compiler.
+        warnings.filterwarnings("ignore", message="Cython")
+        for name in _MODULES:
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.startswith("fastreid"):
+                    raise
+                raise MOSError(f"fast-reid needs the package {error.name!r}: run 'pip install {error.name}'") from error
+
+
+def _declare_torchvision_operators() -> None:
+    """Stub schemas for torchvision's compiled operators when its binary does not fit the installed torch.
+
+    The registries hold torchvision for CUDA only; beside a CPU-only torch its binary cannot be loaded, and the import
+    stops at the first operator it wants to describe. fast-reid uses none of these operators.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    needed = False
+    if spec is not None and spec.origin and "torchvision" not in sys.modules:
+        needed = not _torchvision_binary_loads(os.path.dirname(spec.origin))
+    if record(
+        "torchvision operators",
+        "its binary is built for another torch: the import stops with 'operator torchvision::nms does not exist'",
+        needed,
+        f"torchvision beside torch {torch.__version__}",
+    ):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in _TORCHVISION_SCHEMAS:
+            if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
+                library.define(schema)
+        _libraries.append(library)
+
+
+def _torchvision_binary_loads(folder: str) -> bool:
+    for binary in glob.glob(os.path.join(folder, "_C*.so")) + glob.glob(os.path.join(folder, "_C*.pyd")):
+        try:
+            torch.ops.load_library(binary)
+        except (OSError, RuntimeError):
+            return False
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _removed_names() -> Iterator[None]:
+    """``torch._six`` and ``collections.Mapping``, gone since torch 2.0 and Python 3.10, while fast-reid is imported."""
+    six_gone = importlib.util.find_spec("torch._six") is None
+    mapping_gone = not hasattr(collections, "Mapping")
+    record("torch._six", "data/build.py imports string_classes from it; torch 2.0 removed it", six_gone)
+    record(
+        "collections.Mapping", "data/build.py and evaluation/testing.py import it; Python 3.10 removed it", mapping_gone
+    )
+    if six_gone:
+        six = types.ModuleType("torch._six")
+        vars(six).update(string_classes=(str, bytes), int_classes=int, container_abcs=collections.abc, inf=math.inf)
+        sys.modules["torch._six"] = six
+    if mapping_gone:
+        collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if six_gone:
+            del sys.modules["torch._six"]
+        if mapping_gone:
+            del collections.Mapping  # type: ignore[attr-defined]
+
+
+class _MissingFaiss(types.ModuleType):
+    """Stands in for faiss inside fast-reid; whoever really uses it is told what to install."""
+
+    METRIC_L2 = 1  # a default argument in faiss_utils.py, read at import
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise MOSError(f"fast-reid wants faiss.{name}: run 'pip install faiss-cpu'")
+
+
+@contextlib.contextmanager
+def _faiss() -> Iterator[None]:
+    """fast-reid imports faiss where it is not needed: re-ranking here runs without it (see ``evaluation``)."""
+    missing = importlib.util.find_spec("faiss") is None
+    record("faiss", "utils/compute_dist.py and evaluation/roc.py import it; MOS does not need it", missing)
+    if missing:
+        sys.modules["faiss"] = _MissingFaiss("faiss")
+    try:
+        yield
+    finally:
+        if missing:
+            del sys.modules["faiss"]

@@ -1,0 +1,104 @@
+"""fast-reid's ``launch`` for several processes, on GPUs (nccl) or on a CPU (gloo)."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ..errors import MOSError
+from .registry import record, replace_everywhere, source_has
+
+
+def apply() -> None:
+    """Apply the repairs of this part."""
+    # The package rebinds the name of its module to the function, hence the look-up by module name.
+    module = sys.modules["fastreid.engine.launch"]
+    if record("launch", "asserts CUDA and NCCL", source_has(module, 'backend="NCCL"')):
+        replace_everywhere(module.launch, launch)
+
+
+def launch(
+    main_func: Callable[..., Any],
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple[Any, ...] = (),
+) -> None:
+    """Run ``main_func(*args)`` once, or in several processes that work together.
+
+    Args:
+        main_func: the program.
+        num_gpus_per_machine: processes on this machine, each with its own GPU where there are that many, else on the
+            CPU.
+        num_machines: machines that take part.
+        machine_rank: the number of this one, from 0.
+        dist_url: where the processes meet, such as ``tcp://127.0.0.1:29500``; ``None`` or ``"auto"`` finds a free port.
+        args: what ``main_func`` is given.
+
+    Raises:
+        MOSError: a number of processes or a machine rank out of range.
+    """
+    if num_gpus_per_machine < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
+        raise MOSError(
+            f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}: "
+            "counts start at 1 and the rank is below the number of machines"
+        )
+    if num_gpus_per_machine * num_machines == 1:
+        main_func(*args)
+        return
+    if dist_url in (None, "auto"):
+        if num_machines > 1:
+            raise MOSError("--dist-url: several machines need the address of the first, such as tcp://10.0.0.1:29500")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    mp.spawn(
+        _worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args),
+        daemon=False,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _worker(
+    local_rank: int,
+    main_func: Callable[..., Any],
+    num_local: int,
+    num_machines: int,
+    machine_rank: int,
+    dist_url: str,
+    args: tuple[Any, ...],
+) -> None:
+    from fastreid.utils import comm
+
+    on_gpu = torch.cuda.device_count() >= num_local
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        backend="nccl" if on_gpu else "gloo",
+        init_method=dist_url,
+        world_size=num_local * num_machines,
+        rank=machine_rank * num_local + local_rank,
+        timeout=timedelta(minutes=30),
+    )
+    for machine in range(num_machines):
+        group = dist.new_group(list(range(machine * num_local, (machine + 1) * num_local)))
+        if machine == machine_rank:
+            comm._LOCAL_PROCESS_GROUP = group
+    try:
+        comm.synchronize()
+        main_func(*args)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,142 @@
+"""Repairs of fast-reid's training side: mixed precision and DDP on CPU, cosine schedule, backbones' yaml files."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+
+from .registry import record, replace_everywhere, source_has
+
+
+def apply() -> None:
+    """Apply the repairs of this part."""
+    _mixed_precision()
+    _ddp_on_cpu()
+    _cosine_of_zero_epochs()
+    _yaml_paths()
+    _safe_configs()
+
+
+def autocast_dtype(device_type: str, name: str = "auto") -> torch.dtype:
+    """The number format of mixed precision on a device: what ``SOLVER.AMP.DTYPE`` names, or the device's usual one."""
+    if name == "auto":
+        return torch.float16 if device_type == "cuda" else torch.bfloat16
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def _mixed_precision() -> None:
+    from fastreid.engine import train_loop
+
+    fault = source_has(train_loop.AMPTrainer, "CUDA is required for AMP training")
+    if not record("AMPTrainer", "asserts CUDA; PyTorch's autocast also works on CPU (bfloat16)", fault):
+        return
+
+    def __init__(
+        self: Any, model: Any, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
+    ) -> None:
+        train_loop.SimpleTrainer.__init__(self, model, data_loader, optimizer, param_wrapper)
+        self.device_type = next(model.parameters()).device.type
+        # bfloat16 has float32's range: scaling would only add a way to fail.
+        enabled = autocast_dtype(self.device_type) is torch.float16
+        self.grad_scaler = grad_scaler or torch.amp.GradScaler(self.device_type, enabled=enabled)
+
+    def run_step(self: Any) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self.device_type, dtype=autocast_dtype(self.device_type)):
+            loss_dict = self.model(data)
+            losses = sum(loss_dict.values())
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(losses).backward()
+        self._write_metrics(loss_dict, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        if isinstance(self.param_wrapper, train_loop.ContiguousParams):
+            self.param_wrapper.assert_buffer_is_valid()
+
+    train_loop.AMPTrainer.__init__ = __init__
+    train_loop.AMPTrainer.run_step = run_step
+
+
+def _ddp_on_cpu() -> None:
+    from fastreid.engine import defaults
+
+    fault = source_has(defaults.DefaultTrainer.__init__, "device_ids=[comm.get_local_rank()]")
+    if not record("DistributedDataParallel", "is given a GPU number also when the model is on the CPU", fault):
+        return
+    parallel = defaults.DistributedDataParallel
+
+    class PortableDDP(parallel):  # type: ignore[misc, valid-type]
+        """PyTorch's, without device numbers for a model on the CPU."""
+
+        def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+            on_cpu = next(module.parameters()).device.type == "cpu"
+            super().__init__(module, device_ids=None if on_cpu else device_ids, **kwargs)
+
+    defaults.DistributedDataParallel = PortableDDP
+
+
+def _cosine_of_zero_epochs() -> None:
+    from fastreid.solver import build
+
+    original = build.build_lr_scheduler
+    fault = source_has(original, '"T_max": max_epoch,')
+    if not record("build_lr_scheduler", "a cosine over 0 epochs (all of them warm-up) divides by zero", fault):
+        return
+
+    def build_lr_scheduler(cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
+        warmup_epochs = -(-cfg.SOLVER.WARMUP_ITERS // max(iters_per_epoch, 1))
+        least = max(warmup_epochs, cfg.SOLVER.DELAY_EPOCHS) + 1
+        if cfg.SOLVER.MAX_EPOCH < least:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SOLVER.MAX_EPOCH = least
+        return original(cfg, optimizer, max(iters_per_epoch, 1))
+
+    replace_everywhere(original, build_lr_scheduler)
+
+
+def _yaml_paths() -> None:
+    from fastreid.modeling.backbones.regnet import effnet, regnet
+
+    fault = source_has(regnet.build_regnet_backbone, "'fastreid/modeling/backbones/regnet/")
+    if not record("RegNet and EffNet yaml", "their paths are relative to the working directory", fault):
+        return
+    package = os.path.dirname(os.path.dirname(os.path.abspath(_fastreid_file())))
+
+    def repair(node: Any) -> None:
+        original = node.merge_from_file
+
+        def merge_from_file(cfg_filename: str) -> Any:
+            inside = os.path.join(package, cfg_filename)
+            return original(inside if not os.path.isfile(cfg_filename) and os.path.isfile(inside) else cfg_filename)
+
+        # These are plain yacs nodes, shared class and all: the repair goes on the object, past yacs's type checks.
+        object.__setattr__(node, "merge_from_file", merge_from_file)
+
+    repair(regnet.regnet_cfg)
+    repair(effnet.effnet_cfg)
+
+
+def _fastreid_file() -> str:
+    import fastreid
+
+    return str(fastreid.__file__)
+
+
+def _safe_configs() -> None:
+    from fastreid.config import CfgNode
+
+    original = CfgNode.load_yaml_with_base
+    fault = source_has(original, "unsafe_load")
+    if not record("CfgNode.load_yaml_with_base", "with allow_unsafe it runs Python found in a config file", fault):
+        return
+
+    def load_yaml_with_base(filename: str, allow_unsafe: bool = False) -> Any:
+        return original(filename, allow_unsafe=False)
+
+    CfgNode.load_yaml_with_base = staticmethod(load_yaml_with_base)
