@@ -297,7 +297,7 @@ def _check_solver(cfg: Any) -> None:
     if "Identity" in cfg.DATALOADER.SAMPLER_TRAIN:
         _require(
             solver.IMS_PER_BATCH % instances == 0,
-            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances})",
+            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of NUM_INSTANCE ({instances})",
         )
     if cfg.DATALOADER.SAMPLER_TRAIN == "CrossModalIdentitySampler":
         _require(

@@ -13,6 +13,7 @@ from .registry import record, replace_everywhere, source_has
 
 def apply() -> None:
     """Apply the repairs of this part."""
+    _contiguous_gradients()
     _mixed_precision()
     _ddp_on_cpu()
     _cosine_of_zero_epochs()
@@ -25,6 +26,26 @@ def autocast_dtype(device_type: str, name: str = "auto") -> torch.dtype:
     if name == "auto":
         return torch.float16 if device_type == "cuda" else torch.bfloat16
     return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def _contiguous_gradients() -> None:
+    from fastreid.solver import build
+
+    original = build.build_optimizer
+    fault = source_has(original, "ContiguousParams(params)")
+    reason = "since torch 2.0 zero_grad() drops the one gradient buffer the optimizer holds: no weight ever changes"
+    if not record("build_optimizer", reason, fault):
+        return
+
+    def build_optimizer(cfg: Any, model: torch.nn.Module, contiguous: bool = True) -> Any:
+        optimizer, wrapper = original(cfg, model, contiguous)
+        zero_grad = optimizer.zero_grad
+        if contiguous:
+            # The parameters' gradients are views of this buffer: it is filled with zeros, not replaced.
+            optimizer.zero_grad = lambda set_to_none=False: zero_grad(set_to_none=False)
+        return optimizer, wrapper
+
+    replace_everywhere(original, build_optimizer)
 
 
 def _mixed_precision() -> None:

@@ -1,0 +1,131 @@
+"""Hooks of the trainer: the loss log, checkpoints with the best kept, and tests on held-out identities."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from fastreid.engine.train_loop import HookBase
+from fastreid.evaluation.testing import flatten_results_dict
+from fastreid.utils import comm
+
+from ..atomic import atomic_write
+
+
+class LossLog(HookBase):
+    """``metrics.json``: one line an iteration with every loss part, learning rate and time, unsmoothed.
+
+    Lines from the iteration at which a run resumes are dropped first, so that the losses of a resumed run read like
+    those of an uninterrupted one.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._stream: TextIO | None = None
+
+    def before_train(self) -> None:
+        _drop_lines_from(self.path, self.trainer.start_iter)
+        self._stream = open(self.path, "a", encoding="utf-8")
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        latest = self.trainer.storage.latest()
+        # A scalar's value comes with the iteration it was written at: evaluation results stay in their own line.
+        values = {name: float(value) for name, (value, when) in latest.items() if when == iteration}
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._write({"iteration": iteration, "epoch": self.trainer.epoch, **values})
+
+    def write_results(self, results: dict[str, float]) -> None:
+        """Add a line of evaluation results (they are no part of the loss log proper)."""
+        self._write({"iteration": self.trainer.iter, "epoch": self.trainer.epoch, **results})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._stream is not None:
+            self._stream.write(json.dumps(row, sort_keys=True) + "\n")
+            self._stream.flush()
+
+    def after_train(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _drop_lines_from(path: str, iteration: int) -> None:
+    """Keep the lines of earlier iterations; a line cut off by a kill goes too."""
+    if not os.path.isfile(path):
+        return
+    kept = []
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict) and row.get("iteration", iteration) < iteration:
+                kept.append(line)
+    with atomic_write(path) as stream:
+        stream.writelines(kept)
+
+
+class HoldoutEval(HookBase):
+    """Test on held-out training identities every ``period`` epochs and after the last; never on the test split.
+
+    Args:
+        period: epochs between two tests; 0 for the last epoch only.
+        evaluate: gives the nested results and the figure that the best checkpoint is best at.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], tuple[dict[str, Any], float]]) -> None:
+        self.period = period
+        self.evaluate = evaluate
+        self.metric: float | None = None
+
+    def after_epoch(self) -> None:
+        done = self.trainer.epoch + 1
+        self.metric = None
+        if done == self.trainer.max_epoch or (self.period > 0 and done % self.period == 0):
+            results, self.metric = self.evaluate()
+            flat = {f"holdout/{name}": float(value) for name, value in flatten_results_dict(results).items()}
+            if flat:
+                self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
+            comm.synchronize()
+
+
+class Checkpoints(HookBase):
+    """``model_<epoch>.pth`` every ``period`` epochs, ``model_best.pth`` on held-out identities, ``model_final.pth``.
+
+    Args:
+        checkpointer: fast-reid's Checkpointer.
+        period: epochs between two checkpoints.
+        holdout: the hook that tests on held-out identities, or None: then there is nothing to choose a best one by.
+    """
+
+    def __init__(self, checkpointer: Any, period: int, holdout: HoldoutEval | None) -> None:
+        self.checkpointer = checkpointer
+        self.period = period
+        self.holdout = holdout
+        self.best_metric = -1.0
+        self.best_epoch = -1
+
+    def after_epoch(self) -> None:
+        epoch = self.trainer.epoch
+        done = epoch + 1
+        metric = self.holdout.metric if self.holdout else None
+        improved = metric is not None and metric > self.best_metric
+        if improved and metric is not None:
+            self.best_metric, self.best_epoch = metric, epoch
+        extra = {"epoch": epoch, "iteration": self.trainer.iter, "best_metric": self.best_metric,
+                 "best_epoch": self.best_epoch, **self.trainer.run_facts()}  # fmt: skip
+        if improved:
+            self.checkpointer.save("model_best", **extra)
+        # Saved last, so that the folder's last_checkpoint names it.
+        if done == self.trainer.max_epoch:
+            self.checkpointer.save("model_final", **extra)
+        elif done % self.period == 0:
+            self.checkpointer.save(f"model_{epoch:04d}", **extra)

@@ -1,0 +1,304 @@
+"""MOSTrainer: fast-reid's DefaultTrainer with exact resuming, held-out choosing and one pass for all protocols."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.engine import DefaultTrainer, hooks
+from fastreid.engine.train_loop import TrainerBase
+from fastreid.evaluation import inference_on_dataset
+from fastreid.evaluation.reid_evaluation import ReidEvaluator
+from fastreid.modeling.meta_arch import build_model
+from fastreid.solver import build_optimizer
+from fastreid.utils import comm
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import build_test_loader, build_train_loader, dataset_root
+from ..errors import CheckpointError, MOSError
+from ..evaluation import EVALUATOR_REGISTRY
+from ..evaluation.holdout import split_holdout, summarize_splits
+from ..modeling import load_reid_weights
+from .hooks import Checkpoints, HoldoutEval, LossLog
+from .loop import MOSTrainStep
+from .schedule import build_lr_scheduler
+
+Item = tuple[str, int, int]
+
+
+class TrainStream:
+    """The endless stream of training batches, opened at the iteration where the run starts.
+
+    Args:
+        cfg: the config.
+        items: training items (path, identity, modality).
+    """
+
+    def __init__(self, cfg: Any, items: list[Item]) -> None:
+        self.cfg = cfg
+        self.items = items
+        self.start_iter = 0
+        self.loader = build_train_loader(cfg, items=items)
+        self.dataset = self.loader.dataset
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.start_iter:
+            self.loader = build_train_loader(self.cfg, items=self.items, start_iter=self.start_iter)
+        return iter(self.loader)
+
+
+class MOSTrainer(DefaultTrainer):
+    """Trains any model of the registry and tests it as the papers do.
+
+    Beside fast-reid's DefaultTrainer: a run that is killed and resumed gives the weights and losses of one that was not
+    (``SEED`` at least 0, same number of processes); the best checkpoint is chosen on held-out training identities
+    (``TEST.HOLDOUT``); the test split is read once, after the last epoch.
+
+    Args:
+        cfg: a config with the MOS keys, checked by :func:`fastreid_mos.config.check_config`.
+
+    Raises:
+        MOSError: data, weights or settings that cannot be trained on.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        TrainerBase.__init__(self)
+        self.logger = logging.getLogger("fastreid_mos.engine")
+        items = self.train_items(cfg)
+        self.holdout_splits: list[tuple[list[Item], list[Item]]] = []
+        if cfg.TEST.HOLDOUT.FRACTION > 0:
+            items, self.holdout_splits = split_holdout(
+                items, cfg.TEST.HOLDOUT.FRACTION, splits=cfg.TEST.HOLDOUT.SPLITS, seed=cfg.TEST.HOLDOUT.SEED
+            )
+            held = len({pid for split in self.holdout_splits for part in split for _, pid, _ in part})
+            self.logger.info(f"Held out {held} training identities for choosing; the test split is read once, at the end")
+        if cfg.SEED >= 0:
+            torch.manual_seed(cfg.SEED)
+        stream = TrainStream(cfg, items)
+        cfg = self.auto_scale_hyperparams(cfg, stream.dataset.num_classes)
+        model = self.build_model(cfg)
+        optimizer, wrapper = build_optimizer(cfg, model)
+        if comm.get_world_size() > 1:
+            ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+            model = DistributedDataParallel(model, device_ids=ids)
+        amp = cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None
+        self._trainer = MOSTrainStep(model, stream, optimizer, wrapper, seed=cfg.SEED, amp=amp)
+
+        self.cfg = cfg
+        self.stream = stream
+        self.iters_per_epoch = max(len(stream.dataset) // cfg.SOLVER.IMS_PER_BATCH, 1)
+        self.start_epoch = 0
+        self.max_epoch = cfg.SOLVER.MAX_EPOCH
+        self.max_iter = self.max_epoch * self.iters_per_epoch
+        # fast-reid's schedules warm up by iteration; ours does it by epoch, inside one schedule.
+        self.warmup_iters = 0 if cfg.SOLVER.SCHED == "WarmupCosineLR" else cfg.SOLVER.WARMUP_ITERS
+        self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
+        self.scheduler = build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        states: dict[str, Any] = {"optimizer": optimizer, **self.scheduler}
+        if self._trainer.grad_scaler is not None:
+            states["grad_scaler"] = self._trainer.grad_scaler
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), **states)
+        self.register_hooks(self.build_hooks())
+
+    # ------------------------------------------------------------------ data
+
+    @classmethod
+    def train_items(cls, cfg: Any) -> list[Item]:
+        """Training items of all ``DATASETS.NAMES``; the log says what they hold."""
+        items: list[Item] = []
+        for number, name in enumerate(cfg.DATASETS.NAMES):
+            dataset = DATASET_REGISTRY.get(name)(root=dataset_root(), combineall=cfg.DATASETS.COMBINEALL)
+            if comm.is_main_process():
+                dataset.show_train()
+            # Identities of two data sets are different ships even where the numbers agree.
+            offset = (max(pid for _, pid, _ in items) + 1) if number and items else 0
+            items.extend((path, int(pid) + offset, int(camera)) for path, pid, camera in dataset.train)
+        return items
+
+    @classmethod
+    def build_train_loader(cls, cfg: Any) -> Any:
+        """The endless training stream from its start."""
+        return TrainStream(cfg, cls.train_items(cfg))
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> tuple[Any, int]:
+        """Loader over query then gallery chips of a data set, each once, and the number of queries."""
+        dataset = cls._test_dataset(cfg, dataset_name)
+        items = [*dataset.query, *dataset.gallery]
+        return build_test_loader(cfg, items), len(dataset.query)
+
+    @classmethod
+    def _test_dataset(cls, cfg: Any, name: str) -> Any:
+        dataset = DATASET_REGISTRY.get(name)(root=dataset_root())
+        if comm.is_main_process():
+            dataset.show_test()
+        if not dataset.query or not dataset.gallery:
+            raise MOSError(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
+        return dataset
+
+    # ------------------------------------------------------------------ run
+
+    def run_facts(self) -> dict[str, int]:
+        """What a resumed run must share with the one it goes on from."""
+        return {
+            "iters_per_epoch": self.iters_per_epoch,
+            "num_classes": int(self.cfg.MODEL.HEADS.NUM_CLASSES),
+            "seed": int(self.cfg.SEED),
+            "world_size": comm.get_world_size(),
+        }
+
+    def build_hooks(self) -> list[Any]:
+        """Timer, schedule, held-out tests, checkpoints, log writers."""
+        cfg = self.cfg
+        holdout = HoldoutEval(cfg.TEST.EVAL_PERIOD, self.test_holdout) if self.holdout_splits else None
+        built: list[Any] = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
+            built.append(hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
+        built.append(holdout)
+        self.checkpoints = Checkpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, holdout)
+        built.append(self.checkpoints)
+        if comm.is_main_process():
+            built.append(LossLog(os.path.join(cfg.OUTPUT_DIR, "metrics.json")))
+            built.append(hooks.PeriodicWriter(self.build_writers(), 200))
+        return built
+
+    def build_writers(self) -> list[Any]:
+        """fast-reid's screen and tensorboard writers (its JSON writer's place is taken by :class:`LossLog`)."""
+        writers: list[Any] = [CommonMetricPrinter(self.max_iter)]
+        try:
+            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
+        except ImportError:
+            self.logger.info("tensorboard is not installed; its event file is left out")
+        return writers
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on with the run in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``.
+
+        Raises:
+            CheckpointError: the folder's checkpoint cannot be read or belongs to another configuration.
+            WeightsError: ``MODEL.WEIGHTS`` fits nothing.
+        """
+        if resume and self.checkpointer.has_checkpoint():
+            self._resume(self.checkpointer.get_checkpoint_file())
+        elif self.cfg.MODEL.WEIGHTS:
+            self.logger.info(str(load_reid_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)))
+        elif resume:
+            self.logger.info(f"{self.cfg.OUTPUT_DIR} holds no checkpoint yet: starting from the first epoch")
+
+    def _resume(self, path: str) -> None:
+        from ..compat.checkpoints import read_checkpoint
+
+        checkpoint = read_checkpoint(path)
+        own = self.checkpointer.model.state_dict()
+        saved = checkpoint["model"]
+        differing = [name for name in {*own, *saved} if name not in own or name not in saved or own[name].shape != saved[name].shape]
+        if differing or "epoch" not in checkpoint or "optimizer" not in checkpoint:
+            what = f"weights differ, {sorted(differing)[0]} first" if differing else "it holds no training state"
+            raise CheckpointError(f"{path}: cannot be resumed with this config ({what}); use the config of the first run")
+        for name, value in self.run_facts().items():
+            if checkpoint.get(name, value) != value:
+                raise CheckpointError(
+                    f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; "
+                    "resume with the same data, seed, batch and number of processes, or start anew in another OUTPUT_DIR"
+                )
+        self.checkpointer.load(path)
+        self.start_epoch = int(checkpoint["epoch"]) + 1
+        self.stream.start_iter = self.start_epoch * self.iters_per_epoch
+        self.checkpoints.best_metric = float(checkpoint.get("best_metric", -1.0))
+        self.checkpoints.best_epoch = int(checkpoint.get("best_epoch", -1))
+        self.logger.info(f"Going on after epoch {self.start_epoch} of {self.max_epoch}")
+
+    def train(self) -> dict[str, Any]:  # type: ignore[override]
+        """Train to the last epoch, then test.
+
+        Returns:
+            The test results; empty in other processes than the first, and where ``DATASETS.TESTS`` is empty.
+        """
+        self.logger.info(f"Starting training from epoch {self.start_epoch}: {self.iters_per_epoch} iterations each")
+        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
+        self.epoch = self.start_epoch
+        with EventStorage(self.start_iter) as self.storage:
+            self.before_train()
+            try:
+                for self.epoch in range(self.start_epoch, self.max_epoch):
+                    self.before_epoch()
+                    for _ in range(self.iters_per_epoch):
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
+                        self.iter += 1
+                    self.after_epoch()
+            finally:
+                self.after_train()
+        if self.checkpoints.best_epoch >= 0:
+            self.logger.info(
+                f"model_best.pth is of epoch {self.checkpoints.best_epoch + 1}, "
+                f"{self.cfg.TEST.BEST_METRIC} {self.checkpoints.best_metric:.2f} on held-out training identities"
+            )
+        return self.test(self.cfg, self.model)
+
+    # ------------------------------------------------------------------ tests
+
+    @classmethod
+    def test(cls, cfg: Any, model: Any) -> dict[str, Any]:
+        """Test on the test split of each data set in ``DATASETS.TESTS``, one pass over its chips for all protocols.
+
+        Returns:
+            Metrics in percent by protocol; by data set first when there are several.
+        """
+        results: OrderedDict[str, Any] = OrderedDict()
+        for name in cfg.DATASETS.TESTS:
+            dataset = cls._test_dataset(cfg, name)
+            items = [*dataset.query, *dataset.gallery]
+            folder = cfg.OUTPUT_DIR if len(cfg.DATASETS.TESTS) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
+            evaluator = cls._evaluator(cfg, len(dataset.query), folder, dataset)
+            results[name] = cls._infer(cfg, model, items, evaluator)
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def _evaluator(cls, cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str = "test") -> Any:
+        if cfg.TEST.EVALUATOR == "ReidEvaluator":
+            return ReidEvaluator(cfg, num_query, folder)
+        return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(
+            cfg, num_query, output_dir=folder, dataset=dataset, split=split
+        )
+
+    @classmethod
+    def _infer(cls, cfg: Any, model: Any, items: list[Item], evaluator: Any) -> dict[str, Any]:
+        # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        loader = build_test_loader(cfg, items)
+        return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
+
+    def test_holdout(self) -> tuple[dict[str, Any], float]:
+        """Test on the held-out training identities, every seeded split of them.
+
+        Returns:
+            Mean and spread over the splits by protocol and metric, and the mean over protocols of ``TEST.BEST_METRIC``.
+        """
+        runs = []
+        for query, gallery in self.holdout_splits:
+            evaluator = self._evaluator(self.cfg, len(query), None, None, split="held-out")
+            runs.append(self._infer(self.cfg, self.model, [*query, *gallery], evaluator))
+        if not comm.is_main_process():
+            return {}, -1.0
+        results = summarize_splits(runs)
+        figures = [protocol[self.cfg.TEST.BEST_METRIC] for protocol in results.values()]
+        return results, float(sum(figures) / len(figures))
+
+    @classmethod
+    def build_model(cls, cfg: Any) -> Any:
+        """The model of ``MODEL.META_ARCHITECTURE``; the log says its size instead of printing every layer."""
+        model = build_model(cfg)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        logging.getLogger("fastreid_mos.engine").info(
+            f"Model: {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {count / 1e6:.2f} M parameters"
+        )
+        return model
