@@ -93,12 +93,19 @@ def _worker(
         rank=machine_rank * num_local + local_rank,
         timeout=timedelta(minutes=30),
     )
-    for machine in range(num_machines):
-        group = dist.new_group(list(range(machine * num_local, (machine + 1) * num_local)))
-        if machine == machine_rank:
-            comm._LOCAL_PROCESS_GROUP = group
+    # The local group: processes of this machine. On one machine that is everybody.
+    comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+    if num_machines > 1:
+        for machine in range(num_machines):
+            group = dist.new_group(list(range(machine * num_local, (machine + 1) * num_local)))
+            if machine == machine_rank:
+                comm._LOCAL_PROCESS_GROUP = group
     try:
         comm.synchronize()
         main_func(*args)
+        comm.synchronize()
     finally:
+        # A group that is still referenced when the interpreter ends takes the process down with it (gloo's threads).
+        comm._LOCAL_PROCESS_GROUP = None
+        comm._get_global_gloo_group.cache_clear()
         dist.destroy_process_group()
