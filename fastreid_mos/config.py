@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from .errors import ConfigError
+
+# Further checks, added by the parts that know the names (see checks.py): this module is at the bottom and imports none.
+CHECKS: list[Callable[[Any], None]] = []
 
 # Keys that hold text although their value may look like a number in a YAML file or on the command line.
 _TEXT_KEYS = ("INPUT.SAR.CHANNEL", "TEST.FUSION.ALPHA", "MODEL.BACKBONE.DEPTH")
@@ -226,7 +230,8 @@ def _explain(cfg: Any, error: Exception, key: str = "") -> str:
     return text or type(error).__name__
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise a ConfigError with ``message`` unless ``condition`` holds."""
     if not condition:
         raise ConfigError(message)
 
@@ -244,71 +249,70 @@ def check_config(cfg: Any) -> None:
     _check_input(cfg)
     _check_solver(cfg)
     _check_test(cfg)
-    _check_names(cfg)
+    for check in CHECKS:
+        check(cfg)
 
 
 def _check_input(cfg: Any) -> None:
     sar = cfg.INPUT.SAR
-    _require(
+    require(
         _is_number(sar.LOW_PERCENTILE, 0, 100)
         and _is_number(sar.HIGH_PERCENTILE, 0, 100)
         and sar.LOW_PERCENTILE < sar.HIGH_PERCENTILE,
         "INPUT.SAR: 0 <= LOW_PERCENTILE < HIGH_PERCENTILE <= 100 is needed, "
         f"got {sar.LOW_PERCENTILE} and {sar.HIGH_PERCENTILE}",
     )
-    _require(
+    require(
         sar.CHANNEL in ("auto", "magnitude", "mean") or sar.CHANNEL.isdigit(),
         f"INPUT.SAR.CHANNEL: 'auto', 'magnitude', 'mean' or a channel number, got {sar.CHANNEL!r}",
     )
-    _require(sar.CACHE in ("none", "memory", "disk"), f"INPUT.SAR.CACHE: 'none', 'memory' or 'disk', got {sar.CACHE!r}")
-    _require(
+    require(sar.CACHE in ("none", "memory", "disk"), f"INPUT.SAR.CACHE: 'none', 'memory' or 'disk', got {sar.CACHE!r}")
+    require(
         sar.CACHE != "disk" or bool(sar.CACHE_DIR), "INPUT.SAR.CACHE is 'disk': set INPUT.SAR.CACHE_DIR to a folder"
     )
     for key in ("SIZE_TRAIN", "SIZE_TEST"):
         size = cfg.INPUT[key]
-        _require(
+        require(
             len(size) == 2 and all(isinstance(side, int) and side >= 8 for side in size),
             f"INPUT.{key}: [height, width] in pixels, each at least 8, got {list(size)}",
         )
     known = ("bicubic", "bilinear", "nearest", "lanczos")
     for key in ("TRAIN", "TEST"):
-        _require(
+        require(
             cfg.INPUT.RESIZE[key] in known,
             f"INPUT.RESIZE.{key}: one of {', '.join(known)}, got {cfg.INPUT.RESIZE[key]!r}",
         )
     for node in ("FLIP", "REA"):
-        _require(
+        require(
             _is_number(cfg.INPUT[node].PROB, 0, 1), f"INPUT.{node}.PROB: a probability 0..1, got {cfg.INPUT[node].PROB}"
         )
-    _require(
-        cfg.INPUT.REA.MODE in ("pixel", "const"), f"INPUT.REA.MODE: 'pixel' or 'const', got {cfg.INPUT.REA.MODE!r}"
-    )
+    require(cfg.INPUT.REA.MODE in ("pixel", "const"), f"INPUT.REA.MODE: 'pixel' or 'const', got {cfg.INPUT.REA.MODE!r}")
 
 
 def _check_solver(cfg: Any) -> None:
     solver, instances = cfg.SOLVER, cfg.DATALOADER.NUM_INSTANCE
-    _require(solver.BASE_LR > 0, f"SOLVER.BASE_LR: must be above 0, got {solver.BASE_LR}")
-    _require(solver.MAX_EPOCH >= 1, f"SOLVER.MAX_EPOCH: at least 1, got {solver.MAX_EPOCH}")
-    _require(
+    require(solver.BASE_LR > 0, f"SOLVER.BASE_LR: must be above 0, got {solver.BASE_LR}")
+    require(solver.MAX_EPOCH >= 1, f"SOLVER.MAX_EPOCH: at least 1, got {solver.MAX_EPOCH}")
+    require(
         solver.CHECKPOINT_PERIOD >= 1, f"SOLVER.CHECKPOINT_PERIOD: epochs, at least 1, got {solver.CHECKPOINT_PERIOD}"
     )
-    _require(solver.IMS_PER_BATCH >= 1, f"SOLVER.IMS_PER_BATCH: at least 1, got {solver.IMS_PER_BATCH}")
-    _require(instances >= 1, f"DATALOADER.NUM_INSTANCE: at least 1, got {instances}")
+    require(solver.IMS_PER_BATCH >= 1, f"SOLVER.IMS_PER_BATCH: at least 1, got {solver.IMS_PER_BATCH}")
+    require(instances >= 1, f"DATALOADER.NUM_INSTANCE: at least 1, got {instances}")
     if "Identity" in cfg.DATALOADER.SAMPLER_TRAIN:
-        _require(
+        require(
             solver.IMS_PER_BATCH % instances == 0,
             f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of NUM_INSTANCE ({instances})",
         )
     if cfg.DATALOADER.SAMPLER_TRAIN == "CrossModalIdentitySampler":
-        _require(
+        require(
             instances >= 2,
             "CrossModalIdentitySampler draws both modalities: DATALOADER.NUM_INSTANCE must be at least 2",
         )
-    _require(cfg.DATALOADER.NUM_WORKERS >= 0, f"DATALOADER.NUM_WORKERS: 0 or more, got {cfg.DATALOADER.NUM_WORKERS}")
+    require(cfg.DATALOADER.NUM_WORKERS >= 0, f"DATALOADER.NUM_WORKERS: 0 or more, got {cfg.DATALOADER.NUM_WORKERS}")
     scheds = ("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR")
-    _require(solver.SCHED in scheds, f"SOLVER.SCHED: one of {', '.join(scheds)}, got {solver.SCHED!r}")
-    _require(solver.WARMUP_EPOCHS >= 0, f"SOLVER.WARMUP_EPOCHS: 0 or more, got {solver.WARMUP_EPOCHS}")
-    _require(
+    require(solver.SCHED in scheds, f"SOLVER.SCHED: one of {', '.join(scheds)}, got {solver.SCHED!r}")
+    require(solver.WARMUP_EPOCHS >= 0, f"SOLVER.WARMUP_EPOCHS: 0 or more, got {solver.WARMUP_EPOCHS}")
+    require(
         solver.AMP.DTYPE in ("auto", "float16", "bfloat16"),
         f"SOLVER.AMP.DTYPE: 'auto', 'float16' or 'bfloat16', got {solver.AMP.DTYPE!r}",
     )
@@ -320,68 +324,22 @@ def _check_test(cfg: Any) -> None:
     for row in test.PROTOCOLS:
         ok = isinstance(row, (list, tuple)) and len(row) == 3 and all(isinstance(part, str) for part in row)
         ok = ok and all(part in ("all", "optical", "sar") for part in row[1:])
-        _require(ok, f"TEST.PROTOCOLS: [name, query, gallery] with 'all', 'optical' or 'sar', got {row}")
-    _require(len(set(names)) == len(names), f"TEST.PROTOCOLS: two protocols with one name in {names}")
-    _require(bool(names), "TEST.PROTOCOLS: at least one protocol")
-    _require(test.BLOCK_MB >= 1, f"TEST.BLOCK_MB: at least 1 MiB, got {test.BLOCK_MB}")
-    _require(test.METRIC in ("cosine", "euclidean"), f"TEST.METRIC: 'cosine' or 'euclidean', got {test.METRIC!r}")
-    _require(
+        require(ok, f"TEST.PROTOCOLS: [name, query, gallery] with 'all', 'optical' or 'sar', got {row}")
+    require(len(set(names)) == len(names), f"TEST.PROTOCOLS: two protocols with one name in {names}")
+    require(bool(names), "TEST.PROTOCOLS: at least one protocol")
+    require(test.BLOCK_MB >= 1, f"TEST.BLOCK_MB: at least 1 MiB, got {test.BLOCK_MB}")
+    require(test.METRIC in ("cosine", "euclidean"), f"TEST.METRIC: 'cosine' or 'euclidean', got {test.METRIC!r}")
+    require(
         test.BEST_METRIC in ("mAP", "Rank-1", "mINP"),
         f"TEST.BEST_METRIC: mAP, Rank-1 or mINP, got {test.BEST_METRIC!r}",
     )
-    _require(_is_number(test.HOLDOUT.FRACTION, 0, 0.9), f"TEST.HOLDOUT.FRACTION: 0 to 0.9, got {test.HOLDOUT.FRACTION}")
-    _require(test.HOLDOUT.SPLITS >= 1, f"TEST.HOLDOUT.SPLITS: at least 1, got {test.HOLDOUT.SPLITS}")
-    _require(
+    require(_is_number(test.HOLDOUT.FRACTION, 0, 0.9), f"TEST.HOLDOUT.FRACTION: 0 to 0.9, got {test.HOLDOUT.FRACTION}")
+    require(test.HOLDOUT.SPLITS >= 1, f"TEST.HOLDOUT.SPLITS: at least 1, got {test.HOLDOUT.SPLITS}")
+    require(
         all(isinstance(rank, int) and rank >= 1 for rank in test.CMC_RANKS) and 1 in test.CMC_RANKS,
         f"TEST.CMC_RANKS: whole numbers from 1 on, with 1 among them, got {list(test.CMC_RANKS)}",
     )
-    _require(
+    require(
         not test.FUSION.ENABLED or bool(test.FUSION.ROOT),
         "TEST.FUSION.ENABLED: set TEST.FUSION.ROOT to the folder of generated chips",
-    )
-
-
-def _check_names(cfg: Any) -> None:
-    """Names that must be in a registry, and combinations of parts that do not fit."""
-    from fastreid.data.datasets import DATASET_REGISTRY
-    from fastreid.modeling.backbones import BACKBONE_REGISTRY
-    from fastreid.modeling.heads import REID_HEADS_REGISTRY
-    from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
-
-    def known(key: str, name: str, registry: Any) -> None:
-        names = sorted(registry._obj_map)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:6]
-        _require(name in registry._obj_map, f"{key}: {name!r} is not registered; near: {', '.join(near)}")
-
-    known("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
-    known("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
-    known("MODEL.HEADS.NAME", cfg.MODEL.HEADS.NAME, REID_HEADS_REGISTRY)
-    for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS):
-        known("DATASETS", name, DATASET_REGISTRY)
-    if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":
-        transoss = cfg.MODEL.TRANSOSS
-        _require(
-            transoss.EMBED_DIM % transoss.NUM_HEADS == 0,
-            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM}) must be a multiple of NUM_HEADS ({transoss.NUM_HEADS})",
-        )
-        _require(
-            list(cfg.INPUT.SIZE_TRAIN) == list(cfg.INPUT.SIZE_TEST),
-            "TransOSS has one position grid: INPUT.SIZE_TRAIN and INPUT.SIZE_TEST must be equal",
-        )
-        _require(
-            cfg.MODEL.META_ARCHITECTURE == "MOS",
-            "build_transoss_backbone needs the modality of each chip: set MODEL.META_ARCHITECTURE to MOS",
-        )
-        _require(
-            cfg.MODEL.BACKBONE.FEAT_DIM == transoss.EMBED_DIM,
-            f"MODEL.BACKBONE.FEAT_DIM ({cfg.MODEL.BACKBONE.FEAT_DIM}) must equal "
-            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM})",
-        )
-    if "CMALLoss" in cfg.MODEL.LOSSES.NAME:
-        _require(cfg.MODEL.META_ARCHITECTURE == "MOS", "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")
-    _require(bool(cfg.MODEL.LOSSES.NAME), "MODEL.LOSSES.NAME: at least one loss")
-    _require(cfg.MODEL.HEADS.TEST_NECK_FEAT in ("before", "after"), "MODEL.HEADS.TEST_NECK_FEAT: 'before' or 'after'")
-    _require(
-        set(cfg.MODEL.HEADS.JOIN) <= {"size", "modality"},
-        f"MODEL.HEADS.JOIN: any of 'size', 'modality', got {list(cfg.MODEL.HEADS.JOIN)}",
     )

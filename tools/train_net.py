@@ -3,7 +3,7 @@
 
     python tools/train_net.py --config-file configs/HOSS/mos_vit.yml
     python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --resume
-    python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --eval-only MODEL.WEIGHTS output/mos_vit/model_final.pth
+    python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --eval-only MODEL.WEIGHTS model_final.pth
 
 ``--num-gpus N`` starts N processes, on as many GPUs or, without them, on the CPU. KEY VALUE pairs come last.
 """

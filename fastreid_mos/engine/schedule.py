@@ -13,8 +13,8 @@ def warmup_cosine_factor(
 ) -> float:
     """Learning rate of an epoch as a share of the base rate (MOS, implementation details; golden ``lr_schedule``).
 
-    Linear from ``warmup_factor`` over the warm-up epochs, then a cosine down to ``min_factor`` that counts from epoch 0,
-    not from the end of the warm-up. The authors step with the epoch's number, so the first epoch is one step up already.
+    Linear from ``warmup_factor`` over the warm-up epochs, then a cosine down to ``min_factor`` that counts from epoch
+    0, not from the end of the warm-up. The authors step with the epoch's number: the first epoch is one step up.
 
     Args:
         epoch: the epoch's number, from 1 to ``max_epoch``.

@@ -78,7 +78,9 @@ class MOSTrainer(DefaultTrainer):
                 items, cfg.TEST.HOLDOUT.FRACTION, splits=cfg.TEST.HOLDOUT.SPLITS, seed=cfg.TEST.HOLDOUT.SEED
             )
             held = len({pid for split in self.holdout_splits for part in split for _, pid, _ in part})
-            self.logger.info(f"Held out {held} training identities for choosing; the test split is read once, at the end")
+            self.logger.info(
+                f"Held out {held} training identities for choosing; the test split is read once, at the end"
+            )
         if cfg.SEED >= 0:
             torch.manual_seed(cfg.SEED)
         stream = TrainStream(cfg, items)
@@ -198,10 +200,16 @@ class MOSTrainer(DefaultTrainer):
         checkpoint = read_checkpoint(path)
         own = self.checkpointer.model.state_dict()
         saved = checkpoint["model"]
-        differing = [name for name in {*own, *saved} if name not in own or name not in saved or own[name].shape != saved[name].shape]
+        differing = [
+            name
+            for name in {*own, *saved}
+            if name not in own or name not in saved or own[name].shape != saved[name].shape
+        ]
         if differing or "epoch" not in checkpoint or "optimizer" not in checkpoint:
             what = f"weights differ, {sorted(differing)[0]} first" if differing else "it holds no training state"
-            raise CheckpointError(f"{path}: cannot be resumed with this config ({what}); use the config of the first run")
+            raise CheckpointError(
+                f"{path}: cannot be resumed with this config ({what}); use the config of the first run"
+            )
         for name, value in self.run_facts().items():
             if checkpoint.get(name, value) != value:
                 raise CheckpointError(
@@ -227,7 +235,8 @@ class MOSTrainer(DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             try:
-                for self.epoch in range(self.start_epoch, self.max_epoch):
+                for epoch in range(self.start_epoch, self.max_epoch):
+                    self.epoch = epoch
                     self.before_epoch()
                     for _ in range(self.iters_per_epoch):
                         self.before_step()

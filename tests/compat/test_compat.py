@@ -218,7 +218,9 @@ def test_evaluate_rank_with_a_small_gallery():
     from fastreid.evaluation.rank import evaluate_rank
 
     distances = np.array([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2]])
-    cmc, ap, inp = evaluate_rank(distances, np.array([1, 2]), np.array([1, 2, 3]), np.array([0, 0]), np.array([1, 1, 0]))
+    cmc, ap, inp = evaluate_rank(
+        distances, np.array([1, 2]), np.array([1, 2, 3]), np.array([0, 0]), np.array([1, 1, 0])
+    )
     assert cmc[0] == 1.0 and len(cmc) >= 10 and np.mean(ap) == 1.0 and np.mean(inp) == 1.0
 
 

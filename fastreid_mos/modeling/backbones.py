@@ -1,0 +1,88 @@
+"""TransOSS as a fast-reid backbone, and what the builders of backbones share."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from torch import nn
+
+from ..errors import ConfigError
+from .transoss import TransOSS
+from .weights import load_reid_weights
+
+logger = logging.getLogger(__name__)
+
+
+def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
+    """Load ``MODEL.BACKBONE.PRETRAIN_PATH`` if ``MODEL.BACKBONE.PRETRAIN`` is set; the log says so either way.
+
+    Raises:
+        ConfigError: PRETRAIN without a path.
+        MOSError: the file cannot be read or does not fit.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if not cfg.MODEL.BACKBONE.PRETRAIN:
+        logger.info(f"{name}: MODEL.BACKBONE.PRETRAIN is False, so training from scratch, unless a checkpoint follows")
+        return
+    if not cfg.MODEL.BACKBONE.PRETRAIN_PATH:
+        raise ConfigError(
+            "MODEL.BACKBONE.PRETRAIN is True: set MODEL.BACKBONE.PRETRAIN_PATH to a weights file "
+            "(nothing is downloaded), or PRETRAIN to False to train from scratch"
+        )
+    load_reid_weights(backbone, cfg.MODEL.BACKBONE.PRETRAIN_PATH)
+
+
+def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:
+    """The config with ``MODEL.BACKBONE.FEAT_DIM`` 0 (automatic) replaced by what the backbone says of itself.
+
+    Raises:
+        ConfigError: FEAT_DIM is another number, or 0 and the backbone does not say.
+    """
+    width, given = getattr(backbone, "num_features", None), cfg.MODEL.BACKBONE.FEAT_DIM
+    if given == 0 and width is None:
+        raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {cfg.MODEL.BACKBONE.NAME} does not say its width; set the number")
+    if width is None or given == width:
+        return cfg
+    if given != 0:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FEAT_DIM is {given}, but {cfg.MODEL.BACKBONE.NAME} gives {width} channels: "
+            f"set it to {width}, or to 0 for automatic"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FEAT_DIM = int(width)
+    return cfg
+
+
+@BACKBONE_REGISTRY.register()
+def build_transoss_backbone(cfg: Any) -> TransOSS:
+    """TransOSS from ``MODEL.TRANSOSS``, fast-reid's ``MODEL.BACKBONE`` (stride, dropout, drop path, start weights) and
+    ``INPUT.SIZE_TRAIN``.
+
+    Raises:
+        ConfigError: an impossible combination.
+        MOSError: start weights that cannot be read or do not fit.
+    """
+    shape, common = cfg.MODEL.TRANSOSS, cfg.MODEL.BACKBONE
+    backbone = TransOSS(
+        img_size=tuple(cfg.INPUT.SIZE_TRAIN),
+        patch_size=shape.PATCH_SIZE,
+        stride_size=tuple(common.STRIDE_SIZE),
+        embed_dim=shape.EMBED_DIM,
+        depth=shape.DEPTH,
+        num_heads=shape.NUM_HEADS,
+        mlp_ratio=shape.MLP_RATIO,
+        mie=shape.MIE,
+        mie_scale=shape.MIE_SCALE,
+        sse=shape.SSE,
+        drop_path_rate=common.DROP_PATH_RATIO,
+        drop_rate=common.DROP_RATIO,
+        attn_drop_rate=common.ATT_DROP_RATE,
+        modality_patch_embed=shape.MODALITY_PATCH_EMBED,
+        grad_checkpoint=shape.GRAD_CHECKPOINT,
+    )
+    with_feat_dim(cfg, backbone)
+    load_start_weights(cfg, backbone)
+    return backbone

@@ -1,0 +1,225 @@
+"""The head of MOS: pooling, the size and modality join, the batch-norm neck and the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import configurable
+from fastreid.layers import any_softmax, pooling
+from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .inputs import ModelInputError, check_modalities
+from .precision import no_autocast
+from .transoss import NUM_MODALITIES, NUM_SIZES
+
+_COSINE_LIMIT = 1.0 - 1e-6
+
+
+class SizeJoin(nn.Module):
+    """The size numbers, standardized over the training batches and mapped linearly, beside the pooled feature.
+
+    Linear, so that a distance between two joined features still holds the plain difference of the ships' sizes. The
+    start is an isometry of the three standardized numbers onto ``dim`` numbers of unit variance.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(NUM_SIZES, affine=False)
+        self.linear = nn.Linear(NUM_SIZES, dim)
+        if dim >= NUM_SIZES:
+            nn.init.orthogonal_(self.linear.weight, gain=(dim / NUM_SIZES) ** 0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, pooled: Tensor, sizes: Tensor) -> Tensor:
+        return torch.cat([pooled, self.linear(self.norm(sizes.to(pooled.dtype)))], dim=1)
+
+
+class ModalityJoin(nn.Module):
+    """A learned scale and shift of the pooled feature per modality, the identity at the start.
+
+    Appended numbers that depend on the modality alone would only push the modalities apart; this can cancel their
+    offset, which is what MIE does for a transformer's tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(NUM_MODALITIES, dim))
+        self.shift = nn.Parameter(torch.zeros(NUM_MODALITIES, dim))
+
+    def forward(self, pooled: Tensor, modalities: Tensor) -> Tensor:
+        return torch.addcmul(self.shift[modalities], pooled, 1.0 + self.scale[modalities])
+
+
+@REID_HEADS_REGISTRY.register()
+class CMALHead(EmbeddingHead):
+    """fast-reid's EmbeddingHead with a choice of test feature and the join.
+
+    Features go through the pooling (a vector ``[B, C]`` does not), the join, the reduction to ``embedding_dim`` if that
+    is above 0, the batch norm with frozen bias, and the classifier. "before" is the feature before the batch norm (and
+    after the reduction), "after" the one after it. The head computes in float32 under autocast.
+
+    Args:
+        feat_dim: C, channels of the backbone's feature.
+        embedding_dim: width of the feature after a linear reduction; 0: no reduction.
+        num_classes: training identities.
+        neck_feat: feature that metric losses get, "before" or "after".
+        test_neck_feat: feature returned in evaluation mode.
+        pool_type: a class of ``fastreid.layers.pooling``.
+        cls_type: a class of ``fastreid.layers.any_softmax``.
+        scale, margin: of the classifier.
+        with_bnneck, norm_type: whether there is a batch norm, and which.
+        join: any of "size" and "modality" (for backbones that take images only).
+        join_dim: numbers that "size" adds to the feature.
+
+    Raises:
+        ConfigError: a name that does not exist.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        feat_dim: int,
+        embedding_dim: int = 0,
+        num_classes: int,
+        neck_feat: str = "before",
+        test_neck_feat: str = "before",
+        pool_type: str = "GlobalAvgPool",
+        cls_type: str = "Linear",
+        scale: float = 1,
+        margin: float = 0.0,
+        with_bnneck: bool = True,
+        norm_type: str = "BN",
+        join: Sequence[str] = (),
+        join_dim: int = 32,
+    ) -> None:
+        _check_name("POOL_LAYER", pool_type, pooling.__all__)
+        _check_name("CLS_LAYER", cls_type, any_softmax.__all__)
+        _check_name("NECK_FEAT", neck_feat, ("before", "after"))
+        _check_name("TEST_NECK_FEAT", test_neck_feat, ("before", "after"))
+        for name in join:
+            _check_name("JOIN", name, ("size", "modality"))
+        if "size" in join and join_dim < 1:
+            raise ConfigError(f"MODEL.HEADS.JOIN_DIM: at least 1, got {join_dim}")
+        super().__init__(
+            feat_dim=feat_dim + (join_dim if "size" in join else 0),
+            embedding_dim=embedding_dim,
+            num_classes=num_classes,
+            neck_feat=neck_feat,
+            pool_type=pool_type,
+            cls_type=cls_type,
+            scale=scale,
+            margin=margin,
+            with_bnneck=with_bnneck,
+            norm_type=norm_type,
+        )
+        self.feat_dim = feat_dim
+        self.test_neck_feat = test_neck_feat
+        # Split as fast-reid numbers them, so that the names of the weights stay its own.
+        self.num_reduction = 1 if embedding_dim > 0 else 0
+        self.modality_join = ModalityJoin(feat_dim) if "modality" in join else None
+        self.size_join = SizeJoin(join_dim) if "size" in join else None
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Arguments of the constructor from a config."""
+        return {
+            **super().from_config(cfg),
+            "test_neck_feat": cfg.MODEL.HEADS.TEST_NECK_FEAT,
+            "join": tuple(cfg.MODEL.HEADS.JOIN),
+            "join_dim": cfg.MODEL.HEADS.JOIN_DIM,
+        }
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the feature returned in evaluation mode."""
+        return int(self.weight.shape[1])
+
+    def forward(
+        self,
+        features: Tensor,
+        targets: Tensor | None = None,
+        modalities: Tensor | None = None,
+        sizes: Tensor | None = None,
+    ) -> Any:
+        """Feature (evaluation mode) or classifier outputs and feature (training mode).
+
+        Args:
+            features: the backbone's, ``[B, C, h, w]`` or ``[B, C]``.
+            targets: ``[B]``, training mode only.
+            modalities: ``[B]``, for the modality join.
+            sizes: ``[B, 3]``, for the size join.
+
+        Returns:
+            Evaluation: ``[B, out_dim]``, not normalized. Training: a dict of ``cls_outputs`` (with the margin),
+            ``pred_class_logits`` (without), both ``[B, classes]``, and ``features``.
+
+        Raises:
+            ConfigError: the backbone's channels are not FEAT_DIM.
+            ModelInputError: the join lacks its input.
+        """
+        if features.shape[1] != self.feat_dim:
+            raise ConfigError(
+                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]} channels: "
+                f"set MODEL.BACKBONE.FEAT_DIM to {features.shape[1]}"
+            )
+        with no_autocast(features.device):
+            pooled = self._join(self._pool(features.float()), modalities, sizes)
+            before = self.bottleneck[: self.num_reduction](pooled[..., None, None])
+            after = self.bottleneck[self.num_reduction :](before).flatten(1)
+            before = before.flatten(1)
+            if not self.training:
+                return before if self.test_neck_feat == "before" else after
+            if targets is None:
+                raise ModelInputError("training needs 'targets' [B], the number of each chip's identity")
+            logits = self._logits(after)
+            return {
+                # The margin layers work in place.
+                "cls_outputs": self.cls_layer(logits.clone(), targets),
+                "pred_class_logits": logits.mul(self.cls_layer.s),
+                "features": before if self.neck_feat == "before" else after,
+            }
+
+    def _pool(self, features: Tensor) -> Tensor:
+        if features.dim() == 2:
+            if any(True for _ in self.pool_layer.parameters()):
+                raise ConfigError(
+                    f"MODEL.HEADS.POOL_LAYER: this backbone gives vectors, which {type(self.pool_layer).__name__} "
+                    "cannot pool and would leave untrained: set it to Identity"
+                )
+            return features
+        pooled = self.pool_layer(features)
+        if pooled.dim() != 4 or pooled.shape[2:] != (1, 1):
+            raise ConfigError(
+                f"MODEL.HEADS.POOL_LAYER: {type(self.pool_layer).__name__} leaves a map of {list(pooled.shape[1:])}, "
+                "not one vector per chip: use GlobalAvgPool or GeneralizedMeanPooling"
+            )
+        return pooled.flatten(1)
+
+    def _join(self, pooled: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> Tensor:
+        if self.modality_join is not None:
+            if modalities is None:
+                raise ModelInputError("MODEL.HEADS.JOIN has 'modality': the batch needs 'modalities' [B]")
+            check_modalities(modalities, pooled.shape[0])
+            pooled = self.modality_join(pooled, modalities)
+        if self.size_join is not None:
+            if sizes is None or tuple(sizes.shape) != (pooled.shape[0], NUM_SIZES):
+                raise ModelInputError("MODEL.HEADS.JOIN has 'size': the batch needs 'sizes' [B, 3]")
+            pooled = self.size_join(pooled, sizes)
+        return pooled
+
+    def _logits(self, feature: Tensor) -> Tensor:
+        if type(self.cls_layer).__name__ == "Linear":
+            return F.linear(feature, self.weight)
+        # The slope of ArcSoftmax's arc cosine is infinite at -1 and 1.
+        return F.linear(F.normalize(feature), F.normalize(self.weight)).clamp(-_COSINE_LIMIT, _COSINE_LIMIT)
+
+
+def _check_name(key: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ConfigError(f"MODEL.HEADS.{key}: one of {', '.join(known)}, got {name!r}")

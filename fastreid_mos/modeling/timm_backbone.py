@@ -1,0 +1,99 @@
+"""Any timm model as a fast-reid backbone."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .backbones import load_start_weights, with_feat_dim
+
+_POOLING: tuple[dict[str, Any], ...] = ({"global_pool": ""}, {})
+
+
+class TimmBackbone(nn.Module):
+    """A timm model without its classifier.
+
+    Args:
+        name: timm's name of the model, e.g. ``efficientnet_lite0``. Its weights are random: nothing is downloaded.
+        img_size: (height, width) of the chips in pixels; models with a fixed grid of positions are made for it.
+
+    Attributes:
+        num_features: channels of what ``forward`` gives.
+
+    Raises:
+        ConfigError: timm is not installed, has no such model, or the model cannot take that size.
+    """
+
+    def __init__(self, name: str, img_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, example = _create(name, img_size)
+        self.channels_last = example.dim() == 4 and example.shape[1] != self.model.num_features == example.shape[-1]
+        self.num_features = int(example.shape[-1 if self.channels_last else 1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]``, normalized -> a feature map ``[B, C, h, w]``, or a vector ``[B, C, 1, 1]`` from models
+        of tokens, which pool by themselves."""
+        features = self.model(images)
+        if features.dim() == 2:
+            return features[..., None, None]
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
+    """The model, and what it gives for one empty image."""
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError(
+            'build_timm_backbone needs timm, which is not installed; run: pip install "fastreid-mos[pretrained]"'
+        ) from None
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise ConfigError(
+            f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}"
+            + (f"; near: {', '.join(near)}" if near else "; timm.list_models() lists them")
+        )
+    failure: Exception | None = None
+    # A map without pooling where the model gives one, else the model's own pooling; with the image size where the
+    # model takes one. Models differ in which of these they refuse, and in the error.
+    for pooling in _POOLING:
+        for size in ({"img_size": img_size}, {}):
+            settings: dict[str, Any] = {**pooling, **size}
+            try:
+                model = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0, **settings)
+                example = _example(model, img_size)
+            except Exception as error:
+                failure = failure or error
+                continue
+            if example.dim() == 4 or (example.dim() == 2 and not pooling):
+                return model, example
+            break  # tokens
+    reason = " ".join(str(failure).split()) or "it gives neither a feature map nor a vector"
+    raise ConfigError(f"MODEL.TIMM.NAME: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {reason}")
+
+
+@torch.no_grad()
+def _example(model: nn.Module, img_size: tuple[int, int]) -> Tensor:
+    model.eval()
+    result: Tensor = model(torch.zeros(1, 3, *img_size))
+    model.train()
+    return result
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: Any) -> TimmBackbone:
+    """The timm model ``MODEL.TIMM.NAME``, with start weights from the file ``MODEL.BACKBONE.PRETRAIN_PATH``.
+
+    Raises:
+        ConfigError: timm is not installed, an unknown name, a FEAT_DIM that is not the model's.
+        MOSError: start weights that cannot be read or do not fit.
+    """
+    backbone = TimmBackbone(cfg.MODEL.TIMM.NAME, tuple(cfg.INPUT.SIZE_TRAIN))
+    with_feat_dim(cfg, backbone)
+    load_start_weights(cfg, backbone)
+    return backbone

@@ -1,0 +1,108 @@
+"""Files of weights: found, read without running code from them, and unwrapped to plain tensors by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, WeightsError
+
+PACKAGE_PREFIX = "package:"
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
+
+
+def find_weights(path: str | os.PathLike[str]) -> str:
+    """The file behind a path, or behind ``package:NAME``: the one .pth file inside an installed Python package.
+
+    The package is looked up but not imported.
+
+    Raises:
+        WeightsError: no such package, or it holds no or several .pth files.
+        CheckpointError: no such file.
+    """
+    name = os.fspath(path)
+    if not name.startswith(PACKAGE_PREFIX):
+        if not os.path.isfile(name):
+            what = "a folder, not a weights file" if os.path.isdir(name) else "no such weights file"
+            raise CheckpointError(f"{name}: {what}")
+        return name
+    package = name.removeprefix(PACKAGE_PREFIX)
+    # Only top-level names: for a dotted one find_spec would import the parent.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(f'{name}: that package is not installed; run: pip install "fastreid-mos[pretrained]"')
+    files = sorted(file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.pth"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise WeightsError(f"{name}: expected one .pth file inside the package, found {found}")
+    return str(files[0])
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU.
+
+    ``{"model": ...}``, ``{"state_dict": ...}`` and the like are unwrapped; entries that are no tensors are dropped.
+
+    Args:
+        path: what :func:`find_weights` takes; PyTorch's format, or safetensors by the ending ``.safetensors``.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another format, or holds Python objects that only running
+            code from the file could make; or it holds no tensor.
+        WeightsError: see :func:`find_weights`; or a tensor holds NaN or infinite values.
+    """
+    file = find_weights(path)
+    content = _read_safetensors(file) if file.endswith(".safetensors") else _read_torch(file)
+    tensors = {str(key): value for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise CheckpointError(f"{file}: holds no weights (found: {keys})")
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
+    return tensors
+
+
+def _read_torch(file: str) -> Mapping[Any, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each way in which a file can be broken
+        reason = " ".join(str(error).split())
+        size = os.path.getsize(file)
+        if isinstance(error, PermissionError):
+            detail = "may not be read (permission)"
+        elif "Unsupported global" in reason or "GLOBAL" in reason or "Unsupported operand" in reason:
+            detail = "holds Python objects beside tensors and was not loaded: loading would run code from the file"
+        else:
+            detail = f"truncated or not a PyTorch weights file ({type(error).__name__}); {size} bytes"
+        raise CheckpointError(f"{file}: {detail}") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
+    return content
+
+
+def _read_safetensors(file: str) -> Mapping[Any, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise CheckpointError(f"{file}: reading it needs safetensors; run: pip install safetensors") from None
+    try:
+        return load_file(file, device="cpu")
+    except Exception as error:  # safetensors has its own error class, and lets OSError through
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: truncated or not a safetensors file ({reason})") from None
+
+
+def _unwrap(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for _ in range(4):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content

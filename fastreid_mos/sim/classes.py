@@ -1,0 +1,76 @@
+"""Ship classes: how often they appear, how long and broad they are, and the plan each is built to.
+
+Lengths and beams follow the world fleet's ranges by class (feeder to Panamax, Handysize to Capesize, product tanker to VLCC ...),
+cut to what HOSS shows: about 38 to 320 m, most between 150 and 230 m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import plans
+from .plans import Draft
+from .ships import Ship
+
+
+@dataclass(frozen=True)
+class ShipClass:
+    """One class.
+
+    Attributes:
+        share: relative frequency.
+        length: modes of the length, each (share, mean, standard deviation) in metres. span: lowest and highest length.
+        ratio: mean and standard deviation of length / beam.
+        plan: the function that furnishes the hull.
+    """
+
+    share: float
+    length: tuple[tuple[float, float, float], ...]
+    span: tuple[float, float]
+    ratio: tuple[float, float]
+    plan: plans.Plan
+
+
+CLASSES: dict[str, ShipClass] = {
+    "bulk": ShipClass(0.36, ((0.45, 186, 9), (0.35, 215, 12), (0.2, 165, 14)), (130, 300), (6.1, 0.3), plans.bulk),
+    "tanker": ShipClass(0.18, ((0.6, 183, 10), (0.2, 240, 15), (0.2, 135, 18)), (90, 320), (5.9, 0.35), plans.tanker),
+    "container": ShipClass(
+        0.10, ((0.5, 172, 18), (0.3, 225, 25), (0.2, 290, 20)), (110, 320), (6.7, 0.5), plans.container
+    ),
+    "cargo": ShipClass(0.14, ((0.6, 110, 16), (0.4, 150, 14)), (70, 185), (6.3, 0.4), plans.general_cargo),
+    "gas": ShipClass(0.04, ((0.5, 225, 20), (0.5, 150, 20)), (95, 300), (6.1, 0.4), plans.gas_carrier),
+    "ferry": ShipClass(0.05, ((0.5, 190, 15), (0.5, 120, 25)), (70, 230), (6.4, 0.5), plans.ferry),
+    "naval": ShipClass(0.04, ((1.0, 130, 22),), (60, 190), (8.6, 0.6), plans.naval),
+    "supply": ShipClass(0.03, ((1.0, 76, 10),), (48, 110), (4.6, 0.4), plans.supply),
+    "fishing": ShipClass(0.02, ((1.0, 52, 9),), (38, 80), (4.9, 0.4), plans.fishing),
+    "tug": ShipClass(0.02, ((1.0, 41, 4),), (36, 55), (3.6, 0.3), plans.tug),
+    "barge": ShipClass(0.02, ((1.0, 95, 18),), (55, 140), (4.6, 0.6), plans.barge),
+}
+
+
+def sample_ship(rng: np.random.Generator, kind: str | None = None) -> Ship:
+    """Draw one identity.
+
+    Args:
+        rng: where all of its properties come from.
+        kind: a key of :data:`CLASSES`; by share when None.
+
+    Raises:
+        ValueError: no such class.
+    """
+    if kind is None:
+        names = list(CLASSES)
+        shares = np.array([CLASSES[n].share for n in names])
+        kind = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    if kind not in CLASSES:
+        raise ValueError(f"kind must be one of {', '.join(CLASSES)}; got {kind!r}")
+    cls = CLASSES[kind]
+    weights = np.array([m[0] for m in cls.length])
+    _, mean, deviation = cls.length[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    length = float(np.clip(rng.normal(mean, deviation), *cls.span))
+    ratio = max(3.0, float(rng.normal(*cls.ratio)))
+    draft = Draft(kind, length, length / ratio, rng)
+    cls.plan(draft)
+    return draft.finish()

@@ -1,0 +1,219 @@
+"""The optical renderer: an 8-bit RGB chip at 0.75 m per pixel.
+
+Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast, and the
+sharpening overshoot that most real chips show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .raster import FloatMap, Frame, Surfaces, lit, rasterize, shifted
+from .ships import Ship
+
+PIXEL = 0.75  # metres per pixel of the chip
+_CELL = 0.5  # metres per cell while drawing
+
+
+@dataclass(frozen=True)
+class OpticalPass:
+    """One optical acquisition. Angles in degrees; image directions count from the right, clockwise on screen.
+
+    Attributes:
+        angle: heading error. stern_up: orientation of the chip.
+        sun_azimuth: direction towards the sun. sun_elevation: above the horizon.
+        lean: (x, y) metres on the ground by which a point one metre high is displaced (the tangent of the view angle).
+        margin: (along, across) chip size over ship box. shift: (x, y) crop error, share of the box.
+        gain: RGB. gamma: of the contrast curve. black: level subtracted before it. haze: added after it.
+        sea: RGB, 0..1. sea_texture: wave contrast. blur: Gaussian sigma, pixels. sharpen: overshoot amount.
+        cloud: 0..1 cover. wake: 0..1 strength. noise: sensor noise, 0..1 levels.
+        seed: what is random inside the chip.
+    """
+
+    angle: float
+    stern_up: bool
+    sun_azimuth: float
+    sun_elevation: float
+    lean: tuple[float, float]
+    margin: tuple[float, float]
+    shift: tuple[float, float]
+    gain: tuple[float, float, float]
+    gamma: float
+    black: float
+    haze: float
+    sea: tuple[float, float, float]
+    sea_texture: float
+    blur: float
+    sharpen: float
+    cloud: float
+    wake: float
+    noise: float
+    seed: int
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, scale: float) -> FloatMap:
+    """Smooth random field, mean 0, deviation about 1, with features of ``scale`` cells."""
+    small = rng.standard_normal((max(2, int(height / scale) + 2), max(2, int(width / scale) + 2)), dtype=np.float32)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def ship_texture(ship: Ship, frame: Frame) -> FloatMap:
+    """The ship's own irregularities on the grid (standard normal, 1 m patches fixed to the hull): the same in both modalities."""
+    rng = np.random.default_rng(ship.texture_seed)
+    h, w = int(ship.length) + 24, int(ship.beam) + 24
+    field = rng.standard_normal((h, w), dtype=np.float32)
+    matrix = frame.matrix(ship.length)
+    # From the texture's cells (1 m, origin at the stern on the port side, 12 m of border) to the frame's.
+    shift = matrix[:, :2] @ np.array([-w / 2, -12.0]) + matrix[:, 2]
+    move = np.concatenate([matrix[:, :2], shift[:, None]], 1)
+    return np.asarray(cv2.warpAffine(field, move, (frame.width, frame.height), flags=cv2.INTER_NEAREST), np.float32)
+
+
+def frame_for(ship: Ship, p: OpticalPass) -> Frame:
+    """The chip's frame: the ship's box as one would draw it by hand on the leaning picture, times the margin."""
+    a = np.deg2rad(p.angle)
+    across = ship.beam * abs(np.cos(a)) + 0.35 * ship.length * abs(np.sin(a))
+    along = ship.length * abs(np.cos(a)) + ship.beam * 0.3 * abs(np.sin(a))
+    high = ship.freeboard * 0.9
+    height = (along + high * abs(p.lean[1])) * p.margin[0]
+    width = (across + high * abs(p.lean[0])) * p.margin[1]
+    # Whole output pixels.
+    rows, cols = max(24, round(height / PIXEL)), max(8, round(width / PIXEL))
+    h, w = round(rows * PIXEL / _CELL), round(cols * PIXEL / _CELL)
+    # The hull's middle at half the deck's displacement: the box covers water line and deck.
+    centre = (
+        w / 2 + (p.shift[0] * across - 0.5 * high * p.lean[0]) / _CELL,
+        h / 2 + (p.shift[1] * along - 0.5 * high * p.lean[1]) / _CELL,
+    )
+    return Frame(h, w, _CELL, p.angle, p.stern_up, centre)
+
+
+def _oblique(surfaces: Surfaces, lean: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which ground cell each picture cell shows (flat index), and whether it shows its wall rather than its top."""
+    z = surfaces.z
+    shape = (z.shape[0], z.shape[1])
+    own = np.arange(z.size, dtype=np.int64).reshape(shape)
+    source, wall = own.copy(), np.zeros(shape, bool)
+    tilt = float(np.hypot(*lean))
+    highest = float(z.max())
+    # One level for every cell of displacement: no holes in the walls.
+    levels = max(2, min(48, int(np.ceil(highest * tilt / _CELL))))
+    step = highest / levels
+    for k in range(levels + 1):
+        level = k * step
+        move = shifted(shape, int(round(lean[0] * level / _CELL)), int(round(lean[1] * level / _CELL)))
+        if move is None:
+            continue
+        target, origin = move
+        here = z[origin] >= max(level, 1e-3)
+        np.copyto(source[target], own[origin], where=here)
+        np.copyto(wall[target], z[origin] > level + step, where=here)
+    return source, wall
+
+
+def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
+    """Draw one optical chip.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
+    rng = np.random.default_rng(p.seed)
+    frame = frame_for(ship, p)
+    surfaces = rasterize(ship, frame)
+    h, w = surfaces.z.shape
+    azimuth = np.deg2rad(p.sun_azimuth)
+    sun = (float(np.cos(azimuth)), float(np.sin(azimuth)))
+    rise = float(np.tan(np.deg2rad(p.sun_elevation)))
+    sunlit = lit(surfaces.z / _CELL, sun, rise)
+    direct = float(np.sin(np.deg2rad(p.sun_elevation)))
+    light = 0.22 + (0.35 + 0.75 * direct) * sunlit
+
+    texture = ship_texture(ship, frame)
+    paint = surfaces.colour[surfaces.index]
+    gloss = surfaces.gloss[surfaces.index]
+    top = paint * (light * np.maximum(0.2, 1 + gloss * texture))[..., None]
+    # Water: the colour of the day with waves, darker in the ship's shadow.
+    swell = 0.6 * smooth_noise(rng, h, w, 26.0) + 0.4 * smooth_noise(rng, h, w, 4.0)
+    water = np.array(p.sea, np.float32) * (1 + p.sea_texture * swell + 0.15 * (sunlit - 1.0))[..., None]
+
+    view, wall = _oblique(surfaces, p.lean)
+    flat = view.ravel()
+    image = top.reshape(-1, 3)[flat].reshape(h, w, 3)
+    if wall.any():
+        tilt = max(1e-6, float(np.hypot(*p.lean)))
+        towards = -(p.lean[0] * sun[0] + p.lean[1] * sun[1]) / tilt  # 1: the walls seen face the sun
+        shade = 0.25 + (0.55 * max(0.0, towards)) * np.sqrt(max(0.0, 1 - direct**2))
+        sides = paint.reshape(-1, 3)[flat].reshape(h, w, 3)
+        of_hull = (surfaces.index.ravel()[flat].reshape(h, w) == 1) & wall
+        sides = np.where(of_hull[..., None], np.array(ship.hull_colour, np.float32), sides)
+        image = np.where(wall[..., None], sides * shade, image)
+    image = image.astype(np.float32)
+    _draw_bars(image, surfaces, ship, frame, p, sun, rise)
+
+    # The ship in the contrast the sensor's product gives it; the sea is laid under it afterwards at its own level.
+    image = np.clip(image * np.array(p.gain, np.float32) - p.black, 0, None) ** p.gamma
+    at_sea = (surfaces.index.ravel()[flat].reshape(h, w) == 0)[..., None]
+    image = np.where(at_sea, water, image).astype(np.float32)
+    if p.wake > 0:
+        _wake(image, ship, frame, p.wake, rng)
+    chip = cv2.resize(image, (round(w * _CELL / PIXEL), round(h * _CELL / PIXEL)), interpolation=cv2.INTER_AREA)
+    if p.cloud > 0:
+        veil = np.clip(
+            0.5 + 0.8 * smooth_noise(rng, *chip.shape[:2], 70.0) + 0.15 * smooth_noise(rng, *chip.shape[:2], 20.0), 0, 1
+        )
+        veil = (veil * p.cloud)[..., None]
+        chip = chip * (1 - veil) + veil * np.array([0.50, 0.51, 0.55], np.float32)
+    chip = chip + rng.standard_normal(chip.shape[:2], dtype=np.float32)[..., None] * p.noise * 2
+    chip = cv2.GaussianBlur(chip, (0, 0), max(0.3, p.blur))
+    if p.sharpen > 0:
+        # Unsharp masking: dark and bright fringes along edges.
+        chip = chip + p.sharpen * (chip - cv2.GaussianBlur(chip, (0, 0), 1.0 + p.blur))
+    chip = chip + p.haze + rng.standard_normal(chip.shape, dtype=np.float32) * p.noise
+    return np.asarray(np.clip(chip * 255 + 0.5, 2, 255), np.uint8)
+
+
+def _draw_bars(
+    image: FloatMap, surfaces: Surfaces, ship: Ship, frame: Frame, p: OpticalPass, sun: tuple[float, float], rise: float
+) -> None:
+    """Jibs, masts and pipes: the member where the view puts it, and its shadow on the deck."""
+    matrix = frame.matrix(ship.length)
+    lean = np.array(p.lean) / _CELL
+    fall = -np.array(sun) / max(rise, 0.2) / _CELL
+    direct = float(np.sin(np.deg2rad(p.sun_elevation)))
+    light = 0.22 + 0.35 + 0.75 * direct
+    for bar in ship.bars:
+        ends = np.array([bar.start, bar.end])
+        ground = ends[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        above = (ends[:, 2] - ship.freeboard)[:, None]
+        dark = ground + above * fall + ship.freeboard * lean
+        seen = ground + ends[:, 2:] * lean
+        width = max(1, int(round(bar.thickness / _CELL)))
+        if above.max() > 3:
+            points = [(int(round(x)), int(round(y))) for x, y in dark]
+            x, y = (int(np.clip(np.mean([q[i] for q in points]), 0, image.shape[1 - i] - 1)) for i in (0, 1))
+            under = image[y, x] * 0.35
+            cv2.line(image, points[0], points[1], tuple(float(v) for v in under), width)
+        points = [(int(round(x)), int(round(y))) for x, y in seen]
+        cv2.line(image, points[0], points[1], tuple(float(v * light) for v in bar.colour), width)
+
+
+def _wake(image: FloatMap, ship: Ship, frame: Frame, strength: float, rng: np.random.Generator) -> None:
+    """Foam astern and along the bow of a ship under way."""
+    matrix = frame.matrix(ship.length)
+    stern = matrix[:, :2] @ np.array([0.0, 0.0]) + matrix[:, 2]
+    behind = matrix[:, :2] @ np.array([0.0, -60.0]) + matrix[:, 2]
+    foam = np.zeros(image.shape[:2], np.float32)
+    a, b = (tuple(int(round(v)) for v in q) for q in (stern, behind))
+    cv2.line(foam, a, b, 1.0, max(2, int(ship.beam * 0.5 / _CELL)))
+    for side in (-1, 1):
+        bow = matrix[:, :2] @ np.array([side * ship.beam * 0.25, ship.length * 0.97]) + matrix[:, 2]
+        away = matrix[:, :2] @ np.array([side * ship.beam * 0.75, ship.length * 0.75]) + matrix[:, 2]
+        cv2.line(foam, tuple(int(round(v)) for v in bow), tuple(int(round(v)) for v in away), 0.7, 3)
+    foam = cv2.GaussianBlur(foam, (0, 0), 2.5) * np.clip(0.6 + 0.5 * smooth_noise(rng, *image.shape[:2], 5.0), 0, 1.5)
+    hull = np.zeros(image.shape[:2], np.uint8)
+    cv2.fillPoly(hull, [np.round(ship.outline @ matrix[:, :2].T + matrix[:, 2]).astype(np.int32)], 1)
+    image += (strength * foam * (1 - hull))[..., None]

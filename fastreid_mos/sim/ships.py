@@ -1,0 +1,175 @@
+"""A ship as geometry: a hull outline, solid parts, thin bars. Both renderers draw from this and from nothing else.
+
+Ship frame, in metres: x across (starboard positive, 0 on the centre line), y along (0 at the stern, ``length`` at the bow),
+z up (0 at the water line of the mean load).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+# Corners used for a round part (tank, pedestal, funnel).
+ROUND_CORNERS = 12
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a surface does with light and with radar.
+
+    Attributes:
+        gloss: spread of the optical brightness between neighbouring surface patches (share of the mean).
+        backscatter: radar brightness of the flat surface.
+        clutter: spread (log standard deviation) of that brightness from spot to spot, a property of the ship.
+        corner: how strongly its walls answer as dihedrals and corners.
+    """
+
+    gloss: float
+    backscatter: float
+    clutter: float
+    corner: float
+
+
+MATERIALS: dict[str, Material] = {
+    "sea": Material(0.0, 0.0, 0.0, 0.0),
+    "deck": Material(0.025, 0.008, 1.2, 0.5),  # plating with small fittings
+    "busy": Material(0.12, 0.05, 1.6, 0.9),  # machinery, lashing bridges, mooring gear
+    "hatch": Material(0.02, 0.0012, 0.8, 1.2),  # smooth steel covers: dark to the radar, bright coaming walls
+    "house": Material(0.06, 0.05, 1.6, 1.4),  # superstructure
+    "box": Material(0.05, 0.03, 1.4, 0.5),  # containers: corrugated, many corners
+    "tank": Material(0.03, 0.015, 1.0, 0.6),
+    "fitting": Material(0.10, 0.35, 1.0, 1.6),  # winches, vents, pedestals
+    "paint": Material(0.02, 0.0, 0.0, 0.0),  # colour without substance: keeps the radar properties beneath it
+}
+MATERIAL_NAMES = tuple(MATERIALS)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A solid standing on the ship: an upright box or cylinder.
+
+    Attributes:
+        x, y: centre. width, length: extent across and along. base, height: z of its foot, and its own height.
+        colour: RGB, 0..1. material: a key of :data:`MATERIALS`. angle: degrees, in the deck's plane. round: elliptic outline.
+    """
+
+    x: float
+    y: float
+    width: float
+    length: float
+    base: float
+    height: float
+    colour: tuple[float, float, float]
+    material: str = "deck"
+    angle: float = 0.0
+    round: bool = False
+
+    @property
+    def top(self) -> float:
+        return self.base + self.height
+
+    def corners(self) -> Array:
+        """Outline in the ship frame, [n, 2], counter-clockwise."""
+        if self.round:
+            a = np.arange(ROUND_CORNERS) * (2 * np.pi / ROUND_CORNERS)
+            local = np.stack([np.cos(a) * self.width / 2, np.sin(a) * self.length / 2], 1)
+        else:
+            w, h = self.width / 2, self.length / 2
+            local = np.array([[-w, -h], [w, -h], [w, h], [-w, h]])
+        if self.angle:
+            c, s = np.cos(np.deg2rad(self.angle)), np.sin(np.deg2rad(self.angle))
+            local = local @ np.array([[c, s], [-s, c]])
+        return local + (self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A thin straight member in space: crane jib, mast, pipe, gangway. ``start`` and ``end`` are (x, y, z)."""
+
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    thickness: float
+    colour: tuple[float, float, float]
+    echo: float = 1.0
+
+
+@dataclass(frozen=True)
+class Ship:
+    """One identity.
+
+    Attributes:
+        kind: the class's name. length, beam: metres. freeboard: deck's height above water.
+        outline: hull at deck level, [n, 2], counter-clockwise. bulwark: height of the rail around it.
+        texture_seed: fixes the small irregularities that belong to this ship and not to one pass.
+        reload: how a part changes with the cargo: indices into ``parts`` of cargo (containers, deck cargo).
+    """
+
+    kind: str
+    length: float
+    beam: float
+    freeboard: float
+    outline: Array
+    deck_colour: tuple[float, float, float]
+    hull_colour: tuple[float, float, float]
+    bulwark: float
+    parts: tuple[Part, ...]
+    bars: tuple[Bar, ...]
+    texture_seed: int
+    deck_material: str = "deck"
+    cargo: tuple[int, ...] = field(default=())
+
+    def moved(self, index: int, dx: float = 0.0, dy: float = 0.0) -> Ship:
+        """The same ship with one part somewhere else."""
+        part = self.parts[index]
+        parts = list(self.parts)
+        parts[index] = replace(part, x=part.x + dx, y=part.y + dy)
+        return replace(self, parts=tuple(parts))
+
+    def loaded(self, rng: np.random.Generator, change: float) -> Ship:
+        """The same ship with another load: draught, and a share ``change`` of its cargo replaced or gone."""
+        lift = float(rng.normal(0, 0.12)) * self.freeboard
+        parts = list(self.parts)
+        for i in self.cargo:
+            if rng.random() < change:
+                p = parts[i]
+                other = parts[self.cargo[int(rng.integers(len(self.cargo)))]]
+                parts[i] = replace(p, height=max(0.3, other.height * float(rng.uniform(0.5, 1.2))), colour=other.colour)
+        # Every z moves with the deck, so that parts keep standing on it.
+        parts = [replace(p, base=p.base + lift) for p in parts]
+        bars = [
+            replace(b, start=(b.start[0], b.start[1], b.start[2] + lift), end=(b.end[0], b.end[1], b.end[2] + lift))
+            for b in self.bars
+        ]
+        return replace(self, freeboard=self.freeboard + lift, parts=tuple(parts), bars=tuple(bars))
+
+
+def hull_outline(length: float, beam: float, bow: float, bow_power: float, stern: float, stern_width: float) -> Array:
+    """Hull at deck level: parallel middle body, a bow that narrows to a point, a stern that narrows to a transom.
+
+    Args:
+        length, beam: metres.
+        bow, stern: share of the length over which the ends narrow.
+        bow_power: 2 is an ellipse (bluff), 1 a wedge (sharp).
+        stern_width: the transom's share of the beam.
+    """
+    y = np.concatenate([np.linspace(0, stern, 6), np.linspace(1 - bow, 1, 14)])
+    half = np.ones_like(y)
+    aft = y < stern
+    half[aft] = stern_width + (1 - stern_width) * np.sqrt(np.clip(1 - ((stern - y[aft]) / stern) ** 2, 0, 1))
+    fore = y > 1 - bow
+    u = np.clip((y[fore] - (1 - bow)) / bow, 0.0, 1.0)
+    half[fore] = (1 - u**bow_power) ** (1 / max(bow_power, 1.0))
+    half = half * beam / 2
+    right = np.stack([half, y * length], 1)
+    left = np.stack([-half, y * length], 1)[::-1]
+    return np.concatenate([right, left])
+
+
+def half_beam(outline: Array, y: float) -> float:
+    """Half the deck's width at station ``y`` (metres)."""
+    right = outline[: len(outline) // 2]
+    return float(np.interp(y, right[:, 1], right[:, 0]))

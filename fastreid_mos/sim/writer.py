@@ -1,0 +1,250 @@
+"""Writes a simulated data set in HOSS's layout and file formats, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from ..atomic import atomic_write
+from ..errors import DatasetError
+from .classes import sample_ship
+from .optical import render_optical
+from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
+from .sar import DEFAULT_ENL, render_sar
+
+# Raised when the same parameters no longer give the same bytes.
+SIM_VERSION = 1
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+MANIFEST = "sim.json"
+
+
+@dataclass(frozen=True)
+class SimConfig:
+    """What a simulated data set is made from.
+
+    Attributes:
+        num_ids: identities, train and test together. seed: of everything.
+        chips_per_id: chips of each identity; odd ones are optical, even ones SAR (the other way round where the first is SAR).
+        test_fraction: share of the identities that go to query/ and bounding_box_test/.
+        single_modality_fraction: share of the identities whose SAR chips are missing.
+        distractors_per_test_id: gallery chips of identity -1, per test identity.
+        enl: equivalent number of looks of the SAR chips' intensity.
+    """
+
+    num_ids: int
+    seed: int = 0
+    chips_per_id: int = 3
+    test_fraction: float = 0.4
+    single_modality_fraction: float = 0.18
+    distractors_per_test_id: float = 0.6
+    enl: float = DEFAULT_ENL
+
+    def check(self) -> None:
+        """Raises ValueError, naming the first field out of range."""
+        if self.num_ids < 1:
+            raise ValueError(f"num_ids must be at least 1, got {self.num_ids}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.chips_per_id < 2:
+            raise ValueError(f"chips_per_id must be at least 2, got {self.chips_per_id}")
+        for name in ("test_fraction", "single_modality_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.distractors_per_test_id < 100:
+            raise ValueError(f"distractors_per_test_id must be between 0 and 100, got {self.distractors_per_test_id}")
+        if not 0.2 <= self.enl <= 1000:
+            raise ValueError(f"enl must be between 0.2 and 1000, got {self.enl}")
+
+
+@dataclass(frozen=True)
+class ChipPlan:
+    """One file to be written: ``owner`` seeds the ship, ``number`` the pass."""
+
+    folder: str
+    name: str
+    owner: tuple[int, int]
+    number: int
+    sequence: Sequence
+    sar: bool
+    order: int
+
+
+def plan(config: SimConfig) -> list[ChipPlan]:
+    """Every file of the data set, in the order of its identities."""
+    config.check()
+    rng = np.random.default_rng([config.seed, 0])
+    n = config.num_ids
+    tested = set(rng.permutation(n)[: round(n * config.test_fraction)].tolist())
+    # Single-modality identities in the same share on both sides of the split.
+    single: set[int] = set()
+    for side in (sorted(tested), [i for i in range(n) if i not in tested]):
+        chosen = rng.permutation(len(side))[: round(len(side) * config.single_modality_fraction)]
+        single.update(side[int(i)] for i in chosen)
+    shares = np.array([0.5, 0.2, 0.3])
+    chips: list[ChipPlan] = []
+    for i in range(n):
+        pid = i + 1
+        sequence = SEQUENCES[int(rng.choice(len(SEQUENCES), p=shares))]
+        order = {True: 0, False: 0}
+        first = True
+        for c in range(1, config.chips_per_id + 1):
+            # As in HOSS: RGB SAR RGB, or SAR RGB RGB; further passes alternate.
+            sar = (c == 1 if sequence.sar_first else c == 2) if c <= 3 else c % 2 == 0
+            if sar and i in single:
+                continue
+            folder = FOLDERS[0] if i not in tested else FOLDERS[1 if first else 2]
+            first = False
+            name = f"{pid:04d}_s{sequence.number:02d}c{c}_{'SAR' if sar else 'RGB'}.tif"
+            chips.append(ChipPlan(folder, name, (1, pid), c, sequence, sar, order[sar]))
+            order[sar] += 1
+    for k in range(round(len(tested) * config.distractors_per_test_id)):
+        sar = k % 2 == 0
+        name = f"-1_{k + 1:04d}_{'SAR' if sar else 'RGB'}.tif"
+        chips.append(ChipPlan(FOLDERS[2], name, (2, k + 1), 1, DISTRACTORS, sar, k % 3))
+    return chips
+
+
+def render(config: SimConfig, chip: ChipPlan) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """The pixels of one planned chip; depends on the seed and the plan's entry only."""
+    own = np.random.default_rng([config.seed, *chip.owner])
+    ship = sample_ship(own)
+    stern_up = bool(own.random() < chip.sequence.stern_up)
+    rng = np.random.default_rng([config.seed, *chip.owner, chip.number])
+    # Most passes of one ship are close in time: the load rarely changes.
+    loaded = ship.loaded(rng, float(rng.uniform(0.1, 0.6)) if rng.random() < 0.15 else 0.0)
+    if chip.sar:
+        return render_sar(loaded, sar_pass(rng, chip.sequence, stern_up, config.enl))
+    return render_optical(loaded, optical_pass(rng, chip.sequence, stern_up, chip.order))
+
+
+def encode(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
+    """A TIFF file as HOSS has them: RGB 8-bit with LZW and horizontal predictor, or one float32 channel uncompressed."""
+    stream = BytesIO()
+    rows = max(1, 8192 // (pixels.shape[1] * (3 if pixels.ndim == 3 else 4)))
+    if pixels.ndim == 3:
+        options = {"photometric": "rgb", "compression": "lzw", "predictor": True}
+    else:
+        options = {"photometric": "minisblack"}
+    tifffile.imwrite(stream, pixels, byteorder="<", rowsperstrip=rows, metadata=None, software=False, **options)
+    return stream.getvalue()
+
+
+def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> int:
+    root, config, chips = job
+    cv2.setNumThreads(1)  # processes share the cores already; also makes the drawing order fixed
+    for chip in chips:
+        path = os.path.join(root, chip.folder, chip.name)
+        if os.path.exists(path):  # whole or absent: an earlier run was stopped
+            continue
+        with atomic_write(path, "wb") as stream:
+            stream.write(encode(render(config, chip)))
+    return len(chips)
+
+
+def write_hoss(
+    output: str | os.PathLike[str],
+    num_ids: int,
+    seed: int = 0,
+    *,
+    chips_per_id: int = 3,
+    test_fraction: float = 0.4,
+    single_modality_fraction: float = 0.18,
+    distractors_per_test_id: float = 0.6,
+    enl: float = DEFAULT_ENL,
+    workers: int = 1,
+) -> Path:
+    """Write a simulated HOSS ReID under ``output``/HOSS.
+
+    Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32 TIFF. The
+    folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated. A run that was
+    stopped goes on where it was; the bytes depend on the parameters only, not on ``workers``.
+
+    Args:
+        output: folder to write to; absent, empty, or begun earlier with the same parameters.
+        num_ids, seed, chips_per_id, test_fraction, single_modality_fraction, distractors_per_test_id, enl: see
+            :class:`SimConfig`.
+        workers: processes.
+
+    Returns:
+        The folder ``output``, to be given as FASTREID_DATASETS.
+
+    Raises:
+        DatasetError: the folder holds something else.
+        ValueError: an argument out of range.
+    """
+    config = SimConfig(
+        num_ids, seed, chips_per_id, test_fraction, single_modality_fraction, distractors_per_test_id, enl
+    )
+    chips = plan(config)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    output = Path(output)
+    root = output / "HOSS"
+    wanted = {"simulated": True, "version": SIM_VERSION, "parameters": asdict(config)}
+    if _begun(output, wanted):
+        return output
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    _write_manifest(output, {**wanted, "complete": False})
+    jobs = [(str(root), config, part) for part in _parts(chips, 24)]
+    if workers == 1:
+        for job in jobs:
+            _write_some(job)
+    else:
+        # fork, where there is one, spares each process the import of torch.
+        context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for _ in pool.map(_write_some, jobs):
+                pass
+    counts = {folder: sum(chip.folder == folder for chip in chips) for folder in FOLDERS}
+    _write_manifest(output, {**wanted, "complete": True, "chips": counts})
+    return output
+
+
+def _parts(chips: list[ChipPlan], size: int) -> Iterator[list[ChipPlan]]:
+    for start in range(0, len(chips), size):
+        yield chips[start : start + size]
+
+
+def _write_manifest(output: Path, content: dict[str, object]) -> None:
+    with atomic_write(output / MANIFEST) as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")
+
+
+def _begun(output: Path, wanted: dict[str, object]) -> bool:
+    """Whether the data set is there already; False when it is to be written or finished.
+
+    Raises:
+        DatasetError: ``output`` is a file, or holds something that this call would not have written.
+    """
+    if not output.exists():
+        return False
+    if not output.is_dir():
+        raise DatasetError(f"{output}: is a file; give a folder to write the simulated data set to")
+    found = sorted(p.name for p in output.iterdir() if not p.name.startswith("."))
+    if not found:
+        return False
+    manifest = output / MANIFEST
+    if not manifest.is_file():
+        raise DatasetError(
+            f"{output}: is not empty (it holds {found[0]}) and was not written by this tool; give a new folder"
+        )
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DatasetError(f"{manifest}: is not readable JSON; delete the folder or give a new one") from None
+    if not isinstance(content, dict) or {k: content.get(k) for k in wanted} != wanted:
+        raise DatasetError(f"{output}: holds a simulated data set of other parameters ({MANIFEST}); give a new folder")
+    return bool(content.get("complete"))

@@ -1,0 +1,82 @@
+"""Fixtures of the model tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastreid_mos
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def golden_keys() -> dict[str, list[int]]:
+    """Names and shapes of a released MOS / TransOSS ViT-B checkpoint."""
+    return json.loads((GOLDEN / "mos_vit_b_keys.json").read_text())
+
+
+@pytest.fixture
+def tiny_cfg():
+    """A function: config of a tiny MOS on TransOSS, with KEY, VALUE pairs over it."""
+
+    def build(*opts):
+        cfg = fastreid_mos.get_cfg()
+        base = {
+            "MODEL.DEVICE": "cpu",
+            "MODEL.META_ARCHITECTURE": "MOS",
+            "MODEL.BACKBONE.NAME": "build_transoss_backbone",
+            "MODEL.BACKBONE.FEAT_DIM": 48,
+            "MODEL.BACKBONE.PRETRAIN": False,
+            "MODEL.TRANSOSS.EMBED_DIM": 48,
+            "MODEL.TRANSOSS.DEPTH": 2,
+            "MODEL.TRANSOSS.NUM_HEADS": 4,
+            "MODEL.HEADS.NAME": "CMALHead",
+            "MODEL.HEADS.WITH_BNNECK": True,
+            "MODEL.HEADS.NUM_CLASSES": 5,
+            "MODEL.LOSSES.NAME": ("CrossEntropyLoss", "TripletLoss", "CMALLoss"),
+            "MODEL.LOSSES.TRI.MARGIN": 0.0,
+            "MODEL.LOSSES.TRI.HARD_MINING": True,
+            "INPUT.SIZE_TRAIN": [64, 32],
+            "INPUT.SIZE_TEST": [64, 32],
+        }
+        for key, value in [*base.items(), *zip(opts[0::2], opts[1::2], strict=True)]:
+            node, _, leaf = key.rpartition(".")
+            holder = cfg
+            for part in node.split("."):
+                holder = holder[part]
+            holder[leaf] = value
+        return cfg
+
+    return build
+
+
+@pytest.fixture
+def tiny_batch():
+    """A function: a loader's batch of random chips, identities in pairs of modalities."""
+
+    def build(rows=8, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        modalities = torch.arange(rows) % 2
+        return {
+            "images": torch.randint(0, 256, (rows, 3, 64, 32), generator=generator).float(),
+            "targets": torch.arange(rows) // 4,
+            "camids": modalities.clone(),
+            "modalities": modalities,
+            "sizes": torch.randn(rows, 3, generator=generator),
+            "chip_sizes": torch.ones(rows, 2),
+            "img_paths": [f"{row}.tif" for row in range(rows)],
+        }
+
+    return build

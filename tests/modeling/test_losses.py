@@ -1,0 +1,84 @@
+"""Triplet, cross-entropy and pair contrastive losses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastreid_mos.modeling import (
+    ModelInputError,
+    batch_hard_triplet_loss,
+    cmal_loss,
+    cross_entropy_loss,
+    pair_contrastive_loss,
+    pair_logits,
+)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_golden(golden, case):
+    data = {key[2:]: torch.from_numpy(value) for key, value in golden("losses").items() if key.startswith(case)}
+    features, logits = data["features"].requires_grad_(), data["logits"].requires_grad_()
+    parts = {
+        "cross_entropy": cross_entropy_loss(logits, data["targets"]),
+        "triplet": batch_hard_triplet_loss(features, data["targets"]),
+        "cmal": cmal_loss(features, data["targets"], data["modalities"]),
+    }
+    total = parts["cross_entropy"] + parts["triplet"] + 2.0 * parts["cmal"]
+    total.backward()
+    for name, value in {**parts, "total": total}.items():
+        torch.testing.assert_close(value.detach(), data[name], rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(features.grad, data["grad_features"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(logits.grad, data["grad_logits"], rtol=1e-4, atol=1e-8)
+
+
+def test_triplet_by_hand():
+    # On a line: identity 0 at 0 and 3, identity 1 at 1 and 9. Hardest positive / negative: 3/1, 3/2, 8/1, 8/6.
+    features, targets = torch.tensor([[0.0], [3.0], [1.0], [9.0]]), torch.tensor([0, 0, 1, 1])
+    gaps = [2.0, 1.0, 7.0, 2.0]
+    soft = sum(math.log1p(math.exp(gap)) for gap in gaps) / 4
+    assert batch_hard_triplet_loss(features, targets).item() == pytest.approx(soft, rel=1e-5)
+    assert batch_hard_triplet_loss(features, targets, 0.5).item() == pytest.approx(3.5, rel=1e-5)
+
+
+def test_triplet_far_apart_does_not_overflow():
+    features = torch.tensor([[0.0], [1e4], [1.0]], requires_grad=True)
+    loss = batch_hard_triplet_loss(features, torch.tensor([0, 0, 1]))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+
+
+def test_triplet_with_one_identity_or_equal_rows():
+    features = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard_triplet_loss(features, torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0.0 and torch.isfinite(features.grad).all()
+
+
+def test_smoothing_is_fast_reids():
+    logits, targets = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    soft = torch.full((6, 5), 0.1 / 4).scatter_(1, targets[:, None], 0.9)
+    expected = -(soft * F.log_softmax(logits, 1)).sum(1).mean()
+    torch.testing.assert_close(cross_entropy_loss(logits, targets, eps=0.1), expected)
+
+
+def test_pair_contrastive_golden(golden):
+    data = golden("pair_contrastive")
+    embeddings = torch.from_numpy(data["embeddings"]).requires_grad_()
+    scale = torch.tensor(float(data["logit_scale"]), requires_grad=True)
+    rows = len(embeddings) // 2
+    logits = pair_logits(embeddings[:rows], embeddings[rows:], scale)
+    torch.testing.assert_close(logits.detach(), torch.from_numpy(data["logits"]), atol=1e-4, rtol=1e-4)
+    loss = pair_contrastive_loss(embeddings[:rows], embeddings[rows:], scale)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(data["loss"]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embeddings.grad, torch.from_numpy(data["grad"]), atol=1e-4, rtol=1e-4)
+    assert scale.grad is not None and scale.grad.item() != 0.0
+
+
+def test_pair_contrastive_wants_pairs():
+    with pytest.raises(ModelInputError, match="one shape"):
+        pair_contrastive_loss(torch.ones(3, 4), torch.ones(2, 4), 0.0)

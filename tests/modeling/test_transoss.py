@@ -1,0 +1,141 @@
+"""TransOSS: golden outputs, its switches, stochastic depth, gradient checkpointing, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastreid_mos.errors import ConfigError, MOSError
+from fastreid_mos.modeling import ModelInputError, TransOSS
+
+SMALL = dict(img_size=(64, 32), patch_size=16, embed_dim=48, depth=3, num_heads=4)
+VARIANTS = {"full": {}, "no_sse": {"sse": False}, "no_mie": {"mie": False}, "overlap": {"stride_size": 12}}
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return TransOSS(**{**SMALL, **changes})
+
+
+def inputs(rows=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    modalities = torch.arange(rows) % 2
+    return torch.randn(rows, 3, 64, 32, generator=generator), modalities, torch.randn(rows, 3, generator=generator)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_golden(golden, variant):
+    data = {key: torch.from_numpy(value) for key, value in golden("transoss_forward").items()}
+    model = small(**VARIANTS[variant]).eval()
+    prefix = f"{variant}_state/"
+    state = {key[len(prefix) :]: value for key, value in data.items() if key.startswith(prefix)}
+    model.load_state_dict(state, strict=True)
+    output = model(*(data[f"{variant}_{name}"] for name in ("images", "modalities", "sizes")))
+    torch.testing.assert_close(output, data[f"{variant}_output"], atol=1e-5, rtol=1e-5)
+
+
+def test_names_of_the_released_checkpoint(golden_keys):
+    with torch.device("meta"):
+        model = TransOSS()
+    own = {name: list(value.shape) for name, value in model.state_dict().items()}
+    released = {
+        name.removeprefix("base."): shape
+        for name, shape in golden_keys.items()
+        if name.startswith("base.") and not name.startswith("base.fc.")
+    }
+    assert own == released
+
+
+def test_patch_embedding_by_row():
+    model = small(mie=False, sse=False).eval()
+    images, _, _ = inputs()
+    optical, sar = (model(images, torch.full((4,), modality)) for modality in (0, 1))
+    mixed = model(images, torch.tensor([0, 1, 1, 0]))
+    torch.testing.assert_close(mixed, torch.stack([optical[0], sar[1], sar[2], optical[3]]))
+    assert not torch.allclose(optical, sar)
+    shared = small(mie=False, sse=False, modality_patch_embed=False).eval()
+    assert not any("patch_embed_SAR" in name for name in shared.state_dict())
+    assert shared(images).shape == (4, 48)
+
+
+def test_mie_and_sse_are_used_and_can_be_left_out():
+    images, modalities, sizes = inputs()
+    model = small(modality_patch_embed=False).eval()
+    assert not torch.allclose(model(images, modalities, sizes), model(images, 1 - modalities, sizes))
+    assert not torch.allclose(model(images, modalities, sizes), model(images, modalities, sizes + 1))
+    assert "mie_embed" not in small(mie=False).state_dict()
+    assert not any("wh_embed" in name for name in small(sse=False).state_dict())
+    twice = small(modality_patch_embed=False, mie_scale=6.0).eval()
+    assert not torch.allclose(model(images, modalities, sizes), twice(images, modalities, sizes))
+
+
+def test_every_parameter_gets_a_gradient_from_one_modality():
+    model = small()
+    images, _, sizes = inputs()
+    model(images, torch.zeros(4, dtype=torch.long), sizes).sum().backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory():
+    batch = inputs()
+    grads = []
+    for switch in (False, True):
+        model = small(grad_checkpoint=switch, drop_path_rate=0.5, drop_rate=0.1, attn_drop_rate=0.1).train()
+        torch.manual_seed(5)
+        model(*batch).square().sum().backward()
+        grads.append({name: value.grad for name, value in model.named_parameters()})
+    for name, value in grads[0].items():
+        torch.testing.assert_close(grads[1][name], value, msg=name)
+
+
+def test_stochastic_depth():
+    model = small(drop_path_rate=0.4)
+    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    layer = model.blocks[2].drop_path
+    torch.manual_seed(0)
+    out = layer(torch.ones(4000, 2, 3))
+    assert set(out.unique().tolist()) == {0.0, pytest.approx(1 / 0.6)}
+    assert torch.equal(out[:, 0, 0], out[:, 1, 2])
+    assert out.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(layer.eval()(torch.ones(5, 2)), torch.ones(5, 2))
+    batch = inputs()
+    model.train()
+    torch.manual_seed(3)
+    first = model(*batch)
+    torch.manual_seed(3)
+    assert torch.equal(first, model(*batch))
+
+
+def test_other_shapes():
+    model = TransOSS(img_size=(96, 40), patch_size=8, stride_size=(8, 4), embed_dim=24, depth=1, num_heads=3)
+    assert model.grid_size == (12, 9) and model.embed_dim == model.num_features == 24
+    assert model(torch.randn(2, 3, 96, 40), torch.tensor([0, 1]), torch.randn(2, 3)).shape == (2, 24)
+
+
+def test_errors():
+    images, modalities, sizes = inputs()
+    model = small()
+    with pytest.raises(ModelInputError, match="64x32") as error:
+        model(images[..., :16], modalities, sizes)
+    assert isinstance(error.value, MOSError) and isinstance(error.value, ValueError)
+    with pytest.raises(ModelInputError, match="modality"):
+        model(images)
+    with pytest.raises(ModelInputError, match="sizes"):
+        model(images, modalities)
+    with pytest.raises(ModelInputError, match="got \\[0, 1, 2"):
+        model(images, torch.arange(4), sizes)
+    with pytest.raises(ModelInputError, match="modalities"):
+        model(images, modalities[:2], sizes)
+    with pytest.raises(ModelInputError, match="sizes"):
+        model(images, modalities, sizes[:, :2])
+    with pytest.raises(ConfigError, match="divide"):
+        small(num_heads=5)
+    with pytest.raises(ConfigError, match="smaller than a patch"):
+        small(patch_size=48)
+
+
+def test_exports_without_looking_at_the_data():
+    model = small().eval()
+    batch = inputs()
+    program = torch.export.export(model, batch)
+    torch.testing.assert_close(program.module()(*batch), model(*batch), atol=1e-5, rtol=1e-5)
