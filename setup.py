@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "fastreid_mos/__init__.py"
 # fast-reid 1.4.0 itself is not listed: its metadata pins torch 1.13.1, so it is installed by
 # `pip install --no-deps fastreid==1.4.0` (as `make install` does). What it imports is listed here instead.
 INSTALL_REQUIRES = [
-    "torch>=2.6",  # from 2.6 on torch.load reads weights only, which keeps fast-reid's own loads from running pickle code
+    "torch>=2.6",  # from 2.6 on torch.load reads weights only, so that fast-reid's own loads run no pickle code
     "torchvision>=0.21",  # transforms; 0.21 is the release for torch 2.6
     "numpy>=2.0,<3",  # SAR statistics are exact to the bit under NumPy 2's promotion rules
     "Pillow>=10",  # optical chips and the resize the papers used
@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "termcolor>=2.0",  # fast-reid's logger
     "tabulate>=0.9",  # tables in the log, also fast-reid's
     "tensorboard>=2.12",  # fast-reid's event writer
+    "matplotlib>=3.7",  # imported by fast-reid's visualizer
     "scikit-learn>=1.2",  # imported by fast-reid's evaluation
     "setuptools>=64",  # torch.utils.cpp_extension, imported by fast-reid's environment report, needs it
 ]
