@@ -1,6 +1,7 @@
 """Ship classes: how often they appear, how long and broad they are, and the plan each is built to.
 
-Lengths and beams follow the world fleet's ranges by class (feeder to Panamax, Handysize to Capesize, product tanker to VLCC ...),
+Lengths and beams follow the world fleet's ranges by class (feeder to Panamax, Handysize to Capesize, product tanker
+to VLCC ...),
 cut to what HOSS shows: about 38 to 320 m, most between 150 and 230 m.
 """
 
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import plans
-from .plans import Draft
+from . import plans, small_plans
+from .draft import Draft
 from .ships import Ship
 
 
@@ -41,12 +42,12 @@ CLASSES: dict[str, ShipClass] = {
     ),
     "cargo": ShipClass(0.14, ((0.6, 110, 16), (0.4, 150, 14)), (70, 185), (6.3, 0.4), plans.general_cargo),
     "gas": ShipClass(0.04, ((0.5, 225, 20), (0.5, 150, 20)), (95, 300), (6.1, 0.4), plans.gas_carrier),
-    "ferry": ShipClass(0.05, ((0.5, 190, 15), (0.5, 120, 25)), (70, 230), (6.4, 0.5), plans.ferry),
-    "naval": ShipClass(0.04, ((1.0, 130, 22),), (60, 190), (8.6, 0.6), plans.naval),
-    "supply": ShipClass(0.03, ((1.0, 76, 10),), (48, 110), (4.6, 0.4), plans.supply),
-    "fishing": ShipClass(0.02, ((1.0, 52, 9),), (38, 80), (4.9, 0.4), plans.fishing),
-    "tug": ShipClass(0.02, ((1.0, 41, 4),), (36, 55), (3.6, 0.3), plans.tug),
-    "barge": ShipClass(0.02, ((1.0, 95, 18),), (55, 140), (4.6, 0.6), plans.barge),
+    "ferry": ShipClass(0.05, ((0.5, 190, 15), (0.5, 120, 25)), (70, 230), (6.4, 0.5), small_plans.ferry),
+    "naval": ShipClass(0.04, ((1.0, 130, 22),), (60, 190), (8.6, 0.6), small_plans.naval),
+    "supply": ShipClass(0.03, ((1.0, 76, 10),), (48, 110), (4.6, 0.4), small_plans.supply),
+    "fishing": ShipClass(0.02, ((1.0, 52, 9),), (38, 80), (4.9, 0.4), small_plans.fishing),
+    "tug": ShipClass(0.02, ((1.0, 41, 4),), (36, 55), (3.6, 0.3), small_plans.tug),
+    "barge": ShipClass(0.02, ((1.0, 95, 18),), (55, 140), (4.6, 0.6), small_plans.barge),
 }
 
 

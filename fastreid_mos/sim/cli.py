@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     base = SimConfig(1)
     p = argparse.ArgumentParser(
         prog="make_sim_hoss.py",
-        description="Write a simulated HOSS ReID data set: ships as geometry, drawn as optical and as SAR chips, in HOSS's layout.",
+        description="Write a simulated HOSS ReID data set in HOSS's layout: ships as geometry, optical and SAR chips.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("--ids", type=int, required=True, help="identities, train and test together")
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     seconds = time.perf_counter() - start
     print(
-        f"simulated HOSS: {args.ids} identities, {count} chips in {args.output} ({seconds:.1f} s); parameters in {MANIFEST}"
+        f"simulated HOSS: {args.ids} identities, {count} chips in {args.output} "
+        f"({seconds:.1f} s); parameters in {MANIFEST}"
     )
     return 0

@@ -1,6 +1,7 @@
 """The optical renderer: an 8-bit RGB chip at 0.75 m per pixel.
 
-Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast, and the
+Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast,
+and the
 sharpening overshoot that most real chips show.
 """
 
@@ -55,14 +56,15 @@ class OpticalPass:
     seed: int
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, scale: float) -> FloatMap:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatMap:
     """Smooth random field, mean 0, deviation about 1, with features of ``scale`` cells."""
+    height, width = shape
     small = rng.standard_normal((max(2, int(height / scale) + 2), max(2, int(width / scale) + 2)), dtype=np.float32)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def ship_texture(ship: Ship, frame: Frame) -> FloatMap:
-    """The ship's own irregularities on the grid (standard normal, 1 m patches fixed to the hull): the same in both modalities."""
+    """The ship's own irregularities on the grid: standard normal, 1 m patches, alike in both modalities."""
     rng = np.random.default_rng(ship.texture_seed)
     h, w = int(ship.length) + 24, int(ship.beam) + 24
     field = rng.standard_normal((h, w), dtype=np.float32)
@@ -137,7 +139,7 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     gloss = surfaces.gloss[surfaces.index]
     top = paint * (light * np.maximum(0.2, 1 + gloss * texture))[..., None]
     # Water: the colour of the day with waves, darker in the ship's shadow.
-    swell = 0.6 * smooth_noise(rng, h, w, 26.0) + 0.4 * smooth_noise(rng, h, w, 4.0)
+    swell = 0.6 * smooth_noise(rng, (h, w), 26.0) + 0.4 * smooth_noise(rng, (h, w), 4.0)
     water = np.array(p.sea, np.float32) * (1 + p.sea_texture * swell + 0.15 * (sunlit - 1.0))[..., None]
 
     view, wall = _oblique(surfaces, p.lean)
@@ -161,13 +163,12 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     if p.wake > 0:
         _wake(image, ship, frame, p.wake, rng)
     chip = cv2.resize(image, (round(w * _CELL / PIXEL), round(h * _CELL / PIXEL)), interpolation=cv2.INTER_AREA)
+    size = (chip.shape[0], chip.shape[1])
     if p.cloud > 0:
-        veil = np.clip(
-            0.5 + 0.8 * smooth_noise(rng, *chip.shape[:2], 70.0) + 0.15 * smooth_noise(rng, *chip.shape[:2], 20.0), 0, 1
-        )
+        veil = np.clip(0.5 + 0.8 * smooth_noise(rng, size, 70.0) + 0.15 * smooth_noise(rng, size, 20.0), 0, 1)
         veil = (veil * p.cloud)[..., None]
         chip = chip * (1 - veil) + veil * np.array([0.50, 0.51, 0.55], np.float32)
-    chip = chip + rng.standard_normal(chip.shape[:2], dtype=np.float32)[..., None] * p.noise * 2
+    chip = chip + rng.standard_normal(size, dtype=np.float32)[..., None] * p.noise * 2
     chip = cv2.GaussianBlur(chip, (0, 0), max(0.3, p.blur))
     if p.sharpen > 0:
         # Unsharp masking: dark and bright fringes along edges.
@@ -213,7 +214,9 @@ def _wake(image: FloatMap, ship: Ship, frame: Frame, strength: float, rng: np.ra
         bow = matrix[:, :2] @ np.array([side * ship.beam * 0.25, ship.length * 0.97]) + matrix[:, 2]
         away = matrix[:, :2] @ np.array([side * ship.beam * 0.75, ship.length * 0.75]) + matrix[:, 2]
         cv2.line(foam, tuple(int(round(v)) for v in bow), tuple(int(round(v)) for v in away), 0.7, 3)
-    foam = cv2.GaussianBlur(foam, (0, 0), 2.5) * np.clip(0.6 + 0.5 * smooth_noise(rng, *image.shape[:2], 5.0), 0, 1.5)
+    foam = cv2.GaussianBlur(foam, (0, 0), 2.5) * np.clip(
+        0.6 + 0.5 * smooth_noise(rng, (image.shape[0], image.shape[1]), 5.0), 0, 1.5
+    )
     hull = np.zeros(image.shape[:2], np.uint8)
     cv2.fillPoly(hull, [np.round(ship.outline @ matrix[:, :2].T + matrix[:, 2]).astype(np.int32)], 1)
     image += (strength * foam * (1 - hull))[..., None]

@@ -18,7 +18,8 @@ class Sequence:
     """What the chips of one sequence share.
 
     Attributes:
-        number: the two digits in the file names. ceiling: of its SAR product. stern_up: share of ships with the stern at the top.
+        number: the two digits in the file names. ceiling: of its SAR product. stern_up: share of ships with the
+            stern at the top.
         gain: RGB of its optical products, the first and the later passes. sea: RGB likewise.
         contrast: (gamma, black) likewise. sar_first: c1 is the SAR chip.
     """
@@ -35,7 +36,8 @@ class Sequence:
 SEQUENCES: tuple[Sequence, ...] = (
     Sequence(5, CEILINGS[0], 0.95, ((1.0, 1.02, 1.15), (0.72, 0.80, 1.15)), ((0.03, 0.085, 0.14), (0.03, 0.075, 0.19)),
              ((1.45, 0.05), (1.6, 0.07)), False),
-    Sequence(4, CEILINGS[1], 0.08, ((0.95, 0.98, 0.92), (1.15, 0.98, 0.86)), ((0.04, 0.045, 0.065), (0.07, 0.065, 0.09)),
+    Sequence(4, CEILINGS[1], 0.08, ((0.95, 0.98, 0.92), (1.15, 0.98, 0.86)), ((0.04, 0.045, 0.065), (0.07, 0.065,
+    0.09)),
              ((1.25, 0.04), (1.05, 0.02)), False),
     Sequence(1, CEILINGS[2], 0.25, ((0.80, 0.80, 0.50), (0.97, 1.1, 1.12)), ((0.025, 0.035, 0.03), (0.022, 0.06, 0.10)),
              ((1.2, 0.03), (1.0, 0.02)), True),
@@ -52,7 +54,10 @@ DISTRACTORS = Sequence(
 
 
 def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, order: int) -> OpticalPass:
-    """Draw an optical acquisition: ``order`` 0 is the sequence's first optical product, later ones look like its second."""
+    """Draw an optical acquisition.
+
+    ``order`` 0 is the sequence's first optical product, later ones look like its second.
+    """
     kind = min(order, 1)
     gain = np.array(sequence.gain[kind]) * rng.normal(1, 0.07, 3) * rng.uniform(0.85, 1.2)
     sea = np.array(sequence.sea[kind]) * rng.uniform(0.6, 1.5) + rng.normal(0, 0.006, 3)

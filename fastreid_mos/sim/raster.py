@@ -21,7 +21,8 @@ class Frame:
     Attributes:
         height, width: cells. cell: metres per cell.
         angle: heading error, degrees. stern_up: the stern is at the top of the image.
-        centre: cell (x, y) of the ship's middle. mirror: unused sides of symmetric data are never mirrored; kept False for real looks.
+        centre: cell (x, y) of the ship's middle. mirror: unused sides of symmetric data are never mirrored; kept
+            False for real looks.
     """
 
     height: int

@@ -1,7 +1,9 @@
 """The SAR renderer: a float32 amplitude chip at 1 m per pixel.
 
-Energy is collected from the same geometry the optical renderer draws: flat surfaces, walls that form dihedrals with what they
-stand on, their faces laid over towards the sensor, corners of small parts, thin members. Then come the point response (with
+Energy is collected from the same geometry the optical renderer draws: flat surfaces, walls that form dihedrals with
+what they
+stand on, their faces laid over towards the sensor, corners of small parts, thin members. Then come the point
+response (with
 side lobes along range and azimuth), defocus of a moving ship, speckle, the sensor's floor and its saturation.
 """
 
@@ -32,9 +34,11 @@ class SarPass:
     Attributes:
         angle: heading error. stern_up: orientation. look: direction towards the sensor (near range).
         incidence: from the vertical. margin, shift: as in the optical pass.
-        ceiling: value at which the product saturates (differs between sequences). level: 95th percentile of the ship, share of
+        ceiling: value at which the product saturates (differs between sequences). level: 95th percentile of the
+            ship, share of
             the ceiling, before saturation. floor: mean of the sea, share of the ceiling.
-        enl: equivalent number of looks of the speckle (of the intensity). grain: correlation of the speckle, sigma in pixels.
+        enl: equivalent number of looks of the speckle (of the intensity). grain: correlation of the speckle, sigma
+            in pixels.
         resolution: sigma of the point response, pixels. lobes: share of energy in the side lobes of strong points.
         smear: defocus along azimuth, pixels. halo: share of energy in the far side lobes.
         dihedral: width in degrees within which a wall flashes. fade: spread (log) of points between passes.
@@ -79,18 +83,18 @@ def speckle(
     """
     if not enl > 0:
         raise ValueError(f"enl must be above 0, got {enl}")
-    kernel = np.ones((1, 1), np.float32)
+    kernel: FloatMap = np.ones((1, 1), np.float32)
     if grain > 0:
         g = cv2.getGaussianKernel(2 * int(np.ceil(3 * grain)) + 1, grain)
         kernel = (g @ g.T).astype(np.float32)
     if grain_along > 1:
-        kernel = cv2.filter2D(
-            np.pad(kernel, int(grain_along)), -1, line_kernel(grain_along, along), borderType=cv2.BORDER_CONSTANT
-        )
-        kernel /= kernel.sum()
+        wide = np.pad(kernel, int(grain_along))
+        longer = cv2.filter2D(wide, -1, line_kernel(grain_along, along), borderType=cv2.BORDER_CONSTANT)
+        kernel = np.asarray(longer / longer.sum(), np.float32)
     gathered = 1.0 / float((kernel**2).sum())  # how many independent values a smoothed one holds
     border = kernel.shape[0]
-    # A smoothed gamma field of shape enl / gathered has exactly the looks asked for, but is spiky where the shape is small:
+    # A smoothed gamma field of shape enl / gathered has exactly the looks asked for, but is spiky where the shape is
+    # small:
     # half of the smoothing acts on normal fields instead (a sum of squares is gamma), which keeps the one-point law.
     shape = enl / gathered
     if shape >= 0.5 or gathered == 1.0:
@@ -104,18 +108,18 @@ def speckle(
         field = np.zeros((height + 2 * border, width + 2 * border), np.float32)
         root = kernel / np.sqrt(float((kernel**2).sum()))
         for _ in range(2 * looks):
-            field += cv2.filter2D(rng.standard_normal(field.shape, dtype=np.float32), -1, root) ** 2
-        field /= 2 * looks
+            field = field + cv2.filter2D(rng.standard_normal(field.shape, dtype=np.float32), -1, root) ** 2
+        field = np.asarray(field / (2 * looks), np.float32)
         if abs(enl - looks) > 1e-6:
             field = _retarget(field, looks, enl)
-    return field[border : border + height, border : border + width]
+    return np.asarray(field[border : border + height, border : border + width], np.float32)
 
 
 def _retarget(field: FloatMap, looks: float, enl: float) -> FloatMap:
     """Map a unit-mean gamma field of ``looks`` to one of ``enl`` looks, point by point (monotone, by table)."""
     p = np.concatenate([np.logspace(-6, -1.01, 60), np.linspace(0.1, 0.99, 90), 1 - np.logspace(-2.05, -7, 60)])
     x, y = gammaincinv(looks, p) / looks, gammaincinv(enl, p) / enl
-    return np.interp(field, x, y).astype(np.float32)
+    return np.asarray(np.interp(field, x, y), np.float32)
 
 
 def line_kernel(length: float, angle: float, taper: bool = False) -> FloatMap:
@@ -176,7 +180,7 @@ def collect(ship: Ship, p: SarPass, frame: Frame) -> FloatMap:
     flat = surfaces.backscatter[surfaces.index] * np.exp(spread * texture - spread**2 / 2) * visible
     bins = np.round(surfaces.z * cot / _CELL).astype(np.int32)
     shape = (energy.shape[0], energy.shape[1])
-    for k in np.unique(bins[surfaces.index > 0]):
+    for k in sorted(set(bins[surfaces.index > 0].tolist())):
         move = shifted(shape, int(round(toward[0] * k)), int(round(toward[1] * k)))
         if move is not None:
             target, source = move
@@ -251,7 +255,7 @@ def _corners(
     p: SarPass,
     rng: np.random.Generator,
 ) -> None:
-    """Small parts and superstructure tiers end in corners that return a point, strong or weak as that corner happens to be."""
+    """Small parts and superstructure tiers end in corners that return a point, each as strong as it happens to be."""
     own = np.random.default_rng([ship.texture_seed, 2])
     chosen = [q for q in ship.parts if q.material in ("fitting", "house", "box", "busy")]
     if not chosen:
@@ -324,7 +328,7 @@ def render_sar(ship: Ship, p: SarPass) -> FloatMap:
     inside = mean[mean > 0.02 * bright]
     reference = float(np.percentile(inside, 92.0)) if inside.size else 1.0
     power = mean * (p.level**2 / max(reference, 1e-12))
-    sea = p.floor**2 * np.exp(0.35 * smooth_noise(rng, rows, cols, 6.0))
+    sea = p.floor**2 * np.exp(0.35 * smooth_noise(rng, (rows, cols), 6.0))
     grains = speckle(rng, rows, cols, p.enl, p.grain, min(p.smear / 4, 9.0), azimuth)
     amplitude = np.sqrt((power + sea) * grains)
     # Saturation of the product: linear below, bending over towards the ceiling.

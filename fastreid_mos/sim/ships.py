@@ -1,6 +1,7 @@
 """A ship as geometry: a hull outline, solid parts, thin bars. Both renderers draw from this and from nothing else.
 
-Ship frame, in metres: x across (starboard positive, 0 on the centre line), y along (0 at the stern, ``length`` at the bow),
+Ship frame, in metres: x across (starboard positive, 0 on the centre line), y along (0 at the stern, ``length`` at
+the bow),
 z up (0 at the water line of the mean load).
 """
 
@@ -54,7 +55,8 @@ class Part:
 
     Attributes:
         x, y: centre. width, length: extent across and along. base, height: z of its foot, and its own height.
-        colour: RGB, 0..1. material: a key of :data:`MATERIALS`. angle: degrees, in the deck's plane. round: elliptic outline.
+        colour: RGB, 0..1. material: a key of :data:`MATERIALS`. angle: degrees, in the deck's plane. round: elliptic
+            outline.
     """
 
     x: float

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,8 @@ class SimConfig:
 
     Attributes:
         num_ids: identities, train and test together. seed: of everything.
-        chips_per_id: chips of each identity; odd ones are optical, even ones SAR (the other way round where the first is SAR).
+        chips_per_id: chips of each identity; odd ones are optical, even ones SAR (the other way round where the
+            first is SAR).
         test_fraction: share of the identities that go to query/ and bounding_box_test/.
         single_modality_fraction: share of the identities whose SAR chips are missing.
         distractors_per_test_id: gallery chips of identity -1, per test identity.
@@ -129,13 +131,12 @@ def render(config: SimConfig, chip: ChipPlan) -> NDArray[np.uint8] | NDArray[np.
 
 
 def encode(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
-    """A TIFF file as HOSS has them: RGB 8-bit with LZW and horizontal predictor, or one float32 channel uncompressed."""
+    """A TIFF file as HOSS has them: 8-bit RGB, LZW with horizontal predictor, or one float32 channel uncompressed."""
     stream = BytesIO()
     rows = max(1, 8192 // (pixels.shape[1] * (3 if pixels.ndim == 3 else 4)))
+    options: dict[str, Any] = {"photometric": "minisblack"}
     if pixels.ndim == 3:
         options = {"photometric": "rgb", "compression": "lzw", "predictor": True}
-    else:
-        options = {"photometric": "minisblack"}
     tifffile.imwrite(stream, pixels, byteorder="<", rowsperstrip=rows, metadata=None, software=False, **options)
     return stream.getvalue()
 
@@ -166,8 +167,10 @@ def write_hoss(
 ) -> Path:
     """Write a simulated HOSS ReID under ``output``/HOSS.
 
-    Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32 TIFF. The
-    folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated. A run that was
+    Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
+    TIFF. The
+    folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated. A run
+    that was
     stopped goes on where it was; the bytes depend on the parameters only, not on ``workers``.
 
     Args:
