@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,32 @@ def save_checkpoint(data: dict[str, Any], path: str) -> None:
         torch.save(plain(data), stream)
 
 
+def read_torch(path: str) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU, read without running any code it may hold.
+
+    Raises:
+        CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
+    """
+    if not os.path.isfile(path):
+        what = "a folder, not a file of weights" if os.path.isdir(path) else "no such file of weights"
+        raise CheckpointError(f"{path}: {what}")
+    try:
+        with open(path, "rb") as stream:
+            is_pickle = stream.read(1) == b"\x80"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise CheckpointError(f"{path}: may not be read (permission)") from None
+    except Exception as error:  # torch raises a different class for each way in which a file can be broken
+        reason = str(error).lower()
+        if "unsupported global" in reason or "unsupported class" in reason or (is_pickle and "operand" in reason):
+            detail = "holds Python objects beside tensors and was not loaded: loading would run code from the file"
+        else:
+            detail = f"truncated or not a file of PyTorch ({type(error).__name__}); {os.path.getsize(path)} bytes"
+        raise CheckpointError(f"{path}: {detail}") from None
+
+
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code it may hold.
 
@@ -88,19 +115,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
     """
-    if os.path.isdir(path) or not os.path.isfile(path):
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each way in which a file can be broken
-        reason = " ".join(str(error).split())
-        if "weights_only" in reason or "Unsupported" in reason:
-            detail = (
-                "holds Python objects beside tensors and was not loaded, because loading would run code from the file"
-            )
-        else:
-            detail = f"truncated or not a PyTorch checkpoint ({type(error).__name__})"
-        raise CheckpointError(f"{path}: {detail}; {os.path.getsize(path)} bytes") from None
+    checkpoint = read_torch(path)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a dictionary of weights")
     if not isinstance(checkpoint.get("model"), dict):

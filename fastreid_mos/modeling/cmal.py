@@ -33,7 +33,7 @@ def cmal_loss(
     Args:
         features: ``[B, D]``, not normalized.
         targets: identity of each row, ``[B]``, any integers.
-        modalities: ``[B]``, 0 optical, 1 SAR.
+        modalities: ``[B]``, 0 optical, 1 SAR; any integer or boolean type.
         mean_weight: weight of the mean term.
         var_weight: weight of the variance term.
         gather: with several processes, compute it on the batches of all of them together. Each process must have the
@@ -56,8 +56,8 @@ def cmal_loss(
     # Checked where the data is, without making the host wait for it.
     torch._assert_async(((modalities == 0) | (modalities == 1)).all(), "modalities: 0 (optical) or 1 (SAR)")
     with no_autocast(features.device):
-        if features.dtype in (torch.float16, torch.bfloat16):
-            features = features.float()
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        targets, modalities = targets.long(), modalities.long()
         if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features = _GatherRows.apply(features)
             targets, modalities = _gather(targets), _gather(modalities)
@@ -98,8 +98,10 @@ class _Cmal(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # d||v|| = v / ||v|| dv, zero at v = 0; d mean = share dz; d variance = 2 share (z - mean) dz, where the
             # mean's own part vanishes because deviations sum to zero; dz = (I - z z^T) dx / ||x||.
-            mean_gap *= torch.where(mean_norm > 0, mean_weight / (mean_norm * number), 0.0)
-            var_gap *= torch.where(var_norm > 0, 2.0 * var_weight / (var_norm * number), 0.0)
+            # A difference no larger than rounding is zero: its direction is noise.
+            least = 8.0 * torch.finfo(unit.dtype).eps
+            mean_gap *= torch.where(mean_norm > least, mean_weight / (mean_norm * number), 0.0)
+            var_gap *= torch.where(var_norm > least**2, 2.0 * var_weight / (var_norm * number), 0.0)
             grad = centered.mul_(torch.index_select(var_gap, 0, identity, out=scratch))
             grad.add_(torch.index_select(mean_gap, 0, identity, out=scratch)).mul_(sign)
             radial = torch.mul(grad, unit, out=scratch).sum(dim=1, keepdim=True)

@@ -40,13 +40,13 @@ def pair_contrastive_loss(optical: Tensor, sar: Tensor, logit_scale: Tensor | fl
         A scalar tensor.
 
     Raises:
-        ModelInputError: the two have different shapes.
+        ModelInputError: the two have different shapes, or no row.
     """
-    if optical.dim() != 2 or optical.shape != sar.shape:
+    if optical.dim() != 2 or optical.shape != sar.shape or not optical.shape[0]:
         raise ModelInputError(f"pairs: two [N, D] of one shape, got {list(optical.shape)} and {list(sar.shape)}")
     with no_autocast(sar.device):
-        if optical.dtype in (torch.float16, torch.bfloat16):
-            optical, sar = optical.float(), sar.float()
+        dtype = torch.promote_types(torch.promote_types(optical.dtype, sar.dtype), torch.float32)
+        optical, sar = optical.to(dtype), sar.to(dtype)
         logits = pair_logits(optical, sar, logit_scale)
         partner = torch.arange(sar.shape[0], device=sar.device)
         return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.t(), partner)) / 2

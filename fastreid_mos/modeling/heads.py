@@ -136,6 +136,10 @@ class CMALHead(EmbeddingHead):
         }
 
     @property
+    def _has_batch_norm(self) -> bool:
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+
+    @property
     def out_dim(self) -> int:
         """Width of the feature returned in evaluation mode."""
         return int(self.weight.shape[1])
@@ -168,6 +172,10 @@ class CMALHead(EmbeddingHead):
                 f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]} channels: "
                 f"set MODEL.BACKBONE.FEAT_DIM to {features.shape[1]}"
             )
+        if self.training and features.shape[0] < 2 and self._has_batch_norm:
+            raise ModelInputError(
+                "batch norm cannot train on a batch of one chip: raise SOLVER.IMS_PER_BATCH (which all processes share)"
+            )
         with no_autocast(features.device):
             pooled = self._join(self._pool(features.float()), modalities, sizes)
             before = self.bottleneck[: self.num_reduction](pooled[..., None, None])
@@ -194,7 +202,7 @@ class CMALHead(EmbeddingHead):
                 )
             return features
         pooled = self.pool_layer(features)
-        if pooled.dim() != 4 or pooled.shape[2:] != (1, 1):
+        if pooled.dim() != 4 or tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
             raise ConfigError(
                 f"MODEL.HEADS.POOL_LAYER: {type(self.pool_layer).__name__} leaves a map of {list(pooled.shape[1:])}, "
                 "not one vector per chip: use GlobalAvgPool or GeneralizedMeanPooling"
@@ -205,8 +213,7 @@ class CMALHead(EmbeddingHead):
         if self.modality_join is not None:
             if modalities is None:
                 raise ModelInputError("MODEL.HEADS.JOIN has 'modality': the batch needs 'modalities' [B]")
-            check_modalities(modalities, pooled.shape[0])
-            pooled = self.modality_join(pooled, modalities)
+            pooled = self.modality_join(pooled, check_modalities(modalities, pooled.shape[0]))
         if self.size_join is not None:
             if sizes is None or tuple(sizes.shape) != (pooled.shape[0], NUM_SIZES):
                 raise ModelInputError("MODEL.HEADS.JOIN has 'size': the batch needs 'sizes' [B, 3]")

@@ -12,24 +12,29 @@ class ModelInputError(MOSError, ValueError):
     """A batch that the model cannot take: a wrong image size, a missing or impossible modality, missing sizes."""
 
 
-def check_modalities(modalities: Tensor, rows: int) -> None:
-    """Refuse modalities of a wrong shape or outside 0 (optical) and 1 (SAR).
+def check_modalities(modalities: Tensor, rows: int) -> Tensor:
+    """Modalities as an index; refused with a wrong shape or outside 0 (optical) and 1 (SAR).
 
     The values are looked at on the CPU only: on an accelerator that would make the host wait for the device.
 
     Args:
-        modalities: ``[B]``.
+        modalities: ``[B]``, of any integer or boolean type.
         rows: the B expected.
 
+    Returns:
+        ``[B]``, int64: indexing by a boolean or a byte tensor would select rows instead.
+
     Raises:
-        ModelInputError: a wrong shape, or on the CPU a value other than 0 and 1.
+        ModelInputError: no tensor, a wrong shape, or on the CPU a value other than 0 and 1.
     """
+    if not isinstance(modalities, Tensor):
+        raise ModelInputError(f"modalities: a tensor [{rows}] of 0 and 1, not {type(modalities).__name__}")
     if modalities.dim() != 1 or modalities.shape[0] != rows:
         raise ModelInputError(f"modalities: one number per chip, [{rows}], got {list(modalities.shape)}")
-    if modalities.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return
-    if bool(((modalities != 0) & (modalities != 1)).any()):
-        raise ModelInputError(
-            f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
-            "a data set of another kind has camera numbers there"
-        )
+    if modalities.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if bool(((modalities != 0) & (modalities != 1)).any()):
+            raise ModelInputError(
+                f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
+                "a data set of another kind has camera numbers there"
+            )
+    return modalities.long()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import no_autocast
+
 
 def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0.0) -> Tensor:
     """Triplet loss with the hardest positive and negative of each row (Hermans et al., arXiv 1703.07737, eq. 5).
@@ -22,6 +24,11 @@ def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0
     Returns:
         A scalar tensor: the mean over rows. A row whose batch holds no other identity counts 0.
     """
+    with no_autocast(features.device):
+        return _batch_hard(features.to(torch.promote_types(features.dtype, torch.float32)), targets, margin)
+
+
+def _batch_hard(features: Tensor, targets: Tensor, margin: float) -> Tensor:
     square = features.square().sum(dim=1)
     distances = square[:, None] + square[None, :] - 2.0 * features @ features.t()
     # The square root's slope is infinite at 0, where a row meets itself: below the clamp the gradient is zero.

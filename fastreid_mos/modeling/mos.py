@@ -129,9 +129,9 @@ class MOS(Baseline):
         batch: dict[str, Tensor | None] = {"sizes": inputs.get("sizes"), "targets": None}
         batch["modalities"] = inputs.get("modalities", inputs.get("camids")) if self._needs_modalities else None
         if batch["modalities"] is not None:
-            check_modalities(batch["modalities"], images.shape[0])
+            batch["modalities"] = check_modalities(batch["modalities"], images.shape[0])
         if self.training:
-            batch["targets"] = self._read_targets(inputs.get("targets"))
+            batch["targets"] = self._read_targets(inputs.get("targets"), images.shape[0])
         moved = {
             name: None if value is None else value.to(self.device, non_blocking=True) for name, value in batch.items()
         }
@@ -147,14 +147,21 @@ class MOS(Baseline):
         names = (self.loss_kwargs or {}).get("loss_names", ())
         return (names,) if isinstance(names, str) else tuple(names)
 
-    def _read_targets(self, targets: Tensor | None) -> Tensor:
-        if targets is None:
+    def _read_targets(self, targets: Tensor | None, rows: int) -> Tensor:
+        if not isinstance(targets, Tensor):
             raise ModelInputError("training needs 'targets' [B], the number of each chip's identity")
-        if targets.device.type == "cpu" and targets.numel():
+        if targets.dim() != 1 or targets.shape[0] != rows or targets.is_floating_point():
+            raise ModelInputError(
+                f"targets: one whole number per chip, [{rows}], got {list(targets.shape)} of {targets.dtype}"
+            )
+        targets = targets.long()
+        if targets.device.type == "cpu" and rows:
             classes = getattr(getattr(self.heads, "cls_layer", None), "num_classes", None)
             if int(targets.sum()) < 0:
                 # fast-reid's precise batch norm feeds chips of other data sets, marked by negative targets.
                 return torch.zeros_like(targets)
+            if int(targets.min()) < 0:
+                raise ModelInputError(f"targets: identity numbers from 0 on, got {int(targets.min())} in the batch")
             if classes is not None and int(targets.max()) >= classes:
                 raise ModelInputError(
                     f"targets: identity number {int(targets.max())} in the batch, but the classifier has {classes} "

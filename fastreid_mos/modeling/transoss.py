@@ -171,6 +171,12 @@ class TransOSS(nn.Module):
         self.img_size = _pair(img_size, "img_size")
         self.patch_size = _pair(patch_size, "patch_size")
         self.stride_size = _pair(stride_size, "stride_size")
+        if embed_dim < 1 or num_heads < 1 or depth < 1:
+            raise ConfigError(
+                f"TransOSS: embed_dim ({embed_dim}), depth ({depth}) and num_heads ({num_heads}) are at least 1"
+            )
+        if not 0.0 <= drop_path_rate < 1.0:
+            raise ConfigError(f"TransOSS drop_path_rate: at least 0 and below 1, got {drop_path_rate}")
         if embed_dim % num_heads:
             raise ConfigError(f"TransOSS: num_heads ({num_heads}) must divide embed_dim ({embed_dim})")
         if any(image < patch for image, patch in zip(self.img_size, self.patch_size, strict=True)):
@@ -243,8 +249,9 @@ class TransOSS(nn.Module):
         Raises:
             ModelInputError: a wrong image size, missing modalities or sizes, a modality other than 0 and 1.
         """
-        self._check(images, modalities, sizes)
+        modalities = self._check(images, modalities, sizes)
         rows = images.shape[0]
+        images = images.to(self.patch_embed.proj.weight.dtype)
         patches = self._embed_patches(images, modalities)
         tokens = torch.cat([self.cls_token.expand(rows, -1, -1).to(patches.dtype), patches], dim=1) + self.pos_embed
         if self.mie_embed is not None:
@@ -271,7 +278,7 @@ class TransOSS(nn.Module):
         is_sar = (modalities == 1).view(-1, 1, 1)
         return torch.where(is_sar, self.patch_embed_SAR(images), self.patch_embed(images))
 
-    def _check(self, images: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> None:
+    def _check(self, images: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> Tensor | None:
         if images.dim() != 4 or tuple(images.shape[2:]) != self.img_size:
             raise ModelInputError(
                 f"images: this TransOSS was made for chips of {self.img_size[0]}x{self.img_size[1]} (height x width), "
@@ -280,9 +287,10 @@ class TransOSS(nn.Module):
         if self.uses_modalities:
             if modalities is None:
                 raise ModelInputError("TransOSS needs the modality of each chip: 'modalities' [B], 0 optical, 1 SAR")
-            check_modalities(modalities, images.shape[0])
+            modalities = check_modalities(modalities, images.shape[0])
         if self.uses_sizes:
             if sizes is None:
                 raise ModelInputError("TransOSS with SSE needs the size numbers of each chip: 'sizes' [B, 3]")
             if tuple(sizes.shape) != (images.shape[0], NUM_SIZES):
                 raise ModelInputError(f"sizes: [{images.shape[0]}, {NUM_SIZES}], got {list(sizes.shape)}")
+        return modalities

@@ -72,25 +72,27 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
         path: a file of PyTorch's or the safetensors format, or ``package:NAME``.
 
     Returns:
-        The report; it is also logged, as a warning if less than half of the backbone was found.
+        The report; it is also logged, as a warning if less than half of the backbone or no patch embedding was found.
 
     Raises:
         CheckpointError: the file cannot be read (it is never executed).
-        WeightsError: nothing in it fits the model; the model is unchanged.
+        WeightsError: nothing in it fits the model's backbone, or it holds NaN or infinite values.
+
+    On an error the model is unchanged.
     """
     file = find_weights(path)
     tensors = read_weights(file)
     own = model.state_dict()
     targets, backbone_prefix = _match_names(tensors, own)
     report = WeightsReport(path=file)
-    distilled = any(name.endswith("dist_token") for name in tensors)
+    prefix_tokens = _prefix_tokens(tensors)
     taken: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         target = targets.get(name)
         if target is None or target not in own or target in taken:
             report.unexpected.append(name)
             continue
-        fitted = _fit(target, tensor, own[target], model, distilled)
+        fitted = _fit(target, tensor, own[target], model, prefix_tokens)
         if fitted is None:
             report.unexpected.append(name)
             report.notes.append(f"left out: {name} {list(tensor.shape)}, the model's is {list(own[target].shape)}")
@@ -101,16 +103,18 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
         else:
             report.resized.append(target)
             report.notes.append(f"resized: {target} from {list(tensor.shape)} to {list(fitted.shape)}")
-    if not taken:
+    backbone = [name for name in own if name.startswith(backbone_prefix)]
+    if not any(name in taken for name in backbone):
         raise WeightsError(
-            f"{file}: none of its {len(tensors)} weights fits the model. It holds {_some(list(tensors), 3)}; "
-            f"the model has {_some(list(own), 3)}"
+            f"{file}: none of its {len(tensors)} weights fits the model's backbone. "
+            f"It holds {_some(list(tensors), 3)}; the model has {_some(backbone, 3)}"
         )
     _copy_patch_embedding(own, taken, report)
     report.missing = [name for name in own if name not in taken]
-    _judge(report, own, taken, backbone_prefix)
+    _judge(report, backbone, taken)
     model.load_state_dict(taken, strict=False)
-    logger.log(logging.WARNING if report.backbone_share < 0.5 else logging.INFO, str(report))
+    doubtful = any(note.startswith("WARNING") for note in report.notes)
+    logger.log(logging.WARNING if doubtful else logging.INFO, str(report))
     return report
 
 
@@ -127,10 +131,27 @@ def _match_names(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[di
     return targets, backbone
 
 
-def _fit(name: str, tensor: Tensor, current: Tensor, model: nn.Module, distilled: bool) -> Tensor | None:
+def _prefix_tokens(tensors: dict[str, Tensor]) -> int:
+    """How many positions of the file's grid belong to tokens that are no patches: 0, 1 (class) or 2 (distilled)."""
+    if any(name.endswith("dist_token") for name in tensors):
+        return 2
+    position = next((value for name, value in tensors.items() if re.search(r"pos_embed(ding)?$", name)), None)
+    if position is None or position.dim() != 3 or any(_SAR in name for name in tensors):
+        return 1
+    # timm has models whose class token has no position. One grid more or less is square there; TransOSS's own, twice
+    # as high as wide, never is, but with its class token it can be (4 x 2 + 1).
+    tokens = position.shape[1]
+    return 0 if _is_square(tokens) and not _is_square(tokens - 1) else 1
+
+
+def _is_square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
+
+
+def _fit(name: str, tensor: Tensor, current: Tensor, model: nn.Module, prefix_tokens: int) -> Tensor | None:
     """The tensor in the shape of the model's, or None if it cannot be."""
     if name.endswith("pos_embed") and tensor.shape != current.shape and tensor.dim() == current.dim() == 3:
-        return _resize_position(tensor, current, _grid_of(model, name, current), 2 if distilled else 1)
+        return _resize_position(tensor, current, _grid_of(model, name, current), prefix_tokens)
     if tensor.shape == current.shape:
         return tensor
     # Old timm files keep the patch embedding as a matrix.
@@ -155,23 +176,17 @@ def _grid_of(model: nn.Module, name: str, current: Tensor) -> tuple[int, int]:
 
 def _shape_grid(tokens: int, aspect: float) -> tuple[int, int]:
     """(rows, columns) of so many patches: a square where that is possible, else as near to the aspect as can be."""
-    side = round(tokens**0.5)
-    if side * side == tokens:
+    if _is_square(tokens):
+        side = round(tokens**0.5)
         return side, side
     factors = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
     return min(factors, key=lambda grid: max(grid[0] / grid[1] / aspect, aspect * grid[1] / grid[0]))
 
 
-def _resize_position(source: Tensor, current: Tensor, grid: tuple[int, int], extra: int) -> Tensor | None:
-    """Bilinear resize of the position grid; the class token's position is taken as it is."""
-    if source.shape[2] != current.shape[2]:
-        return None
-    tokens = source.shape[1]
-    if extra == 1 and round(tokens**0.5) ** 2 == tokens:  # a file without a class position
-        first, patches = current[:, :1], source
-    else:
-        first, patches = source[:, :1], source[:, extra:]
-    if not patches.shape[1]:
+def _resize_position(source: Tensor, current: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor | None:
+    """Bilinear resize of the position grid; the class token's position is taken as it is, or kept if there is none."""
+    first, patches = (source if prefix_tokens else current)[:, :1], source[:, prefix_tokens:]
+    if source.shape[2] != current.shape[2] or not patches.shape[1]:
         return None
     rows, columns = _shape_grid(patches.shape[1], grid[0] / grid[1])
     image = patches.float().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
@@ -189,8 +204,7 @@ def _copy_patch_embedding(own: dict[str, Tensor], taken: dict[str, Tensor], repo
             report.copied.append(name)
 
 
-def _judge(report: WeightsReport, own: dict[str, Tensor], taken: dict[str, Tensor], backbone_prefix: str) -> None:
-    backbone = [name for name in own if name.startswith(backbone_prefix)]
+def _judge(report: WeightsReport, backbone: list[str], taken: dict[str, Tensor]) -> None:
     found = sum(name in taken for name in backbone)
     report.backbone_share = found / max(len(backbone), 1)
     if report.backbone_share < 0.5:
@@ -198,6 +212,9 @@ def _judge(report: WeightsReport, own: dict[str, Tensor], taken: dict[str, Tenso
             f"WARNING: only {found} of the backbone's {len(backbone)} weights were found in this file; "
             "the rest keeps its random start. Is it the right file for this model?"
         )
+    lost = [name for name in backbone if "patch_embed" in name and name.endswith("proj.weight") and name not in taken]
+    if lost:
+        report.notes.append(f"WARNING: {', '.join(lost)} keeps its random start: what follows it sees noise")
     pairs = [(name, name.replace(_SAR, _OPTICAL)) for name in taken if name.endswith(_SAR + "proj.weight")]
     for sar, optical in pairs:
         if sar not in report.copied and optical in taken and torch.equal(taken[sar], taken[optical]):

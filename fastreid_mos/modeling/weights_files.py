@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compat.checkpoints import read_torch
 from ..errors import CheckpointError, WeightsError
 
 PACKAGE_PREFIX = "package:"
@@ -24,13 +25,9 @@ def find_weights(path: str | os.PathLike[str]) -> str:
 
     Raises:
         WeightsError: no such package, or it holds no or several .pth files.
-        CheckpointError: no such file.
     """
     name = os.fspath(path)
     if not name.startswith(PACKAGE_PREFIX):
-        if not os.path.isfile(name):
-            what = "a folder, not a weights file" if os.path.isdir(name) else "no such weights file"
-            raise CheckpointError(f"{name}: {what}")
         return name
     package = name.removeprefix(PACKAGE_PREFIX)
     # Only top-level names: for a dotted one find_spec would import the parent.
@@ -58,36 +55,24 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         WeightsError: see :func:`find_weights`; or a tensor holds NaN or infinite values.
     """
     file = find_weights(path)
-    content = _read_safetensors(file) if file.endswith(".safetensors") else _read_torch(file)
+    content = _read_safetensors(file) if file.endswith(".safetensors") else read_torch(file)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
     tensors = {str(key): value for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise CheckpointError(f"{file}: holds no weights (found: {keys})")
     for key, value in tensors.items():
+        if value.is_meta or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            raise WeightsError(f"{file}: {key} is no plain tensor of real numbers ({value.dtype}, {value.layout})")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
     return tensors
 
 
-def _read_torch(file: str) -> Mapping[Any, Any]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each way in which a file can be broken
-        reason = " ".join(str(error).split())
-        size = os.path.getsize(file)
-        if isinstance(error, PermissionError):
-            detail = "may not be read (permission)"
-        elif "Unsupported global" in reason or "GLOBAL" in reason or "Unsupported operand" in reason:
-            detail = "holds Python objects beside tensors and was not loaded: loading would run code from the file"
-        else:
-            detail = f"truncated or not a PyTorch weights file ({type(error).__name__}); {size} bytes"
-        raise CheckpointError(f"{file}: {detail}") from None
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
-    return content
-
-
 def _read_safetensors(file: str) -> Mapping[Any, Any]:
+    if not os.path.isfile(file):
+        raise CheckpointError(f"{file}: no such file of weights")
     try:
         from safetensors.torch import load_file
     except ImportError:

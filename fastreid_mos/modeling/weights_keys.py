@@ -107,9 +107,11 @@ def head_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
     known = set(own)
     weight = next((name for name in known if re.search(r"(?:^|\.)heads\.weight$", name)), None)
     necks = [match for name in known if (match := re.search(r"^(.*\bheads\.bottleneck\.\d+\.)running_mean$", name))]
-    for name in names:
-        bare = re.sub(rf"^(?:(?:{'|'.join(_WRAPPER_WORDS)})\.)+", "", name)
-        if bare == "classifier.weight" and weight is not None:
+    bare_names = {name: re.sub(rf"^(?:(?:{'|'.join(_WRAPPER_WORDS)})\.)+", "", name) for name in names}
+    # Without the authors' neck a classifier is another network's, over other classes.
+    has_neck = any(bare.startswith("bottleneck.") for bare in bare_names.values())
+    for name, bare in bare_names.items():
+        if bare == "classifier.weight" and weight is not None and has_neck:
             found[name] = weight
         elif bare.startswith("bottleneck.") and necks:
             target = necks[0].group(1) + bare.removeprefix("bottleneck.")
