@@ -1,0 +1,33 @@
+"""Chips, data sets, samplers and loaders."""
+
+from .build import build_test_loader, build_train_loader, dataset_root
+from .chips import Chip, read_chip
+from .hoss import HOSS, HOSS_O2S, HOSS_S2O
+from .modality import OPTICAL, SAR, ship_size_features
+from .pairs import QXSSAROPT, OptiSarPair
+from .samplers import SAMPLERS, CrossModalIdentitySampler, IdentitySampler
+from .transforms import TRANSFORM_REGISTRY, SARDenoise, SARMaxScale, sar_denoise, sar_max_scale
+
+__all__ = [
+    "HOSS",
+    "HOSS_O2S",
+    "HOSS_S2O",
+    "OPTICAL",
+    "QXSSAROPT",
+    "SAMPLERS",
+    "SAR",
+    "TRANSFORM_REGISTRY",
+    "Chip",
+    "CrossModalIdentitySampler",
+    "IdentitySampler",
+    "OptiSarPair",
+    "SARDenoise",
+    "SARMaxScale",
+    "build_test_loader",
+    "build_train_loader",
+    "dataset_root",
+    "read_chip",
+    "sar_denoise",
+    "sar_max_scale",
+    "ship_size_features",
+]

@@ -1,0 +1,98 @@
+"""The loaders that a config asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fastreid.data.samplers import InferenceSampler
+from fastreid.utils import comm
+from torch.utils.data import BatchSampler
+
+from ..errors import DatasetError
+from .augment import build_augmentation
+from .cache import build_cache
+from .loader import ChipDataset, ChipLoader, TrainDraws, image_settings
+from .samplers import Item, build_batches
+from .transforms import build_sar_transform
+
+
+def dataset_root() -> str:
+    """The folder that holds the data sets: the environment's FASTREID_DATASETS, or ``datasets``."""
+    return os.environ.get("FASTREID_DATASETS") or "datasets"
+
+
+def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:
+    """The endless loader of training batches, from iteration ``start_iter`` on.
+
+    The chips of iteration i and their augmentation depend on (``SEED``, i, rank, number of processes) alone, not on the
+    number of workers or on where the run began; only fast-reid's random patch (``INPUT.RPT``), which keeps a pool of
+    earlier patches in each worker, is not repeated exactly. With ``SEED`` below 0 every call draws a fresh seed.
+
+    Args:
+        cfg: the config.
+        items: (path, identity, modality) of the training chips; identities are numbered in their sorted order.
+        start_iter: iterations already done.
+
+    Returns:
+        A loader whose ``dataset`` knows its length and ``num_classes``; for the batches see :class:`ChipLoader`.
+
+    Raises:
+        DatasetError: no items.
+        ConfigError: a batch that these items cannot fill, or a cache folder that cannot be written.
+    """
+    if not items:
+        raise DatasetError(
+            f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {os.path.abspath(dataset_root())}"
+        )
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    loading = cfg.DATALOADER
+    batches = build_batches(
+        loading.SAMPLER_TRAIN, items, cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE, seed, loading.SET_WEIGHT
+    )
+    draws = TrainDraws(batches, seed, start_iter, comm.get_rank())
+    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, _device(cfg))
+
+
+def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
+    """A loader over every chip once, in order; several processes share them out as fast-reid does.
+
+    Args:
+        cfg: the config; ``TEST.IMS_PER_BATCH`` is for all processes together.
+        items: (path, identity, modality), query first and then gallery as a rule.
+
+    Returns:
+        A loader of a known length; ``targets`` are the identities as they are.
+
+    Raises:
+        DatasetError: no items.
+        ConfigError: a cache folder that cannot be written.
+    """
+    if not items:
+        raise DatasetError("no chips to test on")
+    workers = cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS
+    mini_batch = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
+    batches = BatchSampler(InferenceSampler(len(items)), mini_batch, drop_last=False)
+    return ChipLoader(_dataset(cfg, items, train=False), batches, workers, _device(cfg))
+
+
+def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
+    transform, channel = build_sar_transform(cfg), cfg.INPUT.SAR.CHANNEL
+    return ChipDataset(
+        items,
+        transform,
+        build_augmentation(cfg, train),
+        relabel=train,
+        channel=channel,
+        cache=build_cache(cfg, image_settings(transform, channel)),
+    )
+
+
+def _device(cfg: Any) -> torch.device | None:
+    """fast-reid's own models want the batch on the device; MOS moves it itself, after looking at it on the host."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    return (
+        device if device.type == "cuda" and torch.cuda.is_available() and cfg.MODEL.META_ARCHITECTURE != "MOS" else None
+    )

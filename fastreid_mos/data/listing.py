@@ -1,0 +1,124 @@
+"""Folders of chips listed by the names of their files, with what was left out and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .modality import OPTICAL, SAR
+
+Item = tuple[str, int, int]
+DISTRACTOR = -1
+EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+_HOSS_NAME = re.compile(r"(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", re.IGNORECASE | re.DOTALL)
+_PAIR_NAME = re.compile(r"[^_]*_(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass
+class Skipped:
+    """Files left out of a data set: how many for each reason, with one of them as an example."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, reason: str) -> None:
+        """Note one file."""
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, path)
+
+    def update(self, other: Skipped) -> None:
+        """Note all of another's."""
+        self.counts.update(other.counts)
+        self.examples = {**other.examples, **self.examples}
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def __str__(self) -> str:
+        if not self.counts:
+            return "no file skipped"
+        parts = [f"{count} {reason}, such as {self.examples[reason]}" for reason, count in sorted(self.counts.items())]
+        return f"{len(self)} file{'s' * (len(self) > 1)} skipped: " + "; ".join(parts)
+
+
+Parse = Callable[[str], "tuple[int, int] | str"]
+
+
+def parse_hoss_name(stem: str) -> tuple[int, int] | str:
+    """Identity and modality of a HOSS name without its extension, or why there are none.
+
+    ``<identity>_..._RGB`` and ``..._SAR`` in any case; -1 is the identity of all distractors.
+    """
+    return _parsed(_HOSS_NAME.fullmatch(stem), "named other than <identity>_..._RGB or _SAR")
+
+
+def parse_pair_name(stem: str) -> tuple[int, int] | str:
+    """As :func:`parse_hoss_name`, for OptiSar_Pair, whose identity is the second field."""
+    return _parsed(_PAIR_NAME.fullmatch(stem), "named other than <any>_<identity>_..._RGB or _SAR")
+
+
+def _parsed(match: re.Match[str] | None, reason: str) -> tuple[int, int] | str:
+    if match is None:
+        return reason
+    identity = int(match[1])
+    if identity < DISTRACTOR:
+        return "of a negative identity other than -1, the distractors'"
+    return identity, OPTICAL if match[2].lower() == "rgb" else SAR
+
+
+def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
+    """The chips of a folder in the order of their names (not of its subfolders); none if it does not exist.
+
+    Args:
+        folder: the folder.
+        parse: stem of a name -> (identity, modality), or the reason to leave the file out.
+        skipped: what is left out is noted here.
+
+    Returns:
+        (path, identity, modality) of each.
+    """
+    items: list[Item] = []
+    if not os.path.isdir(folder):
+        return items
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        stem, extension = os.path.splitext(entry.name)
+        if not entry.is_file():
+            skipped.add(entry.path, "not an ordinary file")
+        elif entry.name.startswith("."):
+            skipped.add(entry.path, "hidden")
+        elif extension.lower() not in EXTENSIONS:
+            skipped.add(entry.path, f"with an extension other than {' '.join(EXTENSIONS)}")
+        else:
+            meaning = parse(stem)
+            if isinstance(meaning, str):
+                skipped.add(entry.path, meaning)
+            else:
+                items.append((entry.path, *meaning))
+    return items
+
+
+def of_modality(items: Iterable[Item], modality: int) -> list[Item]:
+    """The chips of one modality."""
+    return [item for item in items if item[2] == modality]
+
+
+def count_chips(items: Sequence[Item]) -> dict[str, int]:
+    """Chips, identities, chips by modality, identities with both modalities, distractor chips."""
+    kinds: dict[int, set[int]] = {}
+    for _, pid, modality in items:
+        if pid != DISTRACTOR:
+            kinds.setdefault(pid, set()).add(modality)
+    return {
+        "chips": len(items),
+        "identities": len(kinds),
+        "optical": len(of_modality(items, OPTICAL)),
+        "SAR": len(of_modality(items, SAR)),
+        "identities with both": sum(len(kind) == 2 for kind in kinds.values()),
+        "distractors": sum(pid == DISTRACTOR for _, pid, _ in items),
+    }

@@ -1,0 +1,213 @@
+"""The loaders: chips in, dict batches out, errors as ChipError in the main process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import ChipError, MOSError
+from .cache import CachedImage, DiskCache, MemoryCache
+from .chips import read_chip
+from .modality import OPTICAL, modality_from_name, ship_size_features
+from .samplers import Item
+from .seeding import drawn_from, spread_seed
+
+# A row of the items and the seed of its augmentation; None: no augmentation to draw.
+Draw = tuple[int, int | None]
+
+
+class ChipDataset(Dataset[Any]):
+    """Chips as tensors.
+
+    Args:
+        items: (path, identity, camera); the camera is the modality, 0 optical and 1 SAR, where the name does not tell.
+        sar_transform: Chip -> ``[height, width, 3]`` uint8, for SAR chips.
+        augmentation: ``[height, width, 3]`` uint8 -> ``[3, H, W]`` float32, 0..255.
+        relabel: number the identities from 0 on in their sorted order, as a classifier wants them.
+        channel: INPUT.SAR.CHANNEL.
+        cache: keeps SAR chips after the transform.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        sar_transform: Callable[[Any], np.ndarray],
+        augmentation: Callable[[np.ndarray], torch.Tensor],
+        *,
+        relabel: bool,
+        channel: str = "auto",
+        cache: MemoryCache | DiskCache | None = None,
+    ) -> None:
+        self.items = list(items)
+        self.sar_transform = sar_transform
+        self.augmentation = augmentation
+        self.channel = channel
+        self.cache = cache
+        self.pids = sorted({item[1] for item in self.items}, key=identity_key)
+        self.labels = {pid: label for label, pid in enumerate(self.pids)} if relabel else None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of identities."""
+        return len(self.pids)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any] | ChipError:
+        """One chip; a ChipError is given back, not raised: DataLoader could not rebuild it from its message alone."""
+        row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        path, pid, camera = self.items[row]
+        try:
+            entry = self._image(path, camera)
+        except ChipError as error:
+            return error
+        if seed is None:
+            image = self.augmentation(entry.image)
+        else:
+            with drawn_from(seed):
+                image = self.augmentation(entry.image)
+        return {
+            "images": image,
+            "targets": pid if self.labels is None else self.labels[pid],
+            "camids": camera,
+            "modalities": entry.modality,
+            "sizes": torch.from_numpy(ship_size_features(*entry.size, entry.modality)).float(),
+            "img_paths": path,
+        }
+
+    def _image(self, path: str, camera: int) -> CachedImage:
+        modality = modality_from_name(path)
+        if modality is None and camera == OPTICAL:
+            modality = OPTICAL
+
+        def make() -> CachedImage:
+            chip = read_chip(path, modality, self.channel)
+            image = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
+            return CachedImage(image, chip.modality, chip.size)
+
+        if self.cache is None or modality == OPTICAL:
+            return make()
+        try:
+            return self.cache.get(path, make)
+        except OSError:
+            return make()  # says what is wrong with the file
+
+
+def identity_key(pid: Any) -> tuple[int, int, str]:
+    """Sorts identities as numbers; fast-reid's texts (``market1501_12``) behind them, by prefix and number."""
+    if isinstance(pid, (int, np.integer)):
+        return 0, int(pid), ""
+    prefix, _, number = str(pid).rpartition("_")
+    if number.isdigit():
+        return (1, int(number), prefix) if prefix else (0, int(number), "")
+    return 2, 0, str(pid)
+
+
+class TrainDraws(Sampler[list[Draw]]):
+    """Batches of (row, seed), endless from iteration ``start`` on.
+
+    The rows and the seeds of iteration i depend on (seed, i, rank, number of processes) only.
+
+    Args:
+        batches: this process's endless stream of rows.
+        seed: the run's.
+        start: the iteration to begin with.
+        rank: this process.
+    """
+
+    def __init__(self, batches: Sampler[list[int]], seed: int, start: int, rank: int) -> None:
+        self.batches = batches
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for iteration, rows in enumerate(self.batches):
+            if iteration >= self.start:
+                seeds = spread_seed(self.seed, iteration, self.rank, count=len(rows))
+                yield list(zip(rows, seeds, strict=True))
+
+
+def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipError:
+    """Samples to a batch: tensors stacked, numbers as int64, paths as a list; or the first error among them."""
+    good: list[dict[str, Any]] = []
+    for sample in samples:
+        if isinstance(sample, ChipError):
+            return sample
+        good.append(sample)
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in good]) for name in ("images", "sizes")}
+    for name in ("camids", "modalities"):
+        batch[name] = torch.tensor([sample[name] for sample in good], dtype=torch.int64)
+    targets = [sample["targets"] for sample in good]
+    numbers = all(isinstance(target, (int, np.integer)) for target in targets)
+    batch["targets"] = torch.tensor(targets, dtype=torch.int64) if numbers else targets
+    batch["img_paths"] = [sample["img_paths"] for sample in good]
+    return batch
+
+
+class ChipLoader(DataLoader[Any]):
+    """PyTorch's loader, with errors that say what is wrong and where.
+
+    Args:
+        dataset: the chips.
+        batches: of rows or draws.
+        num_workers: processes that read; 0 reads in this one.
+        device: move the tensors of a batch there (fast-reid's own models expect it); None leaves them on the host.
+    """
+
+    def __init__(
+        self, dataset: ChipDataset, batches: Sampler[Any], num_workers: int, device: torch.device | None = None
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            # Of its own: opening the loader draws a number, which must not shift the run's generators.
+            generator=torch.Generator(),
+        )
+        self.device = device
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Batches: ``images`` ``[B, 3, H, W]`` float32 RGB 0..255; ``targets``, ``camids``, ``modalities`` ``[B]``
+        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``.
+
+        Raises:
+            ChipError: a chip that cannot be used; the message starts with its path.
+            MOSError: a worker was ended from outside.
+        """
+        stream = super().__iter__()
+        while True:
+            try:
+                batch = next(stream)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise MOSError(
+                    "a loader worker was ended from outside, usually for want of memory or shared memory (/dev/shm); "
+                    f"lower DATALOADER.NUM_WORKERS ({self.num_workers}), 0 reads without workers"
+                ) from None
+            if isinstance(batch, ChipError):
+                raise batch
+            if self.device is not None:
+                batch = {
+                    name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                    for name, value in batch.items()
+                }
+            yield batch
+
+
+def image_settings(transform: Any, channel: str) -> str:
+    """All that a transformed SAR image depends on beside its file, as text (part of a cache's key)."""
+    kind = type(transform) if not callable(getattr(transform, "__name__", None)) else transform
+    values = sorted((name, repr(value)) for name, value in getattr(transform, "__dict__", {}).items())
+    return f"{kind.__module__}.{kind.__qualname__} {values} channel={channel} pillow={Image.__version__}"

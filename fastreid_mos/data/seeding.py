@@ -1,0 +1,69 @@
+"""Random draws that depend on nothing but their seed, from any of Python's, NumPy's and PyTorch's generators."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def _get() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # The CPU's generator only: torch.manual_seed would touch CUDA, which a forked worker must not.
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Inside the block all CPU generators start from ``seed``; afterwards they go on as if nothing had happened."""
+    before = _get()
+    _seed(seed)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+class PrivateGenerators:
+    """Generators of their own for code that draws from the global ones a bit at a time, such as fast-reid's samplers.
+
+    Each ``with`` block goes on where the last one ended, whatever was drawn outside in between.
+
+    Args:
+        seed: where they start.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with drawn_from(seed):
+            self._own = _get()
+
+    def __enter__(self) -> None:
+        self._outside = _get()
+        _set(self._own)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._own = _get()
+        _set(self._outside)
+
+
+def spread_seed(*numbers: int, count: int) -> list[int]:
+    """``count`` seeds below 2**32 that a few whole numbers (seed, iteration ...) determine."""
+    return [int(n) for n in np.random.SeedSequence([abs(n) for n in numbers]).generate_state(count)]

@@ -1,0 +1,125 @@
+"""SAR backscatter to the 8-bit image a network sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastreid.config import configurable
+from fastreid.utils.registry import Registry
+from numpy.typing import ArrayLike, NDArray
+
+from .chips import Chip, fill_non_finite
+from .modality import OPTICAL
+
+TRANSFORM_REGISTRY = Registry("SAR_TRANSFORM")
+TRANSFORM_REGISTRY.__doc__ = """
+What turns a SAR chip into an image, chosen by INPUT.SAR.TRANSFORM: a class that is made from the config and maps a
+:class:`Chip` (or the array of its pixels) to ``[height, width, 3]`` uint8.
+"""
+
+_EPSILON = 1e-8
+
+
+def sar_denoise(pixels: ArrayLike, low: float = 5.0, high: float = 100.0) -> NDArray[np.uint8]:
+    """The SAR denoising of MOS (CVPR 2026, MCRL, first part): a stretch between two percentiles of the chip.
+
+    Speckle and the sensor floor sit in the low values; what is under the low percentile becomes black.
+
+    Args:
+        pixels: ``[height, width]``, any real type; computed in float32.
+        low, high: percentiles, 0 <= low < high <= 100.
+
+    Returns:
+        ``[height, width, 3]`` uint8, three equal channels: clip((x - lo) / (hi - lo + 1e-8) * 255, 0, 255), truncated.
+
+    Raises:
+        ValueError: not one channel of at least one pixel, or percentiles out of order.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles: 0 <= low < high <= 100 is needed, got {low} and {high}")
+    values = _one_channel(pixels)
+    lo, hi = np.percentile(values, low), np.percentile(values, high)
+    return _replicate((values - lo) / (hi - lo + _EPSILON) * 255)
+
+
+def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
+    """TransOSS's reading of SAR (ICCV 2025): x / max(x) * 255.
+
+    Args:
+        pixels: ``[height, width]``, any real type; computed in float32.
+
+    Returns:
+        ``[height, width, 3]`` uint8, three equal channels, negative values black; all black without a positive pixel.
+
+    Raises:
+        ValueError: not one channel of at least one pixel.
+    """
+    values = _one_channel(pixels)
+    top = values.max()
+    return _replicate(values / top * 255 if top > 0 else np.zeros_like(values))
+
+
+def _one_channel(pixels: ArrayLike) -> NDArray[np.float32]:
+    values = np.asarray(pixels)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"SAR pixels: an array [height, width] with at least one pixel, got shape {values.shape}")
+    with np.errstate(over="ignore"):
+        values = fill_non_finite(values.astype(np.float32))
+    return values if np.isfinite(values).all() else np.zeros_like(values)
+
+
+def _replicate(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    grey = np.clip(values, 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _pixels_of(chip: Chip | ArrayLike) -> tuple[Any, bool]:
+    """The pixels, and whether they are an optical image already."""
+    if isinstance(chip, Chip):
+        return chip.pixels, chip.modality == OPTICAL
+    return chip, False
+
+
+@TRANSFORM_REGISTRY.register()
+class SARDenoise:
+    """:func:`sar_denoise` as a transform; optical chips pass unchanged.
+
+    Args:
+        low, high: percentiles (INPUT.SAR.LOW_PERCENTILE and HIGH_PERCENTILE).
+    """
+
+    @configurable
+    def __init__(self, low: float = 5.0, high: float = 100.0) -> None:
+        self.low = float(low)
+        self.high = float(high)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {"low": cfg.INPUT.SAR.LOW_PERCENTILE, "high": cfg.INPUT.SAR.HIGH_PERCENTILE}
+
+    def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
+        pixels, optical = _pixels_of(chip)
+        return pixels if optical else sar_denoise(pixels, self.low, self.high)
+
+
+@TRANSFORM_REGISTRY.register()
+class SARMaxScale:
+    """:func:`sar_max_scale` as a transform; optical chips pass unchanged."""
+
+    @configurable
+    def __init__(self) -> None:
+        pass
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
+        pixels, optical = _pixels_of(chip)
+        return pixels if optical else sar_max_scale(pixels)
+
+
+def build_sar_transform(cfg: Any) -> Any:
+    """The transform of ``INPUT.SAR.TRANSFORM``."""
+    return TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)
