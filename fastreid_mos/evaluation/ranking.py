@@ -35,6 +35,7 @@ class RankResult:
         ap, inp: ``[Q]``; NaN where not valid.
         first_rank: ``[Q]`` rank of the first match; 0 where not valid.
         num_matches: ``[Q]``.
+        num_ranked: ``[Q]`` gallery rows in its ranking: all but those left out.
         top: ``[Q, top_k]`` gallery rows, the nearest first; -1 where the gallery has no more.
     """
 
@@ -47,6 +48,7 @@ class RankResult:
     inp: Floats
     first_rank: Ints
     num_matches: Ints
+    num_ranked: Ints
     top: Ints
 
 
@@ -130,7 +132,7 @@ def rank_features(
     """
     if metric not in ("cosine", "euclidean"):
         raise MOSError(f"metric: 'cosine' or 'euclidean', got {metric!r}")
-    query, gallery = _features(query_features, "query_features"), _features(gallery_features, "gallery_features")
+    query, gallery = as_features(query_features, "query_features"), as_features(gallery_features, "gallery_features")
     if query.shape[1] != gallery.shape[1]:
         raise MOSError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
     ids = _Identities((len(query), len(gallery)), query_ids, gallery_ids, exclude, query_cams, gallery_cams)
@@ -187,22 +189,22 @@ class _Identities:
         self.num_query, self.num_gallery = shape[0], shape[1]
         if not self.num_query or not self.num_gallery:
             raise MOSError(f"nothing to rank: {self.num_query} queries, {self.num_gallery} gallery rows")
-        self.query_ids = _vector(query_ids, self.num_query, "query_ids")
-        gallery = _vector(gallery_ids, self.num_gallery, "gallery_ids")
+        self.query_ids = as_vector(query_ids, self.num_query, "query_ids")
+        gallery = as_vector(gallery_ids, self.num_gallery, "gallery_ids")
         self.order = np.argsort(gallery, kind="stable")
         ordered = gallery[self.order]
         self.start = np.searchsorted(ordered, self.query_ids, "left")
         self.stop = np.searchsorted(ordered, self.query_ids, "right")
         self.stop[self.query_ids == -1] = self.start[self.query_ids == -1]
-        self.exclude = None if exclude is None else _vector(exclude, self.num_query, "exclude")
+        self.exclude = None if exclude is None else as_vector(exclude, self.num_query, "exclude")
         if self.exclude is not None and (self.exclude.min() < -1 or self.exclude.max() >= self.num_gallery):
             raise MOSError(f"exclude: gallery rows 0..{self.num_gallery - 1} or -1 are needed")
         if (query_cams is None) != (gallery_cams is None):
             raise MOSError("query_cams and gallery_cams: give both or neither")
         self.query_cams = self.gallery_cams = None
         if query_cams is not None:
-            self.query_cams = _vector(query_cams, self.num_query, "query_cams")
-            self.gallery_cams = _vector(gallery_cams, self.num_gallery, "gallery_cams")
+            self.query_cams = as_vector(query_cams, self.num_query, "query_cams")
+            self.gallery_cams = as_vector(gallery_cams, self.num_gallery, "gallery_cams")
 
     def of_query(self, row: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Gallery rows to be located, ascending, and which of them are left out of the ranking."""
@@ -287,9 +289,11 @@ def _summarize(
     count = ids.num_query
     ap, inp = np.full(count, np.nan), np.full(count, np.nan)
     first, matches = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    ranked = np.full(count, ids.num_gallery)
     top = np.full((count, top_k), -1, np.int64)
     for row, positions, removed, best in rankings:
         top[row, : len(best)] = best
+        ranked[row] -= int(removed.sum())
         ranks = np.sort(positions[~removed])
         if removed.any():
             ranks -= np.searchsorted(np.sort(positions[removed]), ranks)
@@ -305,7 +309,7 @@ def _summarize(
     number = int(valid.sum())
     cmc = np.cumsum(hits) / max(number, 1)
     mean = [float(np.mean(part[valid])) if number else 0.0 for part in (ap, inp)]
-    return RankResult(cmc, mean[0], mean[1], number, valid, ap, inp, first, matches, top)
+    return RankResult(cmc, mean[0], mean[1], number, valid, ap, inp, first, matches, ranked, top)
 
 
 def _without(best: Ints, removed: Ints, top_k: int) -> Ints:
@@ -318,7 +322,7 @@ def _array(values: Any) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def _features(values: Any, name: str) -> Floats:
+def as_features(values: Any, name: str) -> Floats:
     array = _array(values)
     if array.ndim != 2:
         raise MOSError(f"{name}: a matrix [rows, dimensions] is needed, got shape {array.shape}")
@@ -339,7 +343,7 @@ def not_finite_rows(array: Floats) -> list[int]:
     return bad
 
 
-def _vector(values: Any, length: int, name: str) -> Ints:
+def as_vector(values: Any, length: int, name: str) -> Ints:
     array = _array(values)
     if array.shape != (length,):
         raise MOSError(f"{name}: {length} values are needed, got shape {array.shape}")

@@ -1,0 +1,61 @@
+"""95 % intervals of figures that are means over queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+# Weights of a block of resamplings: 8 million doubles.
+_BLOCK = 2**23
+
+
+def bootstrap_intervals(values: Floats, samples: int, seed: int | list[int] = 0) -> NDArray[np.float64]:
+    """Percentile bootstrap over queries (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
+
+    One resampling draws as many queries as there are, with replacement, for all columns together: differences between
+    columns are those of paired figures.
+
+    Args:
+        values: ``[queries, columns]``, what each query adds to each mean.
+        samples: number of resamplings.
+        seed: of NumPy's generator.
+
+    Returns:
+        ``[columns, 2]``: the 2.5 and 97.5 percentiles of the means.
+    """
+    count = len(values)
+    if not count or samples < 1:
+        return np.full((values.shape[1], 2), np.nan)
+    generator = np.random.default_rng(seed)
+    means = np.empty((samples, values.shape[1]))
+    step = max(1, _BLOCK // count)
+    for start in range(0, samples, step):
+        stop = min(start + step, samples)
+        drawn = generator.integers(0, count, (stop - start, count))
+        # How often each query was drawn: its weight in the mean.
+        drawn += np.arange(stop - start)[:, None] * count
+        weights = np.bincount(drawn.ravel(), minlength=(stop - start) * count).reshape(stop - start, count)
+        means[start:stop] = weights @ values / count
+    return np.percentile(means, [2.5, 97.5], axis=0).T
+
+
+def wilson_interval(hits: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson, "Probable inference", JASA 1927).
+
+    Args:
+        hits: queries that succeed.
+        count: queries.
+
+    Returns:
+        Low and high, 0..1; NaN without queries.
+    """
+    if count <= 0:
+        return float("nan"), float("nan")
+    share, square = hits / count, _Z**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z / (1 + square / count) * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return float(max(centre - half, 0)), float(min(centre + half, 1))

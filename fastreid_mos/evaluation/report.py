@@ -1,0 +1,250 @@
+"""The report of an evaluation: figures with intervals, a table in the log, ``results.json``, ranks by query as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+from ..atomic import atomic_write
+from ..errors import MOSError
+from .chips import Chips
+from .intervals import bootstrap_intervals, wilson_interval
+from .protocols import Protocol
+from .ranking import RankResult
+from .settings import EvalSettings
+
+# Nearest gallery chips put on record for each query.
+TOP = 10
+RESULTS, RANKS = "results.json", "query_ranks.csv"
+logger = logging.getLogger("fastreid_mos.evaluation")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one row of the table, in percent: means over queries, each with its 95 % interval."""
+
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ProtocolReport:
+    """What was measured in one protocol.
+
+    Attributes:
+        protocol: its rows.
+        result: the model's ranking.
+        rows: ``model``, ``size-only`` (where sizes are known) and ``random``.
+        above: figures of the model less those of the other rows, over the same resamplings.
+        wilson: Wilson's interval of the model's Rank-1, in percent.
+    """
+
+    protocol: Protocol
+    result: RankResult
+    rows: dict[str, Row]
+    above: dict[str, Row]
+    wilson: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        protocol: Protocol,
+        result: RankResult,
+        per_query: Mapping[str, Mapping[str, NDArray[np.float64]]],
+        samples: int,
+        seed: list[int],
+    ) -> ProtocolReport:
+        """Means and intervals of what each valid query adds to each figure.
+
+        Args:
+            per_query: by row and metric ``[num_valid]`` in 0..1; the rows are those of the table.
+            samples, seed: of the bootstrap, the same resamplings for all rows.
+        """
+        metrics = list(per_query["model"])
+        columns = {name: np.stack([values[metric] for metric in metrics], axis=1) for name, values in per_query.items()}
+        differences = {name: columns["model"] - values for name, values in columns.items() if name != "model"}
+        table = np.concatenate([*columns.values(), *differences.values()], axis=1)
+        intervals = 100 * bootstrap_intervals(table, samples, seed)
+        means = 100 * table.mean(axis=0)
+        rows = []
+        for start in range(0, len(means), len(metrics)):
+            part = range(start, start + len(metrics))
+            rows.append(
+                Row(
+                    {metric: float(means[k]) for metric, k in zip(metrics, part, strict=True)},
+                    {metric: (float(intervals[k, 0]), float(intervals[k, 1]))
+                     for metric, k in zip(metrics, part, strict=True)},
+                )
+            )  # fmt: skip
+        named = dict(zip(columns, rows, strict=False))
+        above = dict(zip(differences, rows[len(columns) :], strict=True))
+        low, high = wilson_interval(float(per_query["model"]["Rank-1"].sum()), result.num_valid)
+        return cls(protocol, result, named, above, (100 * low, 100 * high))
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation: what was tested, each protocol's figures, and the protocols left out with the reason."""
+
+    about: dict[str, Any]
+    protocols: list[ProtocolReport]
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``results.json``; figures in percent."""
+        content = dict(self.about)
+        content["protocols"] = {part.protocol.name: _protocol_dict(part) for part in self.protocols}
+        content["left_out"] = self.left_out
+        return content
+
+
+def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
+    def row(values: Row) -> dict[str, Any]:
+        return {**values.figures, "intervals": {name: list(pair) for name, pair in values.intervals.items()}}
+
+    count = len(part.protocol.query)
+    return {
+        "queries": count,
+        "queries_valid": part.result.num_valid,
+        "queries_without_match": count - part.result.num_valid,
+        "gallery": len(part.protocol.gallery),
+        "own_files_left_out": int((part.protocol.own >= 0).sum()),
+        **{name: row(values) for name, values in part.rows.items()},
+        "rank1_wilson": list(part.wilson),
+        "model_above": {name: row(values) for name, values in part.above.items()},
+    }
+
+
+def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> dict[str, Any]:
+    """What was tested and how, for the record."""
+    simulation = _simulation(chips.paths[0])
+    last = os.path.join(settings.run_folder, "last_checkpoint")
+    checkpoint = ""
+    if settings.run_folder and os.path.isfile(last):
+        with open(last, encoding="utf-8", errors="replace") as stream:
+            checkpoint = stream.read().strip()
+    return {
+        "dataset": getattr(dataset, "dataset_name", None) or (type(dataset).__name__ if dataset is not None else None),
+        "split": split,
+        "simulated": simulation is not None,
+        "simulation": simulation,
+        "chips": {
+            "query": chips.num_query,
+            "gallery": len(chips) - chips.num_query,
+            "optical": int((chips.modalities == 0).sum()),
+            "sar": int((chips.modalities == 1).sum()),
+            "distractors": int((chips.ids == -1).sum()),
+        },
+        "model": {"MODEL.WEIGHTS": settings.weights, "last_checkpoint": checkpoint},
+        "settings": {
+            "metric": settings.metric,
+            "remove_same_camera": settings.remove_same_camera,
+            "rerank": settings.rerank,
+            "aqe": settings.aqe,
+            "fusion": settings.fusion,
+            "protocols": [list(row) for row in settings.protocols],
+            "random_draws": settings.random_draws,
+            "bootstrap_samples": settings.bootstrap_samples,
+            "bootstrap_seed": settings.bootstrap_seed,
+        },
+        "seed": settings.seed,
+        "unit": "percent; intervals are 95 % bootstrap intervals over queries",
+    }
+
+
+def _simulation(path: str) -> dict[str, Any] | None:
+    """What ``sim.json`` above a chip says; None for a real data set."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for _ in range(5):
+        name = os.path.join(folder, "sim.json")
+        if os.path.isfile(name):
+            try:
+                with open(name, encoding="utf-8") as stream:
+                    content = json.load(stream)
+            except (OSError, ValueError):
+                # Written by the simulator, if in part: what lies under it is no real data.
+                return {"simulated": True}
+            return content if isinstance(content, dict) and content.get("simulated") else None
+        folder = os.path.dirname(folder)
+    return None
+
+
+def log_report(report: Report) -> None:
+    """Write the table to the log, and what was left out of it."""
+    about = report.about
+    kind = "SIMULATED chips" if about["simulated"] else "chips"
+    where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
+    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}: percent [95 % interval over queries]"
+    metrics = list(report.protocols[0].rows["model"].figures)
+    lines = []
+    for part in report.protocols:
+        for number, (name, row) in enumerate(part.rows.items()):
+            head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
+            cells = ["{:.1f} [{:.1f}, {:.1f}]".format(row.figures[m], *row.intervals[m]) for m in metrics]
+            lines.append([head if number == 0 else "", name, *cells])
+    logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
+    for part in report.protocols:
+        missing = len(part.protocol.query) - part.result.num_valid
+        if missing:
+            logger.info(
+                f"{part.protocol.name}: {missing} of {len(part.protocol.query)} queries have no match in the gallery "
+                "and are left out of the means"
+            )
+    for name, reason in report.left_out.items():
+        logger.info(f"{name}: left out, {reason}")
+
+
+def write_report(report: Report, chips: Chips, folder: str) -> None:
+    """Write ``results.json`` and ``query_ranks.csv``, each whole or not at all.
+
+    Raises:
+        MOSError: the folder cannot be written to.
+    """
+    try:
+        with atomic_write(os.path.join(folder, RANKS)) as stream:
+            _write_ranks(stream, report, chips)
+        with atomic_write(os.path.join(folder, RESULTS)) as stream:
+            json.dump(_no_nan(report.as_dict()), stream, indent=2, allow_nan=False)
+            stream.write("\n")
+    except OSError as error:
+        raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None
+
+
+def _no_nan(value: Any) -> Any:
+    """Figures that do not exist (intervals without resamplings) are null: NaN is no JSON."""
+    if isinstance(value, dict):
+        return {key: _no_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_no_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _write_ranks(stream: Any, report: Report, chips: Chips) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    top = [f"{what}_{place}" for place in range(1, TOP + 1) for what in ("top", "match")]
+    writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
+    for part in report.protocols:
+        result = part.result
+        for number, row in enumerate(part.protocol.query):
+            own: list[Any] = [part.protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row],
+                              result.num_matches[number]]  # fmt: skip
+            if result.valid[number]:
+                own += [result.first_rank[number], f"{result.ap[number]:.6f}", f"{result.inp[number]:.6f}"]
+            else:
+                own += ["", "", ""]
+            for place in result.top[number]:
+                if place < 0:
+                    own += ["", ""]
+                    continue
+                other = part.protocol.gallery[place]
+                own += [chips.paths[other], int(chips.ids[other] == chips.ids[row] != -1)]
+            writer.writerow(own)

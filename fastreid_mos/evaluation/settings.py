@@ -1,0 +1,66 @@
+"""Settings of the evaluator, with and without a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How features are ranked and reported; each is the key of ``TEST`` that has its name.
+
+    Attributes:
+        protocols: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
+            ``sar``.
+        metric: ``cosine`` or ``euclidean``.
+        cmc_ranks: the k of the Rank-k figures.
+        remove_same_camera: leave gallery chips of the query's identity and camera out, as fast-reid does.
+        block_mb: bound on the memory of a block of distances, in MiB.
+        random_draws: random orders averaged in the random row.
+        bootstrap_samples, bootstrap_seed: resamplings of the queries for the intervals.
+        rerank: k1, k2 and lambda of the k-reciprocal re-ranking; None: off.
+        aqe: number of times, neighbours and exponent of the query expansion; None: off.
+        fusion: whether optical features are to be fused with those of generated SAR chips.
+        seed: the run's, for the record.
+        weights: the run's ``MODEL.WEIGHTS``, for the record.
+        run_folder: the run's ``OUTPUT_DIR``, whose last checkpoint is put on record.
+    """
+
+    protocols: Sequence[Sequence[str]] = (("ALL", "all", "all"), ("O2S", "optical", "sar"), ("S2O", "sar", "optical"))
+    metric: str = "cosine"
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20)
+    remove_same_camera: bool = False
+    block_mb: float = 256
+    random_draws: int = 100
+    bootstrap_samples: int = 1000
+    bootstrap_seed: int = 0
+    rerank: tuple[int, int, float] | None = None
+    aqe: tuple[int, int, float] | None = None
+    fusion: bool = False
+    seed: int | None = None
+    weights: str = ""
+    run_folder: str = ""
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> EvalSettings:
+        """Settings of a config with the MOS keys."""
+        test = cfg.TEST
+        rerank, aqe = test.RERANK, test.AQE
+        return cls(
+            protocols=tuple((str(name), str(query), str(gallery)) for name, query, gallery in test.PROTOCOLS),
+            metric=test.METRIC,
+            cmc_ranks=tuple(sorted({int(rank) for rank in test.CMC_RANKS})),
+            remove_same_camera=bool(test.REMOVE_SAME_CAMERA),
+            block_mb=test.BLOCK_MB,
+            random_draws=int(test.RANDOM_DRAWS),
+            bootstrap_samples=int(test.BOOTSTRAP.SAMPLES),
+            bootstrap_seed=int(test.BOOTSTRAP.SEED),
+            rerank=(int(rerank.K1), int(rerank.K2), float(rerank.LAMBDA)) if rerank.ENABLED else None,
+            aqe=(int(aqe.QE_TIME), int(aqe.QE_K), float(aqe.ALPHA)) if aqe.ENABLED else None,
+            fusion=bool(test.FUSION.ENABLED),
+            seed=int(cfg.SEED),
+            weights=str(cfg.MODEL.WEIGHTS),
+            run_folder=str(cfg.OUTPUT_DIR),
+        )
