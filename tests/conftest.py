@@ -29,3 +29,11 @@ def shared_dir() -> Path:
     if not folder or not Path(folder, "hoss_sample").is_dir():
         pytest.skip("no real chips: set FASTREID_MOS_SHARED to the folder of hoss_sample/ and real_chips/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_hoss(tmp_path_factory) -> Path:
+    """A simulated HOSS of a few ships, to be given as FASTREID_DATASETS; not to be written to."""
+    from fastreid_mos.sim import write_hoss
+
+    return write_hoss(tmp_path_factory.mktemp("tiny_hoss"), 24, seed=5, chips_per_id=4, test_fraction=0.4)

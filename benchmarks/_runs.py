@@ -1,0 +1,97 @@
+"""What the benchmarks that train share: whole runs of tools/train_net.py, kept and read again, and their tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ("model", "size-only", "random")
+
+
+def machine() -> str:
+    """What the figures were measured on, in one line."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    name = platform.processor() or platform.machine()
+    if os.path.isfile("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            name = next((line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def simulate(folder: Path, ids: int, seed: int = 0, **settings: Any) -> Path:
+    """A simulated HOSS in ``folder``, made now or kept from before; see :func:`fastreid_mos.sim.write_hoss`."""
+    sys.path.insert(0, str(ROOT))
+    from fastreid_mos.sim import write_hoss
+
+    return write_hoss(folder, ids, seed, workers=os.cpu_count() or 1, **settings)
+
+
+def run(config: str, data: Path, output: Path, *options: Any, eval_only: bool = False) -> dict[str, Any]:
+    """One run of ``tools/train_net.py``; a finished one is read, a stopped one is gone on with.
+
+    Args:
+        config: config file, relative to the repository.
+        data: folder that holds HOSS/.
+        output: the run's own folder.
+        options: KEY VALUE pairs.
+        eval_only: test the weights in ``MODEL.WEIGHTS`` instead of training.
+
+    Returns:
+        The content of its ``results.json``.
+
+    Raises:
+        SystemExit: the run failed; its last lines are printed.
+    """
+    results, called = output / "results.json", output / "command.json"
+    words = [config, str(data), str(eval_only), *map(str, options)]
+    if results.is_file() and called.is_file() and json.loads(called.read_text(encoding="utf-8")) == words:
+        return dict(json.loads(results.read_text(encoding="utf-8")))
+    flags = ["--eval-only"] if eval_only else ["--resume"]
+    command = [sys.executable, "tools/train_net.py", "--config-file", config, *flags]
+    command += ["OUTPUT_DIR", str(output), *map(str, options)]
+    print(" ".join(command[1:]), flush=True)
+    environment = {**os.environ, "FASTREID_DATASETS": str(data)}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if finished.returncode:
+        print(finished.stdout[-2000:], finished.stderr[-2000:], sep="\n", file=sys.stderr)
+        raise SystemExit(f"{' '.join(command)} ended with status {finished.returncode}")
+    called.write_text(json.dumps(words), encoding="utf-8")
+    return dict(json.loads(results.read_text(encoding="utf-8")))
+
+
+def figures(results: dict[str, Any], row: str) -> dict[str, tuple[float, float]]:
+    """mAP and Rank-1 of one row (``model``, ``size-only``, ``random``) by protocol, in percent."""
+    return {name: (part[row]["mAP"], part[row]["Rank-1"]) for name, part in results["protocols"].items() if row in part}
+
+
+def spread_table(rows: Sequence[tuple[str, Sequence[dict[str, tuple[float, float]]]]]) -> str:
+    """mAP / Rank-1 by protocol as a Markdown table, mean and standard deviation over runs.
+
+    Args:
+        rows: a label and the figures of its runs.
+    """
+    protocols = list(rows[0][1][0])
+    lines = []
+    for label, runs in rows:
+        cells = []
+        for protocol in protocols:
+            parts = []
+            for number in range(2):
+                values = [run[protocol][number] for run in runs]
+                spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+                parts.append(f"{mean(values):.1f}{spread}")
+            cells.append(" / ".join(parts))
+        lines.append([label, str(len(runs)), *cells])
+    return tabulate(lines, headers=["", "runs", *(f"{name} mAP / R1" for name in protocols)], tablefmt="pipe")
