@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import Any
 
 from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.layers import any_softmax, pooling
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
@@ -13,6 +15,9 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from .config import require
 from .data import SAMPLERS, TRANSFORM_REGISTRY
 from .evaluation import EVALUATOR_REGISTRY
+from .modeling import LOSS_NAMES
+from .modeling.timm_backbone import check_timm_name
+from .modeling.weights_files import find_weights
 
 
 def check_names(cfg: Any) -> None:
@@ -50,7 +55,7 @@ def check_combinations(cfg: Any) -> None:
     if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":
         transoss = cfg.MODEL.TRANSOSS
         require(
-            transoss.EMBED_DIM % transoss.NUM_HEADS == 0,
+            transoss.NUM_HEADS >= 1 and transoss.EMBED_DIM % transoss.NUM_HEADS == 0,
             f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM}) must be a multiple of NUM_HEADS ({transoss.NUM_HEADS})",
         )
         require(
@@ -62,15 +67,51 @@ def check_combinations(cfg: Any) -> None:
             "build_transoss_backbone needs the modality of each chip: set MODEL.META_ARCHITECTURE to MOS",
         )
         require(
-            cfg.MODEL.BACKBONE.FEAT_DIM == transoss.EMBED_DIM,
+            cfg.MODEL.BACKBONE.FEAT_DIM in (0, transoss.EMBED_DIM),
             f"MODEL.BACKBONE.FEAT_DIM ({cfg.MODEL.BACKBONE.FEAT_DIM}) must equal "
-            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM})",
+            f"MODEL.TRANSOSS.EMBED_DIM ({transoss.EMBED_DIM}), or be 0 for automatic",
         )
-    if "CMALLoss" in cfg.MODEL.LOSSES.NAME:
-        require(cfg.MODEL.META_ARCHITECTURE == "MOS", "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")
-    require(bool(cfg.MODEL.LOSSES.NAME), "MODEL.LOSSES.NAME: at least one loss")
-    require(cfg.MODEL.HEADS.TEST_NECK_FEAT in ("before", "after"), "MODEL.HEADS.TEST_NECK_FEAT: 'before' or 'after'")
+        require(
+            all(size >= transoss.PATCH_SIZE for size in cfg.INPUT.SIZE_TRAIN),
+            f"MODEL.TRANSOSS.PATCH_SIZE ({transoss.PATCH_SIZE}) is larger than INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN}",
+        )
+    _check_losses_and_head(cfg)
+
+
+def _check_losses_and_head(cfg: Any) -> None:
+    names = (cfg.MODEL.LOSSES.NAME,) if isinstance(cfg.MODEL.LOSSES.NAME, str) else tuple(cfg.MODEL.LOSSES.NAME)
+    require(bool(names), "MODEL.LOSSES.NAME: at least one loss")
+    if cfg.MODEL.META_ARCHITECTURE == "MOS":
+        for name in names:
+            require(name in LOSS_NAMES, f"MODEL.LOSSES.NAME: {name!r} is none of {', '.join(LOSS_NAMES)}")
+    else:
+        require("CMALLoss" not in names, "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")
+    head = cfg.MODEL.HEADS
+    for key in ("NECK_FEAT", "TEST_NECK_FEAT"):
+        require(head[key] in ("before", "after"), f"MODEL.HEADS.{key}: 'before' or 'after', got {head[key]!r}")
+    for key, known in (("POOL_LAYER", pooling.__all__), ("CLS_LAYER", any_softmax.__all__)):
+        require(head[key] in known, f"MODEL.HEADS.{key}: one of {', '.join(known)}, got {head[key]!r}")
     require(
         set(cfg.MODEL.HEADS.JOIN) <= {"size", "modality"},
         f"MODEL.HEADS.JOIN: any of 'size', 'modality', got {list(cfg.MODEL.HEADS.JOIN)}",
     )
+
+
+def check_files(cfg: Any) -> None:
+    """Refuse start weights and a timm model that are not there, before any data is read.
+
+    Raises:
+        MOSError: one line with the key, or the file.
+    """
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        check_timm_name(cfg.MODEL.TIMM.NAME)
+    given = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
+    if cfg.MODEL.BACKBONE.PRETRAIN:
+        given["MODEL.BACKBONE.PRETRAIN_PATH"] = cfg.MODEL.BACKBONE.PRETRAIN_PATH
+    for key, path in given.items():
+        if path:
+            file = find_weights(path)
+            require(os.path.isfile(file), f"{key}: {file}: no such file of weights")
+
+
+ALL = (check_names, check_combinations, check_files)

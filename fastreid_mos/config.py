@@ -58,6 +58,7 @@ def add_mos_config(cfg: Any) -> None:
     cfg.INPUT.REA.RATIO = [0.3, 3.3333]
 
     cfg.MODEL.TRANSOSS = node()
+    # Shape of the transformer: side of a patch in pixels, width of a token, blocks, heads, hidden width of the MLPs.
     cfg.MODEL.TRANSOSS.PATCH_SIZE = 16
     cfg.MODEL.TRANSOSS.EMBED_DIM = 768
     cfg.MODEL.TRANSOSS.DEPTH = 12
@@ -170,17 +171,19 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
 def _merge_file(cfg: Any, config_file: str) -> None:
     if not os.path.isfile(config_file):
         raise ConfigError(f"{config_file}: no such config file")
+    holds_no_keys = (
+        f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'"
+    )
     try:
+        with open(config_file, encoding="utf-8") as stream:
+            require(bool(stream.read().strip()), holds_no_keys)
         values = type(cfg).load_yaml_with_base(config_file)
     except FileNotFoundError as error:
         raise ConfigError(f"{config_file}: its _BASE_ is missing: {error.filename}") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{config_file}: not a readable YAML config: {reason}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'"
-        )
+    require(isinstance(values, dict), holds_no_keys)
     for key in _TEXT_KEYS:
         _stringify(values, key.split("."))
     try:
@@ -206,7 +209,8 @@ def _stringify(values: Any, path: list[str]) -> None:
     for part in path[:-1]:
         values = values.get(part) if isinstance(values, dict) else None
     if isinstance(values, dict) and isinstance(values.get(path[-1]), (int, float)):
-        values[path[-1]] = str(values[path[-1]])
+        # yacs reads a text as Python where it can: the quotes keep a number text.
+        values[path[-1]] = repr(str(values[path[-1]]))
 
 
 def _all_keys(node: Any, prefix: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MOSError
 from .transoss import TransOSS
 from .weights import load_reid_weights
 
@@ -32,6 +32,39 @@ def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
             "(nothing is downloaded), or PRETRAIN to False to train from scratch"
         )
     load_reid_weights(backbone, cfg.MODEL.BACKBONE.PRETRAIN_PATH)
+
+
+def build_backbone(cfg: Any) -> nn.Module:
+    """The backbone ``MODEL.BACKBONE.NAME``, with its start weights.
+
+    fast-reid's own backbones read ``PRETRAIN_PATH`` without saying when nothing in it fits: here the file goes through
+    :func:`load_reid_weights`. Without a path they download their weights, as they always do.
+
+    Raises:
+        ConfigError: settings (``DEPTH`` ...) that the backbone does not know, or weights that cannot be downloaded.
+        MOSError: start weights that cannot be read or do not fit.
+    """
+    settings = cfg.MODEL.BACKBONE
+    builder = BACKBONE_REGISTRY.get(settings.NAME)
+    ours = builder.__module__.partition(".")[0] == __name__.partition(".")[0]
+    load_here = settings.PRETRAIN and settings.PRETRAIN_PATH and not ours
+    if load_here:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.PRETRAIN = False
+    try:
+        backbone: nn.Module = builder(cfg)
+    except (KeyError, ValueError, AssertionError, OSError) as error:
+        if isinstance(error, MOSError):
+            raise
+        download = "; its weights are downloaded: set PRETRAIN_PATH to a file" if settings.PRETRAIN else ""
+        raise ConfigError(
+            f"MODEL.BACKBONE: {settings.NAME} cannot be built with DEPTH {settings.DEPTH!r} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}){download}"
+        ) from error
+    if load_here:
+        load_reid_weights(backbone, settings.PRETRAIN_PATH)
+    return backbone
 
 
 def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:

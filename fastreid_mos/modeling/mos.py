@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from fastreid.config import configurable
-from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.heads import build_heads
 from fastreid.modeling.losses import log_accuracy, pairwise_circleloss, pairwise_cosface, triplet_loss
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
@@ -17,7 +16,7 @@ from fastreid.utils import events
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .backbones import with_feat_dim
+from .backbones import build_backbone, with_feat_dim
 from .cmal import cmal_loss
 from .inputs import ModelInputError, check_modalities
 from .losses import batch_hard_triplet_loss, cross_entropy_loss

@@ -44,8 +44,12 @@ class TimmBackbone(nn.Module):
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
-def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
-    """The model, and what it gives for one empty image."""
+def check_timm_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        ConfigError: timm is not installed, or has no such model; near names are listed.
+    """
     try:
         import timm
     except ImportError:
@@ -58,6 +62,13 @@ def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
             f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}"
             + (f"; near: {', '.join(near)}" if near else "; timm.list_models() lists them")
         )
+
+
+def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
+    """The model, and what it gives for one empty image."""
+    check_timm_name(name)
+    import timm
+
     failure: Exception | None = None
     # A map without pooling where the model gives one, else the model's own pooling; with the image size where the
     # model takes one. Models differ in which of these they refuse, and in the error.

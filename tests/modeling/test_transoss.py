@@ -94,7 +94,7 @@ def test_stochastic_depth():
     layer = model.blocks[2].drop_path
     torch.manual_seed(0)
     out = layer(torch.ones(4000, 2, 3))
-    assert set(out.unique().tolist()) == {0.0, pytest.approx(1 / 0.6)}
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
     assert torch.equal(out[:, 0, 0], out[:, 1, 2])
     assert out.mean().item() == pytest.approx(1.0, abs=0.05)
     assert torch.equal(layer.eval()(torch.ones(5, 2)), torch.ones(5, 2))
@@ -106,7 +106,56 @@ def test_stochastic_depth():
     assert torch.equal(first, model(*batch))
 
 
+def test_modalities_and_sizes_of_any_type():
+    images, modalities, sizes = inputs()
+    model = small().eval()
+    expected = model(images, modalities, sizes)
+    for kind in (torch.bool, torch.int32, torch.uint8, torch.float32):
+        assert torch.equal(model(images, modalities.to(kind), sizes), expected)
+    torch.testing.assert_close(model(images, modalities, sizes.double()), expected)
+    torch.testing.assert_close(model(images.double(), modalities, sizes), expected)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(channels_last, modalities, sizes), expected)
+    for row in range(4):  # a row does not depend on the others
+        alone = model(images[row : row + 1], modalities[row : row + 1], sizes[row : row + 1])
+        torch.testing.assert_close(alone[0], expected[row], atol=1e-5, rtol=1e-5)
+
+
+def test_attention_is_pytorchs(monkeypatch):
+    from torch.nn import functional
+
+    calls, original = [], functional.scaled_dot_product_attention
+
+    def counted(query, key, value, dropout_p=0.0):
+        calls.append((query.shape, dropout_p))
+        return original(query, key, value, dropout_p=dropout_p)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
+    model = small(attn_drop_rate=0.25)
+    model.eval()(*inputs())
+    model.train()(*inputs())
+    # 8 patches, the class token and the size token; dropout in training only.
+    assert calls == [((4, 4, 10, 12), 0.0)] * 3 + [((4, 4, 10, 12), 0.25)] * 3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_mixed_precision(checkpointing):
+    model = small(grad_checkpoint=checkpointing, drop_path_rate=0.0).train()
+    exact = model(*inputs())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(*inputs())
+    rough.float().sum().backward()
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+    assert not torch.equal(rough.float(), exact)
+    assert all(value.grad.dtype == torch.float32 for value in model.parameters())
+    half = small().bfloat16().eval()
+    assert half(*inputs()).dtype == torch.bfloat16
+
+
 def test_other_shapes():
+    odd = TransOSS(img_size=(67, 35), patch_size=16, stride_size=11, embed_dim=24, depth=2, num_heads=2)
+    assert odd.grid_size == (5, 2)
+    assert odd(torch.randn(1, 3, 67, 35), torch.tensor([1]), torch.randn(1, 3)).shape == (1, 24)
     model = TransOSS(img_size=(96, 40), patch_size=8, stride_size=(8, 4), embed_dim=24, depth=1, num_heads=3)
     assert model.grid_size == (12, 9) and model.embed_dim == model.num_features == 24
     assert model(torch.randn(2, 3, 96, 40), torch.tensor([0, 1]), torch.randn(2, 3)).shape == (2, 24)
@@ -128,6 +177,12 @@ def test_errors():
         model(images, modalities[:2], sizes)
     with pytest.raises(ModelInputError, match="sizes"):
         model(images, modalities, sizes[:, :2])
+    with pytest.raises(ModelInputError, match="not list"):
+        model(images, [0, 1, 0, 1], sizes)
+    with pytest.raises(ConfigError, match="at least 1"):
+        small(num_heads=0)
+    with pytest.raises(ConfigError, match="below 1"):
+        small(drop_path_rate=1.0)
     with pytest.raises(ConfigError, match="divide"):
         small(num_heads=5)
     with pytest.raises(ConfigError, match="smaller than a patch"):
