@@ -120,13 +120,20 @@ def _table(counts: dict[str, dict[str, int]]) -> str:
 
 
 def find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequence[str], wanted: str) -> str:
-    """The folder of a data set: ``root/<name>``, or ``root`` itself where it holds one of the folders ``inside``.
+    """The folder of a data set: ``root/<name>``, or ``root`` itself if it is that folder.
+
+    Args:
+        root: where to look.
+        names: names that the folder may have.
+        inside: folders of which it must hold at least one; empty where any name will do, then its own name tells.
+        wanted: how the error goes on: the layout, and where to get the data set.
 
     Raises:
-        DatasetError: neither is there; the message goes on with ``wanted``, the layout and where to get it.
+        DatasetError: it is not there.
     """
     root = os.fspath(root)
     for folder in (*(os.path.join(root, name) for name in names), root):
-        if any(os.path.isdir(os.path.join(folder, part)) for part in inside):
+        named = os.path.basename(os.path.abspath(folder)) in names
+        if any(os.path.isdir(os.path.join(folder, part)) for part in inside or ("." if named else ())):
             return folder
     raise DatasetError(f"{os.path.abspath(os.path.join(root, names[0]))}: not found. {wanted}")

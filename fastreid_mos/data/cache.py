@@ -1,4 +1,4 @@
-"""SAR chips decoded and denoised once, kept in memory or in a folder."""
+"""Chips decoded, and SAR chips denoised, once: kept in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEMORY_LIMIT = 2**30
 
 @dataclass(frozen=True)
 class CachedImage:
-    """A denoised chip: ``image`` ``[height, width, 3]`` uint8, its modality and its size in the file."""
+    """A chip as an image: ``[height, width, 3]`` uint8 (SAR denoised), its modality and its (width, height)."""
 
     image: NDArray[np.uint8]
     modality: int

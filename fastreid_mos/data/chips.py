@@ -141,7 +141,7 @@ def _select_channel(path: Any, stored: NDArray[Any], channel: str) -> NDArray[An
 
 
 def fill_non_finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """NaN and minus infinity to the smallest finite pixel, plus infinity to the largest; as it was if none is finite."""
+    """NaN and minus infinity to the smallest finite pixel, plus infinity to the largest; unchanged if none is."""
     finite = np.isfinite(pixels)
     if finite.all() or not finite.any():
         return pixels

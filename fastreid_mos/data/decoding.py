@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ..errors import ChipError
 
@@ -34,7 +34,7 @@ def decode(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read an image file whatever its extension says.
 
     Args:
-        path: a TIFF (classic or BigTIFF, either byte order, tiles or strips, compressed or not), PNG, JPEG, BMP or WebP.
+        path: a TIFF (classic or BigTIFF, either byte order, tiles or strips, compressed or not), PNG, JPEG, BMP, WebP.
 
     Returns:
         ``[height, width]`` or ``[height, width, channels]`` as stored: palettes resolved, orientation tags applied,
@@ -175,10 +175,23 @@ def _decode_pil(path: Any, stream: BinaryIO) -> NDArray[Any]:
         except Image.UnidentifiedImageError:
             raise ChipError(path, "is damaged: its image header cannot be read") from None
         _check_size(path, *image.size, len(image.getbands()), 2 if image.mode.startswith("I;16") else 4)
+        _load_whole(path, image, stream)
+    upright: Image.Image = ImageOps.exif_transpose(image)
+    if upright.mode == "1":
+        upright = upright.convert("L")
+    elif upright.mode not in ("L", "RGB", "RGBA", "LA", "I", "F") and not upright.mode.startswith("I;16"):
+        upright = upright.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
+    return np.asarray(upright)
+
+
+def _load_whole(path: Any, image: ImageFile.ImageFile, stream: BinaryIO) -> None:
+    """Load the pixels; a PNG without its end is refused though PIL may have all rows."""
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
         image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB", "RGBA", "LA", "I", "F") and not image.mode.startswith("I;16"):
-        image = image.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
-    return np.asarray(image)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient  # other parts of a program may want it
+    if image.format == "PNG":
+        stream.seek(0)
+        if b"IEND\xaeB`\x82" not in stream.read():
+            raise ChipError(path, "is cut off: a PNG without its end")

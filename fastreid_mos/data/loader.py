@@ -30,7 +30,7 @@ class ChipDataset(Dataset[Any]):
         augmentation: ``[height, width, 3]`` uint8 -> ``[3, H, W]`` float32, 0..255.
         relabel: number the identities from 0 on in their sorted order, as a classifier wants them.
         channel: INPUT.SAR.CHANNEL.
-        cache: keeps SAR chips after the transform.
+        cache: keeps decoded chips, SAR ones after the transform.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ChipDataset(Dataset[Any]):
             image = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
             return CachedImage(image, chip.modality, chip.size)
 
-        if self.cache is None or modality == OPTICAL:
+        if self.cache is None:
             return make()
         try:
             return self.cache.get(path, make)

@@ -19,23 +19,25 @@ PIXEL_METRES = (0.75, 1.0)
 _WIDTH_UNIT, _WIDTH_MEAN, _WIDTH_STD = 93.0, 0.434, 0.031
 _HEIGHT_UNIT, _HEIGHT_MEAN, _HEIGHT_STD = 427.0, 0.461, 0.031
 
-_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
+_NAME_WORDS = {"rgb": OPTICAL, "sar": SAR, "vv": SAR, "vh": SAR, "hh": SAR, "hv": SAR}  # the last: polarisations
+_FOLDER_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
 
 
 def modality_from_name(path: str | os.PathLike[str]) -> int | None:
     """The modality that a file's name tells, or else its folder's.
 
     Args:
-        path: ``..._RGB.tif``, ``..._SAR.tif`` (any case), or ``opt/7.png``, ``sar/7.png`` as QXS-SAROPT has it.
+        path: ``..._RGB.tif``, ``..._SAR.tif`` or a polarisation such as ``..._vh.tif`` (any case); else a folder
+            ``opt``, ``optical``, ``rgb`` or ``sar``, as in ``sar/7.png``.
 
     Returns:
         ``OPTICAL``, ``SAR``, or None when neither name tells.
     """
     folder, name = os.path.split(os.fspath(path))
     last = re.split(r"[_.\- ]", os.path.splitext(name)[0])[-1].lower()
-    if last in ("rgb", "sar"):
-        return _WORDS[last]
-    return _WORDS.get(os.path.basename(folder).lower())
+    if last in _NAME_WORDS:
+        return _NAME_WORDS[last]
+    return _FOLDER_WORDS.get(os.path.basename(folder).lower())
 
 
 def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:

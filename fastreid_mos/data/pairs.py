@@ -55,7 +55,7 @@ class OptiSarPair(PairDataset):
     field, one numbering for all groups. Chips without a partner of the other modality are skipped and counted.
 
     Args:
-        root: folder that holds ``OptiSar_Pair``.
+        root: folder that holds ``OptiSar_Pair`` (or is it).
 
     Raises:
         DatasetError: no such folder.
@@ -64,7 +64,7 @@ class OptiSarPair(PairDataset):
     dataset_name = "optisarpair"
 
     def __init__(self, root: str | os.PathLike[str] = "datasets", **kwargs: Any) -> None:
-        folder = find_root(root, ("OptiSar_Pair",), (".",), PAIR_WANTED)
+        folder = find_root(root, ("OptiSar_Pair",), (), PAIR_WANTED)
         skipped = Skipped()
         items: list[Item] = []
         for group in sorted(os.listdir(folder)):
