@@ -96,7 +96,7 @@ class FusionReidEvaluator(DatasetEvaluator):
         self._collector.add(inputs, outputs)
 
     def fused(self, chips: Chips) -> NDArray[np.floating[Any]]:
-        """The features that are ranked: here the model's own; a subclass that fuses gives :func:`fuse_features`' result.
+        """The features that are ranked: here the model's own, in a subclass those of :func:`fuse_features`.
 
         It is called once an evaluation, in the first process, after all features are there and before any ranking.
 

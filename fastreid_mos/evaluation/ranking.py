@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import MOSError
 from .counting import BlockCounter, nearest_of_row
+from .keys import Keys, block_shape
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -116,8 +117,8 @@ def rank_features(
 ) -> RankResult:
     """Ranking metrics straight from features; the distance matrix exists one block at a time.
 
-    Products are computed in double and rounded to single precision, so that neither the block size nor the place of a
-    row in its block changes an order, and equal features tie exactly.
+    Products are computed in double and rounded to single precision, so that the block size does not change an order
+    and equal features tie.
 
     Args:
         query_features: ``[Q, D]``; torch or NumPy.
@@ -136,12 +137,13 @@ def rank_features(
     if query.shape[1] != gallery.shape[1]:
         raise MOSError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
     ids = _Identities((len(query), len(gallery)), query_ids, gallery_ids, exclude, query_cams, gallery_cams)
-    rows, columns = _block_shape(block_mb, query.shape[1])
+    keys = Keys(query, gallery, metric)
+    rows, columns = block_shape(block_mb, query.shape[1])
 
     def rankings() -> Iterator[tuple[int, Ints, NDArray[np.bool_], Ints]]:
         for first in range(0, len(query), rows):
             block = np.arange(first, min(first + rows, len(query)))
-            yield from _rank_block(block, query, gallery, ids, metric, columns, top_k)
+            yield from _rank_block(block, keys, ids, columns, top_k)
 
     return _summarize(rankings(), ids, max_rank, top_k, allow_empty)
 
@@ -223,58 +225,25 @@ class _Identities:
 
 
 def _rank_block(
-    block: Ints, query: Floats, gallery: Floats, ids: _Identities, metric: str, width: int, top_k: int
+    block: Ints, keys: Keys, ids: _Identities, width: int, top_k: int
 ) -> Iterator[tuple[int, Ints, NDArray[np.bool_], Ints]]:
     """Rankings of a block of queries, the gallery passing by ``width`` rows at a time."""
-    left = _prepared(query, block, metric)
+    left = keys.queries(block)
     found = [ids.of_query(row) for row in block]
     counters = []
     for vector, (columns, _) in zip(left, found, strict=True):
         values = np.empty(len(columns), np.float32)
         for start in range(0, len(columns), width):
             part = columns[start : start + width]
-            values[start : start + width] = _keys(vector[None], _prepared(gallery, part, metric), metric)[0]
+            values[start : start + width] = keys.between(vector[None], keys.gallery_rows(part))[0]
         counters.append(BlockCounter(columns, values))
     wanted = [top_k + int(removed.sum()) if top_k else 0 for _, removed in found]
-    for start in range(0, len(gallery), width):
-        right = _prepared(gallery, np.arange(start, min(start + width, len(gallery))), metric)
-        keys = _keys(left, right, metric)
-        for counter, row, count in zip(counters, keys, wanted, strict=True):
+    for start in range(0, ids.num_gallery, width):
+        right = keys.gallery_rows(np.arange(start, min(start + width, ids.num_gallery)))
+        for counter, row, count in zip(counters, keys.between(left, right), wanted, strict=True):
             counter.add(row, start, count)
     for row, counter, (columns, removed) in zip(block, counters, found, strict=True):
         yield int(row), counter.positions, removed, _without(counter.nearest, columns[removed], top_k)
-
-
-def _prepared(features: Floats, rows: Ints, metric: str) -> NDArray[np.float64]:
-    part = features[rows].astype(np.float64)
-    if metric == "cosine":
-        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
-    return part
-
-
-def _keys(left: NDArray[np.float64], right: NDArray[np.float64], metric: str) -> NDArray[np.float32]:
-    """What a row is ranked by: the distance less what is the same for the whole row.
-
-    Subtracting from 1 (or adding the query's square) would leave rounding noise where the distance is nearly 0.
-    """
-    keys = left @ right.T
-    if metric == "cosine":
-        np.negative(keys, out=keys)
-    else:
-        keys *= -2
-        keys += np.einsum("ij,ij->i", right, right)
-    return keys.astype(np.float32)
-
-
-def _block_shape(block_mb: float, width: int) -> tuple[int, int]:
-    """Rows of queries and of the gallery that keep features (8 bytes) and keys (8 + 4 bytes) in ``block_mb``."""
-    if block_mb <= 0:
-        raise MOSError(f"block_mb: above 0, got {block_mb}")
-    size = block_mb * 2**20
-    # The gallery part is held twice for a moment (its copy and its square), the rest has what remains.
-    columns = max(1, int(size / 4 / (16 * max(width, 1))))
-    columns = min(columns, 2**18)
-    return max(1, min(int(size / 2 / (12 * columns + 16 * width)), 2**14)), columns
 
 
 def _summarize(

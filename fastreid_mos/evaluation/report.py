@@ -133,7 +133,7 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
         with open(last, encoding="utf-8", errors="replace") as stream:
             checkpoint = stream.read().strip()
     return {
-        "dataset": getattr(dataset, "dataset_name", None) or (type(dataset).__name__ if dataset is not None else None),
+        "dataset": type(dataset).__name__ if dataset is not None else None,
         "split": split,
         "simulated": simulation is not None,
         "simulation": simulation,
