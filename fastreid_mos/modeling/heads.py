@@ -140,6 +140,16 @@ class CMALHead(EmbeddingHead):
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
 
     @property
+    def uses_modalities(self) -> bool:
+        """Whether ``forward`` needs ``modalities``."""
+        return self.modality_join is not None
+
+    @property
+    def uses_sizes(self) -> bool:
+        """Whether ``forward`` needs ``sizes``."""
+        return self.size_join is not None
+
+    @property
     def out_dim(self) -> int:
         """Width of the feature returned in evaluation mode."""
         return int(self.weight.shape[1])

