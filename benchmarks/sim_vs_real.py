@@ -2,9 +2,9 @@
 
     python benchmarks/sim_vs_real.py --ids 150 --picture output/sim_vs_real.png
 
-The real chips are read from ``--real`` (a folder with HOSS/ in it) or from ``$FASTREID_MOS_SHARED/hoss_sample``; without
-either, the simulation stands alone. Every chip that has an identity counts, training and test alike: the simulator is judged by
-how its chips look, never by a ranking of the test queries.
+The real chips are read from ``--real`` (a folder with HOSS/ in it) or from ``$FASTREID_MOS_SHARED/hoss_sample``;
+without either, the simulation stands alone. Every chip that has an identity counts, training and test alike: the
+simulator is judged by how its chips look, never by a ranking of the test queries.
 """
 
 from __future__ import annotations
@@ -115,7 +115,6 @@ def profile(item: Item) -> NDArray[np.float64]:
     else:
         line = np.log1p(np.abs(cv2.Sobel(core, cv2.CV_32F, 0, 1)) + np.abs(cv2.Sobel(core, cv2.CV_32F, 1, 0))).mean(1)
     line = cv2.resize(line.reshape(-1, 1).astype(np.float32), (1, PROFILE), interpolation=cv2.INTER_AREA)[:, 0]
-    line = cv2.GaussianBlur(line.reshape(-1, 1), (1, 0), 1.0)[:, 0] if PROFILE < 0 else line
     line = line - cv2.GaussianBlur(line.reshape(-1, 1), (1, 41), 8.0)[:, 0]
     return np.asarray((line - line.mean()) / (line.std() + 1e-9), float)
 
@@ -157,33 +156,40 @@ def auc(high: list[float], low: list[float]) -> float:
     return float((a > b).mean() + 0.5 * (a == b).mean()) if a.size and b.size else float("nan")
 
 
-def protocols(items: list[Item], seed: int = 0) -> dict[str, str]:
-    """mAP / R1 of ranking by size alone and at random, in the three protocols."""
-    query, gallery = ([i for i in items if i.folder == f] for f in ("query", "bounding_box_test"))
+def protocols(items: list[Item], identities: int, distractors: int, seed: int = 0) -> dict[str, str]:
+    """mAP / R1 of ranking by size alone and at random, in the three protocols.
 
-    def size(chips: list[Item]) -> NDArray[np.float64]:
-        metres = np.array([[i.grey.shape[0], i.grey.shape[1]] for i in chips], float)
-        return np.log(metres * np.where([[i.sar] for i in chips], 1.0, 0.75))
+    The numbers depend on the gallery's size: of a larger split, 40 draws of ``identities`` with ``distractors`` count.
+    """
+    rng = np.random.default_rng(seed)
+    tested = sorted({i.pid for i in items if i.folder == "query" and i.pid >= 0})
+    others = [i for i in items if i.pid < 0]
+    table: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+    for _ in range(40 if len(tested) > identities else 1):
+        chosen = set(rng.permutation(tested)[:identities].tolist())
+        part = [i for i in items if i.pid in chosen] + [others[k] for k in rng.permutation(len(others))[:distractors]]
+        query, gallery = ([i for i in part if i.folder == f] for f in ("query", "bounding_box_test"))
+        for name, q_sar, g_sar in (("ALL", None, None), ("O2S", False, True), ("S2O", True, False)):
+            q = [i for i in query if q_sar is None or i.sar == q_sar]
+            g = [i for i in gallery if g_sar is None or i.sar == g_sar]
+            ids = [i.pid for i in q], [i.pid for i in g]
+            if not set(ids[0]) & set(ids[1]):
+                continue
+            by_size = rank_metrics(np.linalg.norm(metres(q)[:, None] - metres(g)[None], axis=2), *ids)
+            chance = [rank_metrics(rng.random((len(q), len(g))), *ids) for _ in range(10)]
+            row = (by_size.mAP, by_size.cmc[0], np.mean([c.mAP for c in chance]), np.mean([c.cmc[0] for c in chance]))
+            table[name].append(tuple(100 * float(v) for v in row))
+    means = {name: np.mean(rows, 0) for name, rows in table.items()}
+    return {name: f"{a:.1f}/{b:.1f}, random {c:.1f}/{d:.1f}" for name, (a, b, c, d) in means.items()}
 
-    rows = {}
-    for name, q_sar, g_sar in (("ALL", None, None), ("O2S", False, True), ("S2O", True, False)):
-        q = [i for i in query if q_sar is None or i.sar == q_sar]
-        g = [i for i in gallery if g_sar is None or i.sar == g_sar]
-        if not q or not g:
-            rows[name] = "-"
-            continue
-        ids = [i.pid for i in q], [i.pid for i in g]
-        by_size = rank_metrics(np.linalg.norm(size(q)[:, None] - size(g)[None], axis=2), *ids, allow_empty=True)
-        noise = np.random.default_rng(seed).random((20, len(q), len(g)))
-        chance = [rank_metrics(n, *ids, allow_empty=True) for n in noise]
-        rows[name] = (
-            f"{100 * by_size.mAP:.1f}/{100 * by_size.cmc[0]:.1f} random {100 * np.mean([c.mAP for c in chance]):.1f}/"
-            f"{100 * np.mean([c.cmc[0] for c in chance]):.1f} ({by_size.num_valid} q, {len(g)} g)"
-        )
-    return rows
+
+def metres(chips: list[Item]) -> NDArray[np.float64]:
+    """Logarithm of the chips' height and width in metres, [n, 2]."""
+    sides = np.array([i.grey.shape for i in chips], float)
+    return np.log(sides * np.where([[i.sar] for i in chips], 1.0, 0.75))
 
 
-def statistics(items: list[Item]) -> dict[str, str]:
+def statistics(items: list[Item], tested: int, distractors: int) -> dict[str, str]:
     """Every row of the table."""
     table = by_identity(items)
     optical, sar = ([i for i in items if i.sar == s] for s in (False, True))
@@ -252,7 +258,7 @@ def statistics(items: list[Item]) -> dict[str, str]:
             if same and other
             else "-"
         )
-    for name, text in protocols(items).items():
+    for name, text in protocols(items, tested, distractors).items():
         rows[f"size only mAP/R1, {name}"] = text
     return rows
 
@@ -301,7 +307,10 @@ def main() -> int:
             sets = {"simulated": load(Path(folder))}
         if real is not None:
             sets["real sample"] = load(real)
-        tables = {name: statistics(items) for name, items in sets.items()}
+        like = list(sets.values())[-1]
+        tested = len({i.pid for i in like if i.folder == "query" and i.pid >= 0})
+        distractors = sum(i.pid < 0 for i in like)
+        tables = {name: statistics(items, tested, distractors) for name, items in sets.items()}
         if args.picture:
             draw(sets, args.columns, args.picture)
     except (MOSError, OSError, ValueError) as error:

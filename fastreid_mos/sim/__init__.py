@@ -3,10 +3,11 @@
 No result on these data says anything about real ships by itself: call it simulated wherever it stands.
 """
 
+from .acquisitions import OpticalPass, SarPass
 from .classes import CLASSES, sample_ship
-from .optical import OpticalPass, render_optical
+from .optical import render_optical
 from .passes import SEQUENCES, optical_pass, sar_pass
-from .sar import SarPass, render_sar
+from .sar import render_sar
 from .ships import Bar, Part, Ship
 from .writer import SimConfig, write_hoss
 

@@ -35,19 +35,22 @@ class ShipClass:
 
 
 CLASSES: dict[str, ShipClass] = {
-    "bulk": ShipClass(0.36, ((0.45, 186, 9), (0.35, 215, 12), (0.2, 165, 14)), (130, 300), (6.1, 0.3), plans.bulk),
-    "tanker": ShipClass(0.18, ((0.6, 183, 10), (0.2, 240, 15), (0.2, 135, 18)), (90, 320), (5.9, 0.35), plans.tanker),
-    "container": ShipClass(
-        0.10, ((0.5, 172, 18), (0.3, 225, 25), (0.2, 290, 20)), (110, 320), (6.7, 0.5), plans.container
+    "bulk": ShipClass(
+        0.42, ((0.37, 188, 8), (0.38, 218, 11), (0.1, 168, 12), (0.15, 252, 20)), (130, 310), (5.75, 0.32), plans.bulk
     ),
-    "cargo": ShipClass(0.14, ((0.6, 110, 16), (0.4, 150, 14)), (70, 185), (6.3, 0.4), plans.general_cargo),
-    "gas": ShipClass(0.04, ((0.5, 225, 20), (0.5, 150, 20)), (95, 300), (6.1, 0.4), plans.gas_carrier),
-    "ferry": ShipClass(0.05, ((0.5, 190, 15), (0.5, 120, 25)), (70, 230), (6.4, 0.5), small_plans.ferry),
-    "naval": ShipClass(0.04, ((1.0, 130, 22),), (60, 190), (8.6, 0.6), small_plans.naval),
-    "supply": ShipClass(0.03, ((1.0, 76, 10),), (48, 110), (4.6, 0.4), small_plans.supply),
-    "fishing": ShipClass(0.02, ((1.0, 52, 9),), (38, 80), (4.9, 0.4), small_plans.fishing),
-    "tug": ShipClass(0.02, ((1.0, 41, 4),), (36, 55), (3.6, 0.3), small_plans.tug),
-    "barge": ShipClass(0.02, ((1.0, 95, 18),), (55, 140), (4.6, 0.6), small_plans.barge),
+    "tanker": ShipClass(0.18, ((0.55, 185, 9), (0.33, 240, 16), (0.12, 140, 18)), (90, 330), (5.6, 0.35), plans.tanker),
+    "container": ShipClass(
+        0.08, ((0.5, 178, 18), (0.3, 225, 25), (0.2, 290, 20)), (110, 330), (6.5, 0.5), plans.container
+    ),
+    "cargo": ShipClass(0.09, ((0.45, 118, 16), (0.55, 155, 14)), (70, 190), (6.1, 0.4), plans.general_cargo),
+    "gas": ShipClass(0.05, ((0.6, 228, 18), (0.4, 160, 20)), (95, 310), (5.8, 0.4), plans.gas_carrier),
+    "ferry": ShipClass(0.05, ((0.6, 190, 15), (0.4, 130, 25)), (70, 240), (6.2, 0.5), small_plans.ferry),
+    "offshore": ShipClass(0.05, ((0.6, 140, 16), (0.4, 185, 20)), (85, 240), (5.0, 0.5), small_plans.offshore),
+    "naval": ShipClass(0.02, ((1.0, 135, 22),), (60, 190), (8.2, 0.6), small_plans.naval),
+    "supply": ShipClass(0.02, ((1.0, 78, 10),), (48, 110), (4.5, 0.4), small_plans.supply),
+    "fishing": ShipClass(0.015, ((1.0, 52, 9),), (36, 80), (4.8, 0.4), small_plans.fishing),
+    "tug": ShipClass(0.01, ((1.0, 41, 4),), (35, 55), (3.6, 0.3), small_plans.tug),
+    "barge": ShipClass(0.015, ((1.0, 98, 18),), (55, 140), (4.6, 0.6), small_plans.barge),
 }
 
 

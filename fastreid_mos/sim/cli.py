@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ..errors import ConfigError, MOSError
-from .sar import DEFAULT_ENL
+from .speckle import DEFAULT_ENL
 from .writer import MANIFEST, SimConfig, plan, write_hoss
 
 

@@ -8,30 +8,24 @@ from .ships import Array, Bar, Part, Ship, half_beam, hull_outline
 
 Colour = tuple[float, float, float]
 
-# Deck paints (red lead, brown, green, grey, blue, buff) as seen from above, RGB.
-DECKS: tuple[Colour, ...] = (
-    (0.50, 0.20, 0.16), (0.58, 0.25, 0.18), (0.40, 0.19, 0.17), (0.62, 0.28, 0.16), (0.21, 0.38, 0.31), (0.28, 0.45,
-    0.36),
-    (0.33, 0.35, 0.37), (0.46, 0.48, 0.50), (0.24, 0.33, 0.50), (0.52, 0.46, 0.34), (0.66, 0.67, 0.66), (0.18, 0.20,
-    0.23),
+# Deck paints with their shares: red lead and brown are the most common by far; RGB as seen from above.
+DECKS: tuple[tuple[float, Colour], ...] = (
+    (5, (0.50, 0.24, 0.20)), (5, (0.58, 0.30, 0.24)), (4, (0.40, 0.21, 0.20)), (3, (0.62, 0.30, 0.19)),
+    (2, (0.23, 0.38, 0.32)), (2, (0.28, 0.45, 0.36)), (2, (0.33, 0.35, 0.37)), (1.5, (0.46, 0.48, 0.50)),
+    (1.2, (0.27, 0.33, 0.48)), (2, (0.52, 0.46, 0.34)), (1.6, (0.66, 0.67, 0.66)), (1.6, (0.18, 0.20, 0.23)),
 )  # fmt: skip
 HATCHES: tuple[Colour, ...] = (
-    (0.22, 0.42, 0.72), (0.60, 0.62, 0.62), (0.70, 0.70, 0.66), (0.30, 0.46, 0.40), (0.48, 0.50, 0.55), (0.36, 0.18,
-    0.16),
+    (0.24, 0.42, 0.68), (0.60, 0.62, 0.62), (0.70, 0.70, 0.66), (0.30, 0.46, 0.40), (0.48, 0.50, 0.55),
+    (0.36, 0.20, 0.18), (0.60, 0.28, 0.20), (0.52, 0.48, 0.38),
 )  # fmt: skip
 CONTAINERS: tuple[Colour, ...] = (
-    (0.62, 0.22, 0.15), (0.55, 0.18, 0.14), (0.75, 0.33, 0.15), (0.20, 0.32, 0.55), (0.35, 0.45, 0.58), (0.78, 0.78,
-    0.76),
-    (0.28, 0.42, 0.33), (0.45, 0.44, 0.42), (0.70, 0.55, 0.25), (0.15, 0.20, 0.35),
+    (0.52, 0.25, 0.20), (0.46, 0.22, 0.19), (0.58, 0.34, 0.22), (0.24, 0.32, 0.50), (0.38, 0.44, 0.54),
+    (0.78, 0.78, 0.76), (0.30, 0.40, 0.33), (0.45, 0.44, 0.42), (0.56, 0.48, 0.30), (0.18, 0.22, 0.36),
+    (0.40, 0.26, 0.26),
 )  # fmt: skip
 WHITE: Colour = (0.88, 0.88, 0.85)
 YELLOW: Colour = (0.80, 0.66, 0.25)
-
-
-def _deck_shares() -> Array:
-    """Red and brown decks are the most common by far."""
-    p = np.array([5, 5, 4, 3, 2, 2, 1.5, 1, 1.5, 1.5, 1.2, 1.2])
-    return p / p.sum()
+_SHARES = np.array([share for share, _ in DECKS]) / sum(share for share, _ in DECKS)
 
 
 class Draft:
@@ -49,7 +43,7 @@ class Draft:
             float(rng.uniform(0.06, 0.12)),
             float(rng.uniform(0.55, 0.85)),
         )
-        self.deck: Colour = self.shade(DECKS[int(rng.choice(len(DECKS), p=_deck_shares()))])
+        self.deck: Colour = self.shade(DECKS[int(rng.choice(len(DECKS), p=_SHARES))][1])
         self.hull: Colour = self.shade(
             ((0.08, 0.08, 0.10), (0.10, 0.13, 0.25), (0.35, 0.10, 0.08), (0.30, 0.30, 0.32))[int(rng.integers(4))]
         )
@@ -103,19 +97,19 @@ class Draft:
         self.bars.append(Bar((start[0], start[1], start[2] + f), (end[0], end[1], end[2] + f), thickness, colour, echo))
 
     def fittings(
-        self, y0: float, y1: float, density: float, inner: float = 0.0, size: tuple[float, float] = (0.6, 2.2)
+        self, y0: float, y1: float, density: float, inner: float = 0.0, size: tuple[float, float] = (0.5, 1.9)
     ) -> None:
         """Scatter winches, vents, lockers between two stations.
 
         ``density`` counts per 100 square metres; nothing stands within the share ``inner`` of the half beam.
         """
         area = max(0.0, y1 - y0) * self.beam * (1 - inner)
-        for _ in range(int(self.rng.poisson(density * area / 100))):
+        for _ in range(int(self.rng.poisson(1.4 * density * area / 100))):
             y = self.u(y0, y1)
             hb = self.half(y) * 0.94
             x = self.u(inner, 1) * hb * (1 if self.chance(0.5) else -1)
             s = self.u(*size)
-            c = self.shade(WHITE, 0.3) if self.chance(0.35) else self.shade(self.deck, 0.5)
+            c = self.shade(WHITE, 0.35) if self.chance(0.22) else self.shade(self.deck, 0.6)
             self.add(x, y, s, s * self.u(0.6, 1.8), self.u(0.6, 2.5), c, "fitting")
 
     def forecastle(self, share: float = 0.0) -> float:
@@ -191,16 +185,16 @@ class Draft:
             ]
         )
         self.add(self.u(-1.5, 1.5), funnel, self.u(4, 7), self.u(5, 9), height * self.u(0.8, 1.05), fc, "house")
-        for side in (-1, 1):  # lifeboats
-            self.add(
-                side * w * 0.52,
-                front + sign * depth * self.u(0.5, 0.7),
-                2.6,
-                7.5,
-                lower + 2.5,
-                (0.85, 0.38, 0.12),
-                "fitting",
-            )
+        boat = self.shade((0.72, 0.36, 0.18) if self.chance(0.6) else WHITE, 0.2)
+        for side in (-1, 1) if self.chance(0.5) else (1,):  # lifeboats
+            y = front + sign * depth * self.u(0.5, 0.7)
+            self.add(side * w * 0.5, y, 2.4, 6.5, lower + 2.5, boat, "fitting")
+        for _ in range(int(self.rng.integers(8, 22))):  # vents, lockers, stairs, radar platforms on the tiers
+            y = front + sign * depth * self.u(0.02, 1.0)
+            tone = self.shade(c, 0.15) if self.chance(0.55) else self.shade((0.35, 0.36, 0.38), 0.7)
+            on = lower if abs(y - front) > upper else height * self.u(0.6, 1.0)
+            x = self.u(-0.46, 0.46) * w
+            self.add(x, y, self.u(1.0, 4.5), self.u(1.0, 4.0), on + self.u(0.5, 3.0), tone, "house")
         self.fittings(max(1.0, y0 - depth * 0.2), y1, 3.0, inner=0.3)
 
     def aft_house(self, share: tuple[float, float] = (0.10, 0.15)) -> float:

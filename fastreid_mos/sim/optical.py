@@ -1,78 +1,22 @@
 """The optical renderer: an 8-bit RGB chip at 0.75 m per pixel.
 
-Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast,
-and the
-sharpening overshoot that most real chips show.
+Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast, and
+the sharpening overshoot that most real chips show.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .acquisitions import OpticalPass
 from .raster import FloatMap, Frame, Surfaces, lit, rasterize, shifted
 from .ships import Ship
+from .textures import ship_texture, smooth_noise
 
 PIXEL = 0.75  # metres per pixel of the chip
 _CELL = 0.5  # metres per cell while drawing
-
-
-@dataclass(frozen=True)
-class OpticalPass:
-    """One optical acquisition. Angles in degrees; image directions count from the right, clockwise on screen.
-
-    Attributes:
-        angle: heading error. stern_up: orientation of the chip.
-        sun_azimuth: direction towards the sun. sun_elevation: above the horizon.
-        lean: (x, y) metres on the ground by which a point one metre high is displaced (the tangent of the view angle).
-        margin: (along, across) chip size over ship box. shift: (x, y) crop error, share of the box.
-        gain: RGB. gamma: of the contrast curve. black: level subtracted before it. haze: added after it.
-        sea: RGB, 0..1. sea_texture: wave contrast. blur: Gaussian sigma, pixels. sharpen: overshoot amount.
-        cloud: 0..1 cover. wake: 0..1 strength. noise: sensor noise, 0..1 levels.
-        seed: what is random inside the chip.
-    """
-
-    angle: float
-    stern_up: bool
-    sun_azimuth: float
-    sun_elevation: float
-    lean: tuple[float, float]
-    margin: tuple[float, float]
-    shift: tuple[float, float]
-    gain: tuple[float, float, float]
-    gamma: float
-    black: float
-    haze: float
-    sea: tuple[float, float, float]
-    sea_texture: float
-    blur: float
-    sharpen: float
-    cloud: float
-    wake: float
-    noise: float
-    seed: int
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatMap:
-    """Smooth random field, mean 0, deviation about 1, with features of ``scale`` cells."""
-    height, width = shape
-    small = rng.standard_normal((max(2, int(height / scale) + 2), max(2, int(width / scale) + 2)), dtype=np.float32)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
-
-
-def ship_texture(ship: Ship, frame: Frame) -> FloatMap:
-    """The ship's own irregularities on the grid: standard normal, 1 m patches, alike in both modalities."""
-    rng = np.random.default_rng(ship.texture_seed)
-    h, w = int(ship.length) + 24, int(ship.beam) + 24
-    field = rng.standard_normal((h, w), dtype=np.float32)
-    matrix = frame.matrix(ship.length)
-    # From the texture's cells (1 m, origin at the stern on the port side, 12 m of border) to the frame's.
-    shift = matrix[:, :2] @ np.array([-w / 2, -12.0]) + matrix[:, 2]
-    move = np.concatenate([matrix[:, :2], shift[:, None]], 1)
-    return np.asarray(cv2.warpAffine(field, move, (frame.width, frame.height), flags=cv2.INTER_NEAREST), np.float32)
 
 
 def frame_for(ship: Ship, p: OpticalPass) -> Frame:
@@ -81,8 +25,8 @@ def frame_for(ship: Ship, p: OpticalPass) -> Frame:
     across = ship.beam * abs(np.cos(a)) + 0.35 * ship.length * abs(np.sin(a))
     along = ship.length * abs(np.cos(a)) + ship.beam * 0.3 * abs(np.sin(a))
     high = ship.freeboard * 0.9
-    height = (along + high * abs(p.lean[1])) * p.margin[0]
-    width = (across + high * abs(p.lean[0])) * p.margin[1]
+    height = (along + 0.5 * high * abs(p.lean[1])) * p.margin[0]
+    width = (across + 0.5 * high * abs(p.lean[0])) * p.margin[1]
     # Whole output pixels.
     rows, cols = max(24, round(height / PIXEL)), max(8, round(width / PIXEL))
     h, w = round(rows * PIXEL / _CELL), round(cols * PIXEL / _CELL)
@@ -148,7 +92,7 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     if wall.any():
         tilt = max(1e-6, float(np.hypot(*p.lean)))
         towards = -(p.lean[0] * sun[0] + p.lean[1] * sun[1]) / tilt  # 1: the walls seen face the sun
-        shade = 0.25 + (0.55 * max(0.0, towards)) * np.sqrt(max(0.0, 1 - direct**2))
+        shade = 0.45 + (0.55 * max(0.0, towards)) * np.sqrt(max(0.0, 1 - direct**2))
         sides = paint.reshape(-1, 3)[flat].reshape(h, w, 3)
         of_hull = (surfaces.index.ravel()[flat].reshape(h, w) == 1) & wall
         sides = np.where(of_hull[..., None], np.array(ship.hull_colour, np.float32), sides)
@@ -158,6 +102,9 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
 
     # The ship in the contrast the sensor's product gives it; the sea is laid under it afterwards at its own level.
     image = np.clip(image * np.array(p.gain, np.float32) - p.black, 0, None) ** p.gamma
+    image = image.mean(2, keepdims=True) * (1 - p.saturation) + image * p.saturation
+    image = image + np.array(p.veil, np.float32)
+    image = np.where(image > 0.7, 0.7 + 0.3 * np.tanh((image - 0.7) / 0.3), image)  # the shoulder of the curve
     at_sea = (surfaces.index.ravel()[flat].reshape(h, w) == 0)[..., None]
     image = np.where(at_sea, water, image).astype(np.float32)
     if p.wake > 0:

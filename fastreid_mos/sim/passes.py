@@ -6,11 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .optical import OpticalPass
-from .sar import DEFAULT_ENL, SarPass
+from .acquisitions import OpticalPass, SarPass
+from .speckle import DEFAULT_ENL
 
 # Saturation values of the SAR products of the sequences seen in HOSS (their chips' mean maxima: 2.3, 4.6, 6.6, 10.1).
 CEILINGS = (2.35, 4.75, 6.85, 10.6)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one optical product of a sequence looks.
+
+    Attributes:
+        gain: RGB. sea: RGB, 0..1. gamma, black: of its contrast curve. sun: image direction of the sun, degrees.
+        lean: displacement of a point one metre high, (x, y) in metres: the tangent of the view angle.
+        saturation: of its colours. veil: RGB of the air's own light.
+    """
+
+    gain: tuple[float, float, float]
+    sea: tuple[float, float, float]
+    gamma: float
+    black: float
+    sun: float
+    lean: tuple[float, float]
+    saturation: float
+    veil: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -18,39 +38,50 @@ class Sequence:
     """What the chips of one sequence share.
 
     Attributes:
-        number: the two digits in the file names. ceiling: of its SAR product. stern_up: share of ships with the
-            stern at the top.
-        gain: RGB of its optical products, the first and the later passes. sea: RGB likewise.
-        contrast: (gamma, black) likewise. sar_first: c1 is the SAR chip.
+        number: the two digits in the file names. ceiling: of its SAR product.
+        near_side: image direction of the radar for most of its ships, degrees (0 right, 180 left).
+        stern_up: share of ships with the stern at the top. sar_first: c1 is the SAR chip.
+        looks: how its optical products look, the first and the later passes.
     """
 
     number: int
     ceiling: float
+    near_side: float
     stern_up: float
-    gain: tuple[tuple[float, float, float], tuple[float, float, float]]
-    sea: tuple[tuple[float, float, float], tuple[float, float, float]]
-    contrast: tuple[tuple[float, float], tuple[float, float]]
     sar_first: bool
+    looks: tuple[Look, Look]
 
 
 SEQUENCES: tuple[Sequence, ...] = (
-    Sequence(5, CEILINGS[0], 0.95, ((1.0, 1.02, 1.15), (0.72, 0.80, 1.15)), ((0.03, 0.085, 0.14), (0.03, 0.075, 0.19)),
-             ((1.45, 0.05), (1.6, 0.07)), False),
-    Sequence(4, CEILINGS[1], 0.08, ((0.95, 0.98, 0.92), (1.15, 0.98, 0.86)), ((0.04, 0.045, 0.065), (0.07, 0.065,
-    0.09)),
-             ((1.25, 0.04), (1.05, 0.02)), False),
-    Sequence(1, CEILINGS[2], 0.25, ((0.80, 0.80, 0.50), (0.97, 1.1, 1.12)), ((0.025, 0.035, 0.03), (0.022, 0.06, 0.10)),
-             ((1.2, 0.03), (1.0, 0.02)), True),
+    Sequence(
+        5, CEILINGS[0], 180.0, 0.95, False,
+        (
+            Look((1.12, 1.04, 1.04), (0.035, 0.085, 0.13), 1.4, 0.05, 75, (0.12, -0.05), 0.75, (0.0, 0.01, 0.02)),
+            Look((0.98, 0.90, 1.0), (0.03, 0.07, 0.19), 1.4, 0.06, 75, (0.72, -0.22), 0.7, (0.02, 0.03, 0.12)),
+        ),
+    ),
+    Sequence(
+        4, CEILINGS[1], 180.0, 0.08, False,
+        (
+            Look((1.0, 0.98, 0.90), (0.055, 0.055, 0.08), 1.1, 0.02, 215, (0.14, 0.08), 0.75, (0.03, 0.03, 0.03)),
+            Look((0.98, 0.95, 0.90), (0.05, 0.05, 0.075), 1.15, 0.03, 215, (0.14, 0.08), 0.75, (0.02, 0.02, 0.03)),
+        ),
+    ),
+    Sequence(
+        1, CEILINGS[2], 0.0, 0.15, True,
+        (
+            Look((0.80, 0.72, 0.42), (0.045, 0.05, 0.035), 1.15, 0.03, 200, (-0.35, 0.1), 0.8, (0.03, 0.03, 0.015)),
+            Look((0.97, 1.05, 1.1), (0.022, 0.06, 0.12), 1.05, 0.02, 200, (0.05, 0.05), 0.8, (0.0, 0.01, 0.03)),
+        ),
+    ),
 )  # fmt: skip
 DISTRACTORS = Sequence(
-    0,
-    CEILINGS[3],
-    0.4,
-    ((0.92, 0.92, 0.95), (0.85, 0.9, 0.95)),
-    ((0.10, 0.14, 0.19), (0.12, 0.16, 0.21)),
-    ((1.0, 0.0), (0.95, 0.0)),
-    False,
-)
+    0, CEILINGS[3], 0.0, 0.4, False,
+    (
+        Look((0.92, 0.92, 0.95), (0.10, 0.14, 0.19), 1.0, 0.0, 120, (0.1, 0.1), 0.75, (0.05, 0.06, 0.08)),
+        Look((0.85, 0.90, 0.95), (0.12, 0.16, 0.21), 0.95, 0.0, 120, (0.3, 0.1), 0.75, (0.06, 0.07, 0.1)),
+    ),
+)  # fmt: skip
 
 
 def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, order: int) -> OpticalPass:
@@ -58,57 +89,79 @@ def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, o
 
     ``order`` 0 is the sequence's first optical product, later ones look like its second.
     """
-    kind = min(order, 1)
-    gain = np.array(sequence.gain[kind]) * rng.normal(1, 0.07, 3) * rng.uniform(0.85, 1.2)
-    sea = np.array(sequence.sea[kind]) * rng.uniform(0.6, 1.5) + rng.normal(0, 0.006, 3)
-    gamma, black = sequence.contrast[kind]
-    tilt, around = float(np.abs(rng.normal(0, 0.28))), float(rng.uniform(0, 2 * np.pi))
+    look = sequence.looks[min(order, 1)]
+    gain = np.array(look.gain) * rng.normal(1, 0.04, 3) * rng.uniform(0.85, 1.25)
+    sea = np.array(look.sea) * rng.uniform(0.6, 1.5) + rng.normal(0, 0.006, 3)
+    # Sun and view belong to the product; ships on other headings see them from elsewhere.
+    usual = rng.random() < 0.7
+    sun = look.sun + float(rng.normal(0, 25)) if usual else float(rng.uniform(0, 360))
+    tilt = float(np.hypot(*look.lean) * np.exp(rng.normal(0, 0.25)) + abs(rng.normal(0, 0.08)))
+    around = float(np.arctan2(look.lean[1], look.lean[0]) + rng.normal(0, 0.35))
+    if not usual:
+        around = float(rng.uniform(0, 2 * np.pi))
+    tilt = min(tilt, 1.0)
+    vr, vg, vb = (float(v) for v in np.array(look.veil) * rng.uniform(0.4, 1.5))
     r, g, b = (float(v) for v in np.clip(gain, 0.3, 2))
     sr, sg, sb = (float(v) for v in np.clip(sea, 0.008, 0.5))
-    cloudy = rng.random() < 0.05
+    weather = rng.random()
+    haze = float(abs(rng.normal(0, 0.012))) + (float(rng.uniform(0.03, 0.22)) if weather < 0.05 else 0.0)
     return OpticalPass(
         angle=float(rng.normal(0, 1.3)),
         stern_up=stern_up,
-        sun_azimuth=float(rng.uniform(0, 360)),
+        sun_azimuth=sun % 360.0,
         sun_elevation=float(rng.uniform(28, 68)),
-        lean=(min(tilt, 0.75) * float(np.cos(around)), min(tilt, 0.75) * float(np.sin(around))),
-        margin=(float(1.19 * np.exp(rng.normal(0, 0.02))), float(1.2 * np.exp(rng.normal(0, 0.06)))),
+        lean=(tilt * float(np.cos(around)), tilt * float(np.sin(around))),
+        margin=(float(1.18 * np.exp(rng.normal(0, 0.027))), float(1.27 * np.exp(rng.normal(0, 0.055)))),
         shift=(float(rng.normal(0, 0.025)), float(rng.normal(0, 0.008))),
         gain=(r, g, b),
-        gamma=float(gamma * np.exp(rng.normal(0, 0.12))),
-        black=black,
-        haze=float(abs(rng.normal(0, 0.012))),
+        gamma=float(look.gamma * np.exp(rng.normal(0, 0.12))),
+        black=look.black,
+        saturation=float(look.saturation * rng.uniform(0.75, 1.15)),
+        veil=(vr, vg, vb),
+        haze=haze,
         sea=(sr, sg, sb),
         sea_texture=float(rng.uniform(0.02, 0.22)),
         blur=float(rng.uniform(0.8, 1.3)) if rng.random() < 0.85 else float(rng.uniform(1.3, 2.0)),
         sharpen=float(rng.uniform(0.6, 2.0)) if rng.random() < 0.85 else 0.0,
-        cloud=float(rng.uniform(0.3, 1.0)) if cloudy else 0.0,
-        wake=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.12 else 0.0,
+        cloud=float(rng.uniform(0.2, 0.8)) if weather < 0.07 else 0.0,
+        wake=float(rng.uniform(0.1, 0.4)) if rng.random() < 0.08 else 0.0,
         noise=float(rng.uniform(0.002, 0.008)),
         seed=int(rng.integers(2**31)),
     )
 
 
 def sar_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, enl: float = DEFAULT_ENL) -> SarPass:
-    """Draw a SAR acquisition."""
-    moving = rng.random() < 0.22
+    """Draw a SAR acquisition.
+
+    Ships are mostly seen from the side (at anchor and in lanes they lie along the orbit), more often from the
+    sequence's own side, now and then from anywhere.
+    """
+    moving = rng.random() < 0.27
+    side = sequence.near_side if rng.random() < 0.65 else 180.0 - sequence.near_side
+    look = side + float(rng.normal(0, 24)) if rng.random() < 0.78 else float(rng.uniform(0, 360))
+    smear = float(rng.uniform(3, 9)) if rng.random() < 0.35 else float(rng.uniform(9, 60))
     return SarPass(
         angle=float(rng.normal(0, 2.2)),
         stern_up=stern_up,
-        look=float(rng.uniform(0, 360)),
-        incidence=float(rng.uniform(25, 52)),
-        margin=(float(1.19 * np.exp(rng.normal(0, 0.055))), float(1.2 * np.exp(rng.normal(0, 0.11)))),
+        look=look % 360.0,
+        incidence=float(rng.uniform(22, 52)),
+        margin=(float(1.2 * np.exp(rng.normal(0, 0.06))), float(1.2 * np.exp(rng.normal(0, 0.10)))),
         shift=(float(rng.normal(0, 0.05)), float(rng.normal(0, 0.012))),
         ceiling=float(sequence.ceiling * rng.uniform(0.98, 1.02)),
-        level=float(np.clip(0.55 * np.exp(rng.normal(0, 0.35)), 0.2, 1.3)),
+        level=(0.7 if moving else 1.0) * float(np.clip(1.1 * np.exp(rng.normal(0, 0.34)), 0.4, 2.4)),
         floor=float(0.0022 * np.exp(rng.normal(0, 0.25))),
         enl=enl,
-        grain=float(rng.uniform(0.7, 1.0)),
-        resolution=float(rng.uniform(0.45, 0.85)),
-        lobes=float(np.clip(0.012 * np.exp(rng.normal(0, 0.9)), 0.001, 0.12)),
-        smear=float(rng.uniform(8, 55)) if moving else 0.0,
-        halo=float(0.004 * np.exp(rng.normal(0, 0.6))),
-        dihedral=float(rng.uniform(9, 20)),
-        fade=float(rng.uniform(0.3, 0.5)),
+        grain=float(rng.uniform(0.5, 0.95)) * (0.6 if moving and smear > 9 else 1.0),
+        resolution=float(rng.uniform(0.5, 1.15)),
+        lobes=float(np.clip(0.016 * np.exp(rng.normal(0, 1.0)), 0.001, 0.15)),
+        smear=smear if moving else 0.0,
+        smeared=float(rng.uniform(0.3, 0.95)) if moving else 0.0,
+        halo=float(0.003 * np.exp(rng.normal(0, 0.6))),
+        hull=float(np.clip(np.exp(rng.normal(0, 1.0)), 0.1, 6.0)),
+        fading=float(abs(rng.normal(0, 0.35))),
+        glints=float(rng.uniform(0.0, 1.8)),
+        dihedral=float(rng.uniform(10, 34)),
+        flash=float(1.8 * np.exp(rng.normal(0, 0.6))),
+        fade=float(rng.uniform(0.3, 0.6)),
         seed=int(rng.integers(2**31)),
     )

@@ -43,17 +43,22 @@ def _hatches(
     pitch = (end - start) * lengths / lengths.sum()
     strips, y = [], start
     halves = d.chance(0.5)
+    open_hold = (WHITE if d.chance(0.6) else d.deck) if d.chance(0.22) else None
     for k in range(count):
         length = pitch[k] * share
         y0 = y + (pitch[k] - length) / 2
         w = min(width, 2 * d.half(y0 + length) * 0.8)
         c = d.shade(colour, 0.05)
         d.add(0, y0 + length / 2, w + 1.2, length + 1.2, height * 0.6, d.shade(d.deck, 0.2), "hatch")
+        d.add(0, y0 + length / 2, w, length, height, c, "hatch")
         if halves:  # side-rolling covers with a seam
-            for s in (-1, 1):
-                d.add(s * w / 4, y0 + length / 2, w / 2 - 0.4, length, height, d.shade(c, 0.06), "hatch")
-        else:
-            d.add(0, y0 + length / 2, w, length, height, c, "hatch")
+            d.add(0, y0 + length / 2, 0.8, length, height, d.shade(c, 0.4), "paint")
+        if open_hold is not None and d.chance(0.4):  # cover folded up or hold open: light and dark bands across
+            bands = int(d.rng.integers(2, 5))
+            for b in range(bands):
+                tone = d.shade(open_hold if b % 2 == 0 else (0.08, 0.06, 0.06), 0.2)
+                place = y0 + length * (b + 0.5) / bands
+                d.add(0, place, w * 0.9, length / bands * 0.7, height + (b % 2 == 0) * 1.5, tone, "hatch")
         if k:
             strips.append((y - (pitch[k - 1] * (1 - share)) / 2, y0))
         y += pitch[k]

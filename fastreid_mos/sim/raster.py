@@ -21,8 +21,7 @@ class Frame:
     Attributes:
         height, width: cells. cell: metres per cell.
         angle: heading error, degrees. stern_up: the stern is at the top of the image.
-        centre: cell (x, y) of the ship's middle. mirror: unused sides of symmetric data are never mirrored; kept
-            False for real looks.
+        centre: cell (x, y) of the ship's middle.
     """
 
     height: int
@@ -165,4 +164,16 @@ def shifted(shape: tuple[int, int], dx: int, dy: int) -> tuple[tuple[slice, slic
     return target, source
 
 
-__all__ = ["MATERIAL_NAMES", "Frame", "Surfaces", "lit", "rasterize", "shifted"]
+def deposit(target: FloatMap, x: NDArray, y: NDArray, value: NDArray) -> None:
+    """Add point values at real positions, shared between the four cells around them."""
+    h, w = target.shape
+    x0, y0 = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    fx, fy = x - x0, y - y0
+    flat = target.reshape(-1)
+    for dx, dy, share in ((0, 0, (1 - fx) * (1 - fy)), (1, 0, fx * (1 - fy)), (0, 1, (1 - fx) * fy), (1, 1, fx * fy)):
+        cx, cy = x0 + dx, y0 + dy
+        ok = (cx >= 0) & (cx < w) & (cy >= 0) & (cy < h)
+        flat += np.bincount((cy * w + cx)[ok], (value * share)[ok], minlength=flat.size).astype(np.float32)
+
+
+__all__ = ["MATERIAL_NAMES", "Frame", "Surfaces", "deposit", "lit", "rasterize", "shifted"]

@@ -1,8 +1,7 @@
 """A ship as geometry: a hull outline, solid parts, thin bars. Both renderers draw from this and from nothing else.
 
-Ship frame, in metres: x across (starboard positive, 0 on the centre line), y along (0 at the stern, ``length`` at
-the bow),
-z up (0 at the water line of the mean load).
+Ship frame, in metres: x across (starboard positive, 0 on the centre line), y along (0 at the stern, ``length`` at the
+bow), z up (0 at the water line of the mean load).
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Material:
 
 MATERIALS: dict[str, Material] = {
     "sea": Material(0.0, 0.0, 0.0, 0.0),
-    "deck": Material(0.025, 0.008, 1.2, 0.5),  # plating with small fittings
-    "busy": Material(0.12, 0.05, 1.6, 0.9),  # machinery, lashing bridges, mooring gear
-    "hatch": Material(0.02, 0.0012, 0.8, 1.2),  # smooth steel covers: dark to the radar, bright coaming walls
-    "house": Material(0.06, 0.05, 1.6, 1.4),  # superstructure
-    "box": Material(0.05, 0.03, 1.4, 0.5),  # containers: corrugated, many corners
-    "tank": Material(0.03, 0.015, 1.0, 0.6),
+    "deck": Material(0.06, 0.003, 1.4, 0.5),  # plating with small fittings
+    "busy": Material(0.18, 0.017, 1.7, 0.9),  # machinery, lashing bridges, mooring gear
+    "hatch": Material(0.04, 0.0008, 0.8, 1.2),  # smooth steel covers: dark to the radar, bright coaming walls
+    "house": Material(0.18, 0.024, 1.7, 1.4),  # superstructure
+    "box": Material(0.08, 0.018, 1.4, 0.5),  # containers: corrugated, many corners
+    "tank": Material(0.05, 0.008, 1.0, 0.6),
     "fitting": Material(0.10, 0.35, 1.0, 1.6),  # winches, vents, pedestals
     "paint": Material(0.02, 0.0, 0.0, 0.0),  # colour without substance: keeps the radar properties beneath it
 }
@@ -123,6 +122,12 @@ class Ship:
     texture_seed: int
     deck_material: str = "deck"
     cargo: tuple[int, ...] = field(default=())
+
+    @property
+    def mean_height(self) -> float:
+        """Height above water of the top surfaces, mean over the hull's box, metres."""
+        raised = sum(p.width * p.length * p.height for p in self.parts if p.base <= self.freeboard + 2)
+        return self.freeboard + min(raised / (self.length * self.beam), 25.0)
 
     def moved(self, index: int, dx: float = 0.0, dy: float = 0.0) -> Ship:
         """The same ship with one part somewhere else."""

@@ -1,4 +1,4 @@
-"""What stands on the deck of everything that is not a cargo carrier: ferries, warships, working vessels.
+"""What stands on the deck of all but cargo carriers: ferries, warships, working vessels.
 
 A plan furnishes a :class:`Draft`. Every number it draws is the identity of the ship.
 """
@@ -117,3 +117,37 @@ def barge(d: Draft) -> None:
     if d.chance(0.5):
         d.crane(d.u(-0.2, 0.2) * d.beam, d.length * d.u(0.3, 0.8), d.u(20, 34), d.u(0, 360), 9.0)
     d.fittings(1, d.length - 1, 2.0)
+
+
+def offshore(d: Draft) -> None:
+    """Offshore and special ships: towers, big cranes, a large landing deck, machinery all over the deck."""
+    d.deck_material = "busy"
+    forward = d.chance(0.65)
+    depth = d.length * d.u(0.14, 0.24)
+    start = d.length * (d.u(0.66, 0.74) if forward else d.u(0.03, 0.08))
+    d.house(start, start + depth, d.u(18, 30), bridge_forward=d.chance(0.7), width=d.beam * d.u(0.75, 0.98))
+    d.forecastle()
+    low, high = (0.04, start / d.length - 0.02) if forward else ((start + depth) / d.length + 0.02, 0.9)
+    for _ in range(int(d.rng.integers(8, 26))):  # modules, reels, tanks, pipe racks
+        tone = d.shade(
+            ((0.82, 0.82, 0.80), (0.45, 0.46, 0.48), d.deck, (0.62, 0.48, 0.22))[int(d.rng.integers(4))], 0.25
+        )
+        y, x = d.u(low, high) * d.length, d.u(-0.38, 0.38) * d.beam
+        size = (d.u(2, 0.3 * d.beam), d.u(3, 16))
+        material = "house" if d.chance(0.5) else "fitting"
+        d.add(x, y, *size, d.u(1.5, 9), tone, material, round=d.chance(0.15))
+    for _ in range(int(d.rng.integers(1, 4))):
+        side = d.beam * 0.4 * (1 if d.chance(0.5) else -1)
+        d.crane(side, d.u(low, high) * d.length, d.u(16, 42), d.u(0, 360), d.u(12, 24), d.shade(WHITE, 0.3))
+    if d.chance(0.35):  # derrick
+        y, half = d.u(low + 0.2 * (high - low), high) * d.length, d.u(4, 7)
+        for sx in (-1, 1):
+            for sy in (-1, 1):
+                d.bar((sx * half, y + sy * half, 4), (sx * 1.5, y + sy * 1.5, d.u(35, 55)), 0.9, WHITE, 2.0)
+    if d.chance(0.6):
+        y = d.length * (d.u(0.9, 0.95) if forward else d.u(0.06, 0.1))
+        tone = d.shade((0.35, 0.5, 0.4) if d.chance(0.5) else (0.75, 0.35, 0.28), 0.2)
+        reach = d.beam * d.u(0.36, 0.5)
+        d.add(0, y, 2 * reach, 2 * reach, d.u(6, 14), tone, "deck", round=d.chance(0.5))
+        d.helipad(y, d.u(6, 14), reach * 0.8)
+    d.fittings(2, d.length * 0.95, 4.0)

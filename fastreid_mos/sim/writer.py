@@ -22,10 +22,11 @@ from ..errors import DatasetError
 from .classes import sample_ship
 from .optical import render_optical
 from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
-from .sar import DEFAULT_ENL, render_sar
+from .sar import render_sar
+from .speckle import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
-SIM_VERSION = 1
+SIM_VERSION = 3
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
@@ -168,10 +169,8 @@ def write_hoss(
     """Write a simulated HOSS ReID under ``output``/HOSS.
 
     Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
-    TIFF. The
-    folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated. A run
-    that was
-    stopped goes on where it was; the bytes depend on the parameters only, not on ``workers``.
+    TIFF. The folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated.
+    A run that was stopped goes on where it was; the bytes depend on the parameters only, not on ``workers``.
 
     Args:
         output: folder to write to; absent, empty, or begun earlier with the same parameters.
