@@ -32,7 +32,9 @@ def line(label: str, results: dict[str, Any], row: str = "model") -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, default=os.environ.get("FASTREID_DATASETS"), help="folder of the real HOSS/")
+    parser.add_argument(
+        "--real", type=Path, default=os.environ.get("FASTREID_DATASETS"), help="folder of the real HOSS/"
+    )
     parser.add_argument("--ids", type=int, default=1000, help="simulated ships")
     parser.add_argument("--chips-per-id", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
@@ -44,7 +46,11 @@ def main() -> None:
     data = simulate(args.output / "data", args.ids, seed=1, chips_per_id=args.chips_per_id, test_fraction=0.1)
     train, tune = "configs/HOSS/demo/sim_to_real.yml", "configs/HOSS/demo/real_finetune.yml"
     start = run(tune, real, args.output / "imagenet", "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 1e-12)
-    rows = [line("random", start, "random"), line("size-only", start, "size-only"), line("ImageNet, no training", start)]
+    rows = [
+        line("random", start, "random"),
+        line("size-only", start, "size-only"),
+        line("ImageNet, no training", start),
+    ]
     for seed in range(args.seeds):
         folder = args.output / f"sim_seed{seed}"
         simulated = run(train, data, folder, "SEED", seed)

@@ -19,6 +19,9 @@ from .modeling import LOSS_NAMES
 from .modeling.timm_backbone import check_timm_name
 from .modeling.weights_files import find_weights
 
+# The layers that fast-reid's get_norm knows.
+NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
+
 
 def check_names(cfg: Any) -> None:
     """Refuse a name that is in no registry.
@@ -40,6 +43,8 @@ def check_names(cfg: Any) -> None:
     known("INPUT.SAR.TRANSFORM", cfg.INPUT.SAR.TRANSFORM, TRANSFORM_REGISTRY)
     if cfg.TEST.EVALUATOR != "ReidEvaluator":  # fast-reid's own, which it keeps in no registry
         known("TEST.EVALUATOR", cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY)
+    for key, name in (("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM), ("MODEL.BACKBONE.NORM", cfg.MODEL.BACKBONE.NORM)):
+        require(name in NORMS, f"{key}: one of {', '.join(NORMS)}, got {name!r}")
     require(
         cfg.DATALOADER.SAMPLER_TRAIN in SAMPLERS,
         f"DATALOADER.SAMPLER_TRAIN: one of {', '.join(SAMPLERS)}, got {cfg.DATALOADER.SAMPLER_TRAIN!r}",

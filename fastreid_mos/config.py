@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import yaml
 
 from .errors import ConfigError
@@ -313,6 +314,11 @@ def _check_solver(cfg: Any) -> None:
             "CrossModalIdentitySampler draws both modalities: DATALOADER.NUM_INSTANCE must be at least 2",
         )
     require(cfg.DATALOADER.NUM_WORKERS >= 0, f"DATALOADER.NUM_WORKERS: 0 or more, got {cfg.DATALOADER.NUM_WORKERS}")
+    optimizer = getattr(torch.optim, solver.OPT, None)
+    require(
+        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer),
+        f"SOLVER.OPT: an optimizer of torch.optim such as SGD, Adam or AdamW, got {solver.OPT!r}",
+    )
     scheds = ("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR")
     require(solver.SCHED in scheds, f"SOLVER.SCHED: one of {', '.join(scheds)}, got {solver.SCHED!r}")
     require(solver.WARMUP_EPOCHS >= 0, f"SOLVER.WARMUP_EPOCHS: 0 or more, got {solver.WARMUP_EPOCHS}")

@@ -61,7 +61,14 @@ def whole_run(tiny_hoss, tmp_path_factory):
 
 def test_a_run_leaves_what_it_promises(whole_run):
     names = {path.name for path in whole_run.iterdir()}
-    assert {"model_final.pth", "model_best.pth", "last_checkpoint", "metrics.json", "results.json", "config.yaml"} <= names
+    assert {
+        "model_final.pth",
+        "model_best.pth",
+        "last_checkpoint",
+        "metrics.json",
+        "results.json",
+        "config.yaml",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.endswith(".tmp")]
     log = (whole_run / "log.txt").read_text()
@@ -118,14 +125,19 @@ def test_resuming_with_another_config_is_refused(whole_run, tiny_hoss, tmp_path)
     for name in ("model_0000.pth", "last_checkpoint", "metrics.json"):
         (tmp_path / name).write_bytes((whole_run / name).read_bytes())
     (tmp_path / "last_checkpoint").write_text("model_0000.pth")
-    for option, words in ((("SOLVER.IMS_PER_BATCH", "16"), "iters_per_epoch"), (("MODEL.TRANSOSS.DEPTH", "1"), "config")):
+    for option, words in (
+        (("SOLVER.IMS_PER_BATCH", "16"), "iters_per_epoch"),
+        (("MODEL.TRANSOSS.DEPTH", "1"), "config"),
+    ):
         refused = run(tiny_hoss, "--config-file", DEBUG, "--resume", "OUTPUT_DIR", tmp_path, *option)
         assert refused.returncode == 2 and words in refused.stderr and "model_0000.pth" in refused.stderr
         assert "Traceback" not in refused.stderr
 
 
 def test_two_processes_train_and_count_each_chip_once(whole_run, tiny_hoss, tmp_path):
-    finished = train(tiny_hoss, tmp_path, "--num-gpus", "2", "MODEL.LOSSES.CMAL.GATHER", "True", "SOLVER.MAX_EPOCH", "1")
+    finished = train(
+        tiny_hoss, tmp_path, "--num-gpus", "2", "MODEL.LOSSES.CMAL.GATHER", "True", "SOLVER.MAX_EPOCH", "1"
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
     alone = run(
         tiny_hoss, "--config-file", DEBUG, "--eval-only",
