@@ -22,8 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fastreid_mos.data.chips import read_chip
-from fastreid_mos.data.transforms import sar_denoise
+from fastreid_mos.data import read_chip, sar_denoise
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import rank_metrics
 from fastreid_mos.sim import write_hoss
@@ -129,7 +128,7 @@ def agreement(a: NDArray[np.float64], b: NDArray[np.float64], reach: int = 7) ->
 
 
 def crossing(items: list[Item], other_sar: bool) -> tuple[list[float], list[float]]:
-    """Agreement of an optical profile with another chip: of the same ship, and of other ships of similar length (12 %)."""
+    """Agreement of an optical profile with another chip: of the same ship, and of others of similar length (12 %)."""
     table = by_identity(items)
     lines = {id(i): profile(i) for i in items}
     same, other = [], []

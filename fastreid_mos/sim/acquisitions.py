@@ -53,7 +53,7 @@ class SarPass:
         incidence: from the vertical. margin, shift: as in the optical pass.
         ceiling: value at which the product saturates (differs between sequences).
         level: 97th percentile of the ship's mean amplitude, share of the ceiling, before saturation.
-        floor: mean of the sea, share of the ceiling.
+        floor: mean of the sea, share of the ceiling. sea_texture: spread (log) of its slow changes.
         enl: equivalent number of looks of the speckle (of the intensity). grain: its correlation, sigma in pixels.
         resolution: sigma of the point response, pixels. lobes: share of energy in the side lobes of strong points.
         smear: defocus along azimuth, pixels. smeared: share of the energy in it.
@@ -75,6 +75,7 @@ class SarPass:
     ceiling: float
     level: float
     floor: float
+    sea_texture: float
     enl: float
     grain: float
     resolution: float

@@ -150,6 +150,7 @@ def sar_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, enl: 
         ceiling=float(sequence.ceiling * rng.uniform(0.98, 1.02)),
         level=(0.7 if moving else 1.0) * float(np.clip(1.1 * np.exp(rng.normal(0, 0.34)), 0.4, 2.4)),
         floor=float(0.0022 * np.exp(rng.normal(0, 0.25))),
+        sea_texture=float(rng.uniform(0.1, 0.6)),
         enl=enl,
         grain=float(rng.uniform(0.5, 0.95)) * (0.6 if moving and smear > 9 else 1.0),
         resolution=float(rng.uniform(0.5, 1.15)),

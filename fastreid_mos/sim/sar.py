@@ -68,7 +68,7 @@ def render_sar(ship: Ship, p: SarPass) -> FloatMap:
     inside = mean[mean > 0.02 * bright]
     reference = float(np.percentile(inside, 97.0)) if inside.size else 1.0
     power = mean * (p.level**2 / max(reference, 1e-12))
-    sea = p.floor**2 * np.exp(0.35 * smooth_noise(rng, (rows, cols), 6.0))
+    sea = p.floor**2 * np.exp(p.sea_texture * smooth_noise(rng, (rows, cols), 6.0))
     grains = speckle(rng, rows, cols, p.enl, p.grain, min(p.smear * p.smeared / 3, 14.0), azimuth)
     amplitude = np.sqrt((power + sea) * grains)
     # Saturation of the product: linear below, bending over towards the ceiling.

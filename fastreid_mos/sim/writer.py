@@ -26,7 +26,7 @@ from .sar import render_sar
 from .speckle import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
-SIM_VERSION = 3
+SIM_VERSION = 4
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
@@ -169,8 +169,8 @@ def write_hoss(
     """Write a simulated HOSS ReID under ``output``/HOSS.
 
     Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
-    TIFF. The folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called simulated.
-    A run that was stopped goes on where it was; the bytes depend on the parameters only, not on ``workers``.
+    TIFF. The folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called
+    simulated. A run that was stopped goes on where it was; the bytes depend on the parameters, not on ``workers``.
 
     Args:
         output: folder to write to; absent, empty, or begun earlier with the same parameters.
