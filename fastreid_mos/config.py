@@ -84,6 +84,11 @@ def add_mos_config(cfg: Any) -> None:
     # Joined to the pooled feature at the head, for backbones that take images only: any of "size", "modality".
     cfg.MODEL.HEADS.JOIN = []
     cfg.MODEL.HEADS.JOIN_DIM = 32
+    # Standard deviation of the size numbers at the start: how much size counts beside the pixels before training.
+    cfg.MODEL.HEADS.JOIN_GAIN = 3.0
+    # Above 0: so many horizontal stripes of the feature map, STRIPE_DIM numbers each, instead of POOL_LAYER.
+    cfg.MODEL.HEADS.STRIPES = 0
+    cfg.MODEL.HEADS.STRIPE_DIM = 128
 
     cfg.MODEL.LOSSES.CMAL = node()
     # Weight of the class-wise modality alignment loss, and of its two terms.

@@ -3,7 +3,7 @@
 from .build import build_test_loader, build_train_loader, dataset_root
 from .chips import Chip, read_chip
 from .hoss import HOSS, HOSS_O2S, HOSS_S2O
-from .modality import OPTICAL, SAR, ship_size_features
+from .modality import OPTICAL, SAR, ship_metres, ship_size_features
 from .pairs import QXSSAROPT, OptiSarPair
 from .samplers import SAMPLERS, CrossModalIdentitySampler, IdentitySampler
 from .transforms import TRANSFORM_REGISTRY, SARDenoise, SARMaxScale, sar_denoise, sar_max_scale
@@ -29,5 +29,6 @@ __all__ = [
     "read_chip",
     "sar_denoise",
     "sar_max_scale",
+    "ship_metres",
     "ship_size_features",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,3 +68,18 @@ def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike)
         high / wide,
     )
     return np.stack(np.broadcast_arrays(*parts), axis=-1)
+
+
+def ship_metres(features: Any) -> Any:
+    """Width and height in metres that :func:`ship_size_features` was given, from its first two numbers.
+
+    Args:
+        features: ``[N, 3]``, a NumPy array or a torch tensor.
+
+    Returns:
+        ``[N, 2]`` of the same kind: width, height.
+    """
+    metres = features[:, :2] * 1.0
+    metres[:, 0] = (metres[:, 0] * _WIDTH_STD + _WIDTH_MEAN) * _WIDTH_UNIT
+    metres[:, 1] = (metres[:, 1] * _HEIGHT_STD + _HEIGHT_MEAN) * _HEIGHT_UNIT
+    return metres

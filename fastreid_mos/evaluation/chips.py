@@ -12,12 +12,11 @@ import numpy as np
 from fastreid.utils import comm
 from numpy.typing import NDArray
 
+from ..data import ship_metres
 from ..errors import MOSError
 from .ranking import not_finite_rows
 
 Ints = NDArray[np.int64]
-# Of the size features (METHOD, SSE): (w / 93 - 0.434) / 0.031 and (h / 427 - 0.461) / 0.031, w and h in metres.
-_SIZE_SCALE, _SIZE_MEAN, _SIZE_STD = np.array([93.0, 427.0]), np.array([0.434, 0.461]), 0.031
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class ChipCollector:
                 "nothing was ranked: check the weights (a diverged training?) and, under mixed precision, try without"
             )
         sizes = whole["sizes"]
-        metres = None if sizes is None else (sizes[:, :2] * _SIZE_STD + _SIZE_MEAN) * _SIZE_SCALE
+        metres = None if sizes is None else ship_metres(sizes)
         return Chips(
             whole["features"], whole["ids"], whole["modalities"], whole["cameras"], metres, paths, num_query
         )  # fmt: skip
@@ -125,7 +124,10 @@ class ChipCollector:
 def _numbers(values: Any) -> Ints:
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    return np.asarray(values).astype(np.int64)
+    try:
+        return np.asarray(values).astype(np.int64)
+    except ValueError:
+        raise MOSError(f"evaluation: identities must be whole numbers, this data set gives {values[0]!r}") from None
 
 
 def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from fastreid.layers import any_softmax, pooling
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 from torch import Tensor, nn
 
+from ..data import ship_metres
 from ..errors import ConfigError
 from .inputs import ModelInputError, check_modalities
 from .precision import no_autocast
@@ -21,22 +22,49 @@ _COSINE_LIMIT = 1.0 - 1e-6
 
 
 class SizeJoin(nn.Module):
-    """The size numbers, standardized over the training batches and mapped linearly, beside the pooled feature.
+    """Logarithms of the ship's width and length, standardized over the training batches, beside the pooled feature.
 
-    Linear, so that a distance between two joined features still holds the plain difference of the ships' sizes. The
-    start is an isometry of the three standardized numbers onto ``dim`` numbers of unit variance.
+    Mapped linearly, so that a distance between two joined features still holds the ratio of the ships' sizes: that of
+    their logarithms, because a crop's error is a share of the ship. The start is an isometry onto ``dim`` numbers of
+    standard deviation ``gain``. With the raw size numbers and a gain of 1 the trained model ranked worse than size
+    alone, on held-out simulated ships and on the real training ships alike.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(NUM_SIZES, affine=False)
-        self.linear = nn.Linear(NUM_SIZES, dim)
-        if dim >= NUM_SIZES:
-            nn.init.orthogonal_(self.linear.weight, gain=(dim / NUM_SIZES) ** 0.5)
+        self.norm = nn.BatchNorm1d(2, affine=False)
+        self.linear = nn.Linear(2, dim)
+        if dim >= 2:
+            nn.init.orthogonal_(self.linear.weight, gain=gain * (dim / 2) ** 0.5)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, pooled: Tensor, sizes: Tensor) -> Tensor:
-        return torch.cat([pooled, self.linear(self.norm(sizes.to(pooled.dtype)))], dim=1)
+        logarithms = ship_metres(sizes.to(pooled.dtype)).clamp(min=1.0).log()
+        return torch.cat([pooled, self.linear(self.norm(logarithms))], dim=1)
+
+
+class StripePool(nn.Module):
+    """Horizontal stripes of a feature map, each averaged and reduced by one linear map for all, side by side.
+
+    Keeps where along the ship something is, which both modalities show and a mean over the map forgets (the part pooling
+    of PCB, Sun et al., ECCV 2018; one reduction for all stripes instead of one each).
+
+    Args:
+        channels: C of the map.
+        stripes: their number S; a map of fewer rows is interpolated.
+        dim: numbers a stripe is reduced to.
+    """
+
+    def __init__(self, channels: int, stripes: int, dim: int) -> None:
+        super().__init__()
+        self.stripes = stripes
+        self.reduce = nn.Conv1d(channels, dim, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, C, h, w]`` -> ``[B, dim * S]``."""
+        rows = F.adaptive_avg_pool2d(features, (self.stripes, 1)).squeeze(3)
+        reduced: Tensor = self.reduce(rows)
+        return reduced.flatten(1)
 
 
 class ModalityJoin(nn.Module):
@@ -74,7 +102,8 @@ class CMALHead(EmbeddingHead):
         scale, margin: of the classifier.
         with_bnneck, norm_type: whether there is a batch norm, and which.
         join: any of "size" and "modality" (for backbones that take images only).
-        join_dim: numbers that "size" adds to the feature.
+        join_dim, join_gain: numbers that "size" adds to the feature, and their standard deviation at the start.
+        stripes, stripe_dim: above 0, pool that many horizontal stripes to so many numbers each instead of ``pool_type``.
 
     Raises:
         ConfigError: a name that does not exist.
@@ -97,6 +126,9 @@ class CMALHead(EmbeddingHead):
         norm_type: str = "BN",
         join: Sequence[str] = (),
         join_dim: int = 32,
+        join_gain: float = 3.0,
+        stripes: int = 0,
+        stripe_dim: int = 128,
     ) -> None:
         _check_name("POOL_LAYER", pool_type, pooling.__all__)
         _check_name("CLS_LAYER", cls_type, any_softmax.__all__)
@@ -106,8 +138,11 @@ class CMALHead(EmbeddingHead):
             _check_name("JOIN", name, ("size", "modality"))
         if "size" in join and join_dim < 1:
             raise ConfigError(f"MODEL.HEADS.JOIN_DIM: at least 1, got {join_dim}")
+        if stripes < 0 or stripe_dim < 1:
+            raise ConfigError(f"MODEL.HEADS.STRIPES: 0 or more, STRIPE_DIM at least 1, got {stripes} and {stripe_dim}")
+        pooled_dim = stripes * stripe_dim or feat_dim
         super().__init__(
-            feat_dim=feat_dim + (join_dim if "size" in join else 0),
+            feat_dim=pooled_dim + (join_dim if "size" in join else 0),
             embedding_dim=embedding_dim,
             num_classes=num_classes,
             neck_feat=neck_feat,
@@ -122,8 +157,10 @@ class CMALHead(EmbeddingHead):
         self.test_neck_feat = test_neck_feat
         # Split as fast-reid numbers them, so that the names of the weights stay its own.
         self.num_reduction = 1 if embedding_dim > 0 else 0
-        self.modality_join = ModalityJoin(feat_dim) if "modality" in join else None
-        self.size_join = SizeJoin(join_dim) if "size" in join else None
+        if stripes:
+            self.pool_layer = StripePool(feat_dim, stripes, stripe_dim)
+        self.modality_join = ModalityJoin(pooled_dim) if "modality" in join else None
+        self.size_join = SizeJoin(join_dim, join_gain) if "size" in join else None
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -133,6 +170,9 @@ class CMALHead(EmbeddingHead):
             "test_neck_feat": cfg.MODEL.HEADS.TEST_NECK_FEAT,
             "join": tuple(cfg.MODEL.HEADS.JOIN),
             "join_dim": cfg.MODEL.HEADS.JOIN_DIM,
+            "join_gain": cfg.MODEL.HEADS.JOIN_GAIN,
+            "stripes": cfg.MODEL.HEADS.STRIPES,
+            "stripe_dim": cfg.MODEL.HEADS.STRIPE_DIM,
         }
 
     @property
@@ -204,6 +244,10 @@ class CMALHead(EmbeddingHead):
             }
 
     def _pool(self, features: Tensor) -> Tensor:
+        if isinstance(self.pool_layer, StripePool):
+            if features.dim() != 4 or features.shape[2] == 1:
+                raise ConfigError("MODEL.HEADS.STRIPES: this backbone gives one vector per chip, no map; set it to 0")
+            return self.pool_layer(features)
         if features.dim() == 2:
             if any(True for _ in self.pool_layer.parameters()):
                 raise ConfigError(

@@ -34,10 +34,16 @@ class TimmBackbone(nn.Module):
         self.model, example = _create(name, img_size)
         self.channels_last = example.dim() == 4 and example.shape[1] != self.model.num_features == example.shape[-1]
         self.num_features = int(example.shape[-1 if self.channels_last else 1])
+        self.is_convolutional = any(
+            isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.model.modules()
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]``, normalized -> a feature map ``[B, C, h, w]``, or a vector ``[B, C, 1, 1]`` from models
         of tokens, which pool by themselves."""
+        if self.is_convolutional:
+            # Depthwise convolutions are about a third faster on pixels that lie together (EfficientNet-Lite0, CPU).
+            images = images.contiguous(memory_format=torch.channels_last)
         features = self.model(images)
         if features.dim() == 2:
             return features[..., None, None]

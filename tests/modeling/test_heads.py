@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fastreid_mos.data import ship_size_features
 from fastreid_mos.errors import ConfigError
 from fastreid_mos.modeling import CMALHead, ModelInputError
 
@@ -85,17 +87,37 @@ def test_arc_at_a_perfect_match_has_a_finite_gradient():
 
 
 def test_size_join_keeps_the_distance_of_sizes():
-    features, targets, _, sizes = batch()
-    model = head(join=["size"], join_dim=12)
+    features, targets, _, _ = batch()
+    metres = torch.tensor([[20.0 + 3 * k, 90.0 + 25 * k * (k % 3)] for k in range(8)])
+    sizes = torch.from_numpy(ship_size_features(metres[:, 0].numpy(), metres[:, 1].numpy(), np.ones(8, int))).float()
+    model = head(join=["size"], join_dim=12, join_gain=2.0)
     assert model.out_dim == 18
     for _ in range(200):
         model.train()(features, targets, sizes=sizes)  # running statistics settle
     joined = model.eval()(features, sizes=sizes)
     torch.testing.assert_close(joined[:, :6], features.mean((2, 3)))
-    standard = (sizes - sizes.mean(0)) / (sizes.var(0) + 1e-5).sqrt()
+    logarithms = metres.log()
+    standard = (logarithms - logarithms.mean(0)) / (logarithms.var(0) + 1e-5).sqrt()
     ratio = torch.cdist(joined[:, 6:], joined[:, 6:]) / torch.cdist(standard, standard).clamp(min=1e-6)
     ratio = ratio[~torch.eye(8, dtype=torch.bool)]
-    assert ratio.min() > 0.99 * 2 and ratio.max() < 1.01 * 2  # an isometry times sqrt(12 / 3)
+    expected = 2.0 * (12 / 2) ** 0.5  # an isometry of two numbers onto twelve of standard deviation 2
+    assert ratio.min() > 0.99 * expected and ratio.max() < 1.01 * expected
+
+
+def test_stripes_keep_where_something_is():
+    """Two maps that differ only in which half is bright: a mean over the map cannot tell them apart, stripes can."""
+    top, bottom = torch.zeros(1, 6, 4, 2), torch.zeros(1, 6, 4, 2)
+    top[:, :, :2], bottom[:, :, 2:] = 1.0, 1.0
+    plain, striped = head().eval(), head(stripes=2, stripe_dim=5).eval()
+    torch.testing.assert_close(plain(top), plain(bottom))
+    assert striped.out_dim == 10
+    first, second = striped(top), striped(bottom)
+    torch.testing.assert_close(first.view(5, 2), second.view(5, 2).flip(1))
+    assert not torch.allclose(first, second)
+    with pytest.raises(ConfigError, match="STRIPES"):
+        striped(torch.zeros(2, 6))
+    with pytest.raises(ConfigError, match="STRIPES"):
+        head(stripes=-1)
 
 
 def test_modality_join_starts_as_the_identity_and_learns_an_offset():
