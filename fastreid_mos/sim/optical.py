@@ -76,7 +76,7 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     rise = float(np.tan(np.deg2rad(p.sun_elevation)))
     sunlit = lit(surfaces.z / _CELL, sun, rise)
     direct = float(np.sin(np.deg2rad(p.sun_elevation)))
-    light = 0.22 + (0.35 + 0.75 * direct) * sunlit
+    light = np.float32(0.22) + np.float32(0.35 + 0.75 * direct) * sunlit.astype(np.float32)
 
     texture = ship_texture(ship, frame)
     paint = surfaces.colour[surfaces.index]
@@ -84,7 +84,9 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     top = paint * (light * np.maximum(0.2, 1 + gloss * texture))[..., None]
     # Water: the colour of the day with waves, darker in the ship's shadow.
     swell = 0.6 * smooth_noise(rng, (h, w), 26.0) + 0.4 * smooth_noise(rng, (h, w), 4.0)
-    water = np.array(p.sea, np.float32) * (1 + p.sea_texture * swell + 0.15 * (sunlit - 1.0))[..., None]
+    water = (
+        np.array(p.sea, np.float32) * (1 + p.sea_texture * swell + 0.15 * (sunlit.astype(np.float32) - 1))[..., None]
+    )
 
     view, wall = _oblique(surfaces, p.lean)
     flat = view.ravel()

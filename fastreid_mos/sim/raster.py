@@ -83,7 +83,7 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
             cv2.fillPoly(index, [points], i, shift=_SHIFT)
 
     def add_walls(cells: NDArray[np.float64], base: float, height: float, corner: float, rail: bool) -> None:
-        following = np.roll(cells, -1, 0)
+        following = np.concatenate([cells[1:], cells[:1]])
         n = len(cells)
         rows = np.empty((n, 8), np.float32)
         rows[:, 0:2], rows[:, 2:4] = (cells, following) if not rail else (following, cells)

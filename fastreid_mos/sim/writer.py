@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from io import BytesIO
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -23,10 +24,11 @@ from .classes import sample_ship
 from .optical import render_optical
 from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
 from .sar import render_sar
+from .ships import Ship
 from .speckle import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
-SIM_VERSION = 4
+SIM_VERSION = 5
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
@@ -118,11 +120,17 @@ def plan(config: SimConfig) -> list[ChipPlan]:
     return chips
 
 
+@lru_cache(maxsize=4)
+def _identity(seed: int, owner: tuple[int, int]) -> tuple[Ship, float]:
+    """A ship, and what decides which way round its chips are; kept while its chips are drawn one after the other."""
+    rng = np.random.default_rng([seed, *owner])
+    return sample_ship(rng), float(rng.random())
+
+
 def render(config: SimConfig, chip: ChipPlan) -> NDArray[np.uint8] | NDArray[np.float32]:
     """The pixels of one planned chip; depends on the seed and the plan's entry only."""
-    own = np.random.default_rng([config.seed, *chip.owner])
-    ship = sample_ship(own)
-    stern_up = bool(own.random() < chip.sequence.stern_up)
+    ship, turn = _identity(config.seed, chip.owner)
+    stern_up = turn < chip.sequence.stern_up
     rng = np.random.default_rng([config.seed, *chip.owner, chip.number])
     # Most passes of one ship are close in time: the load rarely changes.
     loaded = ship.loaded(rng, float(rng.uniform(0.1, 0.6)) if rng.random() < 0.15 else 0.0)
