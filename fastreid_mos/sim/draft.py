@@ -112,6 +112,18 @@ class Draft:
             c = self.shade(WHITE, 0.35) if self.chance(0.22) else self.shade(self.deck, 0.6)
             self.add(x, y, s, s * self.u(0.6, 1.8), self.u(0.6, 2.5), c, "fitting")
 
+    def rails(self, y0: float, y1: float) -> None:
+        """Rail and gutter along both sides of the deck: a line lighter or darker than the deck."""
+        tone = self.shade(self.deck if self.chance(0.5) else WHITE, 0.4)
+        dark = self.shade((0.5 * self.deck[0], 0.5 * self.deck[1], 0.5 * self.deck[2]), 0.3)
+        inset = self.u(0.3, 0.8)
+        stations = np.linspace(y0, y1, 9)
+        for side in (-1, 1):
+            for a, b in zip(stations[:-1], stations[1:], strict=True):
+                xa, xb = self.half(float(a)) - inset, self.half(float(b)) - inset
+                self.bar((side * xa, float(a), 1.1), (side * xb, float(b), 1.1), 0.5, tone, 0.12)
+                self.bar((side * (xa - 1.4), float(a), 0.1), (side * (xb - 1.4), float(b), 0.1), 0.5, dark, 0.04)
+
     def forecastle(self, share: float = 0.0) -> float:
         """Raised bow with mooring gear; returns the station where it begins."""
         start = self.length * (1 - (share or self.u(0.065, 0.10)))
@@ -144,7 +156,7 @@ class Draft:
         depth = y1 - y0
         tiers = max(2, int(height / 5.5))
         lower = self.u(0.25, 0.45) * height
-        self.add(0, (y0 + y1) / 2, w, depth, lower, self.shade(c if self.chance(0.6) else self.deck, 0.06), "house")
+        self.add(0, (y0 + y1) / 2, w, depth, lower, self.shade(c if self.chance(0.4) else self.deck, 0.06), "house")
         front = y1 if bridge_forward else y0
         sign = -1.0 if bridge_forward else 1.0
         upper = depth * self.u(0.35, 0.6)
@@ -200,6 +212,8 @@ class Draft:
     def aft_house(self, share: tuple[float, float] = (0.10, 0.15)) -> float:
         """The usual superstructure at the stern with its mooring deck; returns the station of its front."""
         back = self.length * self.u(0.03, 0.07)
+        if self.chance(0.7):
+            self.rails(self.length * 0.02, self.length * 0.93)
         front = back + self.length * self.u(*share)
         self.fittings(1.0, back, 5.0)
         self.house(back, front, min(30.0, 9 + self.length * self.u(0.06, 0.10)))

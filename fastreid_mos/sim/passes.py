@@ -136,10 +136,10 @@ def sar_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, enl: 
     Ships are mostly seen from the side (at anchor and in lanes they lie along the orbit), more often from the
     sequence's own side, now and then from anywhere.
     """
-    moving = rng.random() < 0.27
+    moving = rng.random() < 0.22
     side = sequence.near_side if rng.random() < 0.65 else 180.0 - sequence.near_side
     look = side + float(rng.normal(0, 24)) if rng.random() < 0.78 else float(rng.uniform(0, 360))
-    smear = float(rng.uniform(3, 9)) if rng.random() < 0.35 else float(rng.uniform(9, 60))
+    smear = float(rng.uniform(3, 9)) if rng.random() < 0.45 else float(rng.uniform(9, 60))
     return SarPass(
         angle=float(rng.normal(0, 2.2)),
         stern_up=stern_up,

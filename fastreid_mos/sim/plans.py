@@ -43,6 +43,7 @@ def _hatches(
     pitch = (end - start) * lengths / lengths.sum()
     strips, y = [], start
     halves = d.chance(0.5)
+    seams = int(d.rng.integers(2, 5)) if d.chance(0.4) else 0
     open_hold = (WHITE if d.chance(0.6) else d.deck) if d.chance(0.22) else None
     for k in range(count):
         length = pitch[k] * share
@@ -53,6 +54,9 @@ def _hatches(
         d.add(0, y0 + length / 2, w, length, height, c, "hatch")
         if halves:  # side-rolling covers with a seam
             d.add(0, y0 + length / 2, 0.8, length, height, d.shade(c, 0.4), "paint")
+        for seam in range(1, seams):
+            place = y0 + length * seam / seams
+            d.add(0, place, w * 0.96, 0.6, height, d.shade(c, 0.5), "paint")
         if open_hold is not None and d.chance(0.4):  # cover folded up or hold open: light and dark bands across
             bands = int(d.rng.integers(2, 5))
             for b in range(bands):
@@ -99,14 +103,19 @@ def tanker(d: Draft) -> None:
     front = d.aft_house((0.12, 0.17))
     fore = d.forecastle()
     tone = d.shade(d.deck, 0.35)
-    frames = d.chance(0.55)
-    pitch = d.u(3.2, 6.0)
+    frames = d.chance(0.7)
+    pitch, contrast = d.u(3.2, 6.0), d.u(0.1, 0.6)
     if frames:
         for y in np.arange(front + 3, fore - 2, pitch):
-            d.add(0, float(y), 2 * d.half(float(y)) * 0.92, 0.5, d.u(0.5, 0.9), d.shade(d.deck, 0.1), "tank")
+            d.add(0, float(y), 2 * d.half(float(y)) * 0.92, 0.6, d.u(0.5, 0.9), d.shade(d.deck, contrast), "tank")
     for k in range(int(d.rng.integers(3, 8))):
         x = d.u(-0.1, 0.1) * d.beam + (k - 3) * 0.9
         d.bar((x, front, 1.2), (x, fore - d.u(0, 0.15) * d.length, 1.2), 0.6, d.shade(tone, 0.2), 0.9)
+    for _ in range(int(d.rng.integers(2, 9))):  # ballast and cargo lines off the centre, some of them short
+        x, start = d.u(-0.4, 0.4) * d.beam, front + (fore - front) * max(0.0, d.u(-0.5, 0.6))
+        end = start + (fore - start) * min(1.0, d.u(0.3, 1.4))
+        light = WHITE if d.chance(0.25) else tone
+        d.bar((x, start, 0.9), (x, end, 0.9), d.u(0.4, 0.9), d.shade(light, 0.4), 0.5)
     walk = d.u(-0.06, 0.06) * d.beam
     d.add(
         walk,
@@ -139,7 +148,7 @@ def tanker(d: Draft) -> None:
     if d.chance(0.5):
         x = d.beam * d.u(0.22, 0.32) * (1 if d.chance(0.5) else -1)
         d.helipad(front + (fore - front) * d.u(0.55, 0.85), 0.4, d.u(3.5, 7.0), x)
-    d.fittings(front, fore, d.u(0.8, 2.2))
+    d.fittings(front, fore, d.u(0.3, 1.0), size=(0.5, 1.5))
 
 
 def _stack_bay(
@@ -228,7 +237,7 @@ def gas_carrier(d: Draft) -> None:
     """Gas carrier: spherical tanks, or a trunk along the deck with pipes and compressor rooms."""
     front = d.aft_house((0.12, 0.17))
     fore = d.forecastle()
-    if d.chance(0.35):
+    if d.chance(0.18):
         count = int(d.rng.integers(3, 6))
         pitch = (fore - front) / count
         radius = min(pitch * 0.48, d.beam * 0.46)
@@ -277,4 +286,4 @@ def gas_carrier(d: Draft) -> None:
     for k in range(5):
         d.bar((-d.beam * 0.45, mid + 2 * k, 6), (d.beam * 0.45, mid + 2 * k, 6), 0.8, WHITE, 1.4)
     d.crane(-d.beam * 0.2, mid, d.u(12, 20), d.u(0, 360), 12.0)
-    d.fittings(front, fore, d.u(1.0, 2.5))
+    d.fittings(front, fore, d.u(0.5, 1.4))
