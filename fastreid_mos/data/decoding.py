@@ -140,7 +140,7 @@ def _check_segments(path: Any, page: Any, size: int) -> None:
 
 def _tiff_meaning(page: Any, pixels: NDArray[Any]) -> NDArray[Any]:
     if page.photometric == _PALETTE and page.colormap is not None and pixels.ndim == 2:
-        return np.asarray((page.colormap[:, pixels] // 257).astype(np.uint8).transpose(1, 2, 0))
+        return np.asarray((page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
     if pixels.dtype == bool or page.bitspersample == 1:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind == "u":

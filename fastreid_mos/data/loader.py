@@ -185,6 +185,7 @@ class ChipLoader(DataLoader[Any]):
         """
         stream = super().__iter__()
         while True:
+            failure: MOSError | None = None
             try:
                 batch = next(stream)
             except StopIteration:
@@ -192,12 +193,17 @@ class ChipLoader(DataLoader[Any]):
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
-                raise MOSError(
+                failure = MOSError(
                     "a loader worker was ended from outside, usually for want of memory or shared memory (/dev/shm); "
                     f"lower DATALOADER.NUM_WORKERS ({self.num_workers}), 0 reads without workers"
-                ) from None
-            if isinstance(batch, ChipError):
-                raise batch
+                )
+            else:
+                failure = batch if isinstance(batch, ChipError) else None
+            if failure is not None:
+                # The workers end here and now. Left to the traceback they would be ended by the garbage collector, by
+                # when their queues are closed, and each would be waited for 5 seconds.
+                del stream
+                raise failure
             if self.device is not None:
                 batch = {
                     name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,69 @@
+"""A tiny HOSS of random chips, and configs that read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from fastreid_mos.config import load_cfg
+
+# What each identity of the training split has: optical chips, SAR chips.
+TRAINING = {2: (2, 1), 10: (1, 2), 11: (3, 3), 100: (1, 1), 7: (2, 0), 9: (0, 1)}
+
+
+def optical(seed: int, height: int = 40, width: int = 14) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def sar(seed: int, height: int = 30, width: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(1.0, 1.0, (height, width)).astype(np.float32)
+
+
+def write_optical(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, optical(seed), photometric="rgb", compression="lzw", metadata=None)
+
+
+def write_sar(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, sar(seed), metadata=None)
+
+
+@pytest.fixture
+def hoss_root(tmp_path) -> Path:
+    """A folder with HOSS in it: 17 training chips of 6 identities, 4 query and 7 gallery chips."""
+    root = tmp_path / "datasets" / "HOSS"
+    number = 0
+    for pid, (n_optical, n_sar) in TRAINING.items():
+        for n in range(n_optical + n_sar):
+            number += 1
+            word, write = ("RGB", write_optical) if n < n_optical else ("SAR", write_sar)
+            write(root / "bounding_box_train" / f"{pid:04d}_s01c{n}_{word}.tif", number)
+    for n, name in enumerate(("0201_a_RGB", "0202_a_SAR", "0203_a_RGB", "0204_a_SAR")):
+        (write_optical if name.endswith("RGB") else write_sar)(root / "query" / f"{name}.tif", 100 + n)
+    for n, name in enumerate(
+        ("0201_b_SAR", "0202_b_RGB", "0203_b_RGB", "-1_0001_SAR", "-1_0002_RGB", "0204_b_RGB", "0201_b_RGB")
+    ):
+        (write_optical if name.endswith("RGB") else write_sar)(root / "bounding_box_test" / f"{name}.tif", 200 + n)
+    return root.parent
+
+
+@pytest.fixture
+def make_cfg(hoss_root, monkeypatch):
+    """A function: KEY, VALUE, ... -> a config for the tiny HOSS (batches of 8 = 4 x 2, 32 x 16 pixels, no workers)."""
+    monkeypatch.setenv("FASTREID_DATASETS", str(hoss_root))
+
+    def make(*opts: object):
+        base = [
+            "MODEL.META_ARCHITECTURE", "MOS", "MODEL.DEVICE", "cpu", "INPUT.SIZE_TRAIN", "[32,16]",
+            "INPUT.SIZE_TEST", "[32,16]", "INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True",
+            "INPUT.PADDING.SIZE", "3", "INPUT.REA.ENABLED", "True", "DATASETS.NAMES", "('HOSS',)",
+            "DATASETS.TESTS", "('HOSS',)", "DATALOADER.SAMPLER_TRAIN", "IdentitySampler",
+            "DATALOADER.NUM_INSTANCE", "2", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "8", "TEST.IMS_PER_BATCH", "4",
+        ]  # fmt: skip
+        return load_cfg("", [*base, *(str(opt) for opt in opts)])
+
+    return make

@@ -1,0 +1,188 @@
+"""The test-time input against golden values; each training step, their order and their probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastreid_mos.config import load_cfg
+from fastreid_mos.data import build_test_loader
+from fastreid_mos.data.augment import NoiseErasing, build_augmentation, steps_in_order
+from fastreid_mos.data.loader import ChipDataset
+from fastreid_mos.data.seeding import drawn_from
+from fastreid_mos.data.transforms import build_sar_transform
+from fastreid_mos.errors import ConfigError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 21, 3), dtype=np.uint8)
+# Small, for speed.
+OFF = [
+    "INPUT.SIZE_TRAIN", "[128,64]", "INPUT.SIZE_TEST", "[128,64]", "INPUT.FLIP.ENABLED", "False",
+    "INPUT.PADDING.ENABLED", "False", "INPUT.REA.ENABLED", "False",
+]  # fmt: skip
+
+
+def chosen(*opts):
+    return load_cfg("configs/HOSS/mos_vit.yml", [str(opt) for opt in opts])
+
+
+def test_golden_model_input(golden, shared_dir):
+    values = golden("model_input")
+    items = [
+        (str(shared_dir / "hoss_sample" / "HOSS" / str(name)), 1, int("SAR" in str(name))) for name in values["files"]
+    ]
+    cfg = chosen("DATALOADER.NUM_WORKERS", 0)
+    (batch,) = build_test_loader(cfg, items)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    got = ((batch["images"] - mean) / std).numpy()
+    assert got.shape == (8, 3, 256, 128)
+    for n in range(8):
+        np.testing.assert_allclose(got[n, :, ::8, ::8], values[f"eval{n}"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(batch["sizes"].numpy(), values["size_features"], rtol=1e-5)
+
+    cfg = chosen(*OFF, "INPUT.SIZE_TRAIN", "[256,128]", "INPUT.SIZE_TEST", "[256,128]")
+    data = ChipDataset(items, build_sar_transform(cfg), build_augmentation(cfg, train=True), relabel=True)
+    for n in range(8):
+        resized = data[n]["images"].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(resized[::8, ::8], values[f"train_resize{n}"])
+
+
+@pytest.mark.parametrize("name, code", [("bicubic", 3), ("bilinear", 2), ("nearest", 0), ("lanczos", 1)])
+def test_interpolations(name, code):
+    wanted = np.asarray(Image.fromarray(IMAGE).resize((16, 32), code), np.float32).transpose(2, 0, 1)
+    size = ("INPUT.SIZE_TRAIN", "[32,16]", "INPUT.SIZE_TEST", "[32,16]")
+    train = build_augmentation(chosen(*OFF, *size, "INPUT.RESIZE.TRAIN", name), train=True)(IMAGE)
+    test = build_augmentation(chosen(*size, "INPUT.RESIZE.TEST", name), train=False)(IMAGE)
+    np.testing.assert_array_equal(train, wanted)
+    np.testing.assert_array_equal(test, wanted)
+    assert train.is_contiguous() and train.dtype == torch.float32
+
+
+def augmented(*opts, n=200):
+    augment = build_augmentation(chosen(*OFF, *opts), train=True)
+    plain = build_augmentation(chosen(*OFF), train=True)(IMAGE)
+    with drawn_from(0):
+        return plain, [augment(IMAGE) for _ in range(n)]
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.25, 1.0])
+def test_flip_probability(prob):
+    plain, images = augmented("INPUT.FLIP.ENABLED", "True", "INPUT.FLIP.PROB", prob)
+    flipped = [torch.equal(image, plain.flip(2)) for image in images]
+    assert all(flip or torch.equal(image, plain) for flip, image in zip(flipped, images, strict=True))
+    assert abs(np.mean(flipped) - prob) < 0.1
+
+
+def test_pad_and_crop_shifts_by_up_to_the_padding():
+    plain, images = augmented("INPUT.PADDING.ENABLED", "True", "INPUT.PADDING.SIZE", 2, n=150)
+    padded = torch.nn.functional.pad(plain, (2, 2, 2, 2))
+    shifts = set()
+    for image in images:
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(image, padded[:, y : y + 128, x : x + 64])]
+        assert found
+        shifts.update(found)
+    assert len(shifts) == 25
+
+
+def test_erasing_is_normal_noise_after_normalization():
+    opts = ("INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "0.5")
+    cfg = chosen(*opts)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    plain, images = augmented(*opts)
+    noise, shares, ratios = [], [], []
+    for image in images:
+        changed = (image != plain).all(0)
+        if changed.any():
+            rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+            height, width = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+            assert changed.sum() > 0.98 * height * width  # one filled rectangle
+            shares.append(height * width / (128 * 64))
+            ratios.append(height / width)
+            noise.append(((image - mean) / std)[:, changed])
+    assert abs(len(noise) / len(images) - 0.5) < 0.1
+    assert min(shares) > 0.015 and max(shares) < 0.34 and max(shares) > 0.28 and min(shares) < 0.06
+    assert 0.28 < min(ratios) < 0.6 and 2 < max(ratios) < 3.5
+    values = torch.cat(noise, 1)
+    assert values.mean(1).abs().max() < 0.03 and (values.std(1) - 1).abs().max() < 0.03
+    assert len(torch.unique(values[0, :500])) > 490  # per pixel
+
+
+def test_erasing_leaves_its_input_and_what_does_not_fit():
+    erase = NoiseErasing(1.0, [0.9, 0.9], [0.01, 0.01], [0.0] * 3, [1.0] * 3)
+    image = torch.rand(3, 64, 32)
+    assert torch.equal(erase(image), image)  # no rectangle of that shape fits
+    erase = NoiseErasing(1.0, [0.2, 0.2], [1.0, 1.0], [0.0] * 3, [1.0] * 3)
+    before = image.clone()
+    assert not torch.equal(erase(image), before) and torch.equal(image, before)
+
+
+def test_constant_erasing():
+    opts = (
+        "INPUT.REA.ENABLED",
+        "True",
+        "INPUT.REA.PROB",
+        "1.0",
+        "INPUT.REA.MODE",
+        "const",
+        "INPUT.REA.VALUE",
+        "[300.0,-5.0,7.5]",
+    )
+    plain, images = augmented(*opts, n=20)
+    for image in images:
+        changed = (image != plain).any(0)
+        assert changed.any() and (image[:, changed] == torch.tensor([300.0, -5.0, 7.5])[:, None]).all()
+
+
+def test_order_of_the_config():
+    assert steps_in_order(chosen()) == ["resize", "flip", "pad_crop", "erase"]
+    other = chosen("INPUT.AUGMENT.ORDER", "['flip','resize','pad_crop','erase']")
+    assert steps_in_order(other) == ["flip", "resize", "pad_crop", "erase"]
+    assert steps_in_order(chosen(*OFF)) == ["resize"]
+    on = [x for node in ("CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT") for x in (f"INPUT.{node}.ENABLED", "True")]
+    assert steps_in_order(chosen(*on)) == [
+        "autoaug", "resize", "crop", "flip", "pad_crop", "color_jitter", "affine", "augmix", "erase", "patch",
+    ]  # fmt: skip
+    moved = chosen(*on, "INPUT.AUGMENT.ORDER", "['color_jitter','resize','pad_crop','patch','erase']")
+    assert steps_in_order(moved) == [
+        "autoaug", "color_jitter", "resize", "crop", "flip", "pad_crop", "affine", "augmix", "patch", "erase",
+    ]  # fmt: skip
+
+
+def test_the_order_is_followed():
+    erase_all = ("INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "1.0", "INPUT.REA.MODE", "const")
+    flip = ("INPUT.FLIP.ENABLED", "True", "INPUT.FLIP.PROB", "1.0", "INPUT.CJ.ENABLED", "True", "INPUT.CJ.PROB", "1.0")
+    one = augmented(*erase_all, *flip, n=1)[1][0]
+    two = augmented(*erase_all, *flip, "INPUT.AUGMENT.ORDER", "['flip','color_jitter','resize','erase']", n=1)[1][0]
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("node", ["CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT"])
+def test_fastreids_other_steps_work(node):
+    opts = [f"INPUT.{node}.ENABLED", "True"] + ([f"INPUT.{node}.PROB", "1.0"] if node not in ("CROP", "AFFINE") else [])
+    plain, images = augmented(*opts, n=130 if node == "RPT" else 12)  # random patch begins with a pool of 100
+    size = (224, 224) if node == "CROP" else (128, 64)
+    assert all(image.shape == (3, *size) and image.dtype == torch.float32 for image in images)
+    assert all(torch.isfinite(image).all() and image.min() >= 0 and image.max() <= 255 for image in images)
+    assert sum(image.shape != plain.shape or not torch.equal(image, plain) for image in images) > len(images) // 10
+
+
+@pytest.mark.parametrize(
+    "opts, wanted",
+    [
+        (["INPUT.AUGMENT.ORDER", "['resize','spin']"], "no such step.*spin"),
+        (["INPUT.AUGMENT.ORDER", "['resize','resize']"], "a step twice"),
+        (["INPUT.AUGMENT.ORDER", "['erase','resize']"], "come last"),
+        (["INPUT.PADDING.SIZE", "-1"], "PADDING.SIZE"),
+        (["INPUT.PADDING.MODE", "wrap"], "PADDING.MODE"),
+        (["INPUT.REA.SCALE", "[0.5,0.1]"], "REA.SCALE"),
+        (["INPUT.REA.SCALE", "[0.1,1.5]"], "REA.SCALE"),
+        (["INPUT.REA.RATIO", "[0.0,1.0]"], "REA.RATIO"),
+        (["INPUT.REA.VALUE", "[1.0]"], "REA.VALUE"),
+        (["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[0,5]"], "CROP.SIZE"),
+        (["INPUT.CJ.PROB", "1.5"], "CJ.PROB"),
+    ],
+)
+def test_impossible_settings_are_config_errors(opts, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        chosen(*opts)

@@ -1,0 +1,171 @@
+"""Batches: who is in them, in which modality, shared out to processes, and the end of what hangs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from fastreid.utils import comm
+
+from fastreid_mos.data import HOSS, CrossModalIdentitySampler, IdentitySampler
+from fastreid_mos.data.samplers import SAMPLERS, build_batches
+from fastreid_mos.errors import ConfigError
+
+# Identity -> optical chips, SAR chips.
+CHIPS = {1: (2, 1), 2: (1, 2), 3: (4, 4), 4: (1, 1), 5: (3, 0), 6: (0, 5), 7: (6, 1), 8: (1, 0), 9: (2, 2)}
+ITEMS = [
+    (f"{pid}_{kind}_{n}", pid, kind) for pid, counts in CHIPS.items() for kind in (0, 1) for n in range(counts[kind])
+]
+
+
+def by_identity(batch, items=ITEMS):
+    groups = defaultdict(list)
+    for row in batch:
+        groups[items[row][1]].append(row)
+    return groups
+
+
+@pytest.mark.parametrize("cls", [IdentitySampler, CrossModalIdentitySampler])
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_batches_are_p_identities_of_k_chips(cls, k):
+    for batch in islice(cls(ITEMS, 4 * k, k, seed=3), 60):
+        groups = by_identity(batch)
+        assert len(groups) == 4 and all(len(rows) == k for rows in groups.values())
+        assert [ITEMS[row][1] for row in batch] == [pid for pid in groups for _ in range(k)]  # side by side
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+def test_cross_modal_always_has_both(k):
+    surplus = Counter()
+    for batch in islice(CrossModalIdentitySampler(ITEMS, 4 * k, k, seed=0), 200):
+        for pid, rows in by_identity(batch).items():
+            n_optical = sum(ITEMS[row][2] == 0 for row in rows)
+            if 0 in CHIPS[pid]:
+                assert n_optical == (k if CHIPS[pid][0] else 0)
+            else:
+                assert n_optical in (k // 2, k - k // 2)
+                surplus[n_optical > k - n_optical] += 1
+            for kind in (0, 1):  # as even as the number of chips allows
+                drawn = Counter(row for row in rows if ITEMS[row][2] == kind)
+                if drawn:
+                    most = max(drawn.values())
+                    assert most == -(-drawn.total() // CHIPS[pid][kind])
+    if k % 2:
+        assert min(surplus.values()) > 0.4 * surplus.total()
+
+
+def test_identity_sampler_uses_every_chip_once_a_pass():
+    sampler = IdentitySampler(ITEMS, 2, 2, seed=1)  # one identity a batch: a pass ends when all groups are used
+    groups = sum(max(sum(counts) // 2, 1) for counts in CHIPS.values())
+    for _ in range(2):
+        drawn = Counter(row for batch in islice(iter(sampler), groups) for row in batch)
+        per_identity = Counter()
+        for row, times in drawn.items():
+            per_identity[ITEMS[row][1]] += times
+            if sum(CHIPS[ITEMS[row][1]]) > 1:
+                assert times == 1
+        for pid, counts in CHIPS.items():
+            assert per_identity[pid] == max(sum(counts) // 2, 1) * 2
+
+
+def test_every_identity_and_chip_is_reached():
+    for cls in (IdentitySampler, CrossModalIdentitySampler):
+        drawn = {row for batch in islice(cls(ITEMS, 16, 4, seed=0), 300) for row in batch}
+        assert drawn == set(range(len(ITEMS)))
+
+
+def test_recipe_often_draws_one_modality(shared_dir):
+    items = HOSS(root=shared_dir / "hoss_sample").train
+
+    def mean_with_both(sampler):
+        counts = []
+        for batch in islice(sampler, 2000):
+            groups = by_identity(batch, items)
+            counts.append(sum(len({items[row][2] for row in rows}) == 2 for rows in groups.values()))
+        return np.mean(counts)
+
+    # 15 of 21 identities have two optical chips and a SAR one; 4 draws of the 3 hold both with probability 64 / 81.
+    assert abs(mean_with_both(IdentitySampler(items, 32, 4, seed=0)) - 8 * 15 / 21 * 64 / 81) < 0.12
+    assert abs(mean_with_both(CrossModalIdentitySampler(items, 32, 4, seed=0)) - 8 * 15 / 21) < 0.12
+
+
+@pytest.mark.parametrize("cls", [IdentitySampler, CrossModalIdentitySampler])
+def test_processes_share_one_batch(cls):
+    whole = list(islice(cls(ITEMS, 16, 4, seed=5), 20))
+    shares = [list(islice(cls(ITEMS, 16, 4, seed=5, rank=rank, world_size=2), 20)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+    for first, second in zip(*shares, strict=True):
+        assert not set(by_identity(first)) & set(by_identity(second))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_seed_decides_and_global_generators_do_not(name):
+    def take(seed, disturb):
+        stream = iter(build_batches(name, ITEMS, 16, 2, seed, set_weight=[2, 2]))
+        batches = []
+        for _ in range(12):
+            if disturb:
+                np.random.rand(3)
+                torch.rand(2)
+            batches.append(next(stream))
+        return batches
+
+    np.random.seed(1)
+    torch.manual_seed(1)
+    quiet = take(0, False)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert take(0, True) == quiet
+    assert take(1, False) != quiet
+    np.random.seed(1)
+    torch.manual_seed(1)
+    take(0, False)
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert all(len(batch) == 16 and all(type(row) is int for row in batch) for batch in quiet)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_fastreid_samplers_share_out_too(name, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        stream = iter(build_batches(name, ITEMS, 16, 2, 0, set_weight=[2, 2]))
+        shares.append([next(stream) for _ in range(3)])
+    assert shares[0] != shares[1] and all(len(batch) == 8 for share in shares for batch in share)
+    if "Identity" in name and name != "NaiveIdentitySampler":  # which draws its identities for half a batch at a time
+        for first, second in zip(*shares, strict=True):
+            assert not set(by_identity(first)) & set(by_identity(second))
+    if name == "TrainingSampler":  # its stream is a shuffled pass: no chip twice before all were seen
+        assert not set(shares[0][0]) & set(shares[1][0])
+
+
+@pytest.mark.parametrize(
+    "name", ["IdentitySampler", "CrossModalIdentitySampler", "NaiveIdentitySampler", "BalancedIdentitySampler"]
+)
+def test_too_few_identities_is_an_error_not_a_hang(name):
+    with pytest.raises(ConfigError, match="needs 16 identities.*training data has 9; set IMS_PER_BATCH to at most 36"):
+        build_batches(name, ITEMS, 64, 4, 0)
+    with pytest.raises(ConfigError, match="multiple of DATALOADER.NUM_INSTANCE"):
+        build_batches(name, ITEMS, 10, 4, 0)
+
+
+def test_other_impossible_batches(monkeypatch):
+    with pytest.raises(ConfigError, match="at least 2"):
+        build_batches("CrossModalIdentitySampler", ITEMS, 4, 1, 0)
+    with pytest.raises(ConfigError, match="SAMPLER_TRAIN"):
+        build_batches("Nothing", ITEMS, 4, 2, 0)
+    for weights, wanted in (
+        ([], "2 numbers"),
+        ([2, 99], "1 to 7"),
+        ([3, 3], "2, 3 ... times"),
+        ([4, 4], "2, 3 ... times"),
+    ):
+        with pytest.raises(ConfigError, match=wanted):
+            build_batches("SetReWeightSampler", ITEMS, 16, 2, 0, set_weight=weights)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    for name in ("IdentitySampler", "TrainingSampler"):
+        with pytest.raises(ConfigError, match="number of processes"):
+            build_batches(name, ITEMS, 8, 2, 0)
