@@ -45,7 +45,10 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention by PyTorch's ``scaled_dot_product_attention``."""
+    """Multi-head self-attention by PyTorch's ``scaled_dot_product_attention``.
+
+    With ``first_only`` it answers for the first token alone, ``[B, 1, dim]``.
+    """
 
     def __init__(self, dim: int, num_heads: int, attn_drop: float, drop: float) -> None:
         super().__init__()
@@ -55,12 +58,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         rows, length, dim = tokens.shape
-        qkv = self.qkv(tokens).view(rows, length, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        width = dim // self.num_heads
+        if first_only:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = F.linear(tokens[:, :1], weight[:dim], bias[:dim]).view(rows, 1, self.num_heads, width)
+            key_value = F.linear(tokens, weight[dim:], bias[dim:]).view(rows, length, 2, self.num_heads, width)
+            query, (key, value) = query.transpose(1, 2), key_value.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            qkv = self.qkv(tokens).view(rows, length, 3, self.num_heads, width)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(rows, length, dim)))
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(rows, -1, dim)))
 
 
 class Mlp(nn.Module):
@@ -77,7 +87,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with stochastic depth."""
+    """A pre-norm transformer block with stochastic depth.
+
+    With ``first_only`` it gives the first token alone, ``[B, 1, dim]``, for which the others are still looked at.
+    """
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, drop: float, attn_drop: float, drop_path: float
@@ -89,8 +102,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+        kept = tokens[:, :1] if first_only else tokens
+        tokens = kept + self.drop_path(self.attn(self.norm1(tokens), first_only))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
 
@@ -260,12 +274,13 @@ class TransOSS(nn.Module):
             assert sizes is not None
             tokens = torch.cat([tokens, self.wh_embed(sizes).to(tokens.dtype)], dim=1)
         tokens = self.pos_drop(tokens)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            # Only the class token leaves the network: the last block need not compute the others.
+            last = index == len(self.blocks) - 1
             if self.grad_checkpoint and self.training and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, use_reentrant=False)
+                tokens = checkpoint(block, tokens, last, use_reentrant=False)
             else:
-                tokens = block(tokens)
-        # The norm works token by token: only the class token is needed.
+                tokens = block(tokens, last)
         return self.norm(tokens[:, 0])
 
     def _embed_patches(self, images: Tensor, modalities: Tensor | None) -> Tensor:

@@ -134,8 +134,23 @@ def test_attention_is_pytorchs(monkeypatch):
     model = small(attn_drop_rate=0.25)
     model.eval()(*inputs())
     model.train()(*inputs())
-    # 8 patches, the class token and the size token; dropout in training only.
-    assert calls == [((4, 4, 10, 12), 0.0)] * 3 + [((4, 4, 10, 12), 0.25)] * 3
+    # 8 patches, the class token and the size token, of which the last block needs the class token's answer alone;
+    # dropout in training only.
+    assert [drop for _, drop in calls] == [0.0] * 3 + [0.25] * 3
+    assert [tuple(shape) for shape, _ in calls] == [(4, 4, 10, 12), (4, 4, 10, 12), (4, 4, 1, 12)] * 2
+
+
+def test_the_last_block_gives_what_the_whole_one_gives():
+    model = small(drop_path_rate=0.0)
+    torch.manual_seed(2)
+    tokens = torch.randn(4, 10, 48)
+    block, grads = model.blocks[2].train(), []
+    whole, first = block(tokens)[:, :1], block(tokens, first_only=True)
+    torch.testing.assert_close(first, whole)
+    for answer in (whole, first):
+        grads.append(torch.autograd.grad(answer.square().sum(), list(block.parameters())))
+    for there, here in zip(*grads, strict=True):
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
