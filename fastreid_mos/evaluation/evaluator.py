@@ -23,7 +23,7 @@ from .protocols import Protocol, select_protocols
 from .ranking import RankResult, rank_features, rank_metrics
 from .report import TOP, ProtocolReport, Report, describe, log_report, write_report
 from .reranking import rerank
-from .settings import EvalSettings
+from .settings import EvalSettings, check_settings
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """Evaluators by the name given in ``TEST.EVALUATOR``, called as
@@ -201,13 +201,13 @@ def check_fusion(cfg: Any) -> None:
     """Refuse a fusion that the evaluator cannot do, before anything is trained.
 
     Raises:
-        ConfigError: TEST.FUSION.ENABLED with an evaluator of this package that has no fusion.
+        ConfigError: TEST.FUSION.ENABLED with an evaluator that has no fusion of its own.
     """
-    if not cfg.TEST.FUSION.ENABLED or cfg.TEST.EVALUATOR not in EVALUATOR_REGISTRY:
+    if not cfg.TEST.FUSION.ENABLED:
         return
-    chosen = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
-    if issubclass(chosen, FusionReidEvaluator) and chosen.fused is FusionReidEvaluator.fused:
+    chosen = EVALUATOR_REGISTRY._obj_map.get(cfg.TEST.EVALUATOR)
+    if getattr(chosen, "fused", FusionReidEvaluator.fused) is FusionReidEvaluator.fused:
         raise ConfigError(NO_FUSION)
 
 
-CHECKS.append(check_fusion)
+CHECKS.extend([check_settings, check_fusion])

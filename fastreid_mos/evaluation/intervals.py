@@ -58,4 +58,5 @@ def wilson_interval(hits: float, count: int) -> tuple[float, float]:
     share, square = hits / count, _Z**2
     centre = (share + square / (2 * count)) / (1 + square / count)
     half = _Z / (1 + square / count) * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return float(max(centre - half, 0)), float(min(centre + half, 1))
+    # At the ends the formula gives them exactly, but for rounding.
+    return (0.0 if hits <= 0 else float(centre - half)), (1.0 if hits >= count else float(centre + half))

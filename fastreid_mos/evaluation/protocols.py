@@ -11,11 +11,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.listing import Skipped, list_chips, parse_hoss_name
 from .chips import Chips
 
 Ints = NDArray[np.int64]
@@ -129,7 +129,7 @@ def _subset(chips: Chips, name: str) -> tuple[Ints, Ints] | None:
     rows = np.arange(len(chips))
     for folder, own in zip(folders, (rows[: chips.num_query], rows[chips.num_query :]), strict=True):
         by_name = {os.path.basename(chips.paths[row]): row for row in own}
-        listed = [file for file in sorted(os.listdir(folder)) if file.lower().endswith(_image_endings())]
+        listed = [os.path.basename(item[0]) for item in list_chips(folder, parse_hoss_name, Skipped())]
         missing = [file for file in listed if file not in by_name]
         if missing:
             logger.warning(
@@ -140,10 +140,3 @@ def _subset(chips: Chips, name: str) -> tuple[Ints, Ints] | None:
         parts.append(np.array(sorted(by_name[file] for file in listed), np.int64))
     logger.info(f"{name}: {len(parts[0])} queries and {len(parts[1])} gallery chips, as subset/{name} lists them")
     return parts[0], parts[1]
-
-
-@lru_cache(maxsize=1)
-def _image_endings() -> tuple[str, ...]:
-    from PIL import Image
-
-    return tuple(Image.registered_extensions())

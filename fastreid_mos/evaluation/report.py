@@ -189,8 +189,7 @@ def log_report(report: Report) -> None:
     for part in report.protocols:
         for number, (name, row) in enumerate(part.rows.items()):
             head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
-            cells = ["{:.1f} [{:.1f}, {:.1f}]".format(row.figures[m], *row.intervals[m]) for m in metrics]
-            lines.append([head if number == 0 else "", name, *cells])
+            lines.append([head if number == 0 else "", name, *(_cell(row, metric) for metric in metrics)])
     logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
     for part in report.protocols:
         missing = len(part.protocol.query) - part.result.num_valid
@@ -199,8 +198,17 @@ def log_report(report: Report) -> None:
                 f"{part.protocol.name}: {missing} of {len(part.protocol.query)} queries have no match in the gallery "
                 "and are left out of the means"
             )
+        for name, row in part.above.items():
+            figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
+            logger.info(f"{part.protocol.name}: model above {name}: {figures}")
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")
+
+
+def _cell(row: Row, metric: str, form: str = ".1f") -> str:
+    low, high = row.intervals[metric]
+    interval = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{row.figures[metric]:{form}}{interval}"
 
 
 def write_report(report: Report, chips: Chips, folder: str) -> None:

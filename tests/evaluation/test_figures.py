@@ -1,0 +1,82 @@
+"""Intervals, the random row and the size-only row, against closed forms and the published figures of the sample."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from fastreid_mos.errors import MOSError
+from fastreid_mos.evaluation.baselines import random_metrics, size_features
+from fastreid_mos.evaluation.intervals import bootstrap_intervals, wilson_interval
+
+
+def expected_ap(matches, ranked):
+    """Mean AP of a random order: the i-th place is a match with probability m / n, and then (i - 1)(m - 1) / (n - 1)
+    of the places before it are matches, on average."""
+    m, n = matches, ranked
+    return sum((1 + (i - 1) * (m - 1) / max(n - 1, 1)) / i for i in range(1, n + 1)) / n
+
+
+@pytest.mark.parametrize(("matches", "ranked"), [(1, 1), (1, 13), (2, 40), (5, 9), (9, 9), (3, 500)])
+def test_random_row_is_a_random_order(matches, ranked):
+    draws = 20000
+    result = random_metrics(np.array([matches]), np.array([ranked]), [1, 5], draws, seed=0)
+    assert result["mAP"][0] == pytest.approx(expected_ap(matches, ranked), abs=4 * 0.4 / draws**0.5)
+    for rank in (1, 5):
+        share = 1 - comb(ranked - matches, min(rank, ranked)) / comb(ranked, min(rank, ranked))
+        assert result[f"Rank-{rank}"][0] == pytest.approx(share, abs=4 * 0.5 / draws**0.5)
+    # The last match stands at (n + 1) m / (m + 1) on average; its INP averages m / that rank or more (Jensen).
+    assert matches / ranked <= result["mINP"][0] <= 1
+    assert result["mINP"][0] >= (matches + 1) / (ranked + 1) - 0.01
+
+
+def test_random_row_by_query_and_seed():
+    matches, ranked = np.array([1, 4, 1, 2]), np.array([10, 10, 10, 50])
+    first = random_metrics(matches, ranked, [1], 50, seed=[0, 7])
+    assert np.array_equal(first["mAP"], random_metrics(matches, ranked, [1], 50, seed=[0, 7])["mAP"])
+    assert not np.array_equal(first["mAP"], random_metrics(matches, ranked, [1], 50, seed=[0, 8])["mAP"])
+    with pytest.raises(MOSError, match="RANDOM_DRAWS"):
+        random_metrics(matches, ranked, [1], 0)
+    with pytest.raises(MOSError, match="each query needs 1 match or more"):
+        random_metrics(np.array([3]), np.array([2]), [1], 5)
+
+
+def test_size_features_are_logarithms_of_height_and_width():
+    rows = size_features(np.array([[20.0, 200.0], [40.0, 100.0]]))
+    np.testing.assert_allclose(rows, np.log([[200.0, 20.0], [100.0, 40.0]]))
+
+
+def test_bootstrap_of_a_mean():
+    rng = np.random.default_rng(0)
+    values = rng.normal([5.0, -1.0], [2.0, 0.1], (400, 2))
+    intervals = bootstrap_intervals(values, 4000, seed=1)
+    half = 1.96 * values.std(axis=0) / 20
+    np.testing.assert_allclose(intervals[:, 0], values.mean(axis=0) - half, atol=0.06)
+    np.testing.assert_allclose(intervals[:, 1], values.mean(axis=0) + half, atol=0.06)
+    assert np.array_equal(intervals, bootstrap_intervals(values, 4000, seed=1))
+    assert np.ptp(bootstrap_intervals(np.ones((3, 1)), 50)) == 0
+    assert np.isnan(bootstrap_intervals(values, 0)).all() and np.isnan(bootstrap_intervals(values[:0], 10)).all()
+
+
+def test_bootstrap_is_paired(monkeypatch):
+    """The difference of two columns that differ by a constant has no spread, in one block of resamplings or many."""
+    values = np.random.default_rng(0).random((40, 1))
+    table = np.concatenate([values, values - 0.25, np.full((40, 1), 0.25)], axis=1)
+    whole = bootstrap_intervals(table, 500, seed=3)
+    np.testing.assert_allclose(whole[0] - whole[1], whole[2])
+    monkeypatch.setattr("fastreid_mos.evaluation.intervals._BLOCK", 40 * 7)
+    np.testing.assert_allclose(bootstrap_intervals(table, 500, seed=3), whole)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"), [(121, 176, 61.6, 75.1), (26, 65, 29.0, 52.1), (31, 67, 34.9, 58.1)]
+)
+def test_wilson_of_the_published_rank_1(hits, count, low, high):
+    np.testing.assert_allclose(100 * np.array(wilson_interval(hits, count)), [low, high], atol=0.06)
+
+
+def test_wilson_at_the_ends():
+    assert wilson_interval(0, 10)[0] == 0 and wilson_interval(10, 10)[1] == 1
+    assert np.isnan(wilson_interval(0, 0)).all()
