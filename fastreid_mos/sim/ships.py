@@ -36,13 +36,13 @@ class Material:
 
 MATERIALS: dict[str, Material] = {
     "sea": Material(0.0, 0.0, 0.0, 0.0),
-    "deck": Material(0.06, 0.003, 1.4, 0.5),  # plating with small fittings
-    "busy": Material(0.18, 0.017, 1.7, 0.9),  # machinery, lashing bridges, mooring gear
+    "deck": Material(0.06, 0.0022, 1.6, 0.5),  # plating with small fittings
+    "busy": Material(0.18, 0.012, 1.9, 0.9),  # machinery, lashing bridges, mooring gear
     "hatch": Material(0.04, 0.0008, 0.8, 1.2),  # smooth steel covers: dark to the radar, bright coaming walls
-    "house": Material(0.18, 0.024, 1.7, 1.4),  # superstructure
-    "box": Material(0.08, 0.018, 1.4, 0.5),  # containers: corrugated, many corners
-    "tank": Material(0.05, 0.008, 1.0, 0.6),
-    "fitting": Material(0.10, 0.35, 1.0, 1.6),  # winches, vents, pedestals
+    "house": Material(0.18, 0.016, 1.9, 1.4),  # superstructure
+    "box": Material(0.08, 0.014, 1.6, 0.5),  # containers: corrugated, many corners
+    "tank": Material(0.05, 0.006, 1.3, 0.6),
+    "fitting": Material(0.10, 0.25, 1.0, 1.6),  # winches, vents, pedestals
     "paint": Material(0.02, 0.0, 0.0, 0.0),  # colour without substance: keeps the radar properties beneath it
 }
 MATERIAL_NAMES = tuple(MATERIALS)
