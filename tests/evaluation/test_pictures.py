@@ -1,0 +1,94 @@
+"""Pictures of top lists: what is drawn where, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fastreid_mos.data import sar_denoise
+from fastreid_mos.errors import ChipError, MOSError
+from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator
+from fastreid_mos.evaluation.pictures import RIGHT, WRONG, draw_top_lists, read_top_lists
+
+BLUE = (10, 20, 230)
+
+
+@pytest.fixture
+def chips(tmp_path):
+    """A blue optical chip and a SAR one with a bright half."""
+    optical, sar = tmp_path / "1_a_RGB.tif", tmp_path / "1_b_SAR.tif"
+    Image.new("RGB", (20, 40), BLUE).save(optical)
+    pixels = np.full((60, 30), 0.5, np.float32)
+    pixels[:, 15:] = 3.0
+    pixels[0] = 0.0
+    tifffile.imwrite(sar, pixels)
+    return str(optical), str(sar)
+
+
+def count(picture, colour):
+    return int((picture == np.array(colour, np.uint8)).all(axis=2).sum())
+
+
+def test_right_and_wrong_are_marked(chips, tmp_path):
+    optical, sar = chips
+    path = tmp_path / "new" / "top.png"
+    draw_top_lists(path, [(optical, [sar, optical, optical], [True, False, False]), (sar, [optical], [True])], "title")
+    picture = np.asarray(Image.open(path))
+    borders = count(picture, RIGHT), count(picture, WRONG)
+    # Two right and two wrong ones: their borders are alike, a tick and a cross are a few dozen pixels.
+    assert min(borders) > 2 * 5 * 2 * (96 + 192) and abs(borders[0] - borders[1]) < 200
+    # The blue chip stands there four times, scaled to the height of its cell.
+    assert count(picture, BLUE) == 4 * 96 * 192
+    grey = int(sar_denoise(tifffile.imread(sar))[30, 20, 0])
+    assert grey == 255 and count(picture, (255, 255, 255)) > 2 * 40 * 190
+
+
+def test_marks_differ_in_shape_not_only_in_colour(chips, tmp_path):
+    optical, _ = chips
+    marks = []
+    for right, colour in ((True, RIGHT), (False, WRONG)):
+        draw_top_lists(tmp_path / "one.png", [(optical, [optical], [right])])
+        picture = (np.asarray(Image.open(tmp_path / "one.png")) == np.array(colour, np.uint8)).all(axis=2)
+        marks.append(picture[picture.any(axis=1).argmax() + 192 + 2 * 5 :])
+    assert marks[0].any() and marks[1].any() and not np.array_equal(*marks)
+
+
+def test_refuses_and_writes_nothing(chips, tmp_path):
+    optical, sar = chips
+    path = tmp_path / "top.png"
+    with pytest.raises(MOSError, match="there is no query to draw"):
+        draw_top_lists(path, [])
+    with pytest.raises(MOSError, match="2 gallery chips but 1 marks"):
+        draw_top_lists(path, [(optical, [optical, sar], [True])])
+    broken = tmp_path / "2_c_RGB.tif"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ChipError, match="2_c_RGB.tif"):
+        draw_top_lists(path, [(optical, [str(broken)], [True])])
+    assert not path.exists()
+
+
+def test_rows_come_from_the_ranks_of_an_evaluation(split, tmp_path):
+    split.ids[0] = 777  # without a match: not drawn
+    made = FusionReidEvaluator(
+        num_query=split.num_query, settings=EvalSettings(bootstrap_samples=10), output_dir=str(tmp_path)
+    )
+    split.run(made)
+    rows = read_top_lists(tmp_path / "query_ranks.csv", "O2S", count=100, top=5)
+    assert len(rows) == 11 and split.paths[0] not in [query for query, _, _ in rows]
+    for query, gallery, match in rows:
+        assert len(gallery) == len(match) == 5
+        for path, right in zip(gallery, match, strict=True):
+            assert path.endswith("SAR.tif") and right == (path.split("/")[-1][:4] == query.split("/")[-1][:4])
+    assert len(read_top_lists(tmp_path / "query_ranks.csv", "ALL", count=3, top=2)) == 3
+    with pytest.raises(MOSError, match="holds no query of protocol O2O"):
+        read_top_lists(tmp_path / "query_ranks.csv", "O2O")
+    with pytest.raises(MOSError, match="absent.csv: cannot be read"):
+        read_top_lists(tmp_path / "absent.csv", "ALL")
+    with open(tmp_path / "other.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["a", "b"], [1, 2]])
+    with pytest.raises(MOSError, match="is no table of ranks"):
+        read_top_lists(tmp_path / "other.csv", "ALL")
