@@ -39,7 +39,8 @@ def add_mos_config(cfg: Any) -> None:
     # Which channel of a multi-channel SAR file: "auto" (negative values in 2 or 4 channels are I/Q: their magnitude;
     # else the first), "magnitude", "mean", or a channel number as text.
     cfg.INPUT.SAR.CHANNEL = "auto"
-    # Keep decoded and denoised SAR chips: "none", "memory" (per loader worker) or "disk" (in CACHE_DIR).
+    # Keep decoded chips, SAR ones denoised: "none", "memory" (up to 1 GiB per loader worker) or "disk" (in CACHE_DIR).
+    # A chip is read anew when its file or these settings change.
     cfg.INPUT.SAR.CACHE = "none"
     cfg.INPUT.SAR.CACHE_DIR = ""
 

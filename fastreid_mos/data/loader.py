@@ -64,7 +64,7 @@ class ChipDataset(Dataset[Any]):
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
         path, pid, camera = self.items[row]
         try:
-            entry = self._image(path, camera)
+            entry = self.read_image(path, camera)
         except ChipError as error:
             return error
         if seed is None:
@@ -81,7 +81,12 @@ class ChipDataset(Dataset[Any]):
             "img_paths": path,
         }
 
-    def _image(self, path: str, camera: int) -> CachedImage:
+    def read_image(self, path: str, camera: int) -> CachedImage:
+        """A chip as an 8-bit image, kept or read.
+
+        Raises:
+            ChipError: it cannot be used.
+        """
         modality = modality_from_name(path)
         if modality is None and camera == OPTICAL:
             modality = OPTICAL

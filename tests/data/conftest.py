@@ -62,7 +62,8 @@ def make_cfg(hoss_root, monkeypatch):
             "INPUT.SIZE_TEST", "[32,16]", "INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True",
             "INPUT.PADDING.SIZE", "3", "INPUT.REA.ENABLED", "True", "DATASETS.NAMES", "('HOSS',)",
             "DATASETS.TESTS", "('HOSS',)", "DATALOADER.SAMPLER_TRAIN", "IdentitySampler",
-            "DATALOADER.NUM_INSTANCE", "2", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "8", "TEST.IMS_PER_BATCH", "4",
+            "DATALOADER.NUM_INSTANCE", "2", "DATALOADER.NUM_WORKERS", "0",
+            "SOLVER.IMS_PER_BATCH", "8", "TEST.IMS_PER_BATCH", "4",
         ]  # fmt: skip
         return load_cfg("", [*base, *(str(opt) for opt in opts)])
 
