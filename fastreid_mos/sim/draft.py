@@ -97,11 +97,18 @@ class Draft:
         self.bars.append(Bar((start[0], start[1], start[2] + f), (end[0], end[1], end[2] + f), thickness, colour, echo))
 
     def fittings(
-        self, y0: float, y1: float, density: float, inner: float = 0.0, size: tuple[float, float] = (0.5, 1.9)
+        self,
+        y0: float,
+        y1: float,
+        density: float,
+        inner: float = 0.0,
+        size: tuple[float, float] = (0.5, 1.9),
+        white: float = 0.22,
     ) -> None:
         """Scatter winches, vents, lockers between two stations.
 
-        ``density`` counts per 100 square metres; nothing stands within the share ``inner`` of the half beam.
+        ``density`` counts per 100 square metres; nothing stands within the share ``inner`` of the half beam;
+        ``white`` is the share that is painted white.
         """
         area = max(0.0, y1 - y0) * self.beam * (1 - inner)
         for _ in range(int(self.rng.poisson(1.4 * density * area / 100))):
@@ -109,7 +116,7 @@ class Draft:
             hb = self.half(y) * 0.94
             x = self.u(inner, 1) * hb * (1 if self.chance(0.5) else -1)
             s = self.u(*size)
-            c = self.shade(WHITE, 0.35) if self.chance(0.22) else self.shade(self.deck, 0.6)
+            c = self.shade(WHITE, 0.35) if self.chance(white) else self.shade(self.deck, 0.6)
             self.add(x, y, s, s * self.u(0.6, 1.8), self.u(0.6, 2.5), c, "fitting")
 
     def rails(self, y0: float, y1: float) -> None:

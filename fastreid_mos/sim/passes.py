@@ -90,6 +90,9 @@ def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, o
     ``order`` 0 is the sequence's first optical product, later ones look like its second.
     """
     look = sequence.looks[min(order, 1)]
+    if rng.random() < 0.15:  # now and then another product altogether
+        others = [look for each in (*SEQUENCES, DISTRACTORS) for look in each.looks]
+        look = others[int(rng.integers(len(others)))]
     gain = np.array(look.gain) * rng.normal(1, 0.04, 3) * rng.uniform(0.85, 1.25)
     sea = np.array(look.sea) * rng.uniform(0.6, 1.5) + rng.normal(0, 0.006, 3)
     # Sun and view belong to the product; ships on other headings see them from elsewhere.
@@ -109,7 +112,7 @@ def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, o
         angle=float(rng.normal(0, 1.3)),
         stern_up=stern_up,
         sun_azimuth=sun % 360.0,
-        sun_elevation=float(rng.uniform(28, 68)),
+        sun_elevation=float(rng.uniform(26, 62)),
         lean=(tilt * float(np.cos(around)), tilt * float(np.sin(around))),
         margin=(float(1.18 * np.exp(rng.normal(0, 0.027))), float(1.27 * np.exp(rng.normal(0, 0.055)))),
         shift=(float(rng.normal(0, 0.025)), float(rng.normal(0, 0.008))),

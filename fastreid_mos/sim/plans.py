@@ -16,17 +16,18 @@ Plan = Callable[[Draft], None]
 
 def _cross_deck(d: Draft, y0: float, y1: float) -> None:
     """The strip between two hatches: coaming stays, ventilators, hatch gear."""
-    strip = d.shade(d.deck, 0.25)
+    dim = d.u(0.45, 1.0)
+    strip = d.shade((d.deck[0] * dim, d.deck[1] * dim, d.deck[2] * dim), 0.25)
     d.add(0, (y0 + y1) / 2, d.beam * d.u(0.7, 0.9), (y1 - y0) * 0.9, 0.3, strip, "busy")
-    d.fittings(y0, y1, d.u(8, 14), size=(0.8, 2.6))
+    d.fittings(y0, y1, d.u(6, 12), size=(0.7, 2.4), white=0.12)
     if d.chance(0.4):
         d.add(
             d.u(-0.15, 0.15) * d.beam,
             (y0 + y1) / 2,
-            d.u(3, 6),
+            d.u(2.5, 6),
             (y1 - y0) * 0.8,
             d.u(2, 4),
-            d.shade(WHITE, 0.4),
+            d.shade(WHITE if d.chance(0.5) else d.deck, 0.4),
             "fitting",
         )
 
@@ -78,7 +79,7 @@ def bulk(d: Draft) -> None:
     count = int(np.clip(round(d.length / d.u(33, 40)), 4, 9))
     colour = d.deck if d.chance(0.7) else d.shade(HATCHES[int(d.rng.integers(len(HATCHES)))])
     share, width = d.u(0.62, 0.80), d.beam * d.u(0.48, 0.64)
-    height = d.u(2.0, 3.6)
+    height = d.u(2.6, 4.8)
     first = front + d.u(2, 8)
     strips = _hatches(d, first, fore - d.u(0, 4), count, share, width, d.shade(colour, 0.15), height)
     for side in (-1, 1):  # deck pipes and rails along the hatches
@@ -213,7 +214,7 @@ def general_cargo(d: Draft) -> None:
     fore = d.forecastle()
     count = int(d.rng.integers(1, 5)) if d.length < 130 else int(d.rng.integers(3, 6))
     colour = d.deck if d.chance(0.4) else d.shade(HATCHES[int(d.rng.integers(len(HATCHES)))])
-    width, height = d.beam * d.u(0.6, 0.78), d.u(2.0, 3.5)
+    width, height = d.beam * d.u(0.6, 0.78), d.u(2.2, 4.2)
     first = front + d.u(1, 5)
     strips = _hatches(d, first, fore - d.u(0, 3), count, d.u(0.78, 0.9), width, d.shade(colour, 0.15), height)
     if strips and d.chance(0.6):

@@ -28,7 +28,7 @@ from .ships import Ship
 from .speckle import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
-SIM_VERSION = 7
+SIM_VERSION = 8
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
