@@ -166,6 +166,8 @@ class ChipLoader(DataLoader[Any]):
         device: move the tensors of a batch there (fast-reid's own models expect it); None leaves them on the host.
     """
 
+    dataset: ChipDataset
+
     def __init__(
         self, dataset: ChipDataset, batches: Sampler[Any], num_workers: int, device: torch.device | None = None
     ) -> None:

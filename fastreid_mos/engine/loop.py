@@ -88,6 +88,13 @@ class MOSTrainStep(SimpleTrainer):
         if isinstance(self.param_wrapper, ContiguousParams):
             self.param_wrapper.assert_buffer_is_valid()
 
+    def close(self) -> None:
+        """End the loader's workers, and with them the memory they hold."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+        self._batches = None
+
     def _describe(self, losses: dict[str, torch.Tensor], data: dict[str, Any]) -> str:
         parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         files = ", ".join(str(path) for path in data.get("img_paths", []))

@@ -33,6 +33,10 @@ from .schedule import build_lr_scheduler
 Item = tuple[str, int, int]
 
 
+class NothingToTest(MOSError):
+    """A data set without query or gallery chips."""
+
+
 class TrainStream:
     """The endless stream of training batches, opened at the iteration where the run starts.
 
@@ -142,7 +146,7 @@ class MOSTrainer(DefaultTrainer):
         if comm.is_main_process():
             dataset.show_test()
         if not dataset.query or not dataset.gallery:
-            raise MOSError(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
+            raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
         return dataset
 
     # ------------------------------------------------------------------ run
@@ -160,7 +164,9 @@ class MOSTrainer(DefaultTrainer):
         """Timer, schedule, held-out tests, checkpoints, log writers."""
         cfg = self.cfg
         holdout = HoldoutEval(cfg.TEST.EVAL_PERIOD, self.test_holdout) if self.holdout_splits else None
-        built: list[Any] = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        # Timed from the first iteration on: with none timed fast-reid's writer divides by zero in a very short run.
+        timer = hooks.IterationTimer(warmup_iter=1)
+        built: list[Any] = [timer, hooks.LRScheduler(self.optimizer, self.scheduler)]
         if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
             built.append(hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
         built.append(holdout)
@@ -245,13 +251,18 @@ class MOSTrainer(DefaultTrainer):
                         self.iter += 1
                     self.after_epoch()
             finally:
+                self._trainer.close()
                 self.after_train()
         if self.checkpoints.best_epoch >= 0:
             self.logger.info(
                 f"model_best.pth is of epoch {self.checkpoints.best_epoch + 1}, "
                 f"{self.cfg.TEST.BEST_METRIC} {self.checkpoints.best_metric:.2f} on held-out training identities"
             )
-        return self.test(self.cfg, self.model)
+        try:
+            return self.test(self.cfg, self.model)
+        except NothingToTest as error:  # known to who trains with empty test folders; the training is done
+            self.logger.warning(str(error))
+            return {}
 
     # ------------------------------------------------------------------ tests
 
