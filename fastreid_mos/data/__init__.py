@@ -3,6 +3,7 @@
 from .build import build_test_loader, build_train_loader, dataset_root
 from .chips import Chip, read_chip
 from .hoss import HOSS, HOSS_O2S, HOSS_S2O
+from .listing import as_numbers
 from .modality import OPTICAL, SAR, ship_metres, ship_size_features
 from .pairs import QXSSAROPT, OptiSarPair
 from .samplers import SAMPLERS, CrossModalIdentitySampler, IdentitySampler
@@ -23,6 +24,7 @@ __all__ = [
     "OptiSarPair",
     "SARDenoise",
     "SARMaxScale",
+    "as_numbers",
     "build_test_loader",
     "build_train_loader",
     "dataset_root",

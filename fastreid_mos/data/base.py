@@ -56,6 +56,10 @@ class ShipDataset(ImageDataset):
         """Log what the training split holds, what was skipped and why."""
         counts = {"train": count_chips(self.train)}
         logger.info(f"{type(self).__name__} in {self.root}, training:\n{_table(counts)}\n{self.skipped}")
+        if self.train and not counts["train"]["identities with both"]:
+            logger.warning(
+                f"{type(self).__name__}: no training identity has both modalities; CMAL has nothing to align"
+            )
         if self.combineall:
             logger.info(f"{type(self).__name__}: COMBINEALL is on, the test chips are trained on too")
         elif self.shared_identities:

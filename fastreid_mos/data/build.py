@@ -14,8 +14,9 @@ from torch.utils.data import BatchSampler
 from ..errors import DatasetError
 from .augment import build_augmentation
 from .cache import build_cache
+from .listing import Item, as_numbers
 from .loader import ChipDataset, ChipLoader, TrainDraws, image_settings
-from .samplers import Item, build_batches
+from .samplers import build_batches
 from .transforms import build_sar_transform
 
 
@@ -33,7 +34,8 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
 
     Args:
         cfg: the config.
-        items: (path, identity, modality) of the training chips; identities are numbered in their sorted order.
+        items: (path, identity, modality) of the training chips; identities are numbered in their sorted order, those
+            of fast-reid's own data sets, which are texts, too.
         start_iter: iterations already done.
 
     Returns:
@@ -47,6 +49,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
         raise DatasetError(
             f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {os.path.abspath(dataset_root())}"
         )
+    items = as_numbers(items)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     loading = cfg.DATALOADER
     batches = build_batches(

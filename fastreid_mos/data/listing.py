@@ -7,6 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from .modality import OPTICAL, SAR
 
@@ -122,3 +125,31 @@ def count_chips(items: Sequence[Item]) -> dict[str, int]:
         "identities with both": sum(len(kind) == 2 for kind in kinds.values()),
         "distractors": sum(pid == DISTRACTOR for _, pid, _ in items),
     }
+
+
+def identity_key(pid: Any) -> tuple[int, int, str]:
+    """Sorts identities as numbers; fast-reid's texts (``market1501_12``) behind them, by prefix and number."""
+    if isinstance(pid, (int, np.integer)):
+        return 0, int(pid), ""
+    prefix, _, number = str(pid).rpartition("_")
+    if number.isdigit():
+        return (1, int(number), prefix) if prefix else (0, int(number), "")
+    return 2, 0, str(pid)
+
+
+def as_numbers(items: Iterable[tuple[str, Any, Any]]) -> list[Item]:
+    """Items whose identities and cameras are whole numbers.
+
+    fast-reid's own data sets have texts there (``market1501_12``) in training; they are numbered in their sorted order,
+    numbers within a text by value. What is a number already stays as it is.
+    """
+    rows = list(items)
+
+    def numbering(column: int) -> dict[Any, int]:
+        values = {row[column] for row in rows}
+        if all(isinstance(value, (int, np.integer)) for value in values):
+            return {value: int(value) for value in values}
+        return {value: number for number, value in enumerate(sorted(values, key=identity_key))}
+
+    pids, cameras = numbering(1), numbering(2)
+    return [(path, pids[pid], cameras[camera]) for path, pid, camera in rows]

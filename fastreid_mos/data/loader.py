@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import ChipError, MOSError
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
+from .listing import Item
 from .modality import OPTICAL, modality_from_name, ship_size_features
-from .samplers import Item
 from .seeding import drawn_from, spread_seed
 
 # A row of the items and the seed of its augmentation; None: no augmentation to draw.
@@ -48,7 +48,7 @@ class ChipDataset(Dataset[Any]):
         self.augmentation = augmentation
         self.channel = channel
         self.cache = cache
-        self.pids = sorted({item[1] for item in self.items}, key=identity_key)
+        self.pids = sorted({item[1] for item in self.items})
         self.labels = {pid: label for label, pid in enumerate(self.pids)} if relabel else None
 
     @property
@@ -104,16 +104,6 @@ class ChipDataset(Dataset[Any]):
             return make()  # says what is wrong with the file
 
 
-def identity_key(pid: Any) -> tuple[int, int, str]:
-    """Sorts identities as numbers; fast-reid's texts (``market1501_12``) behind them, by prefix and number."""
-    if isinstance(pid, (int, np.integer)):
-        return 0, int(pid), ""
-    prefix, _, number = str(pid).rpartition("_")
-    if number.isdigit():
-        return (1, int(number), prefix) if prefix else (0, int(number), "")
-    return 2, 0, str(pid)
-
-
 class TrainDraws(Sampler[list[Draw]]):
     """Batches of (row, seed), endless from iteration ``start`` on.
 
@@ -147,11 +137,8 @@ def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipE
             return sample
         good.append(sample)
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in good]) for name in ("images", "sizes")}
-    for name in ("camids", "modalities"):
+    for name in ("targets", "camids", "modalities"):
         batch[name] = torch.tensor([sample[name] for sample in good], dtype=torch.int64)
-    targets = [sample["targets"] for sample in good]
-    numbers = all(isinstance(target, (int, np.integer)) for target in targets)
-    batch["targets"] = torch.tensor(targets, dtype=torch.int64) if numbers else targets
     batch["img_paths"] = [sample["img_paths"] for sample in good]
     return batch
 

@@ -16,10 +16,10 @@ from fastreid.utils import comm
 from torch.utils.data import Sampler
 
 from ..errors import ConfigError
+from .listing import Item
 from .modality import OPTICAL, SAR
 from .seeding import PrivateGenerators, spread_seed
 
-Item = tuple[str, int, int]
 FASTREID_SAMPLERS = (
     "TrainingSampler", "NaiveIdentitySampler", "BalancedIdentitySampler", "SetReWeightSampler",
     "ImbalancedDatasetSampler",

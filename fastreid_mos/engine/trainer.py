@@ -21,7 +21,7 @@ from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import build_test_loader, build_train_loader, dataset_root
+from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
 from ..errors import CheckpointError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import split_holdout, summarize_splits
@@ -125,7 +125,7 @@ class MOSTrainer(DefaultTrainer):
                 dataset.show_train()
             # Identities of two data sets are different ships even where the numbers agree.
             offset = (max(pid for _, pid, _ in items) + 1) if number and items else 0
-            items.extend((path, int(pid) + offset, int(camera)) for path, pid, camera in dataset.train)
+            items.extend((path, pid + offset, camera) for path, pid, camera in as_numbers(dataset.train))
         return items
 
     @classmethod

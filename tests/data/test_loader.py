@@ -18,7 +18,7 @@ from fastreid.utils import comm
 from PIL import Image
 
 from fastreid_mos.data import HOSS, SAMPLERS, build_test_loader, build_train_loader, ship_size_features
-from fastreid_mos.data.loader import identity_key
+from fastreid_mos.data.listing import as_numbers, identity_key
 from fastreid_mos.errors import ChipError, ConfigError, DatasetError, MOSError
 
 
@@ -209,8 +209,7 @@ def test_data_sets_of_another_kind(make_cfg, tmp_path):
         path = tmp_path / f"{number}_c{camera}.jpg"
         Image.fromarray(optical(number)).save(path, quality=95)
         rows.append((str(path), pid, camera))
-    (batch,) = build_test_loader(make_cfg(), rows)
-    assert batch["targets"] == ["market_10", "market_2", "market_10", "market_7"]
+    (batch,) = build_test_loader(make_cfg(), [(path, number, camera) for number, (path, _, camera) in enumerate(rows)])
     assert batch["modalities"].tolist() == [0] * 4 and batch["camids"].tolist() == [1, 5, 0, 1]
     cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler", "SOLVER.IMS_PER_BATCH", 4)
     batch = take(cfg, rows, 1)[0]
@@ -230,6 +229,8 @@ def test_camera_tells_the_modality_of_grey_files_without_a_word(make_cfg, tmp_pa
 
 def test_identities_sort_as_numbers():
     pids = ["m_10", 11, "m_9", 2, "7", 100, "a_9", "odd"]
+    assert as_numbers([("a", "m_10", "m_0"), ("b", "m_9", "m_1")]) == [("a", 1, 0), ("b", 0, 1)]
+    assert as_numbers([("a", np.int64(7), 1), ("b", -1, 0)]) == [("a", 7, 1), ("b", -1, 0)]
     assert sorted(pids, key=identity_key) == [2, "7", 11, 100, "a_9", "m_9", "m_10", "odd"]
 
 
