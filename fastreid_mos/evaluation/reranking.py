@@ -133,8 +133,8 @@ class _Distances:
         for start in range(0, len(result), _CHUNK):
             part, end = result[start : start + _CHUNK], min(start + _CHUNK, len(result))
             part *= -2
-            part += self.squares[rows.start + start : rows.start + end, None]
-            part += self.squares
+            # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
+            part += self.squares[rows.start + start : rows.start + end, None] + self.squares
             np.maximum(part, 0, out=part)
             # A row is its own nearest neighbour, whatever rounding says.
             part[np.arange(end - start), np.arange(rows.start + start, rows.start + end)] = 0
