@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--real", type=Path, default=os.environ.get("FASTREID_DATASETS"), help="folder of the real HOSS/"
     )
-    parser.add_argument("--ids", type=int, default=1000, help="simulated ships")
+    parser.add_argument("--ids", type=int, default=800, help="simulated ships")
     parser.add_argument("--chips-per-id", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "output/sim_to_real")
