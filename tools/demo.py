@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The main job end to end on a SIMULATED HOSS: make the chips, train a small MOS, test three protocols, draw top-5 lists.
+"""The main job end to end on a SIMULATED HOSS: chips, a small MOS, three protocols, pictures of top-5 lists.
 
     python tools/demo.py --output output/demo
 
@@ -9,7 +9,6 @@ Within ten minutes on two cores. Run again, it keeps what is finished: chips, tr
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -23,28 +22,12 @@ CONFIG = ROOT / "configs/HOSS/demo/mos_demo.yml"
 SHOWN = 3  # queries drawn of each protocol
 
 
-def draw(run: Path, picture: Path) -> None:
-    """The top-5 lists of some queries of each protocol, evenly spread over the queries that have a match."""
-    from fastreid_mos.evaluation.pictures import draw_top_lists
-
-    with open(run / "query_ranks.csv", encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["first_rank"]]
-    lists = []
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        part = [row for row in rows if row["protocol"] == protocol]
-        for row in part[:: max(1, len(part) // SHOWN)][:SHOWN]:
-            places = [place for place in range(1, 6) if row[f"top_{place}"]]
-            paths = [row[f"top_{place}"] for place in places]
-            right = [row[f"match_{place}"] == "1" for place in places]
-            lists.append((row["query"], paths, right))
-    draw_top_lists(picture, lists)
-
-
 def program(args: argparse.Namespace) -> None:
     from fastreid.engine import default_argument_parser
 
     from fastreid_mos.atomic import atomic_write
     from fastreid_mos.cli import train_program
+    from fastreid_mos.evaluation.pictures import draw_top_lists, read_top_lists
     from fastreid_mos.sim import write_hoss
 
     start = time.perf_counter()
@@ -60,7 +43,8 @@ def program(args: argparse.Namespace) -> None:
     with open(run / "results.json", encoding="utf-8") as stream:
         results = json.load(stream)
     picture = output / "top5.png"
-    draw(run, picture)
+    lists = [row for name in results["protocols"] for row in read_top_lists(run / "query_ranks.csv", name, SHOWN)]
+    draw_top_lists(picture, lists, "SIMULATED ships")
     with atomic_write(output / "results.json") as stream:
         json.dump(
             {**results, "picture": str(picture), "seconds": round(time.perf_counter() - start, 1)}, stream, indent=2
@@ -69,9 +53,8 @@ def program(args: argparse.Namespace) -> None:
     for name, part in results["protocols"].items():
         for row in ("model", "size-only", "random"):
             print(f"  {name}  {row:<10} mAP {part[row]['mAP']:5.1f}   Rank-1 {part[row]['Rank-1']:5.1f}")
-    print(
-        f"The table with intervals: {output / 'results.json'}\nTop-5 lists: {picture}\nEach query's ranks: {run / 'query_ranks.csv'}"
-    )
+    print(f"The table with intervals: {output / 'results.json'}")
+    print(f"Top-5 lists: {picture}\nRanks of each query: {run / 'query_ranks.csv'}")
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ class MOSTrainStep(SimpleTrainer):
     """fast-reid's SimpleTrainer and AMPTrainer in one, with what exact resuming needs.
 
     The generators that draw dropout and drop path are seeded from (seed, iteration, rank) before every step, so that
-    a resumed run draws what an uninterrupted one would have drawn. The loader is asked for its iterator at the first step,
-    when it is known where the run starts.
+    a resumed run draws what an uninterrupted one would have drawn. The loader is asked for its iterator at the first
+    step, when it is known where the run starts.
 
     Args:
         model: gives a dictionary of losses for a batch, in training mode.

@@ -220,7 +220,7 @@ class MOSTrainer(DefaultTrainer):
             if checkpoint.get(name, value) != value:
                 raise CheckpointError(
                     f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; "
-                    "resume with the same data, seed, batch and number of processes, or start anew in another OUTPUT_DIR"
+                    "resume with the same data, seed, batch and processes, or start anew in another OUTPUT_DIR"
                 )
         self.checkpointer.load(path)
         self.start_epoch = int(checkpoint["epoch"]) + 1

@@ -46,8 +46,8 @@ class SizeJoin(nn.Module):
 class StripePool(nn.Module):
     """Horizontal stripes of a feature map, each averaged and reduced by one linear map for all, side by side.
 
-    Keeps where along the ship something is, which both modalities show and a mean over the map forgets (the part pooling
-    of PCB, Sun et al., ECCV 2018; one reduction for all stripes instead of one each).
+    Keeps where along the ship something is, which both modalities show and a mean over the map forgets (the part
+    pooling of PCB, Sun et al., ECCV 2018; one reduction for all stripes instead of one each).
 
     Args:
         channels: C of the map.
@@ -103,7 +103,7 @@ class CMALHead(EmbeddingHead):
         with_bnneck, norm_type: whether there is a batch norm, and which.
         join: any of "size" and "modality" (for backbones that take images only).
         join_dim, join_gain: numbers that "size" adds to the feature, and their standard deviation at the start.
-        stripes, stripe_dim: above 0, pool that many horizontal stripes to so many numbers each instead of ``pool_type``.
+        stripes, stripe_dim: above 0, pool that many horizontal stripes to so many numbers each, not by ``pool_type``.
 
     Raises:
         ConfigError: a name that does not exist.

@@ -114,6 +114,16 @@ def test_identities_in_both_splits_are_said(hoss_root, caplog):
     assert "1 identities are both in the training and in the test split" in caplog.text
 
 
+def test_no_identity_with_both_modalities_is_said(hoss_root, caplog):
+    with caplog.at_level(logging.WARNING, "fastreid_mos.data"):
+        HOSS(root=hoss_root).show_train()
+        assert "CMAL" not in caplog.text
+        for path in (hoss_root / "HOSS" / "bounding_box_train").glob("*_SAR.tif"):
+            path.unlink()
+        HOSS(root=hoss_root).show_train()
+    assert "no training identity has both modalities; CMAL has nothing to align" in caplog.text
+
+
 def test_empty_and_absent_test_folders(hoss_root):
     for folder in ("query", "bounding_box_test"):
         for path in (hoss_root / "HOSS" / folder).iterdir():

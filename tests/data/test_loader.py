@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 from itertools import islice
 
@@ -289,6 +290,13 @@ def test_two_processes(hoss_root, tmp_path):
     for one, other in zip(first, second, strict=False):
         if not isinstance(one, str) and not isinstance(other, str):
             assert len(one) == len(other) == 2 and not set(one) & set(other)
+
+
+def test_dataset_travels_to_a_spawned_worker(make_cfg, items):
+    """Where workers are not forked (Windows, macOS) the data set is pickled."""
+    dataset = build_train_loader(make_cfg("INPUT.SAR.CACHE", "memory"), items=items).dataset
+    twin = pickle.loads(pickle.dumps(dataset))
+    assert twin[(2, 7)]["images"].equal(dataset[(2, 7)]["images"]) and twin.num_classes == dataset.num_classes
 
 
 def test_config_checks_of_sampler_come_before_reading(make_cfg, items):
