@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -108,4 +110,9 @@ def _worker(
         # A group that is still referenced when the interpreter ends takes the process down with it (gloo's threads).
         comm._LOCAL_PROCESS_GROUP = None
         comm._get_global_gloo_group.cache_clear()
+        # Whoever drops the last reference to a group waits for gloo's threads while it holds the interpreter's lock,
+        # which such a thread needs to let go of its last piece of work: neither goes on. So models in reference cycles
+        # go first, and the threads get the time to let go.
+        gc.collect()
+        time.sleep(0.2)
         dist.destroy_process_group()
