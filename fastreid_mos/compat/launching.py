@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import socket
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from fastreid.utils import comm
 
 from ..errors import MOSError
 from .registry import record, replace_everywhere, source_has
@@ -83,8 +85,6 @@ def _worker(
     dist_url: str,
     args: tuple[Any, ...],
 ) -> None:
-    from fastreid.utils import comm
-
     on_gpu = torch.cuda.device_count() >= num_local
     if on_gpu:
         torch.cuda.set_device(local_rank)
@@ -106,13 +106,24 @@ def _worker(
         comm.synchronize()
         main_func(*args)
         comm.synchronize()
-    finally:
-        # A group that is still referenced when the interpreter ends takes the process down with it (gloo's threads).
-        comm._LOCAL_PROCESS_GROUP = None
-        comm._get_global_gloo_group.cache_clear()
-        # Whoever drops the last reference to a group waits for gloo's threads while it holds the interpreter's lock,
-        # which such a thread needs to let go of its last piece of work: neither goes on. So models in reference cycles
-        # go first, and the threads get the time to let go.
-        gc.collect()
-        time.sleep(0.2)
-        dist.destroy_process_group()
+    except BaseException:
+        _leave_groups()
+        raise
+    if on_gpu:
+        _leave_groups()
+        return
+    # Taking gloo's groups apart can wait for ever: whoever drops the last reference to one waits for gloo's threads
+    # while it holds the interpreter's lock, which such a thread needs to let go of its last piece of work. Everybody
+    # is done here (the synchronize above), so the process ends at once instead.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _leave_groups() -> None:
+    """A group that is still referenced when the interpreter ends takes the process down with it."""
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()  # models in reference cycles hold groups too
+    dist.destroy_process_group()

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from conftest import optical, sar
+from made_chips import optical, sar
 from PIL import Image, ImageFile
 
 from fastreid_mos.data import read_chip

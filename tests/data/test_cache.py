@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import write_sar
+from made_chips import write_sar
 
 from fastreid_mos.data import HOSS, build_test_loader, cache, loader
 from fastreid_mos.data.cache import CachedImage, DiskCache, MemoryCache

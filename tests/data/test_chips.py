@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from conftest import optical, sar
+from made_chips import optical, sar
 from PIL import Image
 
 from fastreid_mos.data import OPTICAL, SAR, read_chip, sar_denoise

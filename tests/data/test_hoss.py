@@ -7,8 +7,8 @@ import os
 import shutil
 
 import pytest
-from conftest import TRAINING, write_optical, write_sar
 from fastreid.data.datasets import DATASET_REGISTRY
+from made_chips import TRAINING, write_optical, write_sar
 
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, OPTICAL, SAR, dataset_root
 from fastreid_mos.errors import DatasetError

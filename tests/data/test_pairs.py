@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import write_optical, write_sar
 from fastreid.data.datasets import DATASET_REGISTRY
+from made_chips import write_optical, write_sar
 
 from fastreid_mos.data import OPTICAL, SAR
 from fastreid_mos.errors import DatasetError
