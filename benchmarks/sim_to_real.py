@@ -51,10 +51,11 @@ def main() -> None:
         line("size-only", start, "size-only"),
         line("ImageNet, no training", start),
     ]
+    on_simulated = []
     for seed in range(args.seeds):
         folder = args.output / f"sim_seed{seed}"
         simulated = run(train, data, folder, "SEED", seed)
-        rows.append(line(f"simulated test ships, seed {seed}", simulated))
+        on_simulated += [line(f"model, seed {seed}", simulated), line("size-only", simulated, "size-only")]
         weights = folder / "model_final.pth"
         only = run(train, real, args.output / f"sim_on_real_seed{seed}", "MODEL.WEIGHTS", weights, eval_only=True)
         rows.append(line(f"simulated chips only, seed {seed}", only))
@@ -62,8 +63,10 @@ def main() -> None:
         rows.append(line(f"... then the real training chips, seed {seed}", tuned))
     parts = start["protocols"]
     headers = [f"{name} mAP / R1 ({part['queries_valid']} queries)" for name, part in parts.items()]
-    print(f"\nReal chips in {real} (the row of simulated test ships excepted); {machine()}")
+    print(f"\nReal chips in {real}; {machine()}")
     print(tabulate(rows, headers=["", *headers], tablefmt="pipe"))
+    print("\nThe models on SIMULATED test ships")
+    print(tabulate(on_simulated, headers=["", *start["protocols"]], tablefmt="pipe"))
 
 
 if __name__ == "__main__":
