@@ -113,10 +113,11 @@ class FusionReidEvaluator(DatasetEvaluator):
 
         Returns:
             For each protocol that can be measured the metrics in percent: ``mAP``, ``mINP`` and ``Rank-<k>`` for each
-            of ``TEST.CMC_RANKS``. Empty in other processes than the first.
+            of ``TEST.CMC_RANKS``. Empty in other processes than the first, and where no query has a match (ships that
+            nobody knows): their rankings are written nevertheless.
 
         Raises:
-            MOSError: chips missing or counted twice, features that are not finite, or no protocol that can be measured.
+            MOSError: chips missing or counted twice, features that are not finite, or no protocol with chips to rank.
         """
         expected = None
         if self.dataset is not None:
@@ -126,27 +127,29 @@ class FusionReidEvaluator(DatasetEvaluator):
             return {}
         features = self.fused(chips)
         protocols, left_out = select_protocols(chips, self.settings.protocols)
-        reports = []
+        if not protocols:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise MOSError(f"evaluation: no protocol of TEST.PROTOCOLS can be ranked on these chips ({reasons})")
+        reports, ranked_only = [], []
         for protocol in protocols:
             report = self._measure(chips, features, protocol)
-            if report is None:
-                left_out[protocol.name] = "no query has a match in the gallery"
-            else:
+            if report.result.num_valid:
                 reports.append(report)
-        if not reports:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-            raise MOSError(f"evaluation: no protocol of TEST.PROTOCOLS can be measured on these chips ({reasons})")
-        self.report = Report(describe(self.settings, self.dataset, self.split, chips), reports, left_out)
+            else:
+                ranked_only.append(report)
+                left_out[protocol.name] = "no query has a match in the gallery"
+        about = describe(self.settings, self.dataset, self.split, chips)
+        self.report = Report(about, reports, left_out, ranked_only)
         log_report(self.report)
         if self.output_dir is not None:
             write_report(self.report, chips, self.output_dir)
         return OrderedDict((part.protocol.name, dict(part.rows["model"].figures)) for part in reports)
 
-    def _measure(self, chips: Chips, features: NDArray[np.floating[Any]], protocol: Protocol) -> ProtocolReport | None:
+    def _measure(self, chips: Chips, features: NDArray[np.floating[Any]], protocol: Protocol) -> ProtocolReport:
         settings = self.settings
         result = self._rank(chips, features, protocol, settings.metric)
         if not result.num_valid:
-            return None
+            return ProtocolReport(protocol, result, {}, {}, (float("nan"), float("nan")))
         ranks = list(settings.cmc_ranks)
         per_query = {"model": query_metrics(result, ranks)}
         if chips.metres is not None:

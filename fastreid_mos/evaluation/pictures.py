@@ -12,7 +12,7 @@ from ..atomic import atomic_write
 from ..data import OPTICAL, SAR, read_chip, sar_denoise
 from ..errors import MOSError
 
-TopList = tuple[str, Sequence[str], Sequence[bool]]
+TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
 
 # Okabe and Ito's green and vermilion, which colour-blind readers tell apart; the tick and the cross say it once more.
 RIGHT, WRONG, PLAIN = (0, 158, 115), (213, 94, 0), (90, 90, 90)
@@ -23,11 +23,11 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
     """Draw queries, one a row, each followed by its nearest gallery chips; PNG, written whole or not at all.
 
     A chip keeps its proportions and is scaled to its cell. SAR chips are shown through :func:`sar_denoise`. A right
-    one has a green border and a tick, a wrong one a red border and a cross.
+    one has a green border and a tick, a wrong one a red border and a cross, others a grey border.
 
     Args:
         path: the picture's file.
-        rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match).
+        rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match or None).
         title: a line above.
 
     Raises:
@@ -52,8 +52,10 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
         _place(sheet, query, (_GAP, y), PLAIN, "query")
         for place, (file, right) in enumerate(zip(gallery, match, strict=True)):
             x = 3 * _GAP + (1 + place) * width
-            _place(sheet, file, (x, y), RIGHT if right else WRONG, f"{place + 1}")
-            _mark(draw, (x + _CELL[0] + 2 * _BORDER - 16, y + _CELL[1] + 2 * _BORDER + 2), right)
+            colour = PLAIN if right is None else RIGHT if right else WRONG
+            _place(sheet, file, (x, y), colour, f"{place + 1}")
+            if right is not None:
+                _mark(draw, (x + _CELL[0] + 2 * _BORDER - 16, y + _CELL[1] + 2 * _BORDER + 2), right)
     with atomic_write(path, "wb") as stream:
         sheet.save(stream, format="PNG")
 
@@ -83,30 +85,34 @@ def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], right: bool) -> No
 
 
 def read_top_lists(
-    path: str | os.PathLike[str], protocol: str, count: int = 8, top: int = 5
-) -> list[tuple[str, list[str], list[bool]]]:
+    path: str | os.PathLike[str], protocol: str, count: int = 8, top: int = 5, unmatched: bool = False
+) -> list[tuple[str, list[str], list[bool | None]]]:
     """Rows for :func:`draw_top_lists` out of an evaluation's ``query_ranks.csv``.
 
     Args:
         path: the CSV file.
         protocol: such as ``O2S``.
         count: how many queries, spread evenly over those that have a match.
-        top: gallery chips of each.
+        top: gallery chips of each, at most the 10 on record.
+        unmatched: queries without a match in the gallery too; nothing found for them is right or wrong, but None.
 
     Raises:
         MOSError: the file is missing or is no such table, or holds no query of the protocol.
     """
     try:
         with open(path, encoding="utf-8", newline="") as stream:
-            table = [line for line in csv.DictReader(stream) if line["protocol"] == protocol and line["first_rank"]]
-        found = []
+            table = list(csv.DictReader(stream))
+        found, names = [], list(dict.fromkeys(line["protocol"] for line in table))
         for line in table:
+            known = bool(line["first_rank"])
+            if line["protocol"] != protocol or not (known or unmatched):
+                continue
             places = [place for place in range(1, top + 1) if line.get(f"top_{place}")]
             found.append(
                 (
                     line["query"],
                     [line[f"top_{place}"] for place in places],
-                    [line[f"match_{place}"] == "1" for place in places],
+                    [line[f"match_{place}"] == "1" if known else None for place in places],
                 )
             )
     except OSError as error:
@@ -114,6 +120,9 @@ def read_top_lists(
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise MOSError(f"{os.fspath(path)}: is no table of ranks as an evaluation writes it") from None
     if not found:
-        raise MOSError(f"{os.fspath(path)}: holds no query of protocol {protocol} with a match")
+        kind = "" if unmatched else " with a match"
+        raise MOSError(
+            f"{os.fspath(path)}: holds no query of protocol {protocol}{kind} (protocols in it: {', '.join(names)})"
+        )
     count = min(count, len(found))
     return [found[number * len(found) // count] for number in range(count)]

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class ProtocolReport:
         rows: ``model``, ``size-only`` (where sizes are known) and ``random``.
         above: figures of the model less those of the other rows, over the same resamplings.
         wilson: Wilson's interval of the model's Rank-1, in percent.
+
+    Without a query that has a match there is a ranking but nothing to measure: no rows, and NaN for ``wilson``.
     """
 
     protocol: Protocol
@@ -93,11 +95,19 @@ class ProtocolReport:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: what was tested, each protocol's figures, and the protocols left out with the reason."""
+    """An evaluation.
+
+    Attributes:
+        about: what was tested and how.
+        protocols: those that were measured.
+        left_out: by name the reason for each that was not.
+        ranked_only: those among them whose queries were ranked, none of them having a match.
+    """
 
     about: dict[str, Any]
     protocols: list[ProtocolReport]
     left_out: dict[str, str]
+    ranked_only: list[ProtocolReport] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``results.json``; figures in percent."""
@@ -184,13 +194,19 @@ def log_report(report: Report) -> None:
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
     title = f"{about['dataset'] or 'Chips'}, {where}, {kind}: percent [95 % interval over queries]"
-    metrics = list(report.protocols[0].rows["model"].figures)
+    metrics = list(report.protocols[0].rows["model"].figures) if report.protocols else []
     lines = []
     for part in report.protocols:
         for number, (name, row) in enumerate(part.rows.items()):
             head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
             lines.append([head if number == 0 else "", name, *(_cell(row, metric) for metric in metrics)])
-    logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
+    if lines:
+        logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
+    else:
+        logger.warning(
+            f"{about['dataset'] or 'Chips'}, {where}: nothing to measure, no query has a match in the gallery; "
+            f"the queries were ranked all the same ({', '.join(part.protocol.name for part in report.ranked_only)})"
+        )
     for part in report.protocols:
         missing = len(part.protocol.query) - part.result.num_valid
         if missing:
@@ -225,6 +241,7 @@ def write_report(report: Report, chips: Chips, folder: str) -> None:
             stream.write("\n")
     except OSError as error:
         raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None
+    logger.info(f"Each query's nearest gallery chips: {os.path.join(folder, RANKS)}")
 
 
 def _no_nan(value: Any) -> Any:
@@ -240,7 +257,7 @@ def _write_ranks(stream: Any, report: Report, chips: Chips) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     top = [f"{what}_{place}" for place in range(1, TOP + 1) for what in ("top", "match")]
     writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
-    for part in report.protocols:
+    for part in [*report.protocols, *report.ranked_only]:
         result = part.result
         for number, row in enumerate(part.protocol.query):
             own: list[Any] = [part.protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row],

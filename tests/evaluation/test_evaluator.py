@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import math
 
@@ -21,6 +23,7 @@ from fastreid_mos.evaluation import (
     rank_features,
     rank_metrics,
     rerank,
+    summarize_splits,
 )
 
 KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
@@ -126,9 +129,39 @@ def test_protocols_that_cannot_be_measured(split, caplog):
         assert list(split.run(made)) == ["ALL"]
     assert made.report.left_out == dict.fromkeys(["O2S", "S2O", "S2S"], "no query has a match in the gallery")
     assert "S2S: left out, no query has a match in the gallery" in caplog.text
-    split.ids[:] = np.arange(len(split.ids))
-    with pytest.raises(MOSError, match="no protocol of TEST.PROTOCOLS can be measured"):
+    made = evaluator(split, protocols=[["S2S", "sar", "sar"]])
+    split.modalities[:] = 0
+    with pytest.raises(MOSError, match=r"no protocol of TEST.PROTOCOLS can be ranked .*S2S: no sar query chips"):
         split.run(made)
+
+
+@pytest.mark.parametrize("identity", [999, -1])
+def test_unknown_ships_are_ranked_though_nothing_can_be_measured(split, tmp_path, caplog, identity):
+    split.ids[: split.num_query] = identity
+    made = FusionReidEvaluator(num_query=split.num_query, settings=EvalSettings(), output_dir=str(tmp_path))
+    with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
+        assert split.run(made) == {}
+    assert "nothing to measure" in caplog.text and str(tmp_path / "query_ranks.csv") in caplog.text
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["protocols"] == {}
+    assert content["left_out"] == dict.fromkeys(["ALL", "O2S", "S2O"], "no query has a match in the gallery")
+    with open(tmp_path / "query_ranks.csv", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["protocol"] == "O2S"]
+    query, gallery = split.rows(0, 1)
+    top = rank_features(
+        split.features[query], split.features[gallery], split.ids[query], split.ids[gallery], top_k=10, allow_empty=True
+    ).top
+    assert len(rows) == len(query) == 12
+    for row, places in zip(rows, top, strict=True):
+        assert [row[f"top_{k}"] for k in range(1, 11)] == [split.paths[gallery[place]] for place in places]
+        assert (row["first_rank"], row["AP"], row["matches"]) == ("", "", "0")
+        assert {row[f"match_{k}"] for k in range(1, 11)} == {"0"}
+
+
+def test_held_out_runs_without_a_figure_are_refused(split):
+    split.ids[: split.num_query] = 999
+    with pytest.raises(MOSError, match="TEST.HOLDOUT: nothing could be measured"):
+        summarize_splits([split.run(evaluator(split))])
 
 
 def test_same_camera_removal(split):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from PIL import Image
 from fastreid_mos.data import sar_denoise
 from fastreid_mos.errors import ChipError, MOSError
 from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator
-from fastreid_mos.evaluation.pictures import RIGHT, WRONG, draw_top_lists, read_top_lists
+from fastreid_mos.evaluation.pictures import PLAIN, RIGHT, WRONG, draw_top_lists, read_top_lists
 
 BLUE = (10, 20, 230)
+BORDER = 106 * 202 - 96 * 192  # pixels
 
 
 @pytest.fixture
@@ -57,6 +60,43 @@ def test_marks_differ_in_shape_not_only_in_colour(chips, tmp_path):
     assert marks[0].any() and marks[1].any() and not np.array_equal(*marks)
 
 
+def test_neither_right_nor_wrong_is_grey_without_a_mark(chips, tmp_path):
+    optical, _ = chips
+    draw_top_lists(tmp_path / "one.png", [(optical, [optical], [None])])
+    picture = np.asarray(Image.open(tmp_path / "one.png"))
+    assert count(picture, RIGHT) == count(picture, WRONG) == 0
+    # Beside the two borders a few pixels of the labels' soft edges.
+    assert 0 <= count(picture, PLAIN) - 2 * BORDER < 100
+
+
+def test_tool_draws_a_run_with_an_unknown_ship(split, chips, tmp_path, capsys):
+    tool = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "draw_ranks.py"))
+
+    def draw_ranks(*arguments):
+        return tool["main"]([*map(str, arguments)]), *capsys.readouterr()
+
+    split.ids[0] = 777
+    files = tuple(chips[kind] for kind in split.modalities)
+    run = tmp_path / "run"
+    made = FusionReidEvaluator(
+        num_query=split.num_query, settings=EvalSettings(bootstrap_samples=0), output_dir=str(run)
+    )
+    split.changed(paths=files).run(made)
+    status, said, error = draw_ranks(run, "--protocol", "O2S", "--count", 12)
+    assert (status, error) == (0, "") and str(run / "top5.png") in said
+    picture = np.asarray(Image.open(run / "top5.png"))
+    assert picture.shape[0] > 12 * 200
+    # Twelve queries, and what was found for the one unknown.
+    assert 0 <= count(picture, PLAIN) - (12 + 5) * BORDER < 500
+    before = (run / "top5.png").read_bytes()
+    status, _, error = draw_ranks(run, "--protocol", "ALL", "--count", 1)
+    assert status == 2 and "exists already" in error and error.count("\n") == 1
+    assert (run / "top5.png").read_bytes() == before
+    status, _, error = draw_ranks(run, "--protocol", "X2Y", "--force")
+    assert status == 2 and "holds no query of protocol X2Y (protocols in it: ALL, O2S, S2O)" in error
+    assert draw_ranks(run, "--count", 1, "--force")[0] == 0 and (run / "top5.png").read_bytes() != before
+
+
 def test_refuses_and_writes_nothing(chips, tmp_path):
     optical, sar = chips
     path = tmp_path / "top.png"
@@ -84,6 +124,8 @@ def test_rows_come_from_the_ranks_of_an_evaluation(split, tmp_path):
         for path, right in zip(gallery, match, strict=True):
             assert path.endswith("SAR.tif") and right == (path.split("/")[-1][:4] == query.split("/")[-1][:4])
     assert len(read_top_lists(tmp_path / "query_ranks.csv", "ALL", count=3, top=2)) == 3
+    every = read_top_lists(tmp_path / "query_ranks.csv", "O2S", count=100, unmatched=True)
+    assert len(every) == 12 and every[0][0] == split.paths[0] and every[0][2] == [None] * 5 and every[1:] == rows
     with pytest.raises(MOSError, match="holds no query of protocol O2O"):
         read_top_lists(tmp_path / "query_ranks.csv", "O2O")
     with pytest.raises(MOSError, match="absent.csv: cannot be read"):
