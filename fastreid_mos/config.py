@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import yaml
 
 from .errors import ConfigError
+from .merging import merge_file, merge_options
 
 # Further checks, added by the parts that know the names (see checks.py): this module is at the bottom and imports none.
 CHECKS: list[Callable[[Any], None]] = []
-
-# Keys that hold text although their value may look like a number in a YAML file or on the command line.
-_TEXT_KEYS = ("INPUT.SAR.CHANNEL", "TEST.FUSION.ALPHA", "MODEL.BACKBONE.DEPTH")
 
 
 def add_mos_config(cfg: Any) -> None:
@@ -168,77 +163,11 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
     """
     cfg = get_cfg()
     if config_file:
-        _merge_file(cfg, config_file)
+        merge_file(cfg, config_file)
     if opts:
-        _merge_options(cfg, opts)
+        merge_options(cfg, opts)
     check_config(cfg)
     return cfg
-
-
-def _merge_file(cfg: Any, config_file: str) -> None:
-    if not os.path.isfile(config_file):
-        raise ConfigError(f"{config_file}: no such config file")
-    holds_no_keys = (
-        f"{config_file}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 100}}'"
-    )
-    try:
-        with open(config_file, encoding="utf-8") as stream:
-            require(bool(stream.read().strip()), holds_no_keys)
-        values = type(cfg).load_yaml_with_base(config_file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{config_file}: its _BASE_ is missing: {error.filename}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{config_file}: not a readable YAML config: {reason}") from None
-    require(isinstance(values, dict), holds_no_keys)
-    for key in _TEXT_KEYS:
-        _stringify(values, key.split("."))
-    try:
-        cfg.merge_from_other_cfg(type(cfg)(values))
-    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from None
-
-
-def _merge_options(cfg: Any, opts: list[str]) -> None:
-    if len(opts) % 2:
-        raise ConfigError(f"options come as KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
-    for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        if key.startswith("-"):
-            raise ConfigError(f"{key}: flags such as --eval-only come before the KEY VALUE options")
-        text = repr(str(value)) if key in _TEXT_KEYS else value
-        try:
-            cfg.merge_from_list([key, text])
-        except (KeyError, ValueError, AssertionError, TypeError, AttributeError, SyntaxError) as error:
-            raise ConfigError(f"{key} {value}: {_explain(cfg, error, key)}") from None
-
-
-def _stringify(values: Any, path: list[str]) -> None:
-    for part in path[:-1]:
-        values = values.get(part) if isinstance(values, dict) else None
-    if isinstance(values, dict) and isinstance(values.get(path[-1]), (int, float)):
-        # yacs reads a text as Python where it can: the quotes keep a number text.
-        values[path[-1]] = repr(str(values[path[-1]]))
-
-
-def _all_keys(node: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        keys += _all_keys(value, name + ".") if isinstance(value, dict) else [name]
-    return keys
-
-
-def _explain(cfg: Any, error: Exception, key: str = "") -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    if "Non-existent" in text:
-        wanted = key or text.split(":")[-1].strip()
-        known = _all_keys(cfg)
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-        near = near or [name for name in known if name.split(".")[-1] == wanted.split(".")[-1]][:3]
-        return f"no such key {wanted}" + (f"; near: {', '.join(near)}" if near else "")
-    if "Type mismatch" in text:
-        return f"wrong type: {text}"
-    return text or type(error).__name__
 
 
 def require(condition: bool, message: str) -> None:
@@ -274,7 +203,7 @@ def _check_input(cfg: Any) -> None:
         f"got {sar.LOW_PERCENTILE} and {sar.HIGH_PERCENTILE}",
     )
     require(
-        sar.CHANNEL in ("auto", "magnitude", "mean") or sar.CHANNEL.isdigit(),
+        sar.CHANNEL in ("auto", "magnitude", "mean") or (sar.CHANNEL.isascii() and sar.CHANNEL.isdecimal()),
         f"INPUT.SAR.CHANNEL: 'auto', 'magnitude', 'mean' or a channel number, got {sar.CHANNEL!r}",
     )
     require(sar.CACHE in ("none", "memory", "disk"), f"INPUT.SAR.CACHE: 'none', 'memory' or 'disk', got {sar.CACHE!r}")

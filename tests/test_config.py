@@ -69,7 +69,7 @@ def test_every_mos_key_has_a_comment():
     [
         (["SOLVER.MAX_EPOCHS", "3"], ["no such key SOLVER.MAX_EPOCHS", "SOLVER.MAX_EPOCH"]),
         (["CMAL.SCALE", "3"], ["no such key CMAL.SCALE", "MODEL.LOSSES.CMAL.SCALE"]),
-        (["SOLVER.MAX_EPOCH", "many"], ["SOLVER.MAX_EPOCH many", "wrong type"]),
+        (["SOLVER.MAX_EPOCH", "many"], ["SOLVER.MAX_EPOCH: a whole number", "'many'"]),
         (["SOLVER.MAX_EPOCH"], ["KEY VALUE pairs"]),
         (["SOLVER.MAX_EPOCH", "0"], ["SOLVER.MAX_EPOCH", "at least 1"]),
         (["SOLVER.BASE_LR", "-1.0"], ["SOLVER.BASE_LR"]),
@@ -121,7 +121,7 @@ def test_a_wrong_option_is_one_line_with_the_key(opts, words):
         ("", ["holds no keys"]),
         ("just words", ["holds no keys"]),
         ("SOLVER: [1, 2", ["not a readable YAML"]),
-        ("SOLVER: 3", ["wrong type"]),
+        ("SOLVER: 3", ["SOLVER: a group of keys"]),
         ("SOLVERR: {MAX_EPOCH: 3}", ["no such key SOLVERR"]),
         ("_BASE_: missing.yml\nSEED: 1", ["_BASE_ is missing"]),
         ("- a\n- b", ["holds no keys"]),

@@ -108,7 +108,7 @@ def _sar_pixels(path: Any, stored: NDArray[Any], channel: str) -> NDArray[np.flo
     if stored.dtype.kind == "c":
         stored = np.abs(stored)
     values = stored if stored.ndim == 2 else _select_channel(path, stored, channel)
-    if stored.ndim == 2 and channel.isdigit() and int(channel) > 0:
+    if stored.ndim == 2 and _is_number(channel) and int(channel) > 0:
         raise ChipError(path, f"has 1 channel, and INPUT.SAR.CHANNEL asks for number {channel}")
     # A finite float64 beyond float32's range becomes infinite here, and the largest finite value below.
     with np.errstate(over="ignore"):
@@ -119,6 +119,10 @@ def _sar_pixels(path: Any, stored: NDArray[Any], channel: str) -> NDArray[np.flo
     if pixels.min() == pixels.max():
         raise ChipError(path, f"is constant: every pixel is {pixels.flat[0]:.6g}, there is no ship in it")
     return pixels
+
+
+def _is_number(channel: str) -> bool:
+    return channel.isascii() and channel.isdecimal()
 
 
 def _select_channel(path: Any, stored: NDArray[Any], channel: str) -> NDArray[Any]:
@@ -133,7 +137,7 @@ def _select_channel(path: Any, stored: NDArray[Any], channel: str) -> NDArray[An
         return np.hypot(pair[..., 0], pair[..., 1])
     if channel == "mean":
         return np.asarray(stored.mean(axis=2, dtype=np.float64))
-    if not channel.isdigit():
+    if not _is_number(channel):
         raise ValueError(f"channel: 'auto', 'magnitude', 'mean' or a number as text, got {channel!r}")
     if int(channel) >= count:
         raise ChipError(path, f"has {count} channels, and INPUT.SAR.CHANNEL asks for number {channel} (from 0 on)")

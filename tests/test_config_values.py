@@ -1,0 +1,155 @@
+"""Values of the config: what is taken for what, and which are refused, in one line that names the key."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import pytest
+
+import fastreid_mos
+from fastreid_mos.errors import ConfigError
+
+DEBUG = str(Path(__file__).parents[1] / "configs/HOSS/demo/debug.yml")
+
+
+def value_of(cfg, key):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def refusal(*opts, config=DEBUG):
+    with pytest.raises(ConfigError) as caught:
+        fastreid_mos.load_cfg(config, list(opts))
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    return message
+
+
+TAKEN = [
+    ("TEST.HOLDOUT.FRACTION", "0", 0.0),
+    ("MODEL.LOSSES.CMAL.SCALE", "2", 2.0),
+    ("SOLVER.WEIGHT_DECAY", "0", 0.0),
+    ("INPUT.FLIP.PROB", "1", 1.0),
+    ("SOLVER.BASE_LR", "1", 1.0),
+    ("SOLVER.BASE_LR", "1e-4", 1e-4),
+    ("INPUT.REA.SCALE", "[0, 1]", [0.0, 1.0]),
+    ("MODEL.PIXEL_STD", "(64, 64, 64)", [64.0, 64.0, 64.0]),
+    ("MODEL.HEADS.SCALE", "0.5", 0.5),
+    ("MODEL.LOSSES.NAME", "CMALLoss", ("CMALLoss",)),
+    ("MODEL.LOSSES.NAME", "CMALLoss, TripletLoss", ("CMALLoss", "TripletLoss")),
+    ("MODEL.LOSSES.NAME", "['CMALLoss']", ("CMALLoss",)),
+    ("DATASETS.NAMES", "HOSS", ("HOSS",)),
+    ("DATASETS.TESTS", "()", ()),
+    ("MODEL.BACKBONE.DEPTH", "50", "50"),
+    ("OUTPUT_DIR", "1234", "1234"),
+    ("OUTPUT_DIR", "1e5", "1e5"),
+    ("OUTPUT_DIR", "None", "None"),
+    ("OUTPUT_DIR", "'quoted'", "quoted"),
+    ("INPUT.FLIP.ENABLED", "false", False),
+    ("MODEL.BACKBONE.STRIDE_SIZE", "[8, 8]", (8, 8)),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "value"), TAKEN)
+def test_an_option_becomes_its_keys_type(key, text, value):
+    taken = value_of(fastreid_mos.load_cfg(DEBUG, [key, text]), key)
+    assert taken == value and type(taken) is type(value)
+    if isinstance(value, (list, tuple)):
+        assert [type(part) for part in taken] == [type(part) for part in value]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("TEST: {HOLDOUT: {FRACTION: 0}}", "TEST.HOLDOUT.FRACTION", 0.0),
+        ("OUTPUT_DIR: 1234", "OUTPUT_DIR", "1234"),
+        ("OUTPUT_DIR: 1e5", "OUTPUT_DIR", "1e5"),
+        ("MODEL: {WEIGHTS: }", "MODEL.WEIGHTS", ""),
+        ("DATASETS: {NAMES: HOSS}", "DATASETS.NAMES", ("HOSS",)),
+        ("SOLVER: {BASE_LR: 1e-4}", "SOLVER.BASE_LR", 1e-4),
+        ("INPUT: {REA: {SCALE: [0, 1]}}", "INPUT.REA.SCALE", [0.0, 1.0]),
+    ],
+)
+def test_a_value_in_a_file_becomes_its_keys_type(tmp_path, text, key, value):
+    path = tmp_path / "values.yml"
+    path.write_text(f"_BASE_: {DEBUG}\n{text}\n")
+    taken = value_of(fastreid_mos.load_cfg(str(path)), key)
+    assert taken == value and type(taken) is type(value)
+
+
+def test_what_a_run_saves_reads_as_the_same_config(tmp_path):
+    cfg = fastreid_mos.load_cfg(DEBUG, ["INPUT.SAR.CHANNEL", "1", "OUTPUT_DIR", "12"])
+    path = tmp_path / "saved.yml"
+    path.write_text(cfg.dump())
+    assert fastreid_mos.load_cfg(str(path)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("INPUT.SIZE_TRAIN", "flip", "INPUT.SIZE_TRAIN: a list such as [64, 32] is wanted, got 'flip'"),
+        ("SOLVER.MAX_EPOCH", "2.5", "SOLVER.MAX_EPOCH: a whole number such as 2 is wanted, got 2.5"),
+        ("SEED", "None", "SEED: a whole number such as 0 is wanted, got None"),
+        ("SOLVER.BASE_LR", "fast", "SOLVER.BASE_LR: a number such as 0.0005 is wanted, got 'fast'"),
+        ("SOLVER.BASE_LR", "nan", "SOLVER.BASE_LR: a number"),
+        ("SOLVER.BASE_LR", "1e999", "SOLVER.BASE_LR: a number"),
+        ("INPUT.FLIP.ENABLED", "1", "INPUT.FLIP.ENABLED: True or False is wanted, got 1"),
+        ("MODEL.PIXEL_MEAN", "['a', 1, 2]", "MODEL.PIXEL_MEAN: a list such as"),
+        ("DATASETS.NAMES", "[1]", "DATASETS.NAMES: a list of names"),
+        ("MODEL.HEADS.JOIN", "3", "MODEL.HEADS.JOIN: a list of names such as ['name'] is wanted, got 3"),
+        ("MODEL", "3", "MODEL: a group of keys (MODEL.DEVICE"),
+        ("SOLVER.BASE_LR.X", "3", "no such key SOLVER.BASE_LR.X"),
+        ("_BASE_", "other.yml", "_BASE_: belongs in a config file"),
+        ("", "3", "no such key"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_our_words(key, text, message):
+    refused = refusal(key, text)
+    assert refused.startswith(message) and len(refused) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("_BASE_: 3", "_BASE_: the name of another config file is wanted, got 3"),
+        ("_BASE_:", "_BASE_: the name of another config file is wanted, got None"),
+        ("_BASE_: wrong.yml", "comes back to"),
+        ("_BASE_: .", "is a folder"),
+        ("3: 4", "3: keys are names"),
+        ("SOLVER: {3: 4}", "SOLVER.3: keys are names"),
+        ("# only words", "holds no keys"),
+        ("SOLVER: {BASE_LR: .inf}", "SOLVER.BASE_LR: a number"),
+        ("OUTPUT_DIR: [a]", "OUTPUT_DIR: text is wanted"),
+        ("a: &a {b: *a}", "no such key a"),
+        ("SEED: !!python/object:os.system {}", "not a readable YAML"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path, text, words):
+    path = tmp_path / "wrong.yml"
+    path.write_text(text)
+    message = refusal(config=str(path))
+    assert "wrong.yml" in message or words == "is a folder"
+    assert words in message
+
+
+def test_a_folder_and_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    assert "is a folder" in refusal(config=str(tmp_path))
+    path = tmp_path / "closed.yml"
+    path.write_text("SEED: 1")
+    whole = builtins.open
+
+    def closed(file, *args, **kwargs):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return whole(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", closed)
+    assert "cannot be read (Permission denied)" in refusal(config=str(path))
+
+
+def test_a_fault_in_the_base_names_the_base(tmp_path):
+    (tmp_path / "base.yml").write_text("SOLVER: {BASE_LR: fast}")
+    (tmp_path / "top.yml").write_text("_BASE_: base.yml\nSOLVER: {BASE_LR: 0.1}")
+    assert "base.yml: SOLVER.BASE_LR" in refusal(config=str(tmp_path / "top.yml"))
