@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import MOSError
@@ -65,10 +66,10 @@ def rank_metrics(
     top_k: int = 0,
     allow_empty: bool = False,
 ) -> RankResult:
-    """Ranking metrics of a distance matrix. No row is copied or sorted; the memory used beside it is one row's.
+    """Ranking metrics of a distance matrix. No row is sorted; the memory used beside it is one row's.
 
     Args:
-        distances: ``[Q, G]``, smaller is nearer.
+        distances: ``[Q, G]``, smaller is nearer; torch or NumPy, bfloat16 too.
         query_ids: ``[Q]`` integers; -1 never matches.
         gallery_ids: ``[G]``.
         max_rank: length of the CMC, at most the gallery's.
@@ -77,10 +78,13 @@ def rank_metrics(
         top_k: how many nearest gallery rows to return for each query.
         allow_empty: with no valid query return zeros instead of raising.
 
+    Returns:
+        A :class:`RankResult`, all metrics in 0..1.
+
     Raises:
         MOSError: shapes that do not fit, NaN distances (the message names the rows), or no query with a match.
     """
-    matrix = _array(distances)
+    matrix = as_array(distances)
     if matrix.ndim != 2:
         raise MOSError(f"distances: a matrix [queries, gallery] is needed, got shape {matrix.shape}")
     ids = _Identities(matrix.shape, query_ids, gallery_ids, exclude, query_cams, gallery_cams)
@@ -127,6 +131,9 @@ def rank_features(
         block_mb: bound on the memory used beside the features, in MiB.
         query_ids, gallery_ids, max_rank, exclude, query_cams, gallery_cams, top_k, allow_empty: see
             :func:`rank_metrics`.
+
+    Returns:
+        A :class:`RankResult`, all metrics in 0..1.
 
     Raises:
         MOSError: as :func:`rank_metrics`; also for features that are not finite, naming the rows.
@@ -285,14 +292,16 @@ def _without(best: Ints, removed: Ints, top_k: int) -> Ints:
     return best[~np.isin(best, removed)][:top_k] if len(removed) else best[:top_k]
 
 
-def _array(values: Any) -> NDArray[Any]:
+def as_array(values: Any) -> NDArray[Any]:
+    """A torch tensor or whatever NumPy takes as an array; bfloat16, which NumPy does not have, becomes float32."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values)
 
 
 def as_features(values: Any, name: str) -> Floats:
-    array = _array(values)
+    array = as_array(values)
     if array.ndim != 2:
         raise MOSError(f"{name}: a matrix [rows, dimensions] is needed, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
@@ -313,10 +322,11 @@ def not_finite_rows(array: Floats) -> list[int]:
 
 
 def as_vector(values: Any, length: int, name: str) -> Ints:
-    array = _array(values)
+    array = as_array(values)
     if array.shape != (length,):
         raise MOSError(f"{name}: {length} values are needed, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
+    # An empty list is an array of floats.
+    if length and not np.issubdtype(array.dtype, np.integer):
         raise MOSError(f"{name}: whole numbers are needed, got {array.dtype}")
     return array.astype(np.int64)
 

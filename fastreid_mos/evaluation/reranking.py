@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..errors import MOSError
-from .ranking import not_finite_rows
+from .ranking import as_array, not_finite_rows
 
 Floats = NDArray[np.float32]
 # Elements of a block of distances that are in memory at a time.
@@ -90,9 +90,7 @@ def jaccard_distance(features: Any, k1: int = 20, k2: int = 6) -> Floats:
 
 
 def _matrix(values: Any, name: str) -> Floats:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values, np.float32)
+    array = np.asarray(as_array(values), np.float32)
     if array.ndim != 2 or not len(array):
         raise MOSError(f"{name}: a matrix [rows, dimensions] with rows is needed, got shape {array.shape}")
     bad = not_finite_rows(array)
@@ -102,6 +100,8 @@ def _matrix(values: Any, name: str) -> Floats:
 
 
 def _check_k(k1: int, k2: int) -> None:
+    if not all(isinstance(k, (int, np.integer)) for k in (k1, k2)):
+        raise MOSError(f"re-ranking: k1 and k2 are whole numbers, got {k1} and {k2}")
     if k1 < 1 or k2 < 1:
         raise MOSError(f"re-ranking: k1 and k2 are at least 1, got {k1} and {k2}")
 

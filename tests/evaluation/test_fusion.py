@@ -50,7 +50,8 @@ def test_weights_of_nothing_and_of_all():
     np.testing.assert_allclose(fuse_features(features, synthetic, [1], 0.0), [[0.6, 0.8], [1, 0]], atol=1e-7)
     np.testing.assert_allclose(fuse_features(features, synthetic, [1], 1.0), [[0.6, 0.8], [0, 1]], atol=1e-7)
     none = np.empty((0, 2))
-    np.testing.assert_allclose(fuse_features(features, none, np.empty(0, int), 0.3), [[0.6, 0.8], [1, 0]], atol=1e-7)
+    for owner in (np.empty(0, int), [], torch.empty(0)):
+        np.testing.assert_allclose(fuse_features(features, none, owner, 0.3), [[0.6, 0.8], [1, 0]], atol=1e-7)
     assert features.tolist() == [[3, 4], [1, 0]]
 
 

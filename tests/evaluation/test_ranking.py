@@ -162,6 +162,19 @@ def test_same_camera_removal_is_fast_reids():
     assert abs(rank_metrics(distances, *ids).mAP - np.mean(ap)) > 1e-3
 
 
+def test_bfloat16_is_ranked_as_the_numbers_it_holds():
+    torch.manual_seed(0)
+    query, gallery = torch.randn(5, 8).bfloat16(), torch.randn(30, 8).bfloat16()
+    ids = torch.arange(5), torch.arange(30) % 7
+    distances = torch.rand(5, 30).bfloat16()
+    for given, single in (
+        (rank_metrics(distances, *ids, top_k=4), rank_metrics(distances.float(), *ids, top_k=4)),
+        (rank_features(query, gallery, *ids, top_k=4), rank_features(query.float(), gallery.float(), *ids, top_k=4)),
+    ):
+        assert given.mAP == single.mAP and np.array_equal(given.top, single.top)
+        np.testing.assert_array_equal(given.first_rank, single.first_rank)
+
+
 def test_memory_stays_within_the_bound():
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((40_000, 64), np.float32)

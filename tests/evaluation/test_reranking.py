@@ -74,6 +74,8 @@ def test_equal_rows_and_one_row():
         ((np.ones((2, 3)), np.full((4, 3), np.nan)), "gallery_features: not finite in row 0, 1, 2, 3"),
         ((np.ones((0, 3)), np.ones((4, 3))), "query_features: a matrix"),
         ((np.ones((2, 3)), np.ones((4, 3)), 0), "k1 and k2 are at least 1"),
+        ((np.ones((2, 3)), np.ones((4, 3)), 2.5), "k1 and k2 are whole numbers, got 2.5 and 6"),
+        ((np.ones((2, 3)), np.ones((4, 3)), 20, 6.0), "k1 and k2 are whole numbers"),
         ((np.ones((2, 3)), np.ones((4, 3)), 20, 6, 1.5), "lambda_value: 0..1"),
     ],
 )
