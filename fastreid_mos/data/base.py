@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ..errors import DatasetError
 from .chips import read_chip
-from .listing import DISTRACTOR, Item, Skipped, count_chips
+from .listing import DISTRACTOR, Item, Skipped, count_chips, same_file
 from .modality import MODALITY_NAMES
 from .transforms import SARDenoise
 
@@ -69,9 +69,22 @@ class ShipDataset(ImageDataset):
             )
 
     def show_test(self) -> None:
-        """Log what the query and gallery splits hold."""
+        """Log what the query and gallery splits hold, and whether a query's own file is in its gallery."""
         counts = {name: self._counts[name] for name in ("query", "gallery")}
         logger.info(f"{type(self).__name__} in {self.root}, test:\n{_table(counts)}\n{self.skipped}")
+        gallery: dict[str, list[str]] = {}
+        for path, _, _ in self.gallery:
+            gallery.setdefault(os.path.basename(path), []).append(path)
+        own = [
+            path
+            for path, _, _ in self.query
+            if any(same_file(path, other) for other in gallery.get(os.path.basename(path), ()))
+        ]
+        if own:
+            logger.warning(
+                f"{type(self).__name__}: {len(own)} query chips are in the gallery too, such as {own[0]}; a "
+                "protocol of all modalities (ALL) counts each as its own match"
+            )
 
     def summary(self) -> dict[str, int]:
         """Counts: chips by split, identities, distractors, skipped files."""
@@ -133,10 +146,16 @@ def find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequen
         wanted: how the error goes on: the layout, and where to get the data set.
 
     Raises:
-        DatasetError: it is not there.
+        DatasetError: it is not there, or nobody may look.
     """
-    root = os.fspath(root)
+    root = os.path.expanduser(os.fspath(root))
     for folder in (*(os.path.join(root, name) for name in names), root):
+        try:
+            os.scandir(folder).close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise DatasetError(f"{os.path.abspath(folder)}: cannot be read ({error.strerror})") from None
         named = os.path.basename(os.path.abspath(folder)) in names
         if any(os.path.isdir(os.path.join(folder, part)) for part in inside or ("." if named else ())):
             return folder

@@ -21,8 +21,8 @@ from .transforms import build_sar_transform
 
 
 def dataset_root() -> str:
-    """The folder that holds the data sets: the environment's FASTREID_DATASETS, or ``datasets``."""
-    return os.environ.get("FASTREID_DATASETS") or "datasets"
+    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``."""
+    return os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets")
 
 
 def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DatasetError
 from .modality import OPTICAL, SAR
 
 Item = tuple[str, int, int]
@@ -83,15 +85,21 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
 
     Returns:
         (path, identity, modality) of each.
+
+    Raises:
+        DatasetError: the folder cannot be read.
     """
     items: list[Item] = []
-    if not os.path.isdir(folder):
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry, _is_file(entry)) for entry in sorted(entries, key=lambda entry: entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return items
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
+    for entry, ordinary in found:
         stem, extension = os.path.splitext(entry.name)
-        if not entry.is_file():
+        if not ordinary:
             skipped.add(entry.path, "not an ordinary file")
         elif entry.name.startswith("."):
             skipped.add(entry.path, "hidden")
@@ -104,6 +112,22 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
             else:
                 items.append((entry.path, *meaning))
     return items
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, or where nobody may look
+        return False
+
+
+def same_file(left: str, right: str) -> bool:
+    """Whether two paths are one file, or two of the same bytes."""
+    if left == right:
+        return True
+    if not (os.path.isfile(left) and os.path.isfile(right)):
+        return False
+    return os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)
 
 
 def of_modality(items: Iterable[Item], modality: int) -> list[Item]:

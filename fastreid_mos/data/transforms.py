@@ -27,7 +27,7 @@ def sar_denoise(pixels: ArrayLike, low: float = 5.0, high: float = 100.0) -> NDA
     Speckle and the sensor floor sit in the low values; what is under the low percentile becomes black.
 
     Args:
-        pixels: ``[height, width]``, any real type; computed in float32.
+        pixels: ``[height, width]``, any real type, or complex: its magnitude; computed in float32.
         low, high: percentiles, 0 <= low < high <= 100.
 
     Returns:
@@ -47,7 +47,7 @@ def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
     """TransOSS's reading of SAR (ICCV 2025): x / max(x) * 255.
 
     Args:
-        pixels: ``[height, width]``, any real type; computed in float32.
+        pixels: ``[height, width]``, any real type, or complex: its magnitude; computed in float32.
 
     Returns:
         ``[height, width, 3]`` uint8, three equal channels, negative values black; all black without a positive pixel.
@@ -65,6 +65,7 @@ def _one_channel(pixels: ArrayLike) -> NDArray[np.float32]:
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"SAR pixels: an array [height, width] with at least one pixel, got shape {values.shape}")
     with np.errstate(over="ignore"):
+        values = np.abs(values) if values.dtype.kind == "c" else values
         values = fill_non_finite(values.astype(np.float32))
     return values if np.isfinite(values).all() else np.zeros_like(values)
 

@@ -6,7 +6,6 @@ Queries are chips of ``query/``, the gallery chips of ``bounding_box_test/``, in
 
 from __future__ import annotations
 
-import filecmp
 import logging
 import os
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.listing import Skipped, list_chips, parse_hoss_name
+from ..data.listing import Skipped, list_chips, parse_hoss_name, same_file
 from .chips import Chips
 
 Ints = NDArray[np.int64]
@@ -106,17 +105,9 @@ def _own_files(chips: Chips, protocol: Protocol) -> Ints:
     for number, row in enumerate(protocol.query):
         path = chips.paths[row]
         for place in places.get(os.path.basename(path), ()):
-            if _same_file(path, chips.paths[protocol.gallery[place]]):
+            if same_file(path, chips.paths[protocol.gallery[place]]):
                 own[number] = place
     return own
-
-
-def _same_file(left: str, right: str) -> bool:
-    if left == right:
-        return True
-    if not (os.path.isfile(left) and os.path.isfile(right)):
-        return False
-    return os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)
 
 
 def _subset(chips: Chips, name: str) -> tuple[Ints, Ints] | None:

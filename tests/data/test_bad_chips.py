@@ -104,13 +104,38 @@ def test_bad_file(tmp_path, case):
 
 def test_sar_read_as_optical(tmp_path):
     path = tmp_path / "1_RGB.tif"
-    for pixels, wanted in ((sar(0) * 900, "is it a SAR chip"), (sar(0) - 5, "is it a SAR chip")):
+    # HOSS's backscatter lies in 0.001 to 11: in an optical chip's range.
+    for pixels in (sar(0) * 900, sar(0) - 5, sar(0), sar(0) / sar(0).max(), sar(0).astype(np.complex64)):
         path.write_bytes(tiff(pixels))
-        with pytest.raises(ChipError, match=wanted):
+        with pytest.raises(ChipError, match="is it a SAR chip"):
             read_chip(path)
+    path.write_bytes(tiff(np.stack([sar(0), sar(1)], -1), photometric="minisblack", planarconfig="contig"))
+    with pytest.raises(ChipError, match=r"float32 values of 2 channel\(s\); is it a SAR chip"):
+        read_chip(path)
     path.write_bytes(tiff(np.stack([sar(n) for n in range(5)], -1), photometric="minisblack", planarconfig="contig"))
     with pytest.raises(ChipError, match="has 5 channels"):
         read_chip(path)
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_optical_chip_without_a_ship(tmp_path, value):
+    path = tmp_path / "1_RGB.png"
+    pixels = np.full((9, 9, 3), value, np.uint8)
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ChipError, match=rf"1_RGB.png: is constant: every pixel is \({value}, {value}, {value}\)"):
+        read_chip(path)
+    pixels[4, 4, 2] ^= 1
+    Image.fromarray(pixels).save(path)
+    np.testing.assert_array_equal(read_chip(path).pixels, pixels)
+
+
+def test_a_path_of_bytes_is_said_as_text(tmp_path):
+    path = tmp_path / "1_SAR.tif"
+    with pytest.raises(ChipError) as caught:
+        read_chip(os.fsencode(path))
+    assert str(caught.value) == f"{path}: no such file"
+    path.write_bytes(tiff(sar(0)))
+    np.testing.assert_array_equal(read_chip(os.fsencode(path)).pixels, sar(0))
 
 
 def test_folder_missing_file_and_pipe(tmp_path):

@@ -116,8 +116,10 @@ def test_optical_of_other_kinds(tmp_path, kind):
         image = Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)
         wanted = RGB[..., :1].repeat(3, axis=2)
     elif kind == "cmyk":
-        path, image = tmp_path / "7_RGB.jpg", Image.new("CMYK", (14, 40), (255, 0, 0, 0))
-        wanted = np.broadcast_to(np.array([0, 255, 255], np.uint8), (40, 14, 3))
+        path, image = tmp_path / "7_RGB.jpg", Image.new("CMYK", (16, 40), (255, 0, 0, 0))
+        image.paste((0, 0, 255, 0), (0, 16, 16, 40))  # JPEG's blocks are of 8 or 16 pixels
+        wanted = np.full((40, 16, 3), [0, 255, 255], np.uint8)
+        wanted[16:] = 255, 255, 0
     image.save(path, **({"format": "TIFF"} if kind == "palette tiff" else {}))
     np.testing.assert_allclose(read_chip(path).pixels, wanted, atol=2 if kind == "cmyk" else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -66,8 +67,52 @@ def test_root_may_be_the_folder_itself(hoss_root):
 def test_dataset_root(monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", "/somewhere")
     assert dataset_root() == "/somewhere"
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("FASTREID_DATASETS", "~/ships")
+    assert dataset_root() == "/home/someone/ships"
     monkeypatch.delenv("FASTREID_DATASETS")
     assert dataset_root() == "datasets"
+
+
+def test_folders_that_cannot_be_read_are_named(hoss_root, monkeypatch):
+    query = hoss_root / "HOSS" / "query"
+    shutil.rmtree(query)
+    query.symlink_to(query)
+    with pytest.raises(DatasetError, match=r"^\S+/HOSS/query: cannot be read \(.*symbolic links\)$"):
+        HOSS(root=hoss_root)
+    loop = hoss_root.parent / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(DatasetError, match=r"loop/HOSS: cannot be read \(.*symbolic links\)$"):
+        HOSS(root=loop)
+    real = os.scandir
+
+    def closed(folder="."):
+        if str(folder).endswith("bounding_box_test"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return real(folder)
+
+    query.unlink()
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DatasetError, match=r"^\S+/bounding_box_test: cannot be read \(Permission denied\)$"):
+        HOSS(root=hoss_root)
+
+
+def test_a_link_to_itself_is_skipped(hoss_root):
+    link = hoss_root / "HOSS" / "query" / "0205_a_RGB.tif"
+    link.symlink_to(link)
+    dataset = HOSS(root=hoss_root)
+    assert len(dataset.query) == 4 and dict(dataset.skipped.counts) == {"not an ordinary file": 1}
+
+
+def test_a_query_that_is_in_the_gallery_is_said(hoss_root, caplog):
+    query, gallery = hoss_root / "HOSS" / "query", hoss_root / "HOSS" / "bounding_box_test"
+    write_optical(gallery / "0203_a_RGB.tif", 999)  # another chip by the same name
+    with caplog.at_level(logging.INFO, "fastreid_mos.data"):
+        HOSS(root=hoss_root).show_test()
+        assert "in the gallery too" not in caplog.text
+        shutil.copy(query / "0201_a_RGB.tif", gallery)
+        HOSS(root=hoss_root).show_test()
+    assert f"1 query chips are in the gallery too, such as {query / '0201_a_RGB.tif'}" in caplog.text
 
 
 def test_odd_names_are_skipped_counted_and_logged(hoss_root, caplog):

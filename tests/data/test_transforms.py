@@ -42,6 +42,15 @@ def test_negative_values_do_not_wrap_around():
     assert (sar_max_scale(np.zeros((2, 2))) == 0).all()
 
 
+@pytest.mark.parametrize("stretch", [sar_denoise, sar_max_scale])
+def test_complex_backscatter_is_its_magnitude(stretch):
+    rng = np.random.default_rng(0)
+    pixels = (rng.standard_normal((12, 9)) + 1j * rng.standard_normal((12, 9))).astype(np.complex64)
+    np.testing.assert_array_equal(stretch(pixels), stretch(np.abs(pixels)))
+    # A turn of the phase is no change.
+    np.testing.assert_allclose(stretch(pixels * np.complex64(1j)), stretch(pixels), atol=1)
+
+
 def test_not_a_number_is_the_floor_and_infinity_the_top():
     clean = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]], np.float32)
     broken = np.array([[np.nan, 2.0, 3.0], [4.0, 5.0, np.inf]], np.float32)

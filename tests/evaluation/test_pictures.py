@@ -22,9 +22,11 @@ BORDER = 106 * 202 - 96 * 192  # pixels
 
 @pytest.fixture
 def chips(tmp_path):
-    """A blue optical chip and a SAR one with a bright half."""
+    """A blue optical chip with one white pixel and a SAR one with a bright half."""
     optical, sar = tmp_path / "1_a_RGB.tif", tmp_path / "1_b_SAR.tif"
-    Image.new("RGB", (20, 40), BLUE).save(optical)
+    image = Image.new("RGB", (20, 40), BLUE)
+    image.putpixel((0, 0), (255, 255, 255))
+    image.save(optical)
     pixels = np.full((60, 30), 0.5, np.float32)
     pixels[:, 15:] = 3.0
     pixels[0] = 0.0
@@ -45,7 +47,7 @@ def test_right_and_wrong_are_marked(chips, tmp_path):
     # Two right and two wrong ones: their borders are alike, a tick and a cross are a few dozen pixels.
     assert min(borders) > 2 * 5 * 2 * (96 + 192) and abs(borders[0] - borders[1]) < 200
     # The blue chip stands there four times, scaled to the height of its cell.
-    assert count(picture, BLUE) == 4 * 96 * 192
+    assert 0.98 * 4 * 96 * 192 < count(picture, BLUE) < 4 * 96 * 192
     grey = int(sar_denoise(tifffile.imread(sar))[30, 20, 0])
     assert grey == 255 and count(picture, (255, 255, 255)) > 2 * 40 * 190
 
