@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, MOSError
 from .speckle import DEFAULT_ENL
-from .writer import MANIFEST, SimConfig, plan, write_hoss
+from .writer import FOLDERS, MANIFEST, SimConfig, plan, write_hoss
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,14 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             write_hoss(args.output, args.ids, workers=args.workers, **settings)
         except ValueError as error:
-            raise ConfigError(str(error)) from None
-        count = len(plan(SimConfig(args.ids, **settings)))
-    except (MOSError, OSError) as error:
+            # The message begins with the argument's name in Python.
+            name, _, rest = str(error).partition(" ")
+            option = "--ids" if name == "num_ids" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} {rest}") from None
+        chips = plan(SimConfig(args.ids, **settings))
+    except MOSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     seconds = time.perf_counter() - start
+    empty = [folder for folder in FOLDERS if all(chip.folder != folder for chip in chips)]
+    note = f"; empty with these numbers: {', '.join(empty)}" if empty else ""
     print(
-        f"simulated HOSS: {args.ids} identities, {count} chips in {args.output} "
-        f"({seconds:.1f} s); parameters in {MANIFEST}"
+        f"simulated HOSS: {args.ids} identities, {len(chips)} chips in {args.output} "
+        f"({seconds:.1f} s); parameters in {MANIFEST}{note}"
     )
     return 0

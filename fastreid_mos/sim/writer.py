@@ -29,6 +29,8 @@ from .speckle import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
 SIM_VERSION = 8
+# The plan of a data set is kept in memory, some hundred bytes a chip.
+MAX_IDS, MAX_CHIPS = 1_000_000, 4_000_000
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
@@ -38,9 +40,10 @@ class SimConfig:
     """What a simulated data set is made from.
 
     Attributes:
-        num_ids: identities, train and test together. seed: of everything.
-        chips_per_id: chips of each identity; odd ones are optical, even ones SAR (the other way round where the
-            first is SAR).
+        num_ids: identities, train and test together, at most 1,000,000.
+        seed: of everything.
+        chips_per_id: chips of each identity, at least 2; odd ones are optical, even ones SAR (the other way round where
+            the first is SAR).
         test_fraction: share of the identities that go to query/ and bounding_box_test/.
         single_modality_fraction: share of the identities whose SAR chips are missing.
         distractors_per_test_id: gallery chips of identity -1, per test identity.
@@ -57,8 +60,8 @@ class SimConfig:
 
     def check(self) -> None:
         """Raises ValueError, naming the first field out of range."""
-        if self.num_ids < 1:
-            raise ValueError(f"num_ids must be at least 1, got {self.num_ids}")
+        if not 1 <= self.num_ids <= MAX_IDS:
+            raise ValueError(f"num_ids must be between 1 and {MAX_IDS}, got {self.num_ids}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.chips_per_id < 2:
@@ -70,6 +73,12 @@ class SimConfig:
             raise ValueError(f"distractors_per_test_id must be between 0 and 100, got {self.distractors_per_test_id}")
         if not 0.2 <= self.enl <= 1000:
             raise ValueError(f"enl must be between 0.2 and 1000, got {self.enl}")
+        distractors = self.num_ids * self.test_fraction * self.distractors_per_test_id
+        if self.num_ids * self.chips_per_id + distractors > MAX_CHIPS:
+            raise ValueError(
+                f"num_ids must be fewer, or their chips: {self.num_ids} of {self.chips_per_id} chips and "
+                f"{distractors:.0f} distractors are more than {MAX_CHIPS} chips"
+            )
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,7 @@ def write_hoss(
         The folder ``output``, to be given as FASTREID_DATASETS.
 
     Raises:
-        DatasetError: the folder holds something else.
+        DatasetError: the folder holds something else, or cannot be written to.
         ValueError: an argument out of range.
     """
     config = SimConfig(
@@ -200,6 +209,13 @@ def write_hoss(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     output = Path(output)
+    try:
+        return _write(output, config, chips, workers)
+    except OSError as error:
+        raise DatasetError(f"{output}: the simulated data set cannot be written there ({error.strerror})") from None
+
+
+def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int) -> Path:
     root = output / "HOSS"
     wanted = {"simulated": True, "version": SIM_VERSION, "parameters": asdict(config)}
     if _begun(output, wanted):
@@ -208,6 +224,7 @@ def write_hoss(
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write_manifest(output, {**wanted, "complete": False})
     jobs = [(str(root), config, part) for part in _parts(chips, 24)]
+    workers = min(workers, len(jobs))
     if workers == 1:
         for job in jobs:
             _write_some(job)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -180,14 +182,17 @@ def test_foreign_places_are_refused_and_left_as_they_were(written, tmp_path):
 
 
 BAD = {
-    "--ids 0": "num_ids",
-    "--ids 3 --seed -1": "seed",
-    "--ids 3 --chips-per-id 1": "chips_per_id",
-    "--ids 3 --test-fraction 1.5": "test_fraction",
-    "--ids 3 --single-modality-fraction -0.1": "single_modality_fraction",
-    "--ids 3 --distractors-per-test-id nan": "distractors_per_test_id",
-    "--ids 3 --enl 0": "enl",
-    "--ids 3 --workers 0": "workers",
+    "--ids 0": "--ids must be between 1 and 1000000",
+    "--ids 99999999999": "--ids must be between 1 and 1000000",
+    "--ids 3 --seed -1": "--seed must",
+    "--ids 3 --chips-per-id 1": "--chips-per-id must",
+    "--ids 3 --chips-per-id 99999999999": "more than 4000000 chips",
+    "--ids 999999 --test-fraction 1 --distractors-per-test-id 99": "--ids must be fewer, or their chips",
+    "--ids 3 --test-fraction 1.5": "--test-fraction must",
+    "--ids 3 --single-modality-fraction -0.1": "--single-modality-fraction must",
+    "--ids 3 --distractors-per-test-id nan": "--distractors-per-test-id must",
+    "--ids 3 --enl 0": "--enl must",
+    "--ids 3 --workers 0": "--workers must",
 }
 
 
@@ -205,7 +210,22 @@ def test_output_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsys
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         assert main(["--ids", "2", "--output", str(output)]) == 2
         err = capsys.readouterr().err
-        assert err.startswith("error: ") and err.count("\n") == 1 and "file" in err
+        assert err.startswith("error: ") and err.count("\n") == 1 and str(tmp_path / "file") in err
+
+
+def test_an_unwritable_folder_is_named(tmp_path, capsys, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert main(["--ids", "2", "--output", str(tmp_path / "closed")]) == 2
+    err = capsys.readouterr().err
+    assert err == f"error: {tmp_path / 'closed'}: the simulated data set cannot be written there (Permission denied)\n"
+
+
+def test_an_empty_split_is_said(tmp_path, capsys):
+    assert main(["--ids", "1", "--output", str(tmp_path / "one"), "--chips-per-id", "2"]) == 0
+    assert "empty with these numbers: query, bounding_box_test" in capsys.readouterr().out
 
 
 def test_the_command_line_reports_and_counts(tmp_path, capsys):
