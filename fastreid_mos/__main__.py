@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,7 @@ from typing import Any
 
 from .cli import run
 
+HELP = "Print what is installed, what was patched in fast-reid and why, and which data sets are found."
 PACKAGES = (
     "fastreid", "torch", "torchvision", "numpy", "pillow", "tifffile", "opencv-python-headless", "timm", "diffusers",
     "accelerate", "faiss-cpu",
@@ -68,18 +70,25 @@ def _datasets() -> None:
 
     root = dataset_root()
     rows: list[tuple[str, Any]] = [("FASTREID_DATASETS", os.path.abspath(root))]
+    found = 0
     for name in ("HOSS", "HOSS_O2S", "HOSS_S2O", "OptiSarPair"):
         try:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
         except MOSError as error:
-            rows.append((name, f"not found: {error}"))
+            # The reason, without the lines on the layout and on where to get the data set, the same for all.
+            rows.append((name, str(error).partition(". Expected ")[0]))
             continue
+        found += 1
         rows.append((name, ", ".join(f"{key} {value}" for key, value in summary.items())))
+    if not found:
+        rows.append(("none", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"))
     _section("Data sets", rows)
 
 
 def main() -> int:
     """Entry point of the ``mos-health`` command."""
+    parser = argparse.ArgumentParser(prog="mos-health", description=HELP)
+    parser.parse_args()
     return run(report)
 
 

@@ -22,6 +22,21 @@ CONFIG = ROOT / "configs/HOSS/demo/mos_demo.yml"
 SHOWN = 3  # queries drawn of each protocol
 
 
+def check_output(output: Path, own: list[Path]) -> None:
+    """Refuse a place that is no folder, or holds what no earlier demo has left there."""
+    from fastreid_mos.errors import MOSError
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(path.name for path in output.iterdir() if path not in own and not path.name.startswith("."))
+    except FileExistsError:
+        raise MOSError(f"--output {output}: is a file; give a folder") from None
+    except OSError as error:
+        raise MOSError(f"--output {output}: cannot be used as a folder ({error.strerror})") from None
+    if foreign:
+        raise MOSError(f"--output {output}: holds {foreign[0]}, which is not an earlier demo's; give a new folder")
+
+
 def program(args: argparse.Namespace) -> None:
     from fastreid.engine import default_argument_parser
 
@@ -33,6 +48,7 @@ def program(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     output = args.output.resolve()
     data, run = output / "data", output / "run"
+    check_output(output, [data, run, output / "top5.png", output / "results.json"])
     print(f"Simulating {args.ids} ships in {data} ...", flush=True)
     write_hoss(
         data, args.ids, args.seed, chips_per_id=args.chips_per_id, test_fraction=0.2, workers=os.cpu_count() or 1

@@ -1,0 +1,49 @@
+"""The health report and the demo: what they say, and what they refuse before any work."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastreid_mos import __main__ as health
+from fastreid_mos.errors import MOSError
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+def test_health_says_once_each_what_is_not_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["mos-health"])
+    assert health.main() == 0
+    out = capsys.readouterr().out
+    assert out.count(f"{tmp_path / 'HOSS'}: not found") == 3 and "set FASTREID_DATASETS" in out
+    assert "bounding_box_train" not in out and "zenodo" not in out.lower()
+    assert all(len(line) < 300 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--wat", 2)])
+def test_health_has_the_usual_arguments(argument, status, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mos-health", argument])
+    with pytest.raises(SystemExit) as caught:
+        health.main()
+    said = capsys.readouterr()
+    assert caught.value.code == status
+    assert "usage: mos-health" in said.out + said.err and "Versions" not in said.out
+
+
+def test_demo_refuses_a_place_that_is_not_its_own(tmp_path):
+    check = runpy.run_path(str(TOOLS / "demo.py"))["check_output"]
+    own = [tmp_path / "demo" / name for name in ("data", "top5.png")]
+    check(tmp_path / "demo", own)
+    (tmp_path / "demo" / "data").mkdir()
+    check(tmp_path / "demo", own)
+    (tmp_path / "demo" / "thesis.tex").write_text("")
+    with pytest.raises(MOSError, match="demo: holds thesis.tex, which is not an earlier demo's"):
+        check(tmp_path / "demo", own)
+    with pytest.raises(MOSError, match="thesis.tex: is a file; give a folder"):
+        check(tmp_path / "demo" / "thesis.tex", own)
+    with pytest.raises(MOSError, match="below: cannot be used as a folder"):
+        check(tmp_path / "demo" / "thesis.tex" / "below", own)
