@@ -12,6 +12,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
+from . import limits
 from .config import require
 from .data import SAMPLERS, TRANSFORM_REGISTRY
 from .evaluation import EVALUATOR_REGISTRY
@@ -80,16 +81,20 @@ def check_combinations(cfg: Any) -> None:
             all(size >= transoss.PATCH_SIZE for size in cfg.INPUT.SIZE_TRAIN),
             f"MODEL.TRANSOSS.PATCH_SIZE ({transoss.PATCH_SIZE}) is larger than INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN}",
         )
+        stride, size = list(cfg.MODEL.BACKBONE.STRIDE_SIZE), list(cfg.INPUT.SIZE_TRAIN)
+        require(
+            len(stride) == 2 and all(1 <= step <= side for step, side in zip(stride, size, strict=False)),
+            f"MODEL.BACKBONE.STRIDE_SIZE: (rows, columns) in pixels, each from 1 to the image's {size}, got {stride}",
+        )
     _check_losses_and_head(cfg)
 
 
 def _check_losses_and_head(cfg: Any) -> None:
     names = (cfg.MODEL.LOSSES.NAME,) if isinstance(cfg.MODEL.LOSSES.NAME, str) else tuple(cfg.MODEL.LOSSES.NAME)
     require(bool(names), "MODEL.LOSSES.NAME: at least one loss")
-    if cfg.MODEL.META_ARCHITECTURE == "MOS":
-        for name in names:
-            require(name in LOSS_NAMES, f"MODEL.LOSSES.NAME: {name!r} is none of {', '.join(LOSS_NAMES)}")
-    else:
+    for name in names:
+        require(name in LOSS_NAMES, f"MODEL.LOSSES.NAME: {name!r} is none of {', '.join(LOSS_NAMES)}")
+    if cfg.MODEL.META_ARCHITECTURE != "MOS":
         require("CMALLoss" not in names, "CMALLoss is computed by MODEL.META_ARCHITECTURE: MOS")
     head = cfg.MODEL.HEADS
     for key in ("NECK_FEAT", "TEST_NECK_FEAT"):
@@ -100,6 +105,15 @@ def _check_losses_and_head(cfg: Any) -> None:
         set(cfg.MODEL.HEADS.JOIN) <= {"size", "modality"},
         f"MODEL.HEADS.JOIN: any of 'size', 'modality', got {list(cfg.MODEL.HEADS.JOIN)}",
     )
+    if head.JOIN:
+        require(
+            cfg.MODEL.META_ARCHITECTURE == "MOS",
+            f"MODEL.HEADS.JOIN: {cfg.MODEL.META_ARCHITECTURE} gives the head images only; set "
+            "MODEL.META_ARCHITECTURE to MOS, or JOIN to []",
+        )
+    if REID_HEADS_REGISTRY.get(head.NAME).__module__.partition(".")[0] == "fastreid":
+        for key in ("JOIN", "STRIPES"):
+            require(not head[key], f"MODEL.HEADS.{key}: {head.NAME} does not know it; set MODEL.HEADS.NAME to CMALHead")
 
 
 def check_files(cfg: Any) -> None:
@@ -119,4 +133,4 @@ def check_files(cfg: Any) -> None:
             require(os.path.isfile(file), f"{key}: {file}: no such file of weights")
 
 
-ALL = (check_names, check_combinations, check_files)
+ALL = (check_names, *limits.ALL, check_combinations, check_files)

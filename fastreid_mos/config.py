@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .errors import ConfigError
+from .errors import ConfigError, MOSError
 from .merging import merge_file, merge_options
 
 # Further checks, added by the parts that know the names (see checks.py): this module is at the bottom and imports none.
@@ -174,6 +175,29 @@ def require(condition: bool, message: str) -> None:
     """Raise a ConfigError with ``message`` unless ``condition`` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Turn what PyTorch and fast-reid raise over settings that they cannot build from into one line for the user.
+
+    Args:
+        what: the thing built, and where its keys are.
+
+    Raises:
+        ConfigError: in place of any error that a wrong value can lead to. Errors of ours pass as they are.
+    """
+    try:
+        yield
+    except MOSError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError) as error:
+        # A KeyError's own text would be a repr.
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        reason = " ".join(str(said).split()) or "no reason given"
+        raise ConfigError(
+            f"{what} cannot be built with these settings ({type(error).__name__}: {reason[:300]})"
+        ) from error
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

@@ -153,3 +153,100 @@ def test_a_fault_in_the_base_names_the_base(tmp_path):
     (tmp_path / "base.yml").write_text("SOLVER: {BASE_LR: fast}")
     (tmp_path / "top.yml").write_text("_BASE_: base.yml\nSOLVER: {BASE_LR: 0.1}")
     assert "base.yml: SOLVER.BASE_LR" in refusal(config=str(tmp_path / "top.yml"))
+
+
+REFUSED = [
+    (["SEED", "4294967296"], "SEED: at most"),
+    (["TEST.HOLDOUT.SEED", "-1"], "TEST.HOLDOUT.SEED: 0 or more, got -1"),
+    (["TEST.IMS_PER_BATCH", "0"], "TEST.IMS_PER_BATCH: 1 or more"),
+    (["TEST.EVAL_PERIOD", "-1"], "TEST.EVAL_PERIOD: 0 or more"),
+    (["SOLVER.MOMENTUM", "1.5"], "SOLVER.MOMENTUM: 0 to 1, got 1.5"),
+    (["SOLVER.MOMENTUM", "-1"], "SOLVER.MOMENTUM: 0 to 1"),
+    (["SOLVER.NESTEROV", "True", "SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV needs"),
+    (["SOLVER.WEIGHT_DECAY", "-1"], "SOLVER.WEIGHT_DECAY: 0 or more"),
+    (["SOLVER.WEIGHT_DECAY_NORM", "-1"], "SOLVER.WEIGHT_DECAY_NORM: 0 or more"),
+    (["SOLVER.ETA_MIN_FACTOR", "2"], "SOLVER.ETA_MIN_FACTOR: 0 to 1"),
+    (["SOLVER.WARMUP_FACTOR", "-0.1"], "SOLVER.WARMUP_FACTOR: 0 to 1"),
+    (["SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_METHOD", "slow"], "SOLVER.WARMUP_METHOD: one of linear"),
+    (["SOLVER.SCHED", "MultiStepLR", "SOLVER.STEPS", "[]"], "SOLVER.STEPS: epochs in rising order"),
+    (["SOLVER.SCHED", "MultiStepLR", "SOLVER.STEPS", "[9, 3]"], "SOLVER.STEPS: epochs in rising order"),
+    (["SOLVER.OPT", "LBFGS"], "SOLVER.OPT: LBFGS needs a closure"),
+    (["SOLVER.OPT", "SparseAdam"], "SOLVER.OPT: SparseAdam"),
+    (["SOLVER.OPT", "Muon"], "SOLVER.OPT: "),
+    (["SOLVER.OPT", "Optimizer"], "SOLVER.OPT: Optimizer is the base class"),
+    (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "hard"], "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
+    (["MODEL.DEVICE", "meta"], "MODEL.DEVICE: 'cpu'"),
+    (["MODEL.DEVICE", "xpu"], "MODEL.DEVICE: 'cpu'"),
+    (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE: 'cpu'"),
+    (["MODEL.TRANSOSS.MLP_RATIO", "0"], "MODEL.TRANSOSS.MLP_RATIO: must be above 0"),
+    (["MODEL.TRANSOSS.DEPTH", "0"], "MODEL.TRANSOSS.DEPTH: 1 or more"),
+    (["MODEL.BACKBONE.DROP_RATIO", "1.5"], "MODEL.BACKBONE.DROP_RATIO: 0 or more and below 1"),
+    (["MODEL.BACKBONE.DROP_PATH_RATIO", "1"], "MODEL.BACKBONE.DROP_PATH_RATIO: 0 or more and below 1"),
+    (["MODEL.BACKBONE.ATT_DROP_RATE", "-0.1"], "MODEL.BACKBONE.ATT_DROP_RATE: 0 or more and below 1"),
+    (["MODEL.BACKBONE.STRIDE_SIZE", "(16,)"], "MODEL.BACKBONE.STRIDE_SIZE: (rows, columns)"),
+    (["MODEL.BACKBONE.STRIDE_SIZE", "(65, 16)"], "MODEL.BACKBONE.STRIDE_SIZE: (rows, columns)"),
+    (["MODEL.BACKBONE.STRIDE_SIZE", "(0, 16)"], "MODEL.BACKBONE.STRIDE_SIZE: (rows, columns)"),
+    (["MODEL.HEADS.NUM_CLASSES", "-1"], "MODEL.HEADS.NUM_CLASSES: 0 or more"),
+    (["MODEL.HEADS.EMBEDDING_DIM", "-1"], "MODEL.HEADS.EMBEDDING_DIM: 0 or more"),
+    (["MODEL.HEADS.SCALE", "0"], "MODEL.HEADS.SCALE: must be above 0"),
+    (["MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.JOIN", "size"], "MODEL.HEADS.JOIN: EmbeddingHead does not"),
+    (["MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.STRIPES", "2"], "MODEL.HEADS.STRIPES: EmbeddingHead does not"),
+    (["MODEL.LOSSES.CMAL.SCALE", "-1"], "MODEL.LOSSES.CMAL.SCALE: 0 or more"),
+    (["MODEL.LOSSES.CE.EPSILON", "1.1"], "MODEL.LOSSES.CE.EPSILON: at most 1"),
+    (["MODEL.LOSSES.TRI.MARGIN", "-1"], "MODEL.LOSSES.TRI.MARGIN: 0 or more"),
+    (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN: three numbers"),
+    (["MODEL.PIXEL_STD", "[1, 2, 3, 4]"], "MODEL.PIXEL_STD: three numbers"),
+    (["MODEL.PIXEL_STD", "[1, 0, 1]"], "MODEL.PIXEL_STD: must be above 0"),
+    (["DATALOADER.NUM_WORKERS", "100000"], "DATALOADER.NUM_WORKERS: at most"),
+    (["TEST.NUM_WORKERS", "100000"], "TEST.NUM_WORKERS: at most"),
+    (["INPUT.SIZE_TRAIN", "[100000, 100000]"], "INPUT.SIZE_TRAIN: pixels, at most 4096"),
+    (["INPUT.SIZE_TEST", "[64, 4097]"], "INPUT.SIZE_TEST: pixels, at most 4096"),
+    (["INPUT.SAR.CHANNEL", "\u00b2"], "INPUT.SAR.CHANNEL: 'auto'"),
+    (["INPUT.PADDING.SIZE", "32"], "INPUT.PADDING.SIZE: below the shorter side of INPUT.SIZE_TRAIN, 32 pixels, got 32"),
+    (["INPUT.CROP.SCALE", "[0.9, 0.5]"], "INPUT.CROP.SCALE: [smallest, largest] between 0 and 1"),
+    (["INPUT.CROP.RATIO", "[0, 1]"], "INPUT.CROP.RATIO: [smallest, largest]"),
+    (["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[64, 100000]"], "INPUT.CROP.SIZE"),
+    (["INPUT.CJ.HUE", "0.6"], "INPUT.CJ.HUE: a share of the colour circle, 0 to 0.5, got 0.6"),
+    (["INPUT.CJ.CONTRAST", "-1"], "INPUT.CJ.CONTRAST: 0 or more"),
+    (["TEST.FUSION.ALPHA", "much"], "TEST.FUSION.ALPHA: 'auto' or a number"),
+    (["TEST.FUSION.ALPHA", "1.2"], "TEST.FUSION.ALPHA: 'auto' or a number"),
+    (["TEST.FUSION.ALPHA", "nan"], "TEST.FUSION.ALPHA: 'auto' or a number"),
+    (["TEST.FUSION.MODE", "median"], "TEST.FUSION.MODE"),
+    (["TEST.RERANK.ENABLED", "True", "TEST.RERANK.K2", "21"], "TEST.RERANK.K2 (21) must not be above K1 (20)"),
+    (["TEST.PROTOCOLS", "[['', 'all', 'all']]"], "TEST.PROTOCOLS: a protocol without a name"),
+    (["DATASETS.NAMES", "HOSS,HOSS"], "DATASETS.NAMES: a data set twice"),
+    (["DATASETS.TESTS", "HOSS,HOSS"], "DATASETS.TESTS: a data set twice"),
+    (["DATASETS.NAMES", "HOSS,HOSS_S2O"], "DATASETS.NAMES: HOSS and HOSS_S2O have the same training chips"),
+]
+
+
+@pytest.mark.parametrize(("opts", "message"), REFUSED, ids=lambda value: " ".join(value) if type(value) is list else "")
+def test_what_cannot_work_is_refused(opts, message):
+    assert refusal(*opts).startswith(message)
+
+
+def test_what_baseline_cannot_do_is_refused():
+    baseline = ["MODEL.META_ARCHITECTURE", "Baseline", "MODEL.BACKBONE.NAME", "build_resnet_backbone"]
+    losses = [*baseline, "MODEL.LOSSES.NAME", "CrossEntropy"]
+    assert refusal(*losses).startswith("MODEL.LOSSES.NAME: 'CrossEntropy' is none of CrossEntropyLoss")
+    join = [*baseline, "MODEL.LOSSES.NAME", "CrossEntropyLoss", "MODEL.HEADS.JOIN", "size"]
+    assert refusal(*join).startswith("MODEL.HEADS.JOIN: Baseline gives the head images only")
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.DEVICE", "cuda"],  # as fast-reid's default: without one the run goes on on the CPU
+        ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "5"],  # a single epoch of a recipe that warms up for five
+        ["MODEL.LOSSES.CE.EPSILON", "-1"],  # fast-reid's adaptive smoothing
+        ["SEED", "-1"],
+        ["SEED", "4294967295"],
+        ["TEST.FUSION.ALPHA", "auto"],
+        ["TEST.RERANK.K2", "21"],  # not enabled
+        ["DATASETS.TESTS", "HOSS_O2S,HOSS_S2O"],
+        ["SOLVER.SCHED", "MultiStepLR", "SOLVER.STEPS", "[1, 2]"],
+        ["MODEL.HEADS.NAME", "EmbeddingHead"],
+    ],
+)
+def test_what_works_is_let_through(opts):
+    fastreid_mos.load_cfg(DEBUG, opts)

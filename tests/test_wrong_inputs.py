@@ -147,7 +147,7 @@ def test_names_that_do_not_parse_leave_nothing(data, refused):
         (["SOLVER.OPT", "Adamm"], "SOLVER.OPT"),
         (["MODEL.DEVICE", "tpu9"], "MODEL.DEVICE"),
         (["MODEL.TRANSOSS.EMBED_DIM", "50"], "EMBED_DIM"),
-        (["MODEL.BACKBONE.STRIDE_SIZE", "(0, 16)"], "stride_size"),
+        (["MODEL.BACKBONE.STRIDE_SIZE", "(0, 16)"], "STRIDE_SIZE"),
         (["MODEL.BACKBONE.PRETRAIN", "True"], "PRETRAIN_PATH"),
         (["TEST.FUSION.ENABLED", "True", "TEST.FUSION.ROOT", "x"], "TEST.FUSION"),
         (["TEST.PROTOCOLS", "[['A','optical']]"], "TEST.PROTOCOLS"),

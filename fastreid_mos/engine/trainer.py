@@ -14,18 +14,18 @@ from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.evaluation import inference_on_dataset
 from fastreid.evaluation.reid_evaluation import ReidEvaluator
-from fastreid.modeling.meta_arch import build_model
 from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import building
 from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
 from ..errors import CheckpointError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import split_holdout, summarize_splits
-from ..modeling import load_reid_weights
+from ..modeling import build_checked_model, load_reid_weights
 from .hooks import Checkpoints, HoldoutEval, LossLog
 from .loop import MOSTrainStep
 from .schedule import build_lr_scheduler
@@ -90,7 +90,8 @@ class MOSTrainer(DefaultTrainer):
         stream = TrainStream(cfg, items)
         cfg = self.auto_scale_hyperparams(cfg, stream.dataset.num_classes)
         model = self.build_model(cfg)
-        optimizer, wrapper = build_optimizer(cfg, model)
+        with building("SOLVER: the optimizer"):
+            optimizer, wrapper = build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
             ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
             model = DistributedDataParallel(model, device_ids=ids)
@@ -316,7 +317,7 @@ class MOSTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: Any) -> Any:
         """The model of ``MODEL.META_ARCHITECTURE``; the log says its size instead of printing every layer."""
-        model = build_model(cfg)
+        model = build_checked_model(cfg)
         count = sum(parameter.numel() for parameter in model.parameters())
         logging.getLogger("fastreid_mos.engine").info(
             f"Model: {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {count / 1e6:.2f} M parameters"

@@ -1,6 +1,7 @@
 """Models and losses: TransOSS, CMAL, the head, the meta-architecture, timm backbones and the import of weights."""
 
 from .backbones import build_transoss_backbone
+from .building import build_checked_model
 from .cmal import cmal_loss
 from .contrastive import pair_contrastive_loss, pair_logits
 from .heads import CMALHead
@@ -20,6 +21,7 @@ __all__ = [
     "TransOSS",
     "WeightsReport",
     "batch_hard_triplet_loss",
+    "build_checked_model",
     "build_timm_backbone",
     "build_transoss_backbone",
     "cmal_loss",

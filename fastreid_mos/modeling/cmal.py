@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .inputs import ModelInputError
+from .inputs import ModelInputError, check_modalities
 from .precision import no_autocast
 
 _EPS = 1e-12
@@ -44,16 +44,20 @@ def cmal_loss(
         A scalar tensor.
 
     Raises:
-        ModelInputError: shapes that do not fit.
-        RuntimeError: a modality other than 0 and 1.
+        ModelInputError: no tensors, shapes that do not fit, on the CPU a modality other than 0 and 1.
+        RuntimeError: on an accelerator a modality other than 0 and 1.
     """
+    for name, value in (("features", features), ("targets", targets), ("modalities", modalities)):
+        if not isinstance(value, Tensor):
+            raise ModelInputError(f"CMAL: {name} must be a tensor, not {type(value).__name__}")
     if features.dim() != 2 or targets.shape != features.shape[:1]:
         raise ModelInputError(
             f"CMAL: features [B, D] and targets [B], got {list(features.shape)} and {list(targets.shape)}"
         )
     if modalities.shape != targets.shape:
         raise ModelInputError(f"CMAL: modalities [{targets.shape[0]}], got {list(modalities.shape)}")
-    # Checked where the data is, without making the host wait for it.
+    check_modalities(modalities, modalities.shape[0])
+    # On an accelerator checked where the data is, without making the host wait for it.
     torch._assert_async(((modalities == 0) | (modalities == 1)).all(), "modalities: 0 (optical) or 1 (SAR)")
     with no_autocast(features.device):
         features = features.to(torch.promote_types(features.dtype, torch.float32))

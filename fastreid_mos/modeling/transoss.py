@@ -12,7 +12,7 @@ from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
-from .inputs import ModelInputError, check_modalities
+from .inputs import ModelInputError, check_finite, check_modalities
 
 LAYER_NORM_EPS = 1e-6
 NUM_MODALITIES = 2
@@ -20,7 +20,10 @@ NUM_SIZES = 3
 
 
 def _pair(value: int | tuple[int, int] | list[int], name: str) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ConfigError(f"TransOSS {name}: one number, or (height, width), got {value}")
+    height, width = pair
     if height < 1 or width < 1:
         raise ConfigError(f"TransOSS {name}: at least 1, got {value}")
     return int(height), int(width)
@@ -189,8 +192,13 @@ class TransOSS(nn.Module):
             raise ConfigError(
                 f"TransOSS: embed_dim ({embed_dim}), depth ({depth}) and num_heads ({num_heads}) are at least 1"
             )
-        if not 0.0 <= drop_path_rate < 1.0:
-            raise ConfigError(f"TransOSS drop_path_rate: at least 0 and below 1, got {drop_path_rate}")
+        for name, rate in (
+            ("drop_path_rate", drop_path_rate), ("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate),
+        ):  # fmt: skip
+            if not 0.0 <= rate < 1.0:
+                raise ConfigError(f"TransOSS {name}: at least 0 and below 1, got {rate}")
+        if int(embed_dim * mlp_ratio) < 1:
+            raise ConfigError(f"TransOSS mlp_ratio: {mlp_ratio} leaves no hidden unit")
         if embed_dim % num_heads:
             raise ConfigError(f"TransOSS: num_heads ({num_heads}) must divide embed_dim ({embed_dim})")
         if any(image < patch for image, patch in zip(self.img_size, self.patch_size, strict=True)):
@@ -294,11 +302,16 @@ class TransOSS(nn.Module):
         return torch.where(is_sar, self.patch_embed_SAR(images), self.patch_embed(images))
 
     def _check(self, images: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> Tensor | None:
+        if not isinstance(images, Tensor):
+            raise ModelInputError(f"images: a tensor [B, C, H, W], not {type(images).__name__}")
         if images.dim() != 4 or tuple(images.shape[2:]) != self.img_size:
             raise ModelInputError(
                 f"images: this TransOSS was made for chips of {self.img_size[0]}x{self.img_size[1]} (height x width), "
                 f"got a batch of shape {list(images.shape)}; set INPUT.SIZE_TRAIN and INPUT.SIZE_TEST alike"
             )
+        channels = self.patch_embed.proj.in_channels
+        if images.shape[0] == 0 or images.shape[1] != channels:
+            raise ModelInputError(f"images: at least one of {channels} channels, got a batch of {list(images.shape)}")
         if self.uses_modalities:
             if modalities is None:
                 raise ModelInputError("TransOSS needs the modality of each chip: 'modalities' [B], 0 optical, 1 SAR")
@@ -306,6 +319,9 @@ class TransOSS(nn.Module):
         if self.uses_sizes:
             if sizes is None:
                 raise ModelInputError("TransOSS with SSE needs the size numbers of each chip: 'sizes' [B, 3]")
+            if not isinstance(sizes, Tensor):
+                raise ModelInputError(f"sizes: a tensor [{images.shape[0]}, {NUM_SIZES}], not {type(sizes).__name__}")
             if tuple(sizes.shape) != (images.shape[0], NUM_SIZES):
                 raise ModelInputError(f"sizes: [{images.shape[0]}, {NUM_SIZES}], got {list(sizes.shape)}")
+            check_finite(sizes, "sizes")
         return modalities

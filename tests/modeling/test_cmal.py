@@ -160,5 +160,5 @@ def test_bad_input():
         cmal_loss(torch.ones(4, 3), ones[:3], ones)
     with pytest.raises(ModelInputError, match="modalities"):
         cmal_loss(torch.ones(4, 3), ones, ones[:2])
-    with pytest.raises(RuntimeError, match="modalities"):
+    with pytest.raises(ModelInputError, match=r"modalities: 0 \(optical\) or 1 \(SAR\)"):
         cmal_loss(torch.ones(4, 3), ones, ones + 2)
