@@ -58,6 +58,8 @@ def run(config: str, data: Path, output: Path, *options: Any, eval_only: bool = 
     words = [config, str(data), str(eval_only), *map(str, options)]
     if results.is_file() and called.is_file() and json.loads(called.read_text(encoding="utf-8")) == words:
         return dict(json.loads(results.read_text(encoding="utf-8")))
+    if eval_only:  # of another command: the tool would keep them and write the new ones beside them
+        results.unlink(missing_ok=True)
     flags = ["--eval-only"] if eval_only else ["--resume"]
     command = [sys.executable, "tools/train_net.py", "--config-file", config, *flags]
     command += ["OUTPUT_DIR", str(output), *map(str, options)]

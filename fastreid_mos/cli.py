@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch.multiprocessing as mp
 
-from .errors import MOSError
+from .errors import ConfigError, MOSError
 
 # Exit status of a program stopped by bad input, as argparse uses it.
 BAD_INPUT = 2
+# Seconds that the other processes wait with an error for the first one to say it.
+OTHERS_WAIT = 5.0
 
 
 def run(program: Callable[[], Any]) -> int:
@@ -39,10 +43,15 @@ def run(program: Callable[[], Any]) -> int:
 
 
 def _run_in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """One of several processes: an error of ours is said by the process that met it, without a traceback."""
+    """One of several processes: an error of ours is said in one line, once where all of them meet it."""
+    from fastreid.utils import comm
+
     try:
         program(args)
     except MOSError as error:
+        if comm.get_local_rank():
+            # If the first process meets it too, its end ends this one before it speaks.
+            time.sleep(OTHERS_WAIT)
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(BAD_INPUT)
 
@@ -54,54 +63,83 @@ def train_program(args: argparse.Namespace) -> dict[str, Any]:
         The test results (first process only).
     """
     from .engine import MOSTrainer, setup
-    from .errors import WeightsError
-    from .modeling import load_reid_weights
+    from .engine.folder import claim_folder
 
     cfg = setup(args)
     if args.eval_only:
-        cfg.defrost()
-        cfg.MODEL.BACKBONE.PRETRAIN = False  # everything comes from MODEL.WEIGHTS
-        weights = cfg.MODEL.WEIGHTS or _last_checkpoint(cfg.OUTPUT_DIR)
-        model = MOSTrainer.build_model(cfg)
-        report = load_reid_weights(model, weights)
-        backbone = [name for name in report.missing if not name.startswith("heads.weight")]
-        if backbone:
-            raise WeightsError(
-                f"{weights}: {len(backbone)} of the model's weights are not in it, {backbone[0]} first; "
-                "testing a half-loaded model gives meaningless figures: use the config it was trained with"
-            )
-        return MOSTrainer.test(cfg, model)
+        return _test_program(cfg)
     trainer = MOSTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    claim_folder(cfg.OUTPUT_DIR, trainer.cfg, "config.yaml")
     return trainer.train()
 
 
-def _last_checkpoint(output_dir: str) -> str:
-    tag = os.path.join(output_dir, "last_checkpoint")
-    if not os.path.isfile(tag):
-        raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({output_dir} holds none)")
-    with open(tag, encoding="utf-8") as stream:
-        return os.path.join(output_dir, stream.read().strip())
+def _test_program(cfg: Any) -> dict[str, Any]:
+    from .compat.checkpoints import read_torch
+    from .engine import MOSTrainer
+    from .engine.folder import claim_folder, results_folder
+    from .engine.resuming import TAG, image_differences, last_checkpoint
+    from .errors import WeightsError
+    from .modeling import load_reid_weights
+
+    logger = logging.getLogger("fastreid_mos.engine")
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False  # everything comes from MODEL.WEIGHTS
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        if not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
+            raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
+        weights = last_checkpoint(cfg.OUTPUT_DIR)
+    model = MOSTrainer.build_model(cfg)
+    report = load_reid_weights(model, weights)
+    backbone = [name for name in report.missing if not name.startswith("heads.weight")]
+    if backbone:
+        raise WeightsError(
+            f"{weights}: {len(backbone)} of the model's weights are not in it, {backbone[0]} first; "
+            "testing a half-loaded model gives meaningless figures: use the config it was trained with"
+        )
+    checkpoint = read_torch(weights) if weights.endswith(".pth") and os.path.isfile(weights) else None
+    if isinstance(checkpoint, dict):
+        for difference in image_differences(checkpoint, cfg):
+            logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
+    datasets = MOSTrainer.test_datasets(cfg)
+    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR)
+    if folder != cfg.OUTPUT_DIR:
+        logger.warning(f"{cfg.OUTPUT_DIR} holds results of other weights or data; these are written to {folder}")
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, folder
+    claim_folder(folder, cfg, "eval_config.yaml")
+    return MOSTrainer.test(cfg, model, datasets)
 
 
 def train(argv: list[str] | None = None) -> int:
     """``tools/train_net.py`` and the ``mos-train`` command."""
-    from fastreid.engine import default_argument_parser, launch
+    from fastreid.engine import default_argument_parser
 
     parser = default_argument_parser()
     parser.description = "Train or test MOS and any fast-reid model on HOSS."
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
-    workers = args.num_gpus * args.num_machines
-    if workers == 1:
-        return run(lambda: train_program(args))
-    return run(
-        lambda: launch(
-            _run_in_process,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(train_program, args),
-        )
+    return run(lambda: _train(args))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from fastreid.engine import launch
+
+    from .engine.setup import read_config
+
+    if not args.config_file:
+        raise ConfigError("--config-file: name one, such as configs/HOSS/mos_vit.yml (configs/HOSS/demo/ for a CPU)")
+    if (args.num_gpus, args.num_machines) == (1, 1):
+        train_program(args)
+        return
+    read_config(args)  # what is wrong with it is said once, before the processes start
+    # That it ends the other processes after an error is no news to the user.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    launch(
+        _run_in_process,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(train_program, args),
     )

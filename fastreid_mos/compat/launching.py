@@ -48,13 +48,15 @@ def launch(
         args: what ``main_func`` is given.
 
     Raises:
-        MOSError: a number of processes or a machine rank out of range.
+        MOSError: a number of processes, a machine rank or an address that is none.
     """
     if num_gpus_per_machine < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
         raise MOSError(
             f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}: "
             "counts start at 1 and the rank is below the number of machines"
         )
+    if dist_url not in (None, "auto") and not str(dist_url).startswith(("tcp://", "file://")):
+        raise MOSError(f"--dist-url: auto, tcp://ADDRESS:PORT or file:///PATH, got {dist_url!r}")
     if num_gpus_per_machine * num_machines == 1:
         main_func(*args)
         return

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
@@ -73,6 +74,22 @@ def _drop_lines_from(path: str, iteration: int) -> None:
         stream.writelines(kept)
 
 
+class LateWriters(PeriodicWriter):
+    """fast-reid's PeriodicWriter, its writers made when training begins: making one already writes a file.
+
+    Args:
+        build: gives the writers.
+        period: iterations between two writes.
+    """
+
+    def __init__(self, build: Callable[[], list[Any]], period: int) -> None:
+        super().__init__([], period)
+        self.build = build
+
+    def before_train(self) -> None:
+        self._writers = self.build()
+
+
 class HoldoutEval(HookBase):
     """Test on held-out training identities every ``period`` epochs and after the last; never on the test split.
 
@@ -120,8 +137,14 @@ class Checkpoints(HookBase):
         improved = metric is not None and metric > self.best_metric
         if improved and metric is not None:
             self.best_metric, self.best_epoch = metric, epoch
-        extra = {"epoch": epoch, "iteration": self.trainer.iter, "best_metric": self.best_metric,
-                 "best_epoch": self.best_epoch, **self.trainer.run_facts()}  # fmt: skip
+        extra = {
+            "epoch": epoch,
+            "iteration": self.trainer.iter,
+            "best_metric": self.best_metric,
+            "best_epoch": self.best_epoch,
+            "config": self.trainer.cfg.dump(),
+            **self.trainer.run_facts(),
+        }
         if improved:
             self.checkpointer.save("model_best", **extra)
         # Saved last, so that the folder's last_checkpoint names it.

@@ -10,15 +10,39 @@ import torch
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.env import seed_all_rng
-from fastreid.utils.logger import setup_logger
 
-from ..atomic import atomic_write
 from ..config import load_cfg
 from ..errors import MOSError
+from .folder import probe_folder, refuse_earlier_run, start_log
+
+
+def read_config(args: argparse.Namespace) -> Any:
+    """Read the config and see that its output folder is free, without writing anything.
+
+    Args:
+        args: what fast-reid's ``default_argument_parser`` gives.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        MOSError: as :func:`setup`.
+    """
+    cfg = load_cfg(args.config_file, list(args.opts or []))
+    _choose_device(cfg)
+    cfg.defrost()
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
+    cfg.freeze()
+    # Other machines may come when the first one has begun to write.
+    if not args.eval_only and comm.is_main_process() and getattr(args, "machine_rank", 0) == 0:
+        refuse_earlier_run(cfg.OUTPUT_DIR, resume=args.resume)
+    return cfg
 
 
 def setup(args: argparse.Namespace) -> Any:
-    """Read the config, claim the output folder, start the log and seed the generators.
+    """Read the config, try the output folder, start the log and seed the generators.
+
+    The folder's files are written from :func:`fastreid_mos.engine.folder.claim_folder` on.
 
     Args:
         args: what fast-reid's ``default_argument_parser`` gives: ``config_file``, ``opts``, ``resume``, ``eval_only``.
@@ -29,25 +53,13 @@ def setup(args: argparse.Namespace) -> Any:
     Raises:
         MOSError: a bad config, a device that is not there, or an output folder that holds an earlier run.
     """
-    cfg = load_cfg(args.config_file, list(args.opts or []))
-    _choose_device(cfg)
-    cfg.freeze()
-    if not args.eval_only and not args.resume:
-        refuse_earlier_run(cfg.OUTPUT_DIR)
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as error:
-        raise MOSError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be made ({error.strerror})") from None
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fastreid")
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fastreid_mos")
+    cfg = read_config(args)
+    probe_folder(cfg.OUTPUT_DIR)
+    logger = start_log()
     logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
     logger.info("Environment info:\n" + collect_env_info())
     logger.info(f"Command line arguments: {args}")
     logger.info(f"Running with full config:\n{cfg}")
-    if comm.is_main_process():
-        name = "eval_config.yaml" if args.eval_only else "config.yaml"
-        with atomic_write(os.path.join(cfg.OUTPUT_DIR, name)) as stream:
-            stream.write(cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK) and not args.eval_only
     return cfg
@@ -62,15 +74,3 @@ def _choose_device(cfg: Any) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         cfg.defrost()
         cfg.MODEL.DEVICE = "cpu"
-
-
-def refuse_earlier_run(output_dir: str) -> None:
-    """Stop before an earlier run's checkpoints and logs are overwritten.
-
-    Raises:
-        MOSError: the folder holds a run; the message says what to do.
-    """
-    if comm.is_main_process() and os.path.isfile(os.path.join(output_dir, "last_checkpoint")):
-        raise MOSError(
-            f"{output_dir}: holds an earlier run; add --resume to go on with it, or set OUTPUT_DIR to another folder"
-        )

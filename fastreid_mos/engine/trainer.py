@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,14 +21,18 @@ from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
+from ..compat.checkpoints import read_checkpoint
 from ..config import building
 from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
-from ..errors import CheckpointError, MOSError
+from ..errors import CheckpointError, DatasetError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import split_holdout, summarize_splits
 from ..modeling import build_checked_model, load_reid_weights
-from .hooks import Checkpoints, HoldoutEval, LossLog
+from .flat_results import report_flat
+from .folder import LOSSES
+from .hooks import Checkpoints, HoldoutEval, LateWriters, LossLog
 from .loop import MOSTrainStep
+from .resuming import check_config_agrees, check_optimizer_agrees, check_training_state, last_checkpoint
 from .schedule import build_lr_scheduler
 
 Item = tuple[str, int, int]
@@ -35,6 +40,23 @@ Item = tuple[str, int, int]
 
 class NothingToTest(MOSError):
     """A data set without query or gallery chips."""
+
+
+def _open_dataset(name: str, **options: Any) -> Any:
+    """A data set of the registry; fast-reid's own say in exceptions of Python's that they are not there."""
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            dataset = DATASET_REGISTRY.get(name)(root=dataset_root(), **options)
+    except MOSError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(
+            f"{name}: cannot be read under {dataset_root()} ({reason}); set FASTREID_DATASETS to the folder it is in"
+        ) from None
+    for warning in said:
+        logging.getLogger("fastreid_mos.engine").warning(f"{name}: {warning.message}")
+    return dataset
 
 
 class TrainStream:
@@ -76,6 +98,12 @@ class MOSTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         self.logger = logging.getLogger("fastreid_mos.engine")
         items = self.train_items(cfg)
+        if not items:
+            raise DatasetError(
+                f"DATASETS.NAMES: no training chips in {', '.join(cfg.DATASETS.NAMES) or 'an empty list'} "
+                f"under {dataset_root()}"
+            )
+        self._look_at_tests(cfg)
         self.holdout_splits: list[tuple[list[Item], list[Item]]] = []
         if cfg.TEST.HOLDOUT.FRACTION > 0:
             items, self.holdout_splits = split_holdout(
@@ -121,7 +149,7 @@ class MOSTrainer(DefaultTrainer):
         """Training items of all ``DATASETS.NAMES``; the log says what they hold."""
         items: list[Item] = []
         for number, name in enumerate(cfg.DATASETS.NAMES):
-            dataset = DATASET_REGISTRY.get(name)(root=dataset_root(), combineall=cfg.DATASETS.COMBINEALL)
+            dataset = _open_dataset(name, combineall=cfg.DATASETS.COMBINEALL)
             if comm.is_main_process():
                 dataset.show_train()
             # Identities of two data sets are different ships even where the numbers agree.
@@ -142,13 +170,42 @@ class MOSTrainer(DefaultTrainer):
         return build_test_loader(cfg, items), len(dataset.query)
 
     @classmethod
-    def _test_dataset(cls, cfg: Any, name: str) -> Any:
-        dataset = DATASET_REGISTRY.get(name)(root=dataset_root())
-        if comm.is_main_process():
+    def _test_dataset(cls, cfg: Any, name: str, show: bool = True) -> Any:
+        dataset = _open_dataset(name)
+        if show and comm.is_main_process():
             dataset.show_test()
         if not dataset.query or not dataset.gallery:
             raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
         return dataset
+
+    @classmethod
+    def test_datasets(cls, cfg: Any) -> dict[str, Any]:
+        """The data sets of ``DATASETS.TESTS`` by name; the log says what they hold.
+
+        Raises:
+            MOSError: one that is not there or has nothing to test on.
+        """
+        return {name: cls._test_dataset(cfg, name) for name in cfg.DATASETS.TESTS}
+
+    def _look_at_tests(self, cfg: Any) -> None:
+        """Say before hours of training what the test after it would stop at; empty folders may be meant so."""
+        for name in cfg.DATASETS.TESTS:
+            try:
+                self._test_dataset(cfg, name, show=False)
+            except NothingToTest as error:
+                self.logger.warning(str(error))
+
+    @staticmethod
+    def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
+        """fast-reid's number of classes from the data, without the config file that it writes at once."""
+        scaled = cfg.clone()
+        scaled.defrost()
+        scaled.OUTPUT_DIR = ""
+        scaled = DefaultTrainer.auto_scale_hyperparams(scaled, num_classes)
+        scaled.OUTPUT_DIR = cfg.OUTPUT_DIR
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled
 
     # ------------------------------------------------------------------ run
 
@@ -174,8 +231,8 @@ class MOSTrainer(DefaultTrainer):
         self.checkpoints = Checkpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, holdout)
         built.append(self.checkpoints)
         if comm.is_main_process():
-            built.append(LossLog(os.path.join(cfg.OUTPUT_DIR, "metrics.json")))
-            built.append(hooks.PeriodicWriter(self.build_writers(), 200))
+            built.append(LossLog(os.path.join(cfg.OUTPUT_DIR, LOSSES)))
+            built.append(LateWriters(self.build_writers, 200))
         return built
 
     def build_writers(self) -> list[Any]:
@@ -195,35 +252,28 @@ class MOSTrainer(DefaultTrainer):
             WeightsError: ``MODEL.WEIGHTS`` fits nothing.
         """
         if resume and self.checkpointer.has_checkpoint():
-            self._resume(self.checkpointer.get_checkpoint_file())
+            self._resume(last_checkpoint(self.cfg.OUTPUT_DIR))
         elif self.cfg.MODEL.WEIGHTS:
             self.logger.info(str(load_reid_weights(self.checkpointer.model, self.cfg.MODEL.WEIGHTS)))
         elif resume:
             self.logger.info(f"{self.cfg.OUTPUT_DIR} holds no checkpoint yet: starting from the first epoch")
 
     def _resume(self, path: str) -> None:
-        from ..compat.checkpoints import read_checkpoint
-
         checkpoint = read_checkpoint(path)
-        own = self.checkpointer.model.state_dict()
-        saved = checkpoint["model"]
-        differing = [
-            name
-            for name in {*own, *saved}
-            if name not in own or name not in saved or own[name].shape != saved[name].shape
-        ]
-        if differing or "epoch" not in checkpoint or "optimizer" not in checkpoint:
-            what = f"weights differ, {sorted(differing)[0]} first" if differing else "it holds no training state"
-            raise CheckpointError(
-                f"{path}: cannot be resumed with this config ({what}); use the config of the first run"
-            )
+        check_config_agrees(path, checkpoint, self.cfg)
+        check_training_state(path, checkpoint, self.checkpointer.model, self.max_epoch)
+        check_optimizer_agrees(path, checkpoint["optimizer"], self.optimizer)
         for name, value in self.run_facts().items():
             if checkpoint.get(name, value) != value:
                 raise CheckpointError(
                     f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; "
                     "resume with the same data, seed, batch and processes, or start anew in another OUTPUT_DIR"
                 )
-        self.checkpointer.load(path)
+        try:
+            self.checkpointer.load(path)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from None
         self.start_epoch = int(checkpoint["epoch"]) + 1
         self.stream.start_iter = self.start_epoch * self.iters_per_epoch
         self.checkpoints.best_metric = float(checkpoint.get("best_metric", -1.0))
@@ -260,7 +310,10 @@ class MOSTrainer(DefaultTrainer):
                 f"{self.cfg.TEST.BEST_METRIC} {self.checkpoints.best_metric:.2f} on held-out training identities"
             )
         try:
-            return self.test(self.cfg, self.model)
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.WEIGHTS = ""  # the start's; what is tested is the last checkpoint
+            return self.test(cfg, self.model)
         except NothingToTest as error:  # known to who trains with empty test folders; the training is done
             self.logger.warning(str(error))
             return {}
@@ -268,19 +321,26 @@ class MOSTrainer(DefaultTrainer):
     # ------------------------------------------------------------------ tests
 
     @classmethod
-    def test(cls, cfg: Any, model: Any) -> dict[str, Any]:
+    def test(cls, cfg: Any, model: Any, datasets: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Test on the test split of each data set in ``DATASETS.TESTS``, one pass over its chips for all protocols.
+
+        Args:
+            cfg: the config; results are written into its ``OUTPUT_DIR``.
+            model: the model.
+            datasets: what :meth:`test_datasets` gave, where it was called already.
 
         Returns:
             Metrics in percent by protocol; by data set first when there are several.
         """
         results: OrderedDict[str, Any] = OrderedDict()
         for name in cfg.DATASETS.TESTS:
-            dataset = cls._test_dataset(cfg, name)
+            dataset = datasets[name] if datasets is not None else cls._test_dataset(cfg, name)
             items = [*dataset.query, *dataset.gallery]
             folder = cfg.OUTPUT_DIR if len(cfg.DATASETS.TESTS) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
             evaluator = cls._evaluator(cfg, len(dataset.query), folder, dataset)
             results[name] = cls._infer(cfg, model, items, evaluator)
+            if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
+                report_flat(cfg, name, dataset, results[name], folder)
         return next(iter(results.values())) if len(results) == 1 else results
 
     @classmethod
@@ -307,10 +367,13 @@ class MOSTrainer(DefaultTrainer):
         runs = []
         for query, gallery in self.holdout_splits:
             evaluator = self._evaluator(self.cfg, len(query), None, None, split="held-out")
-            runs.append(self._infer(self.cfg, self.model, [*query, *gallery], evaluator))
+            results = self._infer(self.cfg, self.model, [*query, *gallery], evaluator)
+            # fast-reid's evaluator knows no protocols: its figures are those of all queries in the whole gallery.
+            flat = results and not any(isinstance(part, Mapping) for part in results.values())
+            runs.append({"ALL": results} if flat else results)
         if not comm.is_main_process():
             return {}, -1.0
-        results = summarize_splits(runs)
+        results = summarize_splits(runs)  # type: ignore[arg-type]
         figures = [protocol[self.cfg.TEST.BEST_METRIC] for protocol in results.values()]
         return results, float(sum(figures) / len(figures))
 

@@ -138,8 +138,8 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
     """What was tested and how, for the record."""
     simulation = _simulation(chips.paths[0])
     last = os.path.join(settings.run_folder, "last_checkpoint")
-    checkpoint = ""
-    if settings.run_folder and os.path.isfile(last):
+    checkpoint = ""  # of the folder, if no other weights were asked for
+    if settings.run_folder and not settings.weights and os.path.isfile(last):
         with open(last, encoding="utf-8", errors="replace") as stream:
             checkpoint = stream.read().strip()
     return {

@@ -126,8 +126,8 @@ def test_resuming_with_another_config_is_refused(whole_run, tiny_hoss, tmp_path)
         (tmp_path / name).write_bytes((whole_run / name).read_bytes())
     (tmp_path / "last_checkpoint").write_text("model_0000.pth")
     for option, words in (
-        (("SOLVER.IMS_PER_BATCH", "16"), "iters_per_epoch"),
-        (("MODEL.TRANSOSS.DEPTH", "1"), "config"),
+        (("SOLVER.IMS_PER_BATCH", "16"), "SOLVER.IMS_PER_BATCH 8 (now 16)"),
+        (("MODEL.TRANSOSS.DEPTH", "1"), "MODEL.TRANSOSS.DEPTH 2 (now 1)"),
     ):
         refused = run(tiny_hoss, "--config-file", DEBUG, "--resume", "OUTPUT_DIR", tmp_path, *option)
         assert refused.returncode == 2 and words in refused.stderr and "model_0000.pth" in refused.stderr

@@ -37,7 +37,7 @@ def test_results_hold_what_was_returned_and_how(split, tmp_path):
     results, content = evaluate(split, tmp_path / "out", run_folder=str(tmp_path / "run"), rerank=(5, 2, 0.3))
     assert content["dataset"] == "HOSS" and content["split"] == "test" and content["simulated"] is False
     assert content["seed"] == 3
-    assert content["model"] == {"MODEL.WEIGHTS": "start.pth", "last_checkpoint": "model_final.pth"}
+    assert content["model"] == {"MODEL.WEIGHTS": "start.pth", "last_checkpoint": ""}
     assert content["settings"]["rerank"] == [5, 2, 0.3] and content["settings"]["bootstrap_samples"] == 1000
     optical = int((split.modalities == 0).sum())
     assert content["chips"] == {
