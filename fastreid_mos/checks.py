@@ -22,6 +22,8 @@ from .modeling.weights_files import find_weights
 
 # The layers that fast-reid's get_norm knows.
 NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
+# fast-reid cannot freeze the bias of the frozen one, as it does in the neck.
+NECK_NORMS = tuple(name for name in NORMS if name != "FrozenBN")
 
 
 def check_names(cfg: Any) -> None:
@@ -44,8 +46,11 @@ def check_names(cfg: Any) -> None:
     known("INPUT.SAR.TRANSFORM", cfg.INPUT.SAR.TRANSFORM, TRANSFORM_REGISTRY)
     if cfg.TEST.EVALUATOR != "ReidEvaluator":  # fast-reid's own, which it keeps in no registry
         known("TEST.EVALUATOR", cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY)
-    for key, name in (("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM), ("MODEL.BACKBONE.NORM", cfg.MODEL.BACKBONE.NORM)):
-        require(name in NORMS, f"{key}: one of {', '.join(NORMS)}, got {name!r}")
+    for key, name, norms in (
+        ("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM, NECK_NORMS),
+        ("MODEL.BACKBONE.NORM", cfg.MODEL.BACKBONE.NORM, NORMS),
+    ):
+        require(name in norms, f"{key}: one of {', '.join(norms)}, got {name!r}")
     require(
         cfg.DATALOADER.SAMPLER_TRAIN in SAMPLERS,
         f"DATALOADER.SAMPLER_TRAIN: one of {', '.join(SAMPLERS)}, got {cfg.DATALOADER.SAMPLER_TRAIN!r}",
@@ -86,7 +91,19 @@ def check_combinations(cfg: Any) -> None:
             len(stride) == 2 and all(1 <= step <= side for step, side in zip(stride, size, strict=False)),
             f"MODEL.BACKBONE.STRIDE_SIZE: (rows, columns) in pixels, each from 1 to the image's {size}, got {stride}",
         )
+        require(
+            not _is_fastreids(cfg.MODEL.HEADS.NAME),
+            f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} pools a map, and TransOSS gives a vector; set CMALHead",
+        )
+    require(
+        cfg.MODEL.META_ARCHITECTURE != "Distiller" or bool(cfg.KD.MODEL_CONFIG),
+        "MODEL.META_ARCHITECTURE: Distiller needs a teacher; set KD.MODEL_CONFIG and KD.MODEL_WEIGHTS",
+    )
     _check_losses_and_head(cfg)
+
+
+def _is_fastreids(head: str) -> bool:
+    return bool(REID_HEADS_REGISTRY.get(head).__module__.partition(".")[0] == "fastreid")
 
 
 def _check_losses_and_head(cfg: Any) -> None:
@@ -111,7 +128,7 @@ def _check_losses_and_head(cfg: Any) -> None:
             f"MODEL.HEADS.JOIN: {cfg.MODEL.META_ARCHITECTURE} gives the head images only; set "
             "MODEL.META_ARCHITECTURE to MOS, or JOIN to []",
         )
-    if REID_HEADS_REGISTRY.get(head.NAME).__module__.partition(".")[0] == "fastreid":
+    if _is_fastreids(head.NAME):
         for key in ("JOIN", "STRIPES"):
             require(not head[key], f"MODEL.HEADS.{key}: {head.NAME} does not know it; set MODEL.HEADS.NAME to CMALHead")
 

@@ -11,6 +11,9 @@ from .config import require
 
 # The longest side of a chip that is let through: more is a slip of the finger that fills the memory.
 MAX_SIDE = 4096
+# Likewise for the width of a layer and the number of blocks.
+_MAX_WIDTH = 16384
+_MAX_DEPTH = 256
 # Optimizers of torch.optim that a training step of fast-reid cannot drive, and why.
 _OTHER_OPTIMIZERS = {
     "LBFGS": "needs a closure",
@@ -39,7 +42,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.DELAY_EPOCHS": (0, _INF),
     "SOLVER.FREEZE_ITERS": (0, _INF),
     "MODEL.HEADS.NUM_CLASSES": (0, _INF),
-    "MODEL.HEADS.EMBEDDING_DIM": (0, _INF),
+    "MODEL.HEADS.EMBEDDING_DIM": (0, _MAX_WIDTH),
+    "MODEL.HEADS.JOIN_DIM": (1, _MAX_WIDTH),
+    "MODEL.HEADS.STRIPES": (0, _MAX_DEPTH),
+    "MODEL.HEADS.STRIPE_DIM": (1, _MAX_WIDTH),
     "MODEL.LOSSES.CE.SCALE": (0, _INF),
     "MODEL.LOSSES.CE.EPSILON": (-_INF, 1),
     "MODEL.LOSSES.TRI.SCALE": (0, _INF),
@@ -50,8 +56,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "MODEL.LOSSES.CMAL.MEAN_WEIGHT": (0, _INF),
     "MODEL.LOSSES.CMAL.VAR_WEIGHT": (0, _INF),
     "MODEL.TRANSOSS.PATCH_SIZE": (1, MAX_SIDE),
-    "MODEL.TRANSOSS.EMBED_DIM": (1, _INF),
-    "MODEL.TRANSOSS.DEPTH": (1, _INF),
+    "MODEL.TRANSOSS.EMBED_DIM": (1, _MAX_WIDTH),
+    "MODEL.TRANSOSS.DEPTH": (1, _MAX_DEPTH),
 }
 # Share of what is dropped: all of it would leave nothing.
 _RATES = ("MODEL.BACKBONE.DROP_RATIO", "MODEL.BACKBONE.DROP_PATH_RATIO", "MODEL.BACKBONE.ATT_DROP_RATE")
@@ -72,7 +78,7 @@ def check_ranges(cfg: Any) -> None:
     """
     for key, (low, high) in _RANGES.items():
         value = _get(cfg, key)
-        bounds = f"at most {high:g}" if low == -_INF else f"{low:g} or more" if high == _INF else f"{low:g} to {high:g}"
+        bounds = f"at most {high}" if low == -_INF else f"{low:g} or more" if high == _INF else f"{low:g} to {high}"
         require(low <= value <= high, f"{key}: {bounds}, got {value}")
     for key in _RATES:
         value = _get(cfg, key)

@@ -155,7 +155,13 @@ def test_a_fault_in_the_base_names_the_base(tmp_path):
     assert "base.yml: SOLVER.BASE_LR" in refusal(config=str(tmp_path / "top.yml"))
 
 
+RESNET = ["MODEL.BACKBONE.NAME", "build_resnet_backbone"]
 REFUSED = [
+    (["MODEL.HEADS.NAME", "EmbeddingHead"], "MODEL.HEADS.NAME: EmbeddingHead pools a map, and TransOSS"),
+    (["MODEL.HEADS.NORM", "FrozenBN"], "MODEL.HEADS.NORM: one of BN, syncBN, GhostBN, GN, got 'FrozenBN'"),
+    (["MODEL.TRANSOSS.EMBED_DIM", "4000000"], "MODEL.TRANSOSS.EMBED_DIM: 1 to 16384, got 4000000"),
+    (["MODEL.TRANSOSS.DEPTH", "9999"], "MODEL.TRANSOSS.DEPTH: 1 to 256"),
+    (["MODEL.HEADS.STRIPE_DIM", "0"], "MODEL.HEADS.STRIPE_DIM: 1 to 16384"),
     (["SEED", "4294967296"], "SEED: at most"),
     (["TEST.HOLDOUT.SEED", "-1"], "TEST.HOLDOUT.SEED: 0 or more, got -1"),
     (["TEST.IMS_PER_BATCH", "0"], "TEST.IMS_PER_BATCH: 1 or more"),
@@ -179,7 +185,7 @@ REFUSED = [
     (["MODEL.DEVICE", "xpu"], "MODEL.DEVICE: 'cpu'"),
     (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE: 'cpu'"),
     (["MODEL.TRANSOSS.MLP_RATIO", "0"], "MODEL.TRANSOSS.MLP_RATIO: must be above 0"),
-    (["MODEL.TRANSOSS.DEPTH", "0"], "MODEL.TRANSOSS.DEPTH: 1 or more"),
+    (["MODEL.TRANSOSS.DEPTH", "0"], "MODEL.TRANSOSS.DEPTH: 1 to 256"),
     (["MODEL.BACKBONE.DROP_RATIO", "1.5"], "MODEL.BACKBONE.DROP_RATIO: 0 or more and below 1"),
     (["MODEL.BACKBONE.DROP_PATH_RATIO", "1"], "MODEL.BACKBONE.DROP_PATH_RATIO: 0 or more and below 1"),
     (["MODEL.BACKBONE.ATT_DROP_RATE", "-0.1"], "MODEL.BACKBONE.ATT_DROP_RATE: 0 or more and below 1"),
@@ -187,10 +193,16 @@ REFUSED = [
     (["MODEL.BACKBONE.STRIDE_SIZE", "(65, 16)"], "MODEL.BACKBONE.STRIDE_SIZE: (rows, columns)"),
     (["MODEL.BACKBONE.STRIDE_SIZE", "(0, 16)"], "MODEL.BACKBONE.STRIDE_SIZE: (rows, columns)"),
     (["MODEL.HEADS.NUM_CLASSES", "-1"], "MODEL.HEADS.NUM_CLASSES: 0 or more"),
-    (["MODEL.HEADS.EMBEDDING_DIM", "-1"], "MODEL.HEADS.EMBEDDING_DIM: 0 or more"),
+    (["MODEL.HEADS.EMBEDDING_DIM", "-1"], "MODEL.HEADS.EMBEDDING_DIM: 0 to 16384"),
     (["MODEL.HEADS.SCALE", "0"], "MODEL.HEADS.SCALE: must be above 0"),
-    (["MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.JOIN", "size"], "MODEL.HEADS.JOIN: EmbeddingHead does not"),
-    (["MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.STRIPES", "2"], "MODEL.HEADS.STRIPES: EmbeddingHead does not"),
+    (
+        [*RESNET, "MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.JOIN", "size"],
+        "MODEL.HEADS.JOIN: EmbeddingHead does not",
+    ),
+    (
+        [*RESNET, "MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.STRIPES", "2"],
+        "MODEL.HEADS.STRIPES: EmbeddingHead does not",
+    ),
     (["MODEL.LOSSES.CMAL.SCALE", "-1"], "MODEL.LOSSES.CMAL.SCALE: 0 or more"),
     (["MODEL.LOSSES.CE.EPSILON", "1.1"], "MODEL.LOSSES.CE.EPSILON: at most 1"),
     (["MODEL.LOSSES.TRI.MARGIN", "-1"], "MODEL.LOSSES.TRI.MARGIN: 0 or more"),
@@ -226,11 +238,13 @@ def test_what_cannot_work_is_refused(opts, message):
 
 
 def test_what_baseline_cannot_do_is_refused():
-    baseline = ["MODEL.META_ARCHITECTURE", "Baseline", "MODEL.BACKBONE.NAME", "build_resnet_backbone"]
+    baseline = ["MODEL.META_ARCHITECTURE", "Baseline", *RESNET]
     losses = [*baseline, "MODEL.LOSSES.NAME", "CrossEntropy"]
     assert refusal(*losses).startswith("MODEL.LOSSES.NAME: 'CrossEntropy' is none of CrossEntropyLoss")
     join = [*baseline, "MODEL.LOSSES.NAME", "CrossEntropyLoss", "MODEL.HEADS.JOIN", "size"]
     assert refusal(*join).startswith("MODEL.HEADS.JOIN: Baseline gives the head images only")
+    teacher = [*RESNET, "MODEL.META_ARCHITECTURE", "Distiller", "MODEL.LOSSES.NAME", "CrossEntropyLoss"]
+    assert refusal(*teacher).startswith("MODEL.META_ARCHITECTURE: Distiller needs a teacher")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +259,7 @@ def test_what_baseline_cannot_do_is_refused():
         ["TEST.RERANK.K2", "21"],  # not enabled
         ["DATASETS.TESTS", "HOSS_O2S,HOSS_S2O"],
         ["SOLVER.SCHED", "MultiStepLR", "SOLVER.STEPS", "[1, 2]"],
-        ["MODEL.HEADS.NAME", "EmbeddingHead"],
+        ["MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.BACKBONE.NAME", "build_resnet_backbone"],
     ],
 )
 def test_what_works_is_let_through(opts):
