@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from .errors import ConfigError, MOSError
+from .errors import ConfigError, MOSError, WorkerError
 
 # Exit status of a program stopped by bad input, as argparse uses it.
 BAD_INPUT = 2
@@ -30,6 +30,11 @@ def run(program: Callable[[], Any]) -> int:
         program()
     except MOSError as error:
         print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RuntimeError as error:
+        if not WorkerError.is_it(error):
+            raise
+        print(f"error: {WorkerError()}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

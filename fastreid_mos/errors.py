@@ -41,3 +41,18 @@ class WeightsError(MOSError):
 
 class CheckpointError(MOSError):
     """A checkpoint that cannot be read: truncated, foreign, or holding more than plain tensors."""
+
+
+class WorkerError(MOSError):
+    """A loader worker that was ended from outside."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a loader worker was ended from outside, usually for want of memory or shared memory (/dev/shm); "
+            "lower DATALOADER.NUM_WORKERS, 0 reads without workers"
+        )
+
+    @staticmethod
+    def is_it(error: BaseException) -> bool:
+        """Whether this is how torch says it: from a signal handler, wherever the main process happens to be."""
+        return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

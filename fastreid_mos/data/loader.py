@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import ChipError, MOSError
+from ..errors import ChipError, MOSError, WorkerError
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
 from .listing import Item
@@ -175,7 +175,7 @@ class ChipLoader(DataLoader[Any]):
 
         Raises:
             ChipError: a chip that cannot be used; the message starts with its path.
-            MOSError: a worker was ended from outside.
+            WorkerError: a worker was ended from outside.
         """
         stream = super().__iter__()
         while True:
@@ -185,12 +185,9 @@ class ChipLoader(DataLoader[Any]):
             except StopIteration:
                 return
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if not WorkerError.is_it(error):
                     raise
-                failure = MOSError(
-                    "a loader worker was ended from outside, usually for want of memory or shared memory (/dev/shm); "
-                    f"lower DATALOADER.NUM_WORKERS ({self.num_workers}), 0 reads without workers"
-                )
+                failure = WorkerError()
             else:
                 failure = batch if isinstance(batch, ChipError) else None
             if failure is not None:
