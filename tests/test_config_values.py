@@ -263,4 +263,4 @@ def test_what_baseline_cannot_do_is_refused():
     ],
 )
 def test_what_works_is_let_through(opts):
-    fastreid_mos.load_cfg(DEBUG, opts)
+    assert fastreid_mos.load_cfg(DEBUG, opts).dump() != fastreid_mos.load_cfg(DEBUG).dump()

@@ -118,16 +118,16 @@ def test_an_empty_folder(data, refused, folder):
     for path in (data / "HOSS" / folder).iterdir():
         path.unlink()
     if folder == "bounding_box_train":
-        refused()
+        assert "no training chips" in refused()
     else:
         save_model(data / "weights.pth")
-        refused("MODEL.WEIGHTS", data / "weights.pth", flags=("--eval-only",))
+        assert "nothing to test on" in refused("MODEL.WEIGHTS", data / "weights.pth", flags=("--eval-only",))
 
 
 def test_names_that_do_not_parse_leave_nothing(data, refused):
     for number, path in enumerate((data / "HOSS/bounding_box_train").iterdir()):
         path.rename(path.with_name(f"ship{number}.tif"))
-    refused()
+    assert "no training chips" in refused()
 
 
 @pytest.mark.parametrize(

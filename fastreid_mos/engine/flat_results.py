@@ -12,7 +12,7 @@ from fastreid.evaluation.testing import print_csv_format
 
 from ..atomic import atomic_write
 from ..errors import MOSError
-from .folder import RESULTS
+from ..evaluation.report import RESULTS
 from .resuming import last_checkpoint
 
 

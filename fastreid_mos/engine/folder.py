@@ -21,9 +21,10 @@ from fastreid.utils.logger import setup_logger
 
 from ..atomic import atomic_write
 from ..errors import MOSError
+from ..evaluation.report import RANKS, RESULTS
 from .resuming import TAG
 
-RESULTS, RANKS, LOSSES = "results.json", "query_ranks.csv", "metrics.json"
+LOSSES = "metrics.json"
 _WRITTEN = (RESULTS, RANKS, LOSSES, "config.yaml", "eval_config.yaml", "log.txt")
 _LOGGERS = ("fastreid", "fastreid_mos")
 

@@ -170,5 +170,9 @@ def test_changed_chip_is_seen(make_cfg, hoss_root):
 
 
 def test_caches_travel_to_workers(tmp_path):
+    path = str(tmp_path / "1_SAR.tif")
+    write_sar(tmp_path / "1_SAR.tif", 1)
     for store in (MemoryCache(), DiskCache(tmp_path / "cache", "a")):
-        pickle.loads(pickle.dumps(store))
+        store.get(path, Maker(entry(3)))
+        twin, again = pickle.loads(pickle.dumps(store)), Maker(entry(9))
+        assert np.array_equal(twin.get(path, again).image, entry(3).image) and again.calls == 0
