@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .bridge_config import add_bridge_config
 from .errors import ConfigError, MOSError
 from .merging import merge_file, merge_options
 
@@ -130,14 +131,24 @@ def add_mos_config(cfg: Any) -> None:
     cfg.TEST.HOLDOUT.SEED = 0
 
     cfg.TEST.FUSION = node()
-    # Fuse optical features with those of generated SAR chips (the folder ROOT, with its manifest).
+    # Fuse features with those of chips generated in the other modality (the folder ROOT, with its manifest).
     cfg.TEST.FUSION.ENABLED = False
     cfg.TEST.FUSION.ROOT = ""
+    # Generated chips used for each source chip: the first K, or those numbered in SAMPLES (from 0 on).
     cfg.TEST.FUSION.K = 5
-    # Weight of the generated chips' mean feature; the paper's is 0.02.
+    cfg.TEST.FUSION.SAMPLES = []
+    # Weight of the generated chips' feature; the paper's is 0.02. "auto" chooses it, and K, on held-out training
+    # identities (TEST.HOLDOUT) from the values in ALPHAS.
     cfg.TEST.FUSION.ALPHA = "0.02"
+    cfg.TEST.FUSION.ALPHAS = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    # Which rows are fused: "optical_to_sar" the optical ones, "sar_to_optical" the SAR ones.
     cfg.TEST.FUSION.DIRECTION = "optical_to_sar"
+    # How a chip's generated features become one.
     cfg.TEST.FUSION.MODE = "mean"
+    # Use what there is where a chip has fewer than K generated ones, or none, instead of refusing.
+    cfg.TEST.FUSION.ALLOW_MISSING = False
+
+    add_bridge_config(cfg)
 
 
 def get_cfg() -> Any:

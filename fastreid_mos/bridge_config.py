@@ -1,0 +1,107 @@
+"""The configuration keys of the Brownian bridge (tools/train_bbdm.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def add_bridge_config(cfg: Any) -> None:
+    """Add every BRIDGE key with its default to a fast-reid config, in place.
+
+    Args:
+        cfg: what ``fastreid.config.get_cfg()`` returns.
+    """
+    node = type(cfg)
+    cfg.BRIDGE = node()
+    # What is made of what: "optical_to_sar" or "sar_to_optical". The SAR side is read as INPUT.SAR says.
+    cfg.BRIDGE.DIRECTION = "optical_to_sar"
+    # Height and width of the images, and the filter that brings both sides to it.
+    cfg.BRIDGE.SIZE = [256, 256]
+    cfg.BRIDGE.RESIZE = "bilinear"
+
+    cfg.BRIDGE.DATA = node()
+    # Data sets whose training chips are paired: HOSS, OptiSarPair, QXSSAROPT; or a folder of files <name>_RGB.* and
+    # <name>_SAR.* side by side.
+    cfg.BRIDGE.DATA.NAMES = ("HOSS",)
+    # Several chips of one ship: "random" draws source and target anew each time, "all" goes through every
+    # combination, "ordered" pairs them in the order of their names.
+    cfg.BRIDGE.DATA.PAIRING = "random"
+    # Probability of mirroring a pair left to right, both sides alike.
+    cfg.BRIDGE.DATA.FLIP = 0.5
+
+    cfg.BRIDGE.SCHEDULER = node()
+    # The bridge: steps of training, course of m_t ("linear", "sin"), its ends, variance factor s, what the network
+    # predicts ("grad", "noise", "ysubx").
+    cfg.BRIDGE.SCHEDULER.TIMESTEPS = 1000
+    cfg.BRIDGE.SCHEDULER.MT_TYPE = "linear"
+    cfg.BRIDGE.SCHEDULER.M_MIN = 0.001
+    cfg.BRIDGE.SCHEDULER.M_MAX = 0.999
+    cfg.BRIDGE.SCHEDULER.MAX_VAR = 1.0
+    cfg.BRIDGE.SCHEDULER.OBJECTIVE = "grad"
+
+    cfg.BRIDGE.UNET = node()
+    # diffusers' UNet2DModel: channels of each level, residual blocks a level, levels with attention (from 0), width of
+    # an attention head, groups of the norms, dropout, time as scale and shift, resampling ("resnet" or "conv").
+    cfg.BRIDGE.UNET.CHANNELS = [128, 512, 1024]
+    cfg.BRIDGE.UNET.LAYERS = 2
+    cfg.BRIDGE.UNET.ATTENTION = [0, 1, 2]
+    cfg.BRIDGE.UNET.HEAD_DIM = 64
+    cfg.BRIDGE.UNET.GROUPS = 32
+    cfg.BRIDGE.UNET.DROPOUT = 0.0
+    cfg.BRIDGE.UNET.SCALE_SHIFT = True
+    cfg.BRIDGE.UNET.RESAMPLE = "resnet"
+    # "none": the network sees x_t only (the paper); "concat": the source beside it.
+    cfg.BRIDGE.UNET.CONDITION = "none"
+
+    cfg.BRIDGE.LATENT = node()
+    # A diffusers VQModel or AutoencoderKL, a folder or hub id: the bridge lives in its latents. Empty: in pixels, or in
+    # the latents of an autoencoder trained on the data set's own chips (TRAIN).
+    cfg.BRIDGE.LATENT.PATH = ""
+    cfg.BRIDGE.LATENT.TRAIN = False
+    cfg.BRIDGE.LATENT.CHANNELS = [32, 64, 128]
+    cfg.BRIDGE.LATENT.LATENT_CHANNELS = 3
+    cfg.BRIDGE.LATENT.CODES = 1024
+    cfg.BRIDGE.LATENT.STEPS = 5000
+    cfg.BRIDGE.LATENT.BATCH = 8
+    cfg.BRIDGE.LATENT.LR = 0.0001
+
+    cfg.BRIDGE.SOLVER = node()
+    # Steps of the optimizer; pairs in a step of one process, and such steps added up before each update.
+    cfg.BRIDGE.SOLVER.STEPS = 100000
+    cfg.BRIDGE.SOLVER.BATCH = 8
+    cfg.BRIDGE.SOLVER.ACCUMULATE = 1
+    cfg.BRIDGE.SOLVER.LR = 0.0001
+    cfg.BRIDGE.SOLVER.WARMUP_STEPS = 0
+    # Course of the rate after the warm-up: "constant" (the paper) or "cosine" to 0.
+    cfg.BRIDGE.SOLVER.SCHED = "constant"
+    cfg.BRIDGE.SOLVER.LOSS = "l1"
+    cfg.BRIDGE.SOLVER.EMA = 0.995
+    # Bound on the gradient's norm; 0: none.
+    cfg.BRIDGE.SOLVER.CLIP_NORM = 0.0
+    # "no", "bf16" or "fp16".
+    cfg.BRIDGE.SOLVER.PRECISION = "no"
+    cfg.BRIDGE.SOLVER.CHECKPOINT_PERIOD = 1000
+    cfg.BRIDGE.SOLVER.KEEP_CHECKPOINTS = 2
+    # Steps between two sample grids in tensorboard; 0: none.
+    cfg.BRIDGE.SOLVER.SAMPLE_PERIOD = 5000
+    # A pipeline folder whose weights training starts from (pretraining on pairs, then HOSS); --init-from sets it.
+    cfg.BRIDGE.INIT_FROM = ""
+
+    cfg.BRIDGE.SAMPLE = node()
+    # Network calls a sample, rule ("bbdm", "dbim"), eta, order of the multistep rule, spacing of the timesteps
+    # ("linear", "trailing", "quadratic", "variance"), and clamping of the predicted target to -1..1.
+    cfg.BRIDGE.SAMPLE.STEPS = 200
+    cfg.BRIDGE.SAMPLE.RULE = "bbdm"
+    cfg.BRIDGE.SAMPLE.ETA = 1.0
+    cfg.BRIDGE.SAMPLE.ORDER = 1
+    cfg.BRIDGE.SAMPLE.SPACING = "linear"
+    cfg.BRIDGE.SAMPLE.CLIP = True
+    # Samples of each chip, images generated at a time, and the seed of all.
+    cfg.BRIDGE.SAMPLE.K = 5
+    cfg.BRIDGE.SAMPLE.BATCH = 16
+    cfg.BRIDGE.SAMPLE.SEED = 0
+    # What is dumped after training: chips of "query", "gallery", and "holdout", the held-out training identities
+    # (TEST.HOLDOUT) on which alpha is chosen; "train" dumps all training chips. The folder: empty is
+    # OUTPUT_DIR/synthetic.
+    cfg.BRIDGE.SAMPLE.SPLITS = ["query", "gallery", "holdout"]
+    cfg.BRIDGE.SAMPLE.OUTPUT = ""
