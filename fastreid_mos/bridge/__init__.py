@@ -2,3 +2,7 @@
 
 Needs the extra ``bridge`` (diffusers, accelerate); :mod:`fastreid_mos` itself does not import this package.
 """
+
+from .scheduler import BrownianBridgeScheduler, BrownianBridgeSchedulerOutput
+
+__all__ = ["BrownianBridgeScheduler", "BrownianBridgeSchedulerOutput"]
