@@ -93,7 +93,7 @@ def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         ``[B, 3, H, W]`` or ``[3, H, W]`` float32 from -1 (0) to 1 (255).
     """
     # Arrays of PIL images may be read-only, which torch would warn of.
-    stored = torch.from_numpy(np.require(images, requirements="CW")) if isinstance(images, np.ndarray) else images
+    stored = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
     if stored.dtype != torch.uint8 or stored.ndim not in (3, 4) or stored.shape[-1] != 3:
         raise ValueError(f"images: uint8 [B, H, W, 3] or [H, W, 3], got {stored.dtype} {list(stored.shape)}")
     return stored.movedim(-1, -3).to(torch.float32).contiguous().div_(127.5).sub_(1.0)

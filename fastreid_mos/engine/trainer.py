@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.evaluation import inference_on_dataset
@@ -23,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.checkpoints import read_checkpoint
 from ..config import building
-from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
+from ..data import build_test_loader, build_train_loader, dataset_root
+from ..data.opening import join_items, open_dataset
 from ..errors import CheckpointError, DatasetError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import split_holdout, summarize_splits
@@ -40,23 +39,6 @@ Item = tuple[str, int, int]
 
 class NothingToTest(MOSError):
     """A data set without query or gallery chips."""
-
-
-def _open_dataset(name: str, **options: Any) -> Any:
-    """A data set of the registry; fast-reid's own say in exceptions of Python's that they are not there."""
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            dataset = DATASET_REGISTRY.get(name)(root=dataset_root(), **options)
-    except MOSError:
-        raise
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(
-            f"{name}: cannot be read under {dataset_root()} ({reason}); set FASTREID_DATASETS to the folder it is in"
-        ) from None
-    for warning in said:
-        logging.getLogger("fastreid_mos.engine").warning(f"{name}: {warning.message}")
-    return dataset
 
 
 class TrainStream:
@@ -147,15 +129,12 @@ class MOSTrainer(DefaultTrainer):
     @classmethod
     def train_items(cls, cfg: Any) -> list[Item]:
         """Training items of all ``DATASETS.NAMES``; the log says what they hold."""
-        items: list[Item] = []
-        for number, name in enumerate(cfg.DATASETS.NAMES):
-            dataset = _open_dataset(name, combineall=cfg.DATASETS.COMBINEALL)
+        datasets = []
+        for name in cfg.DATASETS.NAMES:
+            datasets.append(open_dataset(name, combineall=cfg.DATASETS.COMBINEALL))
             if comm.is_main_process():
-                dataset.show_train()
-            # Identities of two data sets are different ships even where the numbers agree.
-            offset = (max(pid for _, pid, _ in items) + 1) if number and items else 0
-            items.extend((path, pid + offset, camera) for path, pid, camera in as_numbers(dataset.train))
-        return items
+                datasets[-1].show_train()
+        return join_items(dataset.train for dataset in datasets)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
@@ -171,7 +150,7 @@ class MOSTrainer(DefaultTrainer):
 
     @classmethod
     def _test_dataset(cls, cfg: Any, name: str, show: bool = True) -> Any:
-        dataset = _open_dataset(name)
+        dataset = open_dataset(name)
         if show and comm.is_main_process():
             dataset.show_test()
         if not dataset.query or not dataset.gallery:
