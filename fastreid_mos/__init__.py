@@ -4,6 +4,7 @@ Importing this package makes fast-reid run on the installed Python and PyTorch a
 """
 
 import os
+from typing import Any
 
 # Read by OpenMP when torch is loaded: threads that wait then sleep instead of spinning. Where loader workers share the
 # cores with the computation, spinning took half of its time.
@@ -14,9 +15,18 @@ from . import compat  # noqa: E402
 compat.apply()
 
 from . import checks, data, evaluation, modeling  # noqa: E402, F401
+from .bridge import registering  # noqa: E402
 from .config import CHECKS, add_mos_config, get_cfg, load_cfg  # noqa: E402
 
 CHECKS.extend(checks.ALL)
+registering.register()
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "add_mos_config", "get_cfg", "load_cfg"]
+
+
+def __getattr__(name: str) -> Any:
+    """The bridge's components, by which diffusers looks them up here when it loads a pipeline folder."""
+    if name in registering.COMPONENTS:
+        return registering.find(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
