@@ -174,7 +174,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             steps = np.asarray(timesteps, dtype=np.int64)
             inside = steps.ndim == 1 and len(steps) and 0 <= steps.min() and steps.max() < total
             if not inside or (np.diff(steps) >= 0).any():
-                raise ValueError(f"timesteps: strictly decreasing, {total - 1} to 0, got {list(timesteps)}")
+                shown = ", ".join(str(step) for step in list(timesteps)[:8])
+                raise ValueError(f"timesteps: strictly decreasing, {total - 1} to 0, got {shown or 'none'} ...")
         else:
             assert num_inference_steps is not None
             if isinstance(num_inference_steps, bool) or num_inference_steps != int(num_inference_steps):
@@ -212,7 +213,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             ValueError: a timestep out of range.
         """
         m, d = self._at(timesteps, x0)
-        return ((1 - m) * x0 + m * source + d.sqrt() * noise).to(x0.dtype)
+        return ((1 - m) * _wide(x0) + m * _wide(source) + d.sqrt() * _wide(noise)).to(x0.dtype)
 
     def get_target(
         self, x0: torch.Tensor, source: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -223,7 +224,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         if self.config.objective == "ysubx":
             return source - x0
         m, d = self._at(timesteps, x0)
-        return (m * (source - x0) + d.sqrt() * noise).to(x0.dtype)
+        return (m * (_wide(source) - _wide(x0)) + d.sqrt() * _wide(noise)).to(x0.dtype)
 
     def predict_x0(
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, source: torch.Tensor
@@ -234,7 +235,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         if self.config.objective == "ysubx":
             return source - model_output
         m, d = self._at(timestep, sample)
-        return ((sample - m * source - d.sqrt() * model_output) / (1 - m)).to(sample.dtype)
+        return ((_wide(sample) - m * _wide(source) - d.sqrt() * _wide(model_output)) / (1 - m)).to(sample.dtype)
 
     # ------------------------------------------------------------------ sampling
 
@@ -268,41 +269,33 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         if self.num_inference_steps is None:
             raise ValueError("step: call set_timesteps(number of steps) first")
         dtype = sample.dtype
-        if dtype in (torch.float16, torch.bfloat16):
-            sample, source, model_output = sample.float(), source.float(), model_output.float()
+        sample, source, model_output = _wide(sample), _wide(source), _wide(model_output)
         place = self._places(timestep)
         t = self._steps[place]
         n = np.where(place + 1 < len(self._steps), self._steps[np.minimum(place + 1, len(self._steps) - 1)], -1)
-        x0 = self.predict_x0(model_output, torch.from_numpy(np.asarray(t)), sample, source)
+        x0 = self.predict_x0(model_output, t, sample, source)
         if self.config.clip_sample:
             x0 = x0.clamp(-1, 1)
 
-        m_t, d_t, m_n, d_n = self._m[t], self._d[t], self._m[n], self._d[n]
-        chain = np.maximum(d_n * (d_t - d_n * ((1 - m_t) / (1 - m_n)) ** 2) / d_t, 0.0)
+        # In the sample's own precision and in BBDM's order of operations: in float32 its samples come out to the bit.
+        (m_t, d_t), (m_n, d_n) = self._coefficients(t, sample), self._coefficients(n, sample)
+        chain = ((d_t - d_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) * d_n / d_t).clamp(min=0)
         if self.config.step_rule == "bbdm":
-            kept, fresh = np.maximum(d_n - chain, 0.0), self.config.eta**2 * chain
+            kept, fresh = (d_n - chain).clamp(min=0), self.config.eta**2 * chain
         else:
-            fresh = np.where(place == 0, d_n, self.config.eta**2 * chain)
-            kept = np.maximum(d_n - fresh, 0.0)
-
-        def rows(values: Any) -> Any:
-            """One number for all rows as it is, one a row shaped to the sample."""
-            values = np.asarray(values, dtype=np.float64)
-            if values.ndim == 0:
-                return float(values)
-            shaped = torch.from_numpy(values).to(device=sample.device, dtype=sample.dtype)
-            return shaped.view(-1, *(1,) * (sample.ndim - 1))
-
-        rest = sample - rows(1 - m_t) * x0 - rows(m_t) * source
-        result = rows(1 - m_n) * x0 + rows(m_n) * source + rows(np.sqrt(kept / d_t)) * rest
+            first = torch.from_numpy(np.asarray(place == 0)).to(chain.device).view(chain.shape)
+            fresh = torch.where(first, d_n, self.config.eta**2 * chain)
+            kept = (d_n - fresh).clamp(min=0)
+        rest = sample - (1 - m_t) * x0 - m_t * source
+        result = (1 - m_n) * x0 + m_n * source + (kept / d_t).sqrt() * rest
         if self.config.solver_order > 1:
             result = result + self._curvature(x0, int(t), int(n), float(kept), bool(place == 0))
-        if np.any(fresh > 0):
+        if bool((fresh > 0).any()):
             if variance_noise is None:
                 variance_noise = randn_tensor(
                     sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
                 )
-            result = result + rows(np.sqrt(fresh)) * variance_noise.to(device=sample.device, dtype=sample.dtype)
+            result = result + fresh.sqrt() * variance_noise.to(device=sample.device, dtype=sample.dtype)
         result, x0 = result.to(dtype), x0.to(dtype)
         if not return_dict:
             return result, x0
@@ -349,14 +342,26 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         return np.asarray(places)
 
     def _at(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """m_t and d_t, shaped and placed for ``like``, in float32 at least."""
-        steps = torch.as_tensor(timesteps).detach().cpu().long()
-        if steps.numel() and not (0 <= int(steps.min()) and int(steps.max()) < len(self)):
-            raise ValueError(f"timesteps: 0 to {len(self) - 1}, got {int(steps.min())} to {int(steps.max())}")
+        """m_t and d_t of training timesteps; see :meth:`_coefficients`."""
+        steps = np.asarray(timesteps.detach().cpu() if isinstance(timesteps, torch.Tensor) else timesteps)
+        if steps.size and not (0 <= steps.min() and steps.max() < len(self)):
+            raise ValueError(f"timesteps: 0 to {len(self) - 1}, got {steps.min()} to {steps.max()}")
+        return self._coefficients(steps, like)
+
+    def _coefficients(self, steps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """m and d in float32 at least: a number (on the host), or one a row, shaped and placed for ``like``."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        shape = (-1, *(1,) * (like.ndim - 1)) if steps.ndim else (1,) * like.ndim
-        m, d = (torch.from_numpy(values)[steps].to(like.device, dtype).view(shape) for values in (self._m, self._d))
+        rows = np.asarray(steps, np.int64)
+        m, d = (torch.from_numpy(np.asarray(values[rows])).to(dtype) for values in (self._m, self._d))
+        if rows.ndim:
+            shape = (-1, *(1,) * (like.ndim - 1))
+            m, d = m.to(like.device).view(shape), d.to(like.device).view(shape)
         return m, d
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """Half precision to single: coefficients near the ends are small differences of numbers near 1."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
