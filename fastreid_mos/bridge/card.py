@@ -18,8 +18,8 @@ _OBJECTIVES = {
 }
 _CITATIONS = """```bibtex
 @inproceedings{zhao2026mos,
-  title = {{MOS}: optical-{SAR} ship re-identification},
-  author = {Zhao and Liu and Niu},
+  title = {{MOS}: Mitigating Optical-{SAR} Modality Gap for Cross-Modal Ship Re-Identification},
+  author = {Zhao, Yujian and Liu, Hankun and Niu, Guanglin},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2026},
   note = {arXiv:2512.03404}
@@ -59,14 +59,14 @@ def model_card(pipeline: Any) -> str:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# Brownian bridge, {source} to {target}",
-        f"Makes {target} images from {source} ones by a Brownian-bridge diffusion model (BBDM), as MOS (CVPR 2026) does "
-        "to re-identify ships across optical and SAR satellite images.",
+        f"Makes {target} images from {source} ones by a Brownian-bridge diffusion model (BBDM), as MOS (CVPR 2026) "
+        "does to re-identify ships across optical and SAR satellite images.",
         "## Model\n\n" + _table(_model_facts(pipeline)),
         "## Training\n\n" + _training(pipeline),
         "## Use\n\n" + _use(pipeline, source),
         "## Limits\n\n" + _limits(source, target),
-        "## Licence\n\nThe code, fastreid-mos, is under the Apache License 2.0. For the weights the terms of the data they "
-        "were trained on hold too; whoever publishes them puts the licence at the top of this file.",
+        "## Licence\n\nThe code, fastreid-mos, is under the Apache License 2.0. For the weights the terms of the data "
+        "they were trained on hold too; whoever publishes them puts the licence at the top of this file.",
         "## Citation\n\n" + _CITATIONS,
     ]
     return "\n\n".join(parts) + "\n"
@@ -117,7 +117,7 @@ def _use(pipeline: Any, source: str) -> str:
         reading += 'image = PIL.Image.open("ship.png")\n'
         reading = "import PIL.Image\n" + reading
     else:
-        reading += f'image = pipeline.chip_reader().read("ship.tif", modality={modality})  # {source}; TIFF, PNG, JPEG\n'
+        reading += f'image = pipeline.chip_reader().read("ship.tif", modality={modality})  # {source}\n'
     return (
         "`pip install 'fastreid-mos[bridge]'`, then\n\n```python\n" + reading + "images = pipeline(\n"
         "    image,\n"

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, VQModel
 
 from ..errors import MOSError
 
-_CLASSES = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
+_CLASSES: dict[str, Any] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 # Where pipelines of the hub keep their autoencoder.
 _SUBFOLDERS = ("", "vae", "vqvae")
 
@@ -31,9 +31,9 @@ def latent_factor(vae: Any) -> int:
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Images to what the bridge runs in.
 
-    An AutoencoderKL gives the mean of its distribution, so that nothing is drawn here; a VQModel gives the latents before
-    they are quantized. They are multiplied by ``scaling_factor`` (after ``shift_factor`` is taken off, where there is
-    one).
+    An AutoencoderKL gives the mean of its distribution, so that nothing is drawn here; a VQModel gives the latents
+    before they are quantized. They are multiplied by ``scaling_factor`` (after ``shift_factor`` is taken off, where
+    there is one).
 
     Args:
         vae: a VQModel, an AutoencoderKL, or None: pixels are returned as they are.
@@ -96,7 +96,7 @@ def load_autoencoder(path: str | os.PathLike[str]) -> Any:
         vae = _CLASSES[kind].from_pretrained(name, **({"subfolder": subfolder} if subfolder else {}))
         check_autoencoder(vae)
     except Exception as error:  # diffusers, safetensors and the hub raise what they like
-        raise MOSError(f"{name}: the autoencoder cannot be loaded ({_line(error)})") from None
+        raise MOSError(f"{name}: the autoencoder cannot be loaded ({one_line(error)})") from None
     return vae.eval().requires_grad_(False)
 
 
@@ -110,16 +110,17 @@ def _find(name: str, local: bool) -> tuple[str, str]:
                     with open(file, encoding="utf-8") as stream:
                         return subfolder, str(json.load(stream).get("_class_name"))
                 except (OSError, ValueError, AttributeError) as error:
-                    raise MOSError(f"{file}: cannot be read ({_line(error)})") from None
+                    raise MOSError(f"{file}: cannot be read ({one_line(error)})") from None
             continue
         try:
-            config = VQModel.load_config(name, **({"subfolder": subfolder} if subfolder else {}))
+            config: Any = VQModel.load_config(name, **({"subfolder": subfolder} if subfolder else {}))
             return subfolder, str(config.get("_class_name"))
         except Exception as error:
-            reason = _line(error)
+            reason = one_line(error)
     where = "in that folder" if local else "on the hub, nor such a folder here"
     raise MOSError(f"{name}: no autoencoder {where} ({reason})")
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What another library says of a failure, short enough for a message."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,8 +8,9 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, UNet2DModel, VQModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils import logging
 from PIL import Image
 
@@ -33,8 +34,8 @@ declare_components()
 class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
     """Turns images of one modality into images of another with a trained Brownian bridge (BBDM; MOS, section CDGF).
 
-    In pixels, or with ``vae`` in the latents of an autoencoder. The network is given x_t alone when it has as many input
-    channels as there are (latent) channels (the paper), and the source beside it when it has twice as many.
+    In pixels, or with ``vae`` in the latents of an autoencoder. The network is given x_t alone when it has as many
+    input channels as there are (latent) channels (the paper), and the source beside it when it has twice as many.
     What was trained, on what and how it reads SAR chips is recorded in ``config`` and so in ``model_index.json``.
 
     Args:
@@ -53,7 +54,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         ValueError: parts that do not fit each other, or a setting out of its range.
     """
 
-    model_cpu_offload_seq = "unet->vae"
+    model_cpu_offload_seq: Any = "unet->vae"
     _optional_components = ["vae"]
     _callback_tensor_inputs = ["latents"]
     config: Any
@@ -86,7 +87,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             check_autoencoder(vae)
             if scheduler.config.clip_sample:
                 logger.warning("the bridge is in latents, which are not bound to -1..1: clip_sample is turned off")
-                scheduler = type(scheduler).from_config(scheduler.config, clip_sample=False)
+                scheduler = _changed(scheduler, clip_sample=False)
         _check_channels(unet, vae)
         height, width = _full_size(unet, vae, height, width)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
@@ -169,7 +170,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         if eta is not None:
             if not 0 <= eta <= 1:
                 raise ValueError(f"eta: 0 to 1, got {eta}")
-            scheduler = type(scheduler).from_config(scheduler.config, eta=float(eta))
+            scheduler = _changed(scheduler, eta=float(eta))
         size = None if self.config.height is None else (self.config.height, self.config.width)
         pixels = source_tensor(image, size, self.config.resize)
         _check_divisible(self.unet, self.vae, pixels.shape[2], pixels.shape[3])
@@ -210,6 +211,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         variant: str | None = None,
         max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
+        use_flashpack: bool = False,
+        *,
         overwrite: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -217,7 +220,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             save_directory: the folder; absent or empty.
-            safe_serialization, variant, max_shard_size: as in diffusers.
+            safe_serialization, variant, max_shard_size, use_flashpack: as in diffusers.
             push_to_hub: also upload the folder, as in diffusers; ``kwargs`` then takes ``repo_id``, ``private``,
                 ``token``, ``commit_message`` and ``create_pr``.
             overwrite: replace a pipeline that is there; a folder that holds other files is still refused.
@@ -226,7 +229,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             MOSError: the folder holds something that is not to be replaced, or cannot be written.
         """
         with whole_folder(save_directory, _replaceable if overwrite else _is_there) as folder:
-            options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            options: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            options.update({"use_flashpack": True} if use_flashpack else {})  # unknown to older versions
             super().save_pretrained(folder, safe_serialization=safe_serialization, variant=variant, **options)
             with open(os.path.join(folder, CARD), "w", encoding="utf-8") as stream:
                 stream.write(model_card(self))
@@ -247,6 +251,10 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         name = repo_id or os.path.basename(os.path.abspath(folder))
         repo = create_repo(name, exist_ok=True, private=private, token=token).repo_id
         self._upload_folder(folder, repo, token=token, commit_message=commit_message, create_pr=create_pr)
+
+
+def _changed(scheduler: Any, **settings: Any) -> Any:
+    return type(scheduler).from_config(scheduler.config, **settings)
 
 
 def _check_channels(unet: Any, vae: Any) -> None:

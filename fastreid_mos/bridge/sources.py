@@ -23,7 +23,7 @@ def source_tensor(image: Any, size: tuple[int, int] | None, resize: str) -> torc
     Args:
         image: PIL image(s) of 8 bits; uint8 array(s) or float array(s) 0..1, ``[H, W, 3]``, ``[H, W]`` or
             ``[B, H, W, 3]``; float tensor(s) in -1..1, ``[3, H, W]`` or ``[B, 3, H, W]``; or a list of one kind.
-        size: (height, width). PIL images and arrays of another size are resized, tensors are refused; None: as they are.
+        size: (height, width). PIL images and arrays of another size are resized, tensors are refused; None: as is.
         resize: the filter, a name in :data:`.images.FILTERS`.
 
     Returns:
