@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from .config import require
+from .data.manifest import DIRECTIONS
+from .evaluation.fusion import MODES
 
 # The longest side of a chip that is let through: more is a slip of the finger that fills the memory.
 MAX_SIDE = 4096
@@ -166,16 +168,36 @@ def check_test_settings(cfg: Any) -> None:
     """
     test = cfg.TEST
     require(all(row[0].strip() for row in test.PROTOCOLS), "TEST.PROTOCOLS: a protocol without a name")
+    _check_fusion(test)
+    rerank = test.RERANK
+    require(
+        not rerank.ENABLED or rerank.K2 <= rerank.K1,
+        f"TEST.RERANK.K2 ({rerank.K2}) must not be above K1 ({rerank.K1})",
+    )
+
+
+def _check_fusion(test: Any) -> None:
     fusion = test.FUSION
     require(
         fusion.ALPHA == "auto" or _is_share(fusion.ALPHA),
         f"TEST.FUSION.ALPHA: 'auto' or a number 0..1, got {fusion.ALPHA!r}",
     )
-    require(fusion.MODE == "mean", f"TEST.FUSION.MODE: 'mean' is the only one, got {fusion.MODE!r}")
-    rerank = test.RERANK
+    for key, known in (("MODE", MODES), ("DIRECTION", DIRECTIONS)):
+        require(fusion[key] in known, f"TEST.FUSION.{key}: one of {', '.join(known)}, got {fusion[key]!r}")
+    samples = list(fusion.SAMPLES)
     require(
-        not rerank.ENABLED or rerank.K2 <= rerank.K1,
-        f"TEST.RERANK.K2 ({rerank.K2}) must not be above K1 ({rerank.K1})",
+        all(type(number) is int and number >= 0 for number in samples) and len(set(samples)) == len(samples),
+        f"TEST.FUSION.SAMPLES: different numbers of samples from 0 on, got {samples}",
+    )
+    alphas = list(fusion.ALPHAS)
+    require(
+        bool(alphas) and all(type(alpha) in (int, float) and 0 <= alpha <= 1 for alpha in alphas),
+        f"TEST.FUSION.ALPHAS: at least one number, each 0..1, got {alphas}",
+    )
+    require(
+        not fusion.ENABLED or fusion.ALPHA != "auto" or test.HOLDOUT.FRACTION > 0,
+        "TEST.FUSION.ALPHA: 'auto' chooses on held-out training identities; train with TEST.HOLDOUT.FRACTION above 0, "
+        "or set a number (the paper's is 0.02)",
     )
 
 

@@ -15,7 +15,7 @@ from ..errors import DatasetError
 from .augment import build_augmentation
 from .cache import build_cache
 from .listing import Item, as_numbers
-from .loader import ChipDataset, ChipLoader, TrainDraws, image_settings
+from .loader import ChipDataset, ChipLoader, GeneratedDataset, TrainDraws, image_settings
 from .samplers import build_batches
 from .transforms import build_sar_transform
 
@@ -75,10 +75,33 @@ def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
     """
     if not items:
         raise DatasetError("no chips to test on")
+    return _in_order(cfg, _dataset(cfg, items, train=False))
+
+
+def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]], modality: int) -> ChipLoader:
+    """A loader over generated chips, each once, in the form of :func:`build_test_loader`.
+
+    Args:
+        cfg: the config.
+        files: (path, (width, height) of the source chip in pixels).
+        modality: whose place they take: 1 for SAR chips generated from optical ones, 0 the other way round.
+
+    Returns:
+        A loader whose ``targets`` are the numbers of the files; ``sizes`` are those of the source chips.
+
+    Raises:
+        DatasetError: no files.
+    """
+    if not files:
+        raise DatasetError("no generated chips to read")
+    return _in_order(cfg, GeneratedDataset(files, modality, build_augmentation(cfg, train=False)))
+
+
+def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
     workers = cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS
     mini_batch = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
-    batches = BatchSampler(InferenceSampler(len(items)), mini_batch, drop_last=False)
-    return ChipLoader(_dataset(cfg, items, train=False), batches, workers, _device(cfg))
+    batches = BatchSampler(InferenceSampler(len(dataset)), mini_batch, drop_last=False)
+    return ChipLoader(dataset, batches, workers, _device(cfg))
 
 
 def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import ChipError, MOSError, WorkerError
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
+from .decoding import decode
 from .listing import Item
-from .modality import OPTICAL, modality_from_name, ship_size_features
+from .modality import OPTICAL, SAR, modality_from_name, ship_size_features
 from .seeding import drawn_from, spread_seed
 
 # A row of the items and the seed of its augmentation; None: no augmentation to draw.
@@ -104,6 +105,60 @@ class ChipDataset(Dataset[Any]):
             return make()  # says what is wrong with the file
 
 
+class GeneratedDataset(Dataset[Any]):
+    """Chips that a bridge generated, as tensors: read as they are, in the place of chips of the other modality.
+
+    Args:
+        files: (path, (width, height) of the chip that it was generated from, in pixels).
+        modality: 0 where they are optical chips, 1 where they are SAR chips.
+        augmentation: ``[height, width, 3]`` uint8 -> ``[3, H, W]`` float32, 0..255.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, tuple[int, int]]],
+        modality: int,
+        augmentation: Callable[[np.ndarray], torch.Tensor],
+    ) -> None:
+        self.files = list(files)
+        self.modality = modality
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> dict[str, Any] | ChipError:
+        """One chip as :class:`ChipDataset` gives it; ``targets`` is its row: whose it is, is nobody's business here."""
+        path, (width, height) = self.files[row]
+        try:
+            image = read_generated(path)
+        except ChipError as error:
+            return error
+        # The ship has the size that it has in its source (MOS, CDGF): pixels of the source's modality.
+        source = SAR if self.modality == OPTICAL else OPTICAL
+        return {
+            "images": self.augmentation(image),
+            "targets": row,
+            "camids": self.modality,
+            "modalities": self.modality,
+            "sizes": torch.from_numpy(ship_size_features(width, height, source)).float(),
+            "img_paths": path,
+        }
+
+
+def read_generated(path: str) -> np.ndarray:
+    """A generated chip as ``[height, width, 3]`` uint8; no SAR transform, which its bridge was trained behind.
+
+    Raises:
+        ChipError: it cannot be read, or is no 8-bit image in grey or colour.
+    """
+    stored = decode(path)
+    if stored.dtype != np.uint8 or (stored.ndim == 3 and stored.shape[2] != 3):
+        shape = f"{stored.dtype} of {1 if stored.ndim == 2 else stored.shape[2]} channel(s)"
+        raise ChipError(path, f"is {shape}; a generated chip is 8-bit grey or RGB")
+    return np.ascontiguousarray(stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=2))
+
+
 class TrainDraws(Sampler[list[Draw]]):
     """Batches of (row, seed), endless from iteration ``start`` on.
 
@@ -153,10 +208,10 @@ class ChipLoader(DataLoader[Any]):
         device: move the tensors of a batch there (fast-reid's own models expect it); None leaves them on the host.
     """
 
-    dataset: ChipDataset
+    dataset: Any
 
     def __init__(
-        self, dataset: ChipDataset, batches: Sampler[Any], num_workers: int, device: torch.device | None = None
+        self, dataset: Dataset[Any], batches: Sampler[Any], num_workers: int, device: torch.device | None = None
     ) -> None:
         super().__init__(
             dataset,

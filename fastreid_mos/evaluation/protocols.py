@@ -42,7 +42,9 @@ class Protocol:
         return np.array_equal(self.query, other.query) and np.array_equal(self.gallery, other.gallery)
 
 
-def select_protocols(chips: Chips, wanted: Sequence[Sequence[str]]) -> tuple[list[Protocol], dict[str, str]]:
+def select_protocols(
+    chips: Chips, wanted: Sequence[Sequence[str]], subsets: bool = True
+) -> tuple[list[Protocol], dict[str, str]]:
     """Rows of the protocols that the chips allow.
 
     A data set with ``subset/<name>/query`` and ``subset/<name>/bounding_box_test`` says itself which chips a protocol
@@ -54,6 +56,7 @@ def select_protocols(chips: Chips, wanted: Sequence[Sequence[str]]) -> tuple[lis
         chips: all test chips.
         wanted: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
             ``sar``.
+        subsets: look for ``subset/<name>``; those folders list the chips of a test split and of no other.
 
     Returns:
         The protocols, and by name the reason for each that is left out: no query, no gallery, or the very chips of a
@@ -64,7 +67,7 @@ def select_protocols(chips: Chips, wanted: Sequence[Sequence[str]]) -> tuple[lis
     found: list[tuple[Protocol, int]] = []
     left_out: dict[str, str] = {}
     for name, left, right in wanted:
-        listed = _subset(chips, name)
+        listed = _subset(chips, name) if subsets else None
         protocol = Protocol(
             name,
             _of_modality(chips, query if listed is None else listed[0], left),

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from .settings import EvalSettings
 
 # Nearest gallery chips put on record for each query.
 TOP = 10
-RESULTS, RANKS = "results.json", "query_ranks.csv"
+RESULTS, RANKS, FUSED_RANKS = "results.json", "query_ranks.csv", "fused_query_ranks.csv"
 logger = logging.getLogger("fastreid_mos.evaluation")
 
 
@@ -43,9 +43,12 @@ class ProtocolReport:
     Attributes:
         protocol: its rows.
         result: the model's ranking.
-        rows: ``model``, ``size-only`` (where sizes are known) and ``random``.
-        above: figures of the model less those of the other rows, over the same resamplings.
+        rows: ``model``, ``fused`` (with fusion), ``size-only`` (where sizes are known) and ``random``.
+        above: figures of the model less those of size-only and random, over the same resamplings.
         wilson: Wilson's interval of the model's Rank-1, in percent.
+        fused: the ranking by fused features; None without fusion.
+        fused_above: figures of ``fused`` less those of ``model``, over the same resamplings.
+        fused_counts: how many of the queries and of the gallery chips have generated chips; None: not known.
 
     Without a query that has a match there is a ranking but nothing to measure: no rows, and NaN for ``wilson``.
     """
@@ -55,6 +58,9 @@ class ProtocolReport:
     rows: dict[str, Row]
     above: dict[str, Row]
     wilson: tuple[float, float]
+    fused: RankResult | None = None
+    fused_above: dict[str, Row] = field(default_factory=dict)
+    fused_counts: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -73,7 +79,9 @@ class ProtocolReport:
         """
         metrics = list(per_query["model"])
         columns = {name: np.stack([values[metric] for metric in metrics], axis=1) for name, values in per_query.items()}
-        differences = {name: columns["model"] - values for name, values in columns.items() if name != "model"}
+        pairs = [("model", name) for name in columns if name not in ("model", "fused")]
+        pairs += [("fused", "model")] if "fused" in columns else []
+        differences = {pair: columns[pair[0]] - columns[pair[1]] for pair in pairs}
         table = np.concatenate([*columns.values(), *differences.values()], axis=1)
         intervals = 100 * bootstrap_intervals(table, samples, seed)
         means = 100 * table.mean(axis=0)
@@ -88,9 +96,12 @@ class ProtocolReport:
                 )
             )  # fmt: skip
         named = dict(zip(columns, rows, strict=False))
-        above = dict(zip(differences, rows[len(columns) :], strict=True))
+        differing = dict(zip(pairs, rows[len(columns) :], strict=True))
+        above, fused_above = (
+            {right: row for (left, right), row in differing.items() if left == own} for own in ("model", "fused")
+        )
         low, high = wilson_interval(float(per_query["model"]["Rank-1"].sum()), result.num_valid)
-        return cls(protocol, result, named, above, (100 * low, 100 * high))
+        return cls(protocol, result, named, above, (100 * low, 100 * high), fused_above=fused_above)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
         return {**values.figures, "intervals": {name: list(pair) for name, pair in values.intervals.items()}}
 
     count = len(part.protocol.query)
-    return {
+    content: dict[str, Any] = {
         "queries": count,
         "queries_valid": part.result.num_valid,
         "queries_without_match": count - part.result.num_valid,
@@ -132,6 +143,11 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
         "rank1_wilson": list(part.wilson),
         "model_above": {name: row(values) for name, values in part.above.items()},
     }
+    if part.fused is not None:
+        content["fused_above"] = {name: row(values) for name, values in part.fused_above.items()}
+    if part.fused_counts is not None:
+        content["fused_chips"] = dict(zip(("queries", "gallery"), part.fused_counts, strict=True))
+    return content
 
 
 def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> dict[str, Any]:
@@ -214,11 +230,28 @@ def log_report(report: Report) -> None:
                 f"{part.protocol.name}: {missing} of {len(part.protocol.query)} queries have no match in the gallery "
                 "and are left out of the means"
             )
-        for name, row in part.above.items():
+        rows = [("model", name, row) for name, row in part.above.items()]
+        for left, name, row in [*rows, *(("fused", name, row) for name, row in part.fused_above.items())]:
             figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
-            logger.info(f"{part.protocol.name}: model above {name}: {figures}")
+            logger.info(f"{part.protocol.name}: {left} above {name}: {figures}")
+    _log_fusion(report)
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")
+
+
+def _log_fusion(report: Report) -> None:
+    fusion = report.about.get("fusion")
+    if not fusion:
+        return
+    for part in [*report.protocols, *report.ranked_only]:
+        name = part.protocol.name
+        queries, gallery = part.fused_counts or (0, 0)
+        alpha, k = fusion["alpha"][name], fusion["k"][name]
+        how = f"{fusion['mode']} of {k} sample(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
+        logger.info(
+            f"{name}: generated chips for {queries} of {len(part.protocol.query)} queries and {gallery} of "
+            f"{len(part.protocol.gallery)} gallery chips; {how}"
+        )
 
 
 def _cell(row: Row, metric: str, form: str = ".1f") -> str:
@@ -228,14 +261,23 @@ def _cell(row: Row, metric: str, form: str = ".1f") -> str:
 
 
 def write_report(report: Report, chips: Chips, folder: str) -> None:
-    """Write ``results.json`` and ``query_ranks.csv``, each whole or not at all.
+    """Write ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv``, each whole or not at all.
+
+    Without fusion an earlier ``fused_query_ranks.csv`` goes: the figures beside it are no longer its own.
 
     Raises:
         MOSError: the folder cannot be written to.
     """
+    every = [*report.protocols, *report.ranked_only]
     try:
         with atomic_write(os.path.join(folder, RANKS)) as stream:
-            _write_ranks(stream, report, chips)
+            _write_ranks(stream, [(part, part.result) for part in every], chips)
+        fused = [(part, part.fused) for part in every if part.fused is not None]
+        if fused:
+            with atomic_write(os.path.join(folder, FUSED_RANKS)) as stream:
+                _write_ranks(stream, fused, chips)
+        elif os.path.lexists(os.path.join(folder, FUSED_RANKS)):
+            os.unlink(os.path.join(folder, FUSED_RANKS))
         with atomic_write(os.path.join(folder, RESULTS)) as stream:
             json.dump(_no_nan(report.as_dict()), stream, indent=2, allow_nan=False)
             stream.write("\n")
@@ -253,12 +295,11 @@ def _no_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _write_ranks(stream: Any, report: Report, chips: Chips) -> None:
+def _write_ranks(stream: Any, parts: Sequence[tuple[ProtocolReport, RankResult]], chips: Chips) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     top = [f"{what}_{place}" for place in range(1, TOP + 1) for what in ("top", "match")]
     writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
-    for part in [*report.protocols, *report.ranked_only]:
-        result = part.result
+    for part, result in parts:
         for number, row in enumerate(part.protocol.query):
             own: list[Any] = [part.protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row],
                               result.num_matches[number]]  # fmt: skip

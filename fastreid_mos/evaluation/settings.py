@@ -24,7 +24,7 @@ class EvalSettings:
         bootstrap_samples, bootstrap_seed: resamplings of the queries for the intervals.
         rerank: k1, k2 and lambda of the k-reciprocal re-ranking; None: off.
         aqe: number of times, neighbours and exponent of the query expansion; None: off.
-        fusion: whether optical features are to be fused with those of generated SAR chips.
+        fusion: whether features are to be fused with those of chips generated in the other modality.
         seed: the run's, for the record.
         weights: the run's ``MODEL.WEIGHTS``, for the record.
         run_folder: the run's ``OUTPUT_DIR``, whose last checkpoint is put on record.

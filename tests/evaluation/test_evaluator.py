@@ -226,12 +226,21 @@ def test_own_file_is_left_out_within_one_modality(split, caplog):
     assert report.protocol.name == "ALL" and report.result.first_rank[0] == report.result.first_rank[2] == 1
 
 
-def test_fusion_is_refused_until_it_is_there(split):
-    with pytest.raises(ConfigError, match="TEST.FUSION.ENABLED: .*bridge"):
+def test_fusion_without_generated_features_is_refused(split):
+    with pytest.raises(ConfigError, match=r"TEST.FUSION.ENABLED: .*no features of generated chips"):
         evaluator(split, fusion=True)
+    # Held-out chips are not fused: checkpoints are chosen on them.
+    held = FusionReidEvaluator(num_query=split.num_query, settings=EvalSettings(fusion=True), split="held-out")
+    assert split.run(held) == split.run(evaluator(split))
+    assert held.report.as_dict().get("fusion") is None
+
+
+def test_an_evaluator_that_cannot_fuse_is_refused():
     cfg = fastreid_mos.get_cfg()
     cfg.TEST.FUSION.ENABLED, cfg.TEST.FUSION.ROOT = True, "/generated"
-    with pytest.raises(ConfigError, match="TEST.FUSION.ENABLED: .*bridge"):
+    check_config(cfg)
+    cfg.TEST.EVALUATOR = "ReidEvaluator"
+    with pytest.raises(ConfigError, match="TEST.FUSION.ENABLED: ReidEvaluator cannot fuse"):
         check_config(cfg)
 
 
@@ -242,14 +251,17 @@ def test_fusion_has_its_place(split):
     synthetic = split.features[owner] + rng.standard_normal((len(owner), split.features.shape[1]))
 
     class Fused(FusionReidEvaluator):
-        def fused(self, chips):
+        def fused(self, chips, protocol):
             assert np.array_equal(chips.features, split.features) and chips.paths == split.paths
-            return fuse_features(chips.features, synthetic, owner, 0.5)
+            return fuse_features(chips.features, synthetic, owner, 0.5) if protocol.name == "O2S" else chips.features
 
     made = Fused(num_query=split.num_query, settings=EvalSettings(fusion=True))
     fused = fuse_features(split.features, synthetic, owner, 0.5)
-    assert split.run(made)["O2S"] == split.changed(features=fused).run(evaluator(split))["O2S"]
-    assert split.run(made)["O2S"] != split.run(evaluator(split))["O2S"]
+    results, plain = split.run(made), split.run(evaluator(split))
+    assert results["O2S"] == split.changed(features=fused).run(evaluator(split))["O2S"] != plain["O2S"]
+    assert results["S2O"] == plain["S2O"]
+    part = made.report.protocols[1]
+    assert part.protocol.name == "O2S" and part.rows["model"].figures == plain["O2S"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

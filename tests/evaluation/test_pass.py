@@ -18,6 +18,7 @@ import fastreid_mos
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, build_test_loader
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, rank_features
+from fastreid_mos.evaluation.fused_chips import ChipPass
 
 
 class Colours(nn.Module):
@@ -113,10 +114,9 @@ def test_flip_testing_reaches_the_features(ships):
     loader = build_test_loader(cfg, [*dataset.query, *dataset.gallery])
     features = {}
     for flip in (False, True):
-        evaluator = FusionReidEvaluator(cfg, len(dataset.query))
-        kept = evaluator.fused
-        evaluator.fused = lambda chips, kept=kept, flip=flip: features.setdefault(flip, kept(chips))
+        evaluator = ChipPass(len(dataset.query))
         inference_on_dataset(Colours(), loader, evaluator, flip_test=flip)
+        features[flip] = evaluator.chips.features
     # Left and right eighths are averaged by it.
     pairs = features[False].reshape(-1, 3, 4, 2)
     wanted = np.repeat(pairs.mean(axis=3, keepdims=True), 2, axis=3).reshape(features[False].shape)
