@@ -69,7 +69,8 @@ def check_autoencoder(vae: Any) -> None:
     Raises:
         ValueError: neither a VQModel nor an AutoencoderKL, or not of images with three channels.
     """
-    if not isinstance(vae, tuple(_CLASSES.values())):
+    known: Any = tuple(_CLASSES.values())
+    if not isinstance(vae, known):
         raise ValueError(f"vae: a diffusers VQModel or AutoencoderKL, got {type(vae).__name__}")
     channels = (vae.config.in_channels, vae.config.out_channels)
     if channels != (3, 3):
