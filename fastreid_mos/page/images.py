@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..data import OPTICAL, SAR, read_chip, sar_denoise
 from ..data.decoding import decode
-from ..errors import ChipError
+from ..errors import ChipError, MOSError
 from .markup import Html, join, markup, missing, tag
 
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
@@ -171,14 +171,14 @@ def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[
         percentiles: of the SAR denoising.
 
     Raises:
-        ValueError: a row whose lists differ in length.
+        MOSError: a row whose lists differ in length.
     """
     if not rows:
         return missing("No lists: there is no query with a match on record.")
     strips = []
     for query, gallery, match in rows:
         if len(gallery) != len(match):
-            raise ValueError(f"top_lists: {query}: {len(gallery)} gallery chips but {len(match)} marks")
+            raise MOSError(f"top_lists: {query}: {len(gallery)} gallery chips but {len(match)} marks")
         cells = [_cell(chip_picture(query, "", height, percentiles), query, "query", "source")]
         for place, (file, right) in enumerate(zip(gallery, match, strict=True), 1):
             cells.append(_cell(chip_picture(file, "", height, percentiles), file, str(place), "", right=right))

@@ -20,7 +20,7 @@ LIMIT = 3_000_000
 # Heights of the pictures that are tried in turn, then rows of pictures are left out.
 _HEIGHTS = (192, 144, 112, 80)
 # What a sentence of the page calls the chips of a simulated data set.
-_SIMULATED = "every ship in this page is simulated; no figure and no picture here is of a real ship"
+_SIMULATED = "every ship in this page is simulated; nothing here is of a real ship"
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,11 @@ def method_page(
         The size of the file in bytes.
 
     Raises:
-        MOSError: it cannot be written, or is too large even without pictures.
+        MOSError: it cannot be written, is too large even without pictures, or results are none.
     """
+    for name, part in (("MOS", inputs.results), *inputs.variants.items()):
+        if part is not None and not isinstance(part, Mapping):
+            raise MOSError(f"results of {name}: the content of a results.json is needed, got {type(part).__name__}")
     for height in _HEIGHTS:
         text = _page(inputs, title, height, None).render()
         if len(text.encode("utf-8")) <= limit:
@@ -126,7 +129,7 @@ def _fused_notes(fusion: Any, protocols: Iterable[str]) -> dict[str, str]:
             value = number(value.get(protocol)) if isinstance(value, Mapping) else number(value)
             if value is not None:
                 used.append(f"{name} {value:g}")
-        notes[protocol] = ", ".join(used)
+        notes[protocol] = "alpha 0: as unfused" if used[:1] == ["alpha 0"] else ", ".join(used)
     return notes
 
 
@@ -196,7 +199,7 @@ def _counts(part: Any) -> str:
     said = [
         f"{part[key]} {name}"
         for key, name in (("queries_valid", "queries"), ("gallery", "in the gallery"))
-        if key in part
+        if number(part.get(key)) is not None
     ]
     without = part.get("queries_without_match")
     if without:

@@ -64,6 +64,7 @@ tbody tr.own th, tbody tr.own b { font-weight: 700; }
 td b { font-weight: 600; display: inline-block; min-width: 2.9em; }
 th small { display: block; color: var(--soft); font-size: 0.8rem; font-weight: 400; }
 .interval { color: var(--soft); font-size: 0.875rem; white-space: nowrap; display: inline-block; min-width: 8em; }
+td .note { white-space: nowrap; }
 .whisker { width: 130px; height: 14px; vertical-align: middle; }
 .whisker .rail { stroke: var(--grid); stroke-width: 1; }
 .whisker .span { stroke: var(--s0); stroke-width: 2; }
@@ -102,8 +103,8 @@ th small { display: block; color: var(--soft); font-size: 0.8rem; font-weight: 4
   border: 3px solid var(--line); border-radius: 3px; }
 .cell.wide .frame { height: 140px; }
 .frame img { display: block; max-width: 100%; max-height: 100%; }
-.frame .gone { color: var(--text); font-size: 0.7rem; line-height: 1.25; padding: 2px; overflow: hidden; max-height: 100%;
-  overflow-wrap: anywhere; }
+.frame .gone { color: var(--text); font-size: 0.7rem; line-height: 1.25; padding: 2px; overflow: hidden;
+  max-height: 100%; overflow-wrap: anywhere; }
 .cell figcaption { font-size: 0.75rem; line-height: 1.3; overflow-wrap: anywhere; margin-top: 3px; }
 .cell.generated .frame { border-style: dashed; border-color: var(--s3); }
 .cell.right .frame { border-color: var(--right); }
@@ -122,19 +123,32 @@ th small { display: block; color: var(--soft); font-size: 0.8rem; font-weight: 4
   .whisker { display: block; }
   th, td { padding-right: 8px; }
   .cells { gap: 6px 4px; }
-  .cell { width: 53px; }
+  .cell { width: 54px; }
   .cell.wide { width: 104px; }
   .cell .frame { height: 128px; }
   .cell.wide .frame { height: 104px; }
   .cell.source { margin-right: 4px; }
-  .cell figcaption { font-size: 0.7rem; }
+  .cell figcaption { font-size: 0.65rem; }
 }
 @media print {
   body { font-size: 10.5pt; }
   .banner { position: static; }
   nav { display: none; }
   h2, h3 { break-after: avoid; }
-  tr, figure, .strip { break-inside: avoid; }
+  tr, figure, caption, .strip { break-inside: avoid; }
+  caption, thead, tr.group { break-after: avoid; }
+  .charts { grid-template-columns: 1fr 1fr; gap: 16px 20px; }
+  .interval { min-width: 0; }
+  .whisker { width: 76px; }
+  .ships { gap: 8px; }
+  .strip { padding: 5px 6px; }
+  .cells { gap: 4px; }
+  .cell { width: 49px; }
+  .cell.wide { width: 98px; }
+  .cell .frame { height: 118px; }
+  .cell.wide .frame { height: 98px; }
+  .cell.source { margin-right: 4px; }
+  .cell figcaption { font-size: 6.5pt; }
   .scroll { overflow: visible; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }

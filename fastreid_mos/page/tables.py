@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from .markup import Html, join, missing, tag
@@ -33,9 +34,13 @@ class TableRow:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for what is none (null, text, NaN, truth values)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def interval(row: Any, metric: str) -> tuple[float, float] | None:
