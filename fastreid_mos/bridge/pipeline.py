@@ -83,6 +83,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(f"direction: {' or '.join(DIRECTIONS)}, got {direction!r}")
         if resize not in FILTERS:
             raise ValueError(f"resize: one of {', '.join(FILTERS)}, got {resize!r}")
+        if not isinstance(scheduler, BrownianBridgeScheduler):
+            raise ValueError(f"scheduler: a BrownianBridgeScheduler is needed, got {type(scheduler).__name__}")
         if vae is not None:
             check_autoencoder(vae)
             if scheduler.config.clip_sample:
