@@ -94,6 +94,8 @@ class DumpFacts:
         size: [height, width] of the generated chips.
         resize: filter that brought the sources to it.
         precision: dtype that the networks ran in.
+        device, batch: where, and how many rows were computed together there; beside the rest they decide the last bit
+            of a float, and so a grey level here and there. On the CPU rows are computed one by one.
         trained_identities: by data set, the identities that the bridge was trained on; None: not known.
         datasets, splits: what was dumped.
         command: makes the dump again, or what is missing in it.
@@ -115,6 +117,8 @@ class DumpFacts:
     size: tuple[int, int]
     resize: str = "bilinear"
     precision: str = "float32"
+    device: str = "cpu"
+    batch: int = 1
     trained_identities: dict[str, list[Any]] | None = None
     datasets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
@@ -211,6 +215,8 @@ _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "size": (_is_size, "[height, width]"),
     "resize": (_is_text, "a filter"),
     "precision": (_is_text, "a dtype"),
+    "device": (_is_text, "a kind of device"),
+    "batch": (_is_count, "a whole number from 1 on"),
     "trained_identities": (_is_identities, "lists by data set"),
     "datasets": (_is_texts, "a list of names"),
     "splits": (_is_texts, "a list of names"),
@@ -242,7 +248,7 @@ _TUPLES = ("source_size", "size", "datasets", "splits")
 
 
 @dataclass
-class Journal:
+class Lines:
     """Rows read from a file of lines, and whether its last line was cut off by a kill.
 
     Attributes:
@@ -281,7 +287,7 @@ def write_facts(root: str | os.PathLike[str], facts: DumpFacts) -> None:
         stream.write(facts.to_json())
 
 
-def read_rows(path: str, command: str = "", journal: bool = False) -> Journal:
+def read_rows(path: str, command: str = "", journal: bool = False) -> Lines:
     """Read a file of lines.
 
     Args:
@@ -299,7 +305,7 @@ def read_rows(path: str, command: str = "", journal: bool = False) -> Journal:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
     whole = content.rfind(b"\n") + 1
-    found = Journal(whole=whole, half=whole < len(content))
+    found = Lines(whole=whole, half=whole < len(content))
     if found.half and not journal:
         number = content.count(b"\n") + 1
         raise DatasetError(f"{path}: line {number} is cut off; {_again(command)}")
@@ -325,10 +331,14 @@ def _read_bytes(path: str) -> bytes:
 
 
 def write_manifest(root: str | os.PathLike[str], rows: Iterable[SyntheticRow]) -> None:
-    """Write ``manifest.jsonl``, whole and in the order of splits, sources and samples."""
-    ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.source, row.sample))
+    """Write ``manifest.jsonl``, whole and in the order of :func:`sorted_rows`."""
     with atomic_write(os.path.join(root, MANIFEST)) as stream:
-        stream.writelines(f"{row.to_json()}\n" for row in ordered)
+        stream.writelines(f"{row.to_json()}\n" for row in sorted_rows(rows))
+
+
+def sorted_rows(rows: Iterable[SyntheticRow]) -> list[SyntheticRow]:
+    """Rows in the order of splits, sources and samples."""
+    return sorted(rows, key=lambda row: (SPLITS.index(row.split), row.source, row.sample))
 
 
 def journal_path(root: str | os.PathLike[str], rank: int) -> str:

@@ -79,15 +79,15 @@ class SyntheticSet:
             raise DatasetError(f"{unfinished[0]}: the dump was not finished; run: {self.command}")
         missing, changed = damaged_files(self.root, self.rows)
         if missing:
-            raise DatasetError(f"{_named(missing)} in {MANIFEST}, but missing; run: {self.command}")
+            raise DatasetError(f"{named(missing)} in {MANIFEST}, but missing; run: {self.command}")
         if changed:
             raise DatasetError(
-                f"{_named(changed)} not the file(s) that {MANIFEST} lists (another checksum: cut off or changed); "
+                f"{named(changed)} not the file(s) that {MANIFEST} lists (another checksum: cut off or changed); "
                 f"run: {self.command}"
             )
         if foreign := foreign_files(self.root, {row.output for row in self.rows}):
             raise DatasetError(
-                f"{_named(foreign)} not listed in {MANIFEST}; remove what does not belong there, or make the folder "
+                f"{named(foreign)} not listed in {MANIFEST}; remove what does not belong there, or make the folder "
                 f"anew: {self.command}"
             )
         self._verify_bridge()
@@ -138,7 +138,7 @@ class SyntheticSet:
                 changed.append(path)
         if changed:
             raise DatasetError(
-                f"{_named(changed)} changed since chips were generated from it (another checksum than in "
+                f"{named(changed)} changed since chips were generated from it (another checksum than in "
                 f"{os.path.join(self.root, MANIFEST)}); put the earlier file back, or make the chips again into an "
                 f"empty folder: {self.command}"
             )
@@ -288,6 +288,7 @@ def _chip_sha256(path: str) -> str:
         raise ChipError(path, f"cannot be read ({error.strerror})") from None
 
 
-def _named(paths: Sequence[str]) -> str:
+def named(paths: Sequence[str]) -> str:
+    """The first of some paths, how many there are beside them, and "is" or "are"."""
     more = f" and {len(paths) - _NAMED} more are" if len(paths) > _NAMED else (" is" if len(paths) == 1 else " are")
     return f"{', '.join(paths[:_NAMED])}{more}"
