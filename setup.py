@@ -63,6 +63,7 @@ setup(
     entry_points={
         "console_scripts": [
             "mos-train = fastreid_mos.cli:train",
+            "mos-train-bbdm = fastreid_mos.bridge.cli:main",
             "mos-make-sim-hoss = fastreid_mos.sim.cli:main",
             "mos-health = fastreid_mos.__main__:main",
         ]

@@ -13,6 +13,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
 from . import limits
+from .bridge import limits as bridge_limits
 from .config import require
 from .data import SAMPLERS, TRANSFORM_REGISTRY
 from .evaluation import EVALUATOR_REGISTRY
@@ -150,4 +151,4 @@ def check_files(cfg: Any) -> None:
             require(os.path.isfile(file), f"{key}: {file}: no such file of weights")
 
 
-ALL = (check_names, *limits.ALL, check_combinations, check_files)
+ALL = (check_names, *limits.ALL, check_combinations, check_files, *bridge_limits.ALL)

@@ -47,7 +47,7 @@ def run(program: Callable[[], Any]) -> int:
     return 0
 
 
-def _run_in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """One of several processes: an error of ours is said in one line, once where all of them meet it."""
     from fastreid.utils import comm
 
@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace) -> None:
     # That it ends the other processes after an error is no news to the user.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     launch(
-        _run_in_process,
+        in_process,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,

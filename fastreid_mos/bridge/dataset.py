@@ -102,7 +102,6 @@ class PairBatches:
 
     Args:
         table: the rows.
-        direction: "optical_to_sar" or "sar_to_optical".
         store: the chips.
         batch: rows of a batch of this process.
         seed: the run's.
@@ -113,7 +112,6 @@ class PairBatches:
     def __init__(
         self,
         table: PairTable,
-        direction: str,
         store: ChipStore,
         batch: int,
         *,
@@ -144,10 +142,16 @@ class PairBatches:
             self._orders = {**{n: kept for n, kept in self._orders.items() if abs(n - epoch) < 3}, epoch: order}
         return int(order[within])
 
-    def draw(self, step: int) -> list[tuple[str, str, bool]]:
-        """Source path, target path and whether to mirror, for each row of batch ``step`` (from 0)."""
-        first = (step * self.processes + self.rank) * self.size
-        drawn = spread_seed(self.seed, _DRAWS, step, self.rank, count=2 * self.size)
+    def draw(self, step: int, rank: int | None = None) -> list[tuple[str, str, bool]]:
+        """Source path, target path and whether to mirror, for each row of batch ``step`` (from 0).
+
+        Args:
+            step: the batch.
+            rank: of another process than this one.
+        """
+        rank = self.rank if rank is None else rank
+        first = (step * self.processes + rank) * self.size
+        drawn = spread_seed(self.seed, _DRAWS, step, rank, count=2 * self.size)
         rows = []
         for n in range(self.size):
             row = self._row(first + n)
