@@ -158,11 +158,12 @@ def train_autoencoder(
             is no longer finite.
     """
     height, width = check_images(images, settings.factor)
-    plan = {"version": _VERSION, "settings": _plain(settings), "data": data, "images": len(images),
+    plan: dict[str, Any] = {"version": _VERSION, "settings": _plain(settings), "data": data, "images": len(images),
             "size": [height, width]}  # fmt: skip
     folder = os.fspath(output)
     accelerator = accelerator or Accelerator(mixed_precision=settings.precision)
     plan["processes"] = accelerator.num_processes
+    plan["settings"]["precision"] = accelerator.mixed_precision
     state_file = f"{os.path.abspath(folder)}.state.pt"
     if _done(folder, plan):
         if accelerator.is_main_process:

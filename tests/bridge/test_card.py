@@ -40,8 +40,9 @@ def test_card_says_what_was_trained():
     for fact in (
         "# Brownian bridge, SAR to optical", "| Direction | sar_to_optical |", "| Data set HOSS | 3 identities",
         "| Data set QXSSAROPT | 1 identities", "| steps | 1234 |", r"| data folder | a\|b |", "| batch | [8, 2] |",
-        "SARMaxScale, channel auto", "ysubx: the network predicts y - x_0", "latents of a VQModel", "rule dbim, eta 0.25",
-        "16 x 16 pixels", "resized bicubic", "given x_t and the source", "1000 timesteps", "## Licence", "## Limits",
+        "SARMaxScale, channel auto", "ysubx: the network predicts y - x_0", "latents of a VQModel",
+        "rule dbim, eta 0.25", "16 x 16 pixels", "resized bicubic", "given x_t and the source", "1000 timesteps",
+        "## Licence", "## Limits",
         "2205.07680", "2512.03404", 'read("ship.tif", modality=1)',
     ):  # fmt: skip
         assert fact in card, fact
@@ -60,7 +61,7 @@ def test_the_code_of_the_card_runs(sized, tmp_path, monkeypatch):
     card = (tmp_path / "p" / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == 2
-    code = "\n".join(blocks).replace("path/to/this/folder", "p").replace("num_inference_steps=20", "num_inference_steps=2")
+    code = "\n".join(blocks).replace("path/to/this/folder", "p").replace("steps=20", "steps=2")
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert Image.open("generated.png").size == (8, 16)

@@ -155,8 +155,9 @@ def test_progress_bar_counts_network_calls(capsys):
 
 def test_half_precision_keeps_x_in_single():
     pipeline = tiny_pipeline()
-    exact = pipeline(chips(1), generator=seeds(0), num_inference_steps=4, output_type="latent").images
-    rough = pipeline.to(torch.bfloat16)(chips(1), generator=seeds(0), num_inference_steps=4, output_type="latent").images
+    call = {"num_inference_steps": 4, "output_type": "latent"}
+    exact = pipeline(chips(1), generator=seeds(0), **call).images
+    rough = pipeline.to(torch.bfloat16)(chips(1), generator=seeds(0), **call).images
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.1
 
@@ -203,7 +204,8 @@ def test_bridge_in_latents(make, tmp_path):
     again = load_pipeline(tmp_path / "p")
     again.set_progress_bar_config(disable=True)
     assert type(again.vae) is type(vae)
-    torch.testing.assert_close(again(chips(1, (20, 12)), generator=seeds(0, 1), output_type="pt", **call).images, images)
+    loaded = again(chips(1, (20, 12)), generator=seeds(0, 1), output_type="pt", **call).images
+    torch.testing.assert_close(loaded, images)
 
 
 def test_latents_are_never_clamped():
@@ -420,7 +422,7 @@ def test_upload_sends_the_folder_with_its_card(tmp_path, monkeypatch):
 
     sent = {}
     monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, **_: SimpleNamespace(repo_id=f"me/{name}"))
-    monkeypatch.setattr(BrownianBridgePipeline, "_upload_folder", lambda self, folder, repo, **_: sent.update(repo=repo))
+    monkeypatch.setattr(BrownianBridgePipeline, "_upload_folder", lambda _, __, repo, **___: sent.update(repo=repo))
     tiny_pipeline().save_pretrained(tmp_path / "ships", push_to_hub=True)
     assert sent["repo"] == "me/ships"
     assert "Brownian bridge" in (tmp_path / "ships" / "README.md").read_text()
