@@ -83,6 +83,7 @@ def _test_program(cfg: Any) -> dict[str, Any]:
     from .compat.checkpoints import read_torch
     from .engine import MOSTrainer
     from .engine.folder import claim_folder, results_folder
+    from .engine.fusing import fusion_settings
     from .engine.resuming import TAG, image_differences, last_checkpoint
     from .errors import WeightsError
     from .modeling import load_reid_weights
@@ -108,12 +109,16 @@ def _test_program(cfg: Any) -> dict[str, Any]:
         for difference in image_differences(checkpoint, cfg):
             logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = MOSTrainer.test_datasets(cfg)
-    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR)
+    cfg.MODEL.WEIGHTS = weights
+    fused = MOSTrainer.prepare_fusion(cfg, datasets)
+    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR, fusion_settings(cfg))
     if folder != cfg.OUTPUT_DIR:
-        logger.warning(f"{cfg.OUTPUT_DIR} holds results of other weights or data; these are written to {folder}")
-    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, folder
+        logger.warning(
+            f"{cfg.OUTPUT_DIR} holds results of other weights, data or fusion; these are written to {folder}"
+        )
+    cfg.OUTPUT_DIR = folder
     claim_folder(folder, cfg, "eval_config.yaml")
-    return MOSTrainer.test(cfg, model, datasets)
+    return MOSTrainer.test(cfg, model, datasets, fused)
 
 
 def train(argv: list[str] | None = None) -> int:

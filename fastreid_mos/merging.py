@@ -23,6 +23,7 @@ _REAL_KEYS = (
 )
 # Lists that are empty by default and do not hold names.
 _NUMBER_LISTS = ("DATALOADER.SET_WEIGHT",)
+_WHOLE_LISTS = ("TEST.FUSION.SAMPLES",)
 _MAPPING = "a config file is a YAML mapping such as 'SOLVER: {MAX_EPOCH: 100}'"
 
 
@@ -172,8 +173,9 @@ def _real(value: Any) -> float | None:
 
 
 def _sequence(key: str, value: Any, default: Any) -> tuple[Any, str]:
-    kind = type(default[0]) if default else float if key in _NUMBER_LISTS else str
-    example = list(default) or (["name"] if kind is str else [1.0])
+    empty = float if key in _NUMBER_LISTS else int if key in _WHOLE_LISTS else str
+    kind = type(default[0]) if default else empty
+    example = list(default) or {str: ["name"], int: [0, 1], float: [1.0]}[empty]
     wanted = f"a list such as {example}"
     if kind is str:
         if isinstance(value, str):

@@ -21,11 +21,11 @@ from fastreid.utils.logger import setup_logger
 
 from ..atomic import atomic_write
 from ..errors import MOSError
-from ..evaluation.report import RANKS, RESULTS
+from ..evaluation.report import FUSED_RANKS, RANKS, RESULTS
 from .resuming import TAG
 
 LOSSES = "metrics.json"
-_WRITTEN = (RESULTS, RANKS, LOSSES, "config.yaml", "eval_config.yaml", "log.txt")
+_WRITTEN = (RESULTS, RANKS, FUSED_RANKS, LOSSES, "config.yaml", "eval_config.yaml", "log.txt")
 _LOGGERS = ("fastreid", "fastreid_mos")
 
 
@@ -127,14 +127,22 @@ def claim_folder(folder: str, cfg: Any, name: str) -> None:
         raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
 
 
-def results_folder(output_dir: str, weights: str, datasets: Mapping[str, Any], evaluator: str) -> str:
-    """Where ``--eval-only`` writes: never over results of other weights or another data set.
+def results_folder(
+    output_dir: str,
+    weights: str,
+    datasets: Mapping[str, Any],
+    evaluator: str,
+    fusion: Mapping[str, Any] | None = None,
+) -> str:
+    """Where ``--eval-only`` writes: never over results of other weights, another data set or another fusion.
 
     Args:
         output_dir: the folder that was asked for.
         weights: the tested weights.
         datasets: the tested data sets by name, with ``query`` and ``gallery``.
         evaluator: ``TEST.EVALUATOR``.
+        fusion: settings of the fusion, as they are put on record; None: without. Fused results hold the unfused ones
+            too, and may be written over these.
 
     Returns:
         ``output_dir`` if it holds no results or those of the same weights and data, else the first such of its
@@ -142,7 +150,9 @@ def results_folder(output_dir: str, weights: str, datasets: Mapping[str, Any], e
     """
     folder, number = output_dir, 0
     while not all(
-        _may_write(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, evaluator)
+        _may_write(
+            folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, evaluator, fusion
+        )
         for name, dataset in datasets.items()
     ):
         number += 1
@@ -151,7 +161,9 @@ def results_folder(output_dir: str, weights: str, datasets: Mapping[str, Any], e
     return str(comm.all_gather(folder)[0])
 
 
-def _may_write(run: str, folder: str, weights: str, dataset: Any, evaluator: str) -> bool:
+def _may_write(
+    run: str, folder: str, weights: str, dataset: Any, evaluator: str, fusion: Mapping[str, Any] | None
+) -> bool:
     path = os.path.join(folder, RESULTS)
     if not os.path.lexists(path):
         return True
@@ -165,6 +177,7 @@ def _may_write(run: str, folder: str, weights: str, dataset: Any, evaluator: str
             and earlier["dataset"] == type(dataset).__name__
             and (chips["query"], chips["gallery"]) == (len(dataset.query), len(dataset.gallery))
             and (earlier.get("evaluator") == "ReidEvaluator") == (evaluator == "ReidEvaluator")
+            and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
         )
         return same and _first_query(folder, earlier) in {item[0] for item in dataset.query}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -24,11 +24,12 @@ from ..config import building
 from ..data import build_test_loader, build_train_loader, dataset_root
 from ..data.opening import join_items, open_dataset
 from ..errors import CheckpointError, DatasetError, MOSError
-from ..evaluation import EVALUATOR_REGISTRY
+from ..evaluation import EVALUATOR_REGISTRY, Fusion
 from ..evaluation.holdout import split_holdout, summarize_splits
 from ..modeling import build_checked_model, load_reid_weights
 from .flat_results import report_flat
 from .folder import LOSSES
+from .fusing import FusedTests
 from .hooks import Checkpoints, HoldoutEval, LateWriters, LossLog
 from .loop import MOSTrainStep
 from .resuming import check_config_agrees, check_optimizer_agrees, check_training_state, last_checkpoint
@@ -168,11 +169,16 @@ class MOSTrainer(DefaultTrainer):
 
     def _look_at_tests(self, cfg: Any) -> None:
         """Say before hours of training what the test after it would stop at; empty folders may be meant so."""
+        datasets = {}
         for name in cfg.DATASETS.TESTS:
             try:
-                self._test_dataset(cfg, name, show=False)
+                datasets[name] = self._test_dataset(cfg, name, show=False)
             except NothingToTest as error:
                 self.logger.warning(str(error))
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = ""  # the start's
+        self.prepare_fusion(cfg, datasets)
 
     @staticmethod
     def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:
@@ -300,41 +306,71 @@ class MOSTrainer(DefaultTrainer):
     # ------------------------------------------------------------------ tests
 
     @classmethod
-    def test(cls, cfg: Any, model: Any, datasets: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def prepare_fusion(cls, cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
+        """Open and verify the generated chips that the tests of these data sets fuse; None without TEST.FUSION.
+
+        Raises:
+            MOSError: see :class:`FusedTests`.
+        """
+        return FusedTests.of(cfg, datasets) if cfg.TEST.FUSION.ENABLED and datasets else None
+
+    @classmethod
+    def test(
+        cls, cfg: Any, model: Any, datasets: Mapping[str, Any] | None = None, fused: FusedTests | None = None
+    ) -> dict[str, Any]:
         """Test on the test split of each data set in ``DATASETS.TESTS``, one pass over its chips for all protocols.
+
+        With ``TEST.FUSION.ENABLED`` there is one more pass before, over the generated chips of all of them, and where
+        alpha is chosen one over held-out training chips.
 
         Args:
             cfg: the config; results are written into its ``OUTPUT_DIR``.
             model: the model.
             datasets: what :meth:`test_datasets` gave, where it was called already.
+            fused: what :meth:`prepare_fusion` gave, where it was called already.
 
         Returns:
-            Metrics in percent by protocol; by data set first when there are several.
+            Metrics in percent by protocol, with fusion those of the fused features; by data set first when there are
+            several.
         """
         results: OrderedDict[str, Any] = OrderedDict()
+        datasets = cls.test_datasets(cfg) if datasets is None else datasets
+        fused = cls.prepare_fusion(cfg, datasets) if fused is None else fused
+        if fused is not None:
+            fused.run(lambda loader, evaluator: cls._infer(cfg, model, loader, evaluator))
         for name in cfg.DATASETS.TESTS:
-            dataset = datasets[name] if datasets is not None else cls._test_dataset(cfg, name)
-            items = [*dataset.query, *dataset.gallery]
+            dataset = datasets[name]
+            loader = build_test_loader(cfg, [*dataset.query, *dataset.gallery])
             folder = cfg.OUTPUT_DIR if len(cfg.DATASETS.TESTS) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
-            evaluator = cls._evaluator(cfg, len(dataset.query), folder, dataset)
-            results[name] = cls._infer(cfg, model, items, evaluator)
+            fusion = None if fused is None else fused.fusion(name)
+            evaluator = cls._evaluator(cfg, len(dataset.query), folder, dataset, fusion=fusion)
+            results[name] = cls._infer(cfg, model, loader, evaluator)
             if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
                 report_flat(cfg, name, dataset, results[name], folder)
         return next(iter(results.values())) if len(results) == 1 else results
 
     @classmethod
-    def _evaluator(cls, cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str = "test") -> Any:
+    def _evaluator(
+        cls,
+        cfg: Any,
+        num_query: int,
+        folder: str | None,
+        dataset: Any,
+        split: str = "test",
+        fusion: Fusion | None = None,
+    ) -> Any:
         if cfg.TEST.EVALUATOR == "ReidEvaluator":
             return ReidEvaluator(cfg, num_query, folder)
+        # Evaluators of others need not know of fusion.
+        options = {} if fusion is None else {"fusion": fusion}
         return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(
-            cfg, num_query, output_dir=folder, dataset=dataset, split=split
+            cfg, num_query, output_dir=folder, dataset=dataset, split=split, **options
         )
 
     @classmethod
-    def _infer(cls, cfg: Any, model: Any, items: list[Item], evaluator: Any) -> dict[str, Any]:
+    def _infer(cls, cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
         # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
         bare = model.module if isinstance(model, DistributedDataParallel) else model
-        loader = build_test_loader(cfg, items)
         return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
 
     def test_holdout(self) -> tuple[dict[str, Any], float]:
@@ -346,7 +382,7 @@ class MOSTrainer(DefaultTrainer):
         runs = []
         for query, gallery in self.holdout_splits:
             evaluator = self._evaluator(self.cfg, len(query), None, None, split="held-out")
-            results = self._infer(self.cfg, self.model, [*query, *gallery], evaluator)
+            results = self._infer(self.cfg, self.model, build_test_loader(self.cfg, [*query, *gallery]), evaluator)
             # fast-reid's evaluator knows no protocols: its figures are those of all queries in the whole gallery.
             flat = results and not any(isinstance(part, Mapping) for part in results.values())
             runs.append({"ALL": results} if flat else results)
