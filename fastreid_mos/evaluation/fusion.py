@@ -32,8 +32,8 @@ def fuse_features(features: Any, synthetic: Any, owner: Any, alpha: float, mode:
       average precision: w_d / (1 - w_d) = alpha / (1 - alpha) p_d with p_d = (1 / v_d) / mean_d (1 / v_d). Of v_d
       there are K samples only, and 1 / (their variance) would be dominated by accidentally small ones. Under the
       conjugate prior of 4 degrees of freedom about the row's mean variance v_0 the expected precision is
-      (4 + K - 1) / (4 v_0 + S_d), S_d being the sum of squared deviations. Equal spread in all dimensions, or K = 1,
-      gives the mean's result.
+      (4 + K - 1) / (4 v_0 + S_d), S_d being the sum of squared deviations. (That f and g_k are normalized first is
+      left aside.) Equal spread in all dimensions, or K = 1, gives the mean's result.
     - ``densest``: the one sample whose mean cosine similarity to the row's others is the largest (which is the one
       nearest to their mean's direction); of equal ones the first.
 

@@ -1,0 +1,174 @@
+"""The fused row beside the model's: figures, paired intervals, files, log; and the features behind it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from fastreid_mos.errors import MOSError
+from fastreid_mos.evaluation import Choice, EvalSettings, Fusion, FusionReidEvaluator, GeneratedChips, fuse_features
+from fastreid_mos.evaluation.fused_chips import GeneratedPass
+from fastreid_mos.evaluation.intervals import bootstrap_intervals
+
+NAMES = ("ALL", "O2S", "S2O")
+KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
+
+
+@pytest.fixture
+def generated(split):
+    """Two features of each optical chip but the first, a little of the ship's SAR features in them."""
+    rng = np.random.default_rng(5)
+    owner = np.repeat(np.flatnonzero(split.modalities == 0)[1:], 2)
+    features = split.features[owner] + rng.standard_normal((len(owner), split.features.shape[1]))
+    return GeneratedChips(features.astype(np.float32), owner, np.tile([0, 1], len(owner) // 2))
+
+
+def fusion(generated, **choices):
+    return Fusion(generated, "mean", {**dict.fromkeys(NAMES, Choice(0.4, 2)), **choices}, {"root": "/made", "curves": {}})
+
+
+def evaluated(split, made, output=None, **settings):
+    evaluator = FusionReidEvaluator(
+        num_query=split.num_query, settings=EvalSettings(**settings), output_dir=output, fusion=made
+    )
+    return split.run(evaluator), evaluator.report
+
+
+def plain(split, features=None, **settings):
+    own = split if features is None else split.changed(features=features)
+    evaluator = FusionReidEvaluator(num_query=split.num_query, settings=EvalSettings(**settings))
+    own.run(evaluator)
+    return {part.protocol.name: part for part in evaluator.report.protocols}
+
+
+def test_rows_stand_side_by_side(split, generated, tmp_path):
+    results, report = evaluated(split, fusion(generated), str(tmp_path), bootstrap_samples=300)
+    fused = fuse_features(split.features, generated.features, generated.owner, 0.4)
+    model, by_hand = plain(split, bootstrap_samples=300), plain(split, fused, bootstrap_samples=300)
+    written = json.loads((tmp_path / "results.json").read_text())["protocols"]
+    for part in report.protocols:
+        name = part.protocol.name
+        assert list(part.rows) == ["model", "fused", "size-only", "random"]
+        assert part.rows["model"] == model[name].rows["model"] and part.rows["fused"] == by_hand[name].rows["model"]
+        assert part.above == model[name].above and list(part.above) == ["size-only", "random"]
+        assert results[name] == part.rows["fused"].figures
+        assert written[name]["fused"]["mAP"] == part.rows["fused"].figures["mAP"]
+        assert set(written[name]["fused_above"]) == {"model"} and set(written[name]["model_above"]) == set(part.above)
+    assert any(part.rows["fused"].figures != part.rows["model"].figures for part in report.protocols)
+
+
+def test_the_interval_of_the_difference_is_paired(split, generated):
+    _, report = evaluated(split, fusion(generated), bootstrap_samples=400, bootstrap_seed=3)
+    for part in report.protocols:
+        difference = part.fused_above["model"]
+        valid = part.result.valid
+        ap = 100 * (part.fused.ap[valid] - part.result.ap[valid])
+        assert difference.figures["mAP"] == pytest.approx(ap.mean())
+        seed = [3, zlib.crc32(part.protocol.name.encode())]
+        low, high = bootstrap_intervals(ap[:, None], 400, seed)[0]
+        assert difference.intervals["mAP"] == pytest.approx((low, high))
+        # Unpaired, the interval would be that of two independent figures.
+        apart = [np.subtract(*part.rows[name].intervals["mAP"][::-1]) for name in ("model", "fused")]
+        assert high - low < np.hypot(*apart)
+
+
+def test_each_protocol_has_its_own_alpha_and_k(split, generated):
+    made = fusion(generated, O2S=Choice(0.9, 1), S2O=Choice(0.0, 0))
+    _, report = evaluated(split, made)
+    parts = {part.protocol.name: part for part in report.protocols}
+    first = generated.place == 0
+    one = fuse_features(split.features, generated.features[first], generated.owner[first], 0.9)
+    assert parts["O2S"].rows["fused"].figures == plain(split, one)["O2S"].rows["model"].figures
+    # Nothing is fused: the model's own row, to the last figure.
+    assert parts["S2O"].rows["fused"] == parts["S2O"].rows["model"]
+    assert set(parts["S2O"].fused_above["model"].figures.values()) == {0.0}
+    about = report.as_dict()["fusion"]
+    assert about["alpha"] == {"ALL": 0.4, "O2S": 0.9, "S2O": 0.0} and about["k"] == {"ALL": 2, "O2S": 1, "S2O": 0}
+    assert about["mode"] == "mean" and about["root"] == "/made"
+
+
+@pytest.mark.parametrize("options", [{"metric": "euclidean"}, {"rerank": (6, 3, 0.4)}, {"aqe": (1, 3, 2.0)}])
+def test_fused_features_are_ranked_as_the_models_are(split, generated, options):
+    _, report = evaluated(split, fusion(generated), **options)
+    fused = fuse_features(split.features, generated.features, generated.owner, 0.4)
+    wanted = plain(split, fused, **options)
+    for part in report.protocols:
+        assert part.rows["fused"].figures == wanted[part.protocol.name].rows["model"].figures
+
+
+def test_ranks_of_both_are_written(split, generated, tmp_path):
+    evaluated(split, fusion(generated), str(tmp_path))
+    ranks = {}
+    for name in ("query_ranks.csv", "fused_query_ranks.csv"):
+        with open(tmp_path / name, newline="") as stream:
+            ranks[name] = list(csv.DictReader(stream))
+    evaluated(split, None, str(tmp_path / "plain"))
+    assert (tmp_path / "plain" / "query_ranks.csv").read_bytes() == (tmp_path / "query_ranks.csv").read_bytes()
+    own, fused = ranks.values()
+    assert [row["query"] for row in own] == [row["query"] for row in fused] and own != fused
+    results = json.loads((tmp_path / "results.json").read_text())["protocols"]
+    for name in NAMES:
+        mean = np.mean([float(row["AP"]) for row in fused if row["protocol"] == name and row["AP"]])
+        assert 100 * mean == pytest.approx(results[name]["fused"]["mAP"], abs=1e-3)
+    # Without fusion no file is left that belongs to other figures.
+    evaluated(split, None, str(tmp_path))
+    assert not (tmp_path / "fused_query_ranks.csv").exists()
+    assert "fusion" not in json.loads((tmp_path / "results.json").read_text())
+
+
+def test_the_log_says_what_was_fused_and_what_it_gains(split, generated, caplog):
+    with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
+        evaluated(split, fusion(generated, S2O=Choice(0.0, 0)))
+    text = caplog.text
+    assert "| fused" in text and "O2S: fused above model: mAP " in text
+    # The first optical chip, a query, has none.
+    assert "O2S: generated chips for 11 of 12 queries and 0 of " in text and "mean of 2 sample(s), alpha 0.4" in text
+    assert "S2O: generated chips for 0 of 12 queries and 2" in text and "alpha 0, so nothing is fused" in text
+
+
+def test_queries_without_a_match_are_ranked_by_both(split, generated, tmp_path):
+    split.ids[: split.num_query] = 999
+    results, report = evaluated(split, fusion(generated), str(tmp_path))
+    assert results == {} and len(report.ranked_only) == 3
+    assert len((tmp_path / "fused_query_ranks.csv").read_text().splitlines()) == 1 + 4 * 12
+
+
+def test_features_of_other_chips_are_refused(split, generated):
+    wrong = GeneratedChips(generated.features, generated.owner + 1000, generated.place)
+    with pytest.raises(MOSError, match="do not belong to chips"):
+        evaluated(split, fusion(wrong))
+    wrong = GeneratedChips(generated.features[:, :5], generated.owner, generated.place)
+    with pytest.raises(MOSError, match="do not belong to chips"):
+        evaluated(split, fusion(wrong))
+    with pytest.raises(MOSError, match="no weight was chosen for the protocol O2S"):
+        evaluated(split, Fusion(generated, "mean", {"ALL": Choice(0.1, 1)}))
+
+
+def test_a_pass_over_generated_chips_keeps_each_once():
+    paths = [f"{number}.png" for number in range(5)]
+    features = torch.arange(10.0).reshape(5, 2)
+    taken = GeneratedPass(paths)
+
+    def run(*numbers, outputs=features):
+        taken.reset()
+        for number in numbers:
+            taken.process({"targets": torch.tensor([number])}, outputs[number : number + 1])
+        taken.evaluate()
+        return taken.features
+
+    np.testing.assert_array_equal(run(4, 0, 2, 1, 3), features.numpy())
+    for numbers in ((0, 1, 2, 3), (0, 1, 2, 3, 3), (0, 1, 2, 3, 4, 4)):
+        with pytest.raises(MOSError, match="were to come, each once"):
+            run(*numbers)
+    bad = features.clone()
+    bad[2, 1] = float("nan")
+    with pytest.raises(MOSError, match=r"not finite for the generated 2\.png;"):
+        run(0, 1, 2, 3, 4, outputs=bad)
+    with pytest.raises(MOSError, match="one feature vector a chip"):
+        taken.process({"targets": torch.tensor([0, 1])}, features[:1])
