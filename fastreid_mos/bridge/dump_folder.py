@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -46,6 +47,12 @@ _COMMON = {
     "resize": "BRIDGE.RESIZE",
     "precision": "the precision",
 }
+# Times that a folder is read when journals vanish meanwhile.
+_LOOKS = 3
+
+
+class _Merged(DatasetError):
+    """A journal that was there a moment ago."""
 
 
 class DumpFolder:
@@ -85,12 +92,22 @@ class DumpFolder:
         self._read(self.facts)
 
     def _read(self, facts: DumpFacts) -> None:
+        # Another process may merge the journals away between two looks; the manifest then has their rows.
+        for _ in range(_LOOKS - 1):
+            with contextlib.suppress(_Merged):
+                return self._look(facts)
+        self._look(facts)
+
+    def _look(self, facts: DumpFacts) -> None:
         path, command = os.path.join(self.root, MANIFEST), facts.command or REMAKE
         self._listed = read_rows(path, command).rows if os.path.lexists(path) else []
         check_rows(path, facts, self._listed)
         self.rows = list(self._listed)
         for journal in journals(self.root):
-            noted = read_rows(journal, command, journal=True).rows
+            try:
+                noted = read_rows(journal, command, journal=True).rows
+            except DatasetError as error:
+                raise error if os.path.lexists(journal) else _Merged(str(error)) from None
             for row in noted:
                 check_rows(journal, facts, [row])
             self.rows += noted

@@ -148,7 +148,7 @@ def dump(
     tasks = make_tasks(sources, facts.k, facts.seed, target, folder.rows)
     mine = folder.missing(tasks, tasks[rank::world])
     rows_together = settings.batch if place.type == "cpu" else facts.batch
-    seconds = 0.0
+    seconds, flat = 0.0, []
     if mine:
         folder.make()
         generator = ChipGenerator(pipeline.to(place), scheduler, images, source, target, facts.steps, rows_together)
@@ -157,7 +157,14 @@ def dump(
             folder.write_facts(facts)
             for task, pixels in tqdm(chips, total=len(mine), unit="image", desc="chips", disable=not progress):
                 _write(folder, journal, facts, task, pixels)
+                if (pixels == pixels[0, 0]).all():
+                    flat.append(task.output)
         seconds = time.monotonic() - started
+    if flat:
+        logger.warning(
+            f"{folder.root}: {len(flat)} of {len(mine)} chips are of one value, such as {flat[0]}; the bridge has not "
+            "learnt enough, or is sampled with settings that it cannot be"
+        )
     finished = folder.finish(facts, tasks)
     report = DumpReport(folder.root, len(tasks), len(mine), seconds, finished)
     logger.info(
