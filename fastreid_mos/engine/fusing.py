@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..compat.checkpoints import read_torch
 from ..data.build import build_generated_loader, build_test_loader
+from ..data.decoding import decode
 from ..data.holdout import Split, split_holdout
 from ..data.listing import Item
-from ..data.manifest import DIRECTIONS
+from ..data.manifest import DIRECTIONS, SyntheticRow
 from ..data.opening import base_name, join_items, open_dataset
 from ..data.synthetic import SyntheticSet, open_synthetic, synthetic_rows_for
 from ..errors import CheckpointError, ConfigError, DatasetError
@@ -111,7 +113,7 @@ class FusedTests:
         fusion = cfg.TEST.FUSION
         self.samples = sorted(fusion.SAMPLES) if len(fusion.SAMPLES) else list(range(fusion.K))
         self.source_modality, self.target_modality = DIRECTIONS[fusion.DIRECTION]
-        self.synthetic = open_synthetic(fusion.ROOT)
+        self.synthetic = _opened(fusion.ROOT)
         check_settings_agree(self.synthetic, cfg)
         self.held: HeldOutChips | None = None
         if fusion.ALPHA == "auto":
@@ -150,6 +152,8 @@ class FusedTests:
         found = synthetic_rows_for(
             self.synthetic, [chips[row][0] for row in owners], fusion.K, self.samples, fusion.ALLOW_MISSING
         )
+        for row, rows in zip(owners, found, strict=True):
+            _check_size(self.synthetic, chips[row][0], rows)
         places = {number: place for place, number in enumerate(self.samples)}
         used = [
             (self._number(row), owner, places[row.sample])
@@ -164,7 +168,7 @@ class FusedTests:
         logger.info(f"Fusion: {name}: {len(owners)} of {len(chips)} chips are {kind}, {len(used)} generated ones{gaps}")
         return _Used(table[:, 0], table[:, 1], table[:, 2], len(owners), fewer, without)
 
-    def _number(self, row: Any) -> int:
+    def _number(self, row: SyntheticRow) -> int:
         """Number of a row's file, the same for each chip that uses it."""
         path = self.synthetic.path(row)
         if path not in self._numbers:
@@ -222,6 +226,36 @@ class FusedTests:
             "curves": self._curves,
         }
         return Fusion(used.chips(self._features), self.cfg.TEST.FUSION.MODE, self._choices, record)
+
+
+def _opened(root: str) -> SyntheticSet:
+    try:
+        return open_synthetic(root)
+    except DatasetError as error:
+        raise DatasetError(f"TEST.FUSION.ROOT: {error}") from None
+
+
+def _check_size(synthetic: SyntheticSet, path: str, rows: Sequence[SyntheticRow]) -> None:
+    """The ship's size is taken from the manifest, where it must be that of the chip."""
+    sizes = {row.source_size for row in rows}
+    if not sizes or sizes == {_header_size(path)}:
+        return
+    height, width = decode(path).shape[:2]
+    if sizes != {(width, height)}:
+        raise DatasetError(
+            f"{synthetic.root}: its manifest says {' x '.join(map(str, min(sizes - {(width, height)})))} pixels of "
+            f"{path}, which has {width} x {height}; put the manifest back, or make the chips again into an empty "
+            f"folder: {synthetic.command}"
+        )
+
+
+def _header_size(path: str) -> tuple[int, int] | None:
+    """(width, height) without reading the pixels; None where that takes more."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception:  # whatever PIL says: the chip's own reader is asked then
+        return None
 
 
 def fusion_settings(cfg: Any) -> dict[str, Any] | None:
@@ -297,7 +331,7 @@ def check_bridge_is_strange(synthetic: SyntheticSet, identities: Mapping[str, It
     """
     trained = synthetic.facts.trained_identities
     way_on = "or set TEST.FUSION.ALPHA to a number (the paper's is 0.02)"
-    if trained is None:
+    if not trained:  # a bridge of tools/train_bbdm.py lists at least one data set
         raise DatasetError(
             f"{synthetic.root}: does not say which identities its bridge was trained on, and TEST.FUSION.ALPHA auto "
             f"chooses on ones it does not know; train one with tools/train_bbdm.py, {way_on}"

@@ -24,7 +24,7 @@ from ..config import building
 from ..data import build_test_loader, build_train_loader, dataset_root
 from ..data.opening import join_items, open_dataset
 from ..errors import CheckpointError, DatasetError, MOSError
-from ..evaluation import EVALUATOR_REGISTRY, Fusion
+from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import split_holdout, summarize_splits
 from ..modeling import build_checked_model, load_reid_weights
 from .flat_results import report_flat
@@ -351,13 +351,7 @@ class MOSTrainer(DefaultTrainer):
 
     @classmethod
     def _evaluator(
-        cls,
-        cfg: Any,
-        num_query: int,
-        folder: str | None,
-        dataset: Any,
-        split: str = "test",
-        fusion: Fusion | None = None,
+        cls, cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str = "test", fusion: Any = None
     ) -> Any:
         if cfg.TEST.EVALUATOR == "ReidEvaluator":
             return ReidEvaluator(cfg, num_query, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,9 @@ class GeneratedChips:
     def __len__(self) -> int:
         return len(self.owner)
 
-    def summaries(self, count: int, mode: str) -> list[Drawn]:
-        """What the first 1 ... ``count`` samples of each chip give; see :func:`fastreid_mos.evaluation.fusion`."""
-        return list(summaries(normalized(self.features), self.owner, self.place, count, mode))
+    def summaries(self, count: int, mode: str) -> Iterator[Drawn]:
+        """What the first 1 ... ``count`` samples of each chip give; for the modes see :func:`fuse_features`."""
+        return summaries(normalized(self.features), self.owner, self.place, count, mode)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,11 @@ class Fusion:
                 f"fusion: generated features {self.generated.features.shape} of rows up to "
                 f"{self.generated.owner.max()} do not belong to chips of features {chips.features.shape}"
             )
-        drawn = self.generated.summaries(choice.k, self.mode)[-1]
-        return mix(normalized(chips.features), drawn, choice.alpha).astype(np.float32)
+        fused = normalized(chips.features)
+        for drawn in self.generated.summaries(choice.k, self.mode):
+            if drawn.last:
+                fused = mix(fused, drawn, choice.alpha)
+        return fused.astype(np.float32)
 
     def counts(self, rows: Ints) -> int:
         """How many of the rows have a generated chip."""

@@ -331,6 +331,8 @@ def test_auto_refuses_identities_that_were_trained_on(data, dump, own_dump, tmp_
         with_trained({"HOSS": [*other, known[0]]})
     with pytest.raises(DatasetError, match="does not say which identities its bridge was trained on"):
         with_trained(None)
+    with pytest.raises(DatasetError, match="does not say which identities its bridge was trained on"):
+        with_trained({})
     # A fixed value chooses nothing, and is nobody's business.
     cfg = config(data, own_dump, tmp_path)
     assert prepare(cfg, MOSTrainer.test_datasets(cfg)) is not None
@@ -396,6 +398,9 @@ def test_files_and_manifest_that_disagree_are_refused_before_the_model_runs(data
     rows = lines(own_dump)
     rewrite(own_dump, [*rows[:3], {**rows[3], "sample": "two"}, *rows[4:]])
     assert "line 4" in refused(data, own_dump)
+    width, height = rows[3]["source_size"]
+    rewrite(own_dump, [*rows[:3], {**rows[3], "source_size": [width + 1, height]}, *rows[4:]])
+    assert f"which has {width} x {height}" in refused(data, own_dump)
     (own_dump / "manifest.jsonl").write_bytes(b"\x00\xff garbage\n")
     assert "manifest.jsonl: line 1" in refused(data, own_dump)
     (own_dump / "manifest.jsonl").unlink()

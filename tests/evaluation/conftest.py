@@ -96,3 +96,9 @@ def make_split(identities=12, width=16, seed=0, folder="/data/HOSS"):
 @pytest.fixture
 def split():
     return make_split()
+
+
+@pytest.fixture
+def new_split():
+    """:func:`make_split`, for splits of other sizes."""
+    return make_split

@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-from conftest import make_split
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import Choice, EvalSettings, GeneratedChips, fuse_features, rank_features
@@ -133,10 +132,10 @@ def test_the_choice_is_made_by_the_ranking_of_the_test(split):
     assert len(begun) == 4
 
 
-def test_a_protocol_that_cannot_be_measured_is_not_fused(split, caplog):
+def test_a_protocol_that_cannot_be_measured_is_not_fused(split, new_split, caplog):
     split.ids[(split.modalities == 1) & (np.arange(len(split.ids)) >= split.num_query)] += 100
     settings = EvalSettings(protocols=[["O2S", "optical", "sar"], ["S2O", "sar", "optical"]])
-    held = HeldOut(chips_of(split), two_splits(make_split())[:1])
+    held = HeldOut(chips_of(split), two_splits(new_split())[:1])
     generated = GeneratedChips(split.features[:2], np.array([0, 2]), np.array([0, 0]))
     curves = measure_curves(held, generated, settings, ALPHAS, 1, "mean")
     assert list(curves) == ["S2O"]
@@ -153,8 +152,8 @@ def test_features_of_other_chips_are_refused(split):
             measure_curves(held, wrong, EvalSettings(), ALPHAS, 1, "mean")
 
 
-def test_hundreds_of_chips_take_seconds():
-    split = make_split(identities=80, width=96)
+def test_hundreds_of_chips_take_seconds(new_split):
+    split = new_split(identities=80, width=96)
     generated = generated_for(split, 5, 1.0)
     alphas = np.linspace(0, 1, 16)
     start = time.process_time()

@@ -30,7 +30,8 @@ def generated(split):
 
 
 def fusion(generated, **choices):
-    return Fusion(generated, "mean", {**dict.fromkeys(NAMES, Choice(0.4, 2)), **choices}, {"root": "/made", "curves": {}})
+    every = {**dict.fromkeys(NAMES, Choice(0.4, 2)), **choices}
+    return Fusion(generated, "mean", every, {"root": "/made", "curves": {}})
 
 
 def evaluated(split, made, output=None, **settings):
