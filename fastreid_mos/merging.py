@@ -23,7 +23,7 @@ _REAL_KEYS = (
 )
 # Lists that are empty by default and do not hold names.
 _NUMBER_LISTS = ("DATALOADER.SET_WEIGHT",)
-_WHOLE_LISTS = ("TEST.FUSION.SAMPLES",)
+_WHOLE_LISTS = ("TEST.FUSION.SAMPLES", "BRIDGE.UNET.ATTENTION")
 _MAPPING = "a config file is a YAML mapping such as 'SOLVER: {MAX_EPOCH: 100}'"
 
 

@@ -83,11 +83,13 @@ class PairBatch:
     Attributes:
         source, target: ``[B, H, W, 3]`` uint8.
         paths: (source, target) of each row.
+        mirrored: whether a row's images are mirrored left to right.
     """
 
     source: torch.Tensor
     target: torch.Tensor
     paths: tuple[tuple[str, str], ...]
+    mirrored: tuple[bool, ...]
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Source and target ``[B, 3, H, W]`` float32 in -1..1 on the device."""
@@ -179,7 +181,8 @@ class PairBatches:
         sides = (torch.from_numpy(source), torch.from_numpy(target))
         if pinned:
             sides = (sides[0].pin_memory(), sides[1].pin_memory())
-        return PairBatch(*sides, tuple((one, other) for one, other, _ in rows))
+        paths = tuple((one, other) for one, other, _ in rows)
+        return PairBatch(*sides, paths, tuple(mirrored for _, _, mirrored in rows))
 
     def stream(self, start: int, stop: int) -> Iterator[PairBatch]:
         """Batches ``start`` to ``stop`` - 1; made ahead by threads where chips have to be read from files."""

@@ -22,12 +22,13 @@ from .checkpoints import STATE, check_agrees, read_state, saved_steps
 from .dataset import ChipStore, PairBatches, store_paths
 from .grids import SampleGrid
 from .images import BridgeImages
+from .latent_store import Latents
 from .latents import load_autoencoder
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
 from .logs import check_folder, claim_folder
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
 from .pipeline import BrownianBridgePipeline
-from .training import BridgeTraining, Latents, make_accelerator, pairs_digest, run_record
+from .training import BridgeTraining, make_accelerator, pairs_digest, run_record
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -108,9 +109,6 @@ def train(cfg: Any) -> str:
     if found.finished:
         logger.info(f"{folder}: trained already, {cfg.BRIDGE.SOLVER.STEPS} steps")
         return folder
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    claim_folder(cfg.OUTPUT_DIR, cfg, accelerator.is_main_process)
-    logger.info(f"Pairs: {data.pairs}; {len(data.table)} rows an epoch")
     images = BridgeImages.from_cfg(cfg)
     limit = _share_of_memory()
     store = ChipStore(
@@ -118,6 +116,9 @@ def train(cfg: Any) -> str:
     )
     shown = data.held_groups or data.pairs.groups
     grid = SampleGrid(shown, cfg.BRIDGE.DIRECTION, images, cfg.BRIDGE.SAMPLE.STEPS) if _wants_grid(cfg) else None
+    accelerator.wait_for_everyone()  # nobody writes before all have read their chips
+    claim_folder(cfg.OUTPUT_DIR, cfg, accelerator.is_main_process)
+    logger.info(f"Pairs: {data.pairs}; {len(data.table)} rows an epoch")
     seed = found.seed if found.seed is not None else _seed(cfg)
     vae = _autoencoder(cfg, accelerator, store, start, data.digest)
     # The autoencoder's training knows no accumulation, and what it prepared is done with.
@@ -133,9 +134,8 @@ def train(cfg: Any) -> str:
         processes=accelerator.num_processes,
     )
     record = run_record(cfg, seed, accelerator.num_processes, data.digest)
-    training = BridgeTraining(
-        cfg, accelerator, batches, Latents(vae), start=start, seed=seed, record=record, grid=grid
-    )
+    latents = Latents(vae, store, device=accelerator.device, limit=limit, show=accelerator.is_main_process)
+    training = BridgeTraining(cfg, accelerator, batches, latents, start=start, seed=seed, record=record, grid=grid)
     _say(cfg, training, accelerator)
     if found.checkpoint is not None:
         training.resume(found.checkpoint, found.step)
