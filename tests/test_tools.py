@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
@@ -35,15 +36,20 @@ def test_health_has_the_usual_arguments(argument, status, monkeypatch, capsys):
 
 
 def test_demo_refuses_a_place_that_is_not_its_own(tmp_path):
-    check = runpy.run_path(str(TOOLS / "demo.py"))["check_output"]
-    own = [tmp_path / "demo" / name for name in ("data", "top5.png")]
-    check(tmp_path / "demo", own)
-    (tmp_path / "demo" / "data").mkdir()
-    check(tmp_path / "demo", own)
+    demo = runpy.run_path(str(TOOLS / "demo.py"))["Demo"]
+
+    def check(output):
+        demo(argparse.Namespace(output=output)).check_output()
+
+    check(tmp_path / "demo")
+    for name in ("data", "run", "bridge", "fused", "transoss_0"):
+        (tmp_path / "demo" / name).mkdir()
+    (tmp_path / "demo" / "index.html").write_text("")
+    check(tmp_path / "demo")
     (tmp_path / "demo" / "thesis.tex").write_text("")
     with pytest.raises(MOSError, match="demo: holds thesis.tex, which is not an earlier demo's"):
-        check(tmp_path / "demo", own)
+        check(tmp_path / "demo")
     with pytest.raises(MOSError, match="thesis.tex: is a file; give a folder"):
-        check(tmp_path / "demo" / "thesis.tex", own)
+        check(tmp_path / "demo" / "thesis.tex")
     with pytest.raises(MOSError, match="below: cannot be used as a folder"):
-        check(tmp_path / "demo" / "thesis.tex" / "below", own)
+        check(tmp_path / "demo" / "thesis.tex" / "below")

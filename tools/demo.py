@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""The main job end to end on a SIMULATED HOSS: chips, a small MOS, three protocols, pictures of top-5 lists.
+"""The whole method end to end on a SIMULATED HOSS, and one page that shows it.
 
     python tools/demo.py --output output/demo
 
-Within ten minutes on two cores. Run again, it keeps what is finished: chips, training, then tests again.
+Simulates ships; trains a small MOS, and a thin TransOSS without and with its parts to compare; trains a small Brownian
+bridge; generates SAR chips for the optical ones; tests with fused features, whose weight is chosen on held-out training
+ships; writes index.html. Run again, it keeps what is finished.
 """
 
 from __future__ import annotations
@@ -13,64 +15,199 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-CONFIG = ROOT / "configs/HOSS/demo/mos_demo.yml"
+DEMO = ROOT / "configs/HOSS/demo"
 SHOWN = 3  # queries drawn of each protocol
+SHIPS = 6  # ships whose generated chips are shown
+HELD_OUT = ["TEST.HOLDOUT.FRACTION", "0.2"]
+PLAIN = '("CrossEntropyLoss", "TripletLoss")'
+ALIGNED = '("CrossEntropyLoss", "TripletLoss", "CMALLoss")'
+# A thin transformer from scratch, trained shortly: what the parts are, not what they can do.
+VARIANTS = {
+    "TransOSS (thin, 6 epochs from scratch)": ["INPUT.SAR.TRANSFORM", "SARMaxScale", "MODEL.LOSSES.NAME", PLAIN],
+    "+ denoise": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", PLAIN],
+    "+ CMAL": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", ALIGNED],
+}
+SHORT = ["SOLVER.MAX_EPOCH", "6", "SOLVER.WARMUP_EPOCHS", "1", "TEST.RANDOM_DRAWS", "20"]
 
 
-def check_output(output: Path, own: list[Path]) -> None:
-    """Refuse a place that is no folder, or holds what no earlier demo has left there."""
-    from fastreid_mos.errors import MOSError
+class Demo:
+    """Folders and steps of a demo.
 
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(path.name for path in output.iterdir() if path not in own and not path.name.startswith("."))
-    except FileExistsError:
-        raise MOSError(f"--output {output}: is a file; give a folder") from None
-    except OSError as error:
-        raise MOSError(f"--output {output}: cannot be used as a folder ({error.strerror})") from None
-    if foreign:
-        raise MOSError(f"--output {output}: holds {foreign[0]}, which is not an earlier demo's; give a new folder")
+    Args:
+        args: the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.output = args.output.resolve()
+        self.data, self.run = self.output / "data", self.output / "run"
+        self.bridge, self.fused = self.output / "bridge", self.output / "fused"
+        self.variants = {name: self.output / f"transoss_{number}" for number, name in enumerate(VARIANTS)}
+        self.page, self.results = self.output / "index.html", self.output / "results.json"
+        self.picture = self.output / "top5.png"
+        self.seconds: dict[str, float] = {}
+
+    def check_output(self) -> None:
+        """Refuse a place that is no folder, or holds what no earlier demo has left there."""
+        from fastreid_mos.errors import MOSError
+
+        own = [self.data, self.run, self.bridge, self.fused, *self.variants.values()]
+        own += [self.page, self.results, self.picture]
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            names = sorted(path for path in self.output.iterdir() if not path.name.startswith("."))
+        except FileExistsError:
+            raise MOSError(f"--output {self.output}: is a file; give a folder") from None
+        except OSError as error:
+            raise MOSError(f"--output {self.output}: cannot be used as a folder ({error.strerror})") from None
+        foreign = [path.name for path in names if path not in own]
+        if foreign:
+            raise MOSError(
+                f"--output {self.output}: holds {foreign[0]}, which is not an earlier demo's; give a new folder"
+            )
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Say what is done, and how long it took."""
+        print(f"\n== {title} ...", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[title] = round(time.perf_counter() - start, 1)
+
+    def all(self) -> None:
+        """Everything, in order."""
+        from fastreid_mos.sim import write_hoss
+
+        args = self.args
+        self.check_output()
+        with self.step(f"Simulating {args.ids} ships"):
+            write_hoss(
+                self.data, args.ids, args.seed, chips_per_id=args.chips_per_id, test_fraction=0.2,
+                workers=os.cpu_count() or 1,
+            )  # fmt: skip
+        os.environ["FASTREID_DATASETS"] = str(self.data)
+        with self.step("Training MOS"):
+            train("mos_demo.yml", self.run, self.seed, *HELD_OUT, *args.options, resume=True)
+        for name, folder in self.variants.items():
+            with self.step(f"Training {name}"):
+                train("transoss_tiny.yml", folder, self.seed, *VARIANTS[name], *SHORT, resume=True)
+        with self.step("Training the bridge and generating SAR chips"):
+            train_bridge(self.bridge, self.seed, *HELD_OUT, *args.bridge_options)
+        with self.step("Testing with fused features"):
+            self.test_fused()
+        with self.step("Drawing"):
+            self.draw()
+        self.say()
+
+    @property
+    def seed(self) -> list[str]:
+        return ["SEED", str(self.args.seed)]
+
+    def test_fused(self) -> None:
+        """One test of the trained MOS, unfused and fused; alpha from held-out training ships."""
+        fusion = {"ENABLED": True, "ROOT": self.bridge / "synthetic", "K": 3, "ALPHA": "auto"}
+        options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", str(value))]
+        weights = ["MODEL.WEIGHTS", str(self.run / "model_final.pth")]
+        train("mos_demo.yml", self.fused, self.seed, *HELD_OUT, *self.args.options, *weights, *options, eval_only=True)
+
+    def draw(self) -> None:
+        """The page, the picture of top-5 lists, and the table as JSON."""
+        from fastreid_mos.atomic import atomic_write
+        from fastreid_mos.evaluation.pictures import draw_top_lists, read_top_lists
+        from fastreid_mos.page import MethodInputs, method_page, read_metrics
+
+        results = read_json(self.fused / "results.json")
+        lists = {
+            f"{name}, {kind}": read_top_lists(self.fused / f"{stem}.csv", name, SHOWN)
+            for name in results["protocols"]
+            for kind, stem in (("unfused", "query_ranks"), ("fused", "fused_query_ranks"))
+        }
+        drawn = [row for title, rows in lists.items() if "unfused" in title for row in rows]
+        draw_top_lists(self.picture, drawn, "SIMULATED ships")
+        spent = {title: f"{seconds:.0f} s" for title, seconds in self.seconds.items()}
+        inputs = MethodInputs(
+            results=results,
+            variants={name: read_json(folder / "results.json") for name, folder in self.variants.items()},
+            training={
+                "MOS": read_metrics(self.run / "metrics.json"),
+                "bridge": read_metrics(self.bridge / "metrics.json"),
+            },
+            ships=list(self.ships()),
+            lists=lists,
+            facts={"ships": self.args.ids, "seed": self.args.seed, **spent},
+            command="make demo",
+        )
+        method_page(self.page, inputs, title="MOS on simulated ships")
+        record = {"page": str(self.page), "picture": str(self.picture), "seconds": self.seconds}
+        with atomic_write(self.results) as stream:
+            json.dump({**results, **record}, stream, indent=2)
+
+    def ships(self) -> Iterator[Any]:
+        """Optical query chips with the chips generated from them and real SAR chips of the same ship."""
+        from fastreid_mos.data import HOSS, OPTICAL, SAR
+        from fastreid_mos.data.synthetic import open_synthetic
+        from fastreid_mos.page import Ship
+
+        dataset, made = HOSS(self.data), open_synthetic(self.bridge / "synthetic")
+        tests = [*dataset.query, *dataset.gallery]
+        real: dict[int, list[str]] = {}
+        for path, pid, modality in tests:
+            if modality == SAR and pid >= 0:
+                real.setdefault(pid, []).append(path)
+        queries = [item for item in dataset.query if item[2] == OPTICAL and item[1] in real]
+        chosen = queries[:: max(1, len(queries) // SHIPS)][:SHIPS]
+        for (path, pid, _), rows in zip(chosen, made.match([item[0] for item in chosen]).rows, strict=True):
+            yield Ship(f"ship {pid}", path, [made.path(rows[k]) for k in sorted(rows)], real[pid][:2])
+
+    def say(self) -> None:
+        """The table in short, and where everything is."""
+        results = read_json(self.results)
+        print(f"\nSIMULATED ships, percent. Done in {sum(self.seconds.values()):.0f} s.")
+        for name, part in results["protocols"].items():
+            for row, label in (("fused", "MOS fused"), ("model", "MOS unfused"), ("size-only",) * 2, ("random",) * 2):
+                print(f"  {name}  {label:<12} mAP {part[row]['mAP']:5.1f}   Rank-1 {part[row]['Rank-1']:5.1f}")
+        print(f"Table, curves, generated chips, top-5 lists: {self.page}")
+        print(f"The table with intervals: {self.results}\nRanks of each query: {self.fused / 'query_ranks.csv'}")
 
 
-def program(args: argparse.Namespace) -> None:
+def read_json(path: Path) -> Any:
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def train(config: str, folder: Path, *options: Any, resume: bool = False, eval_only: bool = False) -> None:
+    """One run of tools/train_net.py, in this process."""
     from fastreid.engine import default_argument_parser
 
-    from fastreid_mos.atomic import atomic_write
     from fastreid_mos.cli import train_program
-    from fastreid_mos.evaluation.pictures import draw_top_lists, read_top_lists
-    from fastreid_mos.sim import write_hoss
 
-    start = time.perf_counter()
-    output = args.output.resolve()
-    data, run = output / "data", output / "run"
-    check_output(output, [data, run, output / "top5.png", output / "results.json"])
-    print(f"Simulating {args.ids} ships in {data} ...", flush=True)
-    write_hoss(
-        data, args.ids, args.seed, chips_per_id=args.chips_per_id, test_fraction=0.2, workers=os.cpu_count() or 1
-    )
-    os.environ["FASTREID_DATASETS"] = str(data)
-    options = ["OUTPUT_DIR", str(run), "SEED", str(args.seed), *args.options]
-    train_program(default_argument_parser().parse_args(["--resume", "--config-file", str(CONFIG), *options]))
-    with open(run / "results.json", encoding="utf-8") as stream:
-        results = json.load(stream)
-    picture = output / "top5.png"
-    lists = [row for name in results["protocols"] for row in read_top_lists(run / "query_ranks.csv", name, SHOWN)]
-    draw_top_lists(picture, lists, "SIMULATED ships")
-    with atomic_write(output / "results.json") as stream:
-        json.dump(
-            {**results, "picture": str(picture), "seconds": round(time.perf_counter() - start, 1)}, stream, indent=2
-        )
-    print(f"\nSIMULATED ships, percent. Done in {time.perf_counter() - start:.0f} s.")
-    for name, part in results["protocols"].items():
-        for row in ("model", "size-only", "random"):
-            print(f"  {name}  {row:<10} mAP {part[row]['mAP']:5.1f}   Rank-1 {part[row]['Rank-1']:5.1f}")
-    print(f"The table with intervals: {output / 'results.json'}")
-    print(f"Top-5 lists: {picture}\nRanks of each query: {run / 'query_ranks.csv'}")
+    flags = ["--resume"] * resume + ["--eval-only"] * eval_only
+    words = [*flags, "--config-file", str(DEMO / config), "OUTPUT_DIR", str(folder)]
+    train_program(default_argument_parser().parse_args([*words, *flat(options)]))
+
+
+def train_bridge(folder: Path, *options: Any) -> None:
+    """One run of tools/train_bbdm.py, in this process."""
+    from fastreid_mos.bridge.cli import parser, program, require_extra
+
+    require_extra()
+    words = ["--config-file", str(DEMO / "bbdm_demo.yml"), "OUTPUT_DIR", str(folder), *flat(options)]
+    args = parser().parse_args(words)
+    args.command = f"python tools/train_bbdm.py {' '.join(words)}"
+    program(args)
+
+
+def flat(options: tuple[Any, ...]) -> list[str]:
+    """Options and lists of options as one list."""
+    return [str(word) for part in options for word in (part if isinstance(part, list) else [part])]
 
 
 def main() -> int:
@@ -79,11 +216,12 @@ def main() -> int:
     parser.add_argument("--ids", type=int, default=400, help="simulated ships")
     parser.add_argument("--chips-per-id", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="KEY VALUE pairs over configs/HOSS/demo/mos_demo.yml")
+    parser.add_argument("--bridge-options", nargs="*", default=[], help="KEY VALUE pairs over bbdm_demo.yml")
+    parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_demo.yml")
     args = parser.parse_args()
     from fastreid_mos.cli import run as guarded
 
-    return guarded(lambda: program(args))
+    return guarded(lambda: Demo(args).all())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+"""How good generated SAR chips are, by rule and number of steps, on the SIMULATED set.
+
+    python benchmarks/bridge_steps.py                  # about 50 minutes on 2 cores
+    python benchmarks/bridge_steps.py --ids 800 --bridge-steps 6000
+
+Trains a re-identifier and a bridge (kept in --output), dumps one SAR chip for every optical test chip under each
+setting, and compares them with the real SAR test chips:
+
+  SSIM, PSNR   against every real SAR chip of the same ship, at the bridge's size (another look at the ship, not the
+               same image: real SAR against real SAR of the same ship is the row to read them by)
+  Frechet      distance to the real SAR test chips in the re-identifier's features (first 32 principal components of
+               the real SAR training chips), times 100
+  mAP, R1      each generated chip as a query to all real SAR test chips, with 95 % bootstrap intervals over queries
+
+The optical chip's own row is what the same re-identifier does without generating; size-only ranks by length and width;
+the control feeds each chip's size with pixels that were generated from another ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _bridge import Reidentifier, frechet, grey, picture_distances, principal_axes, rank
+from _runs import ROOT, bridge, machine, run, simulate
+from tabulate import tabulate
+
+REID, BRIDGE = "configs/HOSS/demo/mos_demo.yml", "configs/HOSS/demo/bbdm_demo.yml"
+# Rule, eta, order, spacing, steps.
+SETTINGS: list[tuple[str, float, int, str, int]] = [
+    ("bbdm", 1.0, 1, "linear", 200),
+    *(("bbdm", 1.0, 1, "linear", steps) for steps in (20, 10, 5, 2)),
+    *(("dbim", 1.0, 1, "quadratic", steps) for steps in (20, 10, 5, 2)),
+    *(("dbim", 0.0, 1, "quadratic", steps) for steps in (20, 10, 5, 2)),
+    *(("dbim", 0.0, 2, "quadratic", steps) for steps in (20, 10, 5, 2)),
+    *(("dbim", 0.0, 2, "variance", steps) for steps in (20, 10)),
+    ("dbim", 0.0, 3, "quadratic", 10),
+]
+
+
+def interval(values: Any, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over queries."""
+    from fastreid_mos.evaluation.intervals import bootstrap_intervals
+
+    low, high = bootstrap_intervals(np.asarray(values, float)[:, None], 1000, seed)[0]
+    return float(low), float(high)
+
+
+def ranking_cells(result: Any) -> list[str]:
+    """mAP and Rank-1 with intervals."""
+    ap, hit = 100 * result.ap[result.valid], 100.0 * (result.first_rank[result.valid] <= 1)
+    cells = []
+    for values in (ap, hit):
+        low, high = interval(values)
+        cells.append(f"{values.mean():.1f} [{low:.0f}, {high:.0f}]")
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ids", type=int, default=400, help="simulated ships")
+    parser.add_argument("--seed", type=int, default=0, help="of the re-identifier, the bridge and the samples")
+    parser.add_argument("--bridge-steps", type=int, default=2000, help="training steps of the bridge")
+    parser.add_argument("--output", type=Path, default=ROOT / "output/bridge_steps")
+    parser.add_argument("--data", type=Path, help="folder that holds HOSS/, instead of simulating one")
+    parser.add_argument("--reid", type=Path, help="a finished run of tools/train_net.py, instead of training one")
+    parser.add_argument("--bridge", type=Path, help="a finished run of tools/train_bbdm.py, instead of training one")
+    args = parser.parse_args()
+    output = args.output.resolve()
+    data = args.data or simulate(output / "data", args.ids, chips_per_id=4, test_fraction=0.2)
+    held = ["TEST.HOLDOUT.FRACTION", 0.2]
+    reid = args.reid or output / "reid"
+    if args.reid is None:
+        run(REID, data, reid, "SEED", args.seed, *held)
+    base = args.bridge or output / "bridge"
+    steps = ["BRIDGE.SOLVER.STEPS", args.bridge_steps, "SEED", args.seed, *held]
+    if args.bridge is None:
+        bridge(BRIDGE, data, base, *steps, "BRIDGE.SAMPLE.SPLITS", "[]")
+
+    from fastreid_mos.bridge.loading import load_pipeline
+    from fastreid_mos.data import HOSS, OPTICAL, SAR
+    from fastreid_mos.data.synthetic import open_synthetic
+    from fastreid_mos.evaluation.baselines import random_metrics
+
+    model, dataset = Reidentifier(reid, data), HOSS(data)
+    tests = [item for item in (*dataset.query, *dataset.gallery) if item[1] >= 0]
+    optical, sar = (model.chips([item for item in tests if item[2] == kind]) for kind in (OPTICAL, SAR))
+    train = model.chips([item for item in dataset.train if item[2] == SAR])
+    mean, axes = principal_axes(train.features)
+    reader = load_pipeline(base / "pipeline").chip_reader()
+    real = [reader.read(path, SAR)[..., 0] for path in sar.paths]
+    same = [(row, other) for row, pid in enumerate(optical.ids) for other in np.flatnonzero(sar.ids == pid)]
+    within = [(a, b) for a in range(len(real)) for b in range(a + 1, len(real)) if sar.ids[a] == sar.ids[b]]
+
+    rows = []
+    matches = np.array([(sar.ids == pid).sum() for pid in optical.ids])
+    matches = matches[matches > 0]
+    drawn = random_metrics(matches, np.full_like(matches, len(sar.ids)), [1], 100)
+    chance = [f"{100 * drawn[name].mean():.1f}" for name in ("mAP", "Rank-1")]
+    rows.append(["random", "", "", "", "", "", *chance, ""])
+    sized = rank(np.log(optical.metres), optical.ids, np.log(sar.metres), sar.ids, "euclidean")
+    rows.append(["size-only", "", "", "", "", "", *ranking_cells(sized), ""])
+    own = rank(optical.features, optical.ids, sar.features, sar.ids)
+    distance = frechet((optical.features - mean) @ axes.T, (sar.features - mean) @ axes.T)
+    rows.append(["optical chip itself", "", "", "", "", f"{100 * distance:.1f}", *ranking_cells(own), ""])
+    ssim, psnr = picture_distances([real[a] for a, _ in within], [real[b] for _, b in within])
+    half = np.random.default_rng(0).permutation(len(sar.ids))
+    parts = [(sar.features[half[start::2]] - mean) @ axes.T for start in (0, 1)]
+    rows.append(["real SAR of the same ship (Frechet: half against half)", "", "", f"{ssim:.3f}", f"{psnr:.2f}",
+                 f"{100 * frechet(*parts):.1f}", "", "", ""])  # fmt: skip
+    for rule, eta, order, spacing, count in SETTINGS:
+        folder = output / "dumps" / f"{rule}_eta{eta:g}_order{order}_{spacing}_{count}"
+        start = time.perf_counter()
+        fresh = not (folder / "manifest.jsonl").is_file()
+        sample = {
+            "RULE": rule, "ETA": eta, "ORDER": order, "SPACING": spacing, "STEPS": count, "K": 1,
+            "SPLITS": "['query','gallery']", "OUTPUT": folder,
+        }  # fmt: skip
+        options = [word for key, value in sample.items() for word in (f"BRIDGE.SAMPLE.{key}", value)]
+        bridge(BRIDGE, data, base, *steps, *options, dump_only=True)
+        if fresh:
+            (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.1f}")
+        made = open_synthetic(folder)
+        matched = made.match(optical.paths).rows
+        files = [made.path(found[0]) for found in matched]
+        images = [grey(path) for path in files]
+        features = model.generated(list(zip(files, optical.sizes, strict=True)))
+        ssim, psnr = picture_distances([images[a] for a, _ in same], [real[b] for _, b in same])
+        distance = frechet((features - mean) @ axes.T, (sar.features - mean) @ axes.T)
+        seconds = (folder.parent / f"{folder.name}.seconds").read_text()
+        rows.append([rule, f"{eta:g}", f"{order} {spacing}", f"{ssim:.3f}", f"{psnr:.2f}", f"{100 * distance:.1f}",
+                     *ranking_cells(rank(features, optical.ids, sar.features, sar.ids)), f"{count}"])  # fmt: skip
+        rows[-1].append(seconds)
+        print(rows[-1], flush=True)
+        if (rule, count) == ("bbdm", 200):
+            # What a generated chip owes to its size, which the re-identifier is told, and to being SAR.
+            strangers = [np.flatnonzero(optical.ids != pid) for pid in optical.ids]
+            other = np.array([rows_of[row % len(rows_of)] for row, rows_of in enumerate(strangers)])
+            swapped = model.generated([(files[b], optical.sizes[a]) for a, b in enumerate(other)])
+            cells = ranking_cells(rank(swapped, optical.ids, sar.features, sar.ids))
+            rows.append(["control: pixels of another ship's generated chip", "", "", "", "", "", *cells, f"{count}"])
+    headers = ["rule", "eta", "order, spacing", "SSIM", "PSNR", "Frechet", "mAP", "Rank-1", "steps", "seconds"]
+    order = [8, 0, 1, 2, 3, 4, 5, 6, 7, 9]
+    table = [[(row + [""] * 10)[place] for place in order] for row in rows]
+    print(f"\nSIMULATED set, {len(optical.ids)} optical against {len(sar.ids)} SAR test chips of "
+          f"{len(set(optical.ids.tolist()))} ships, seed {args.seed}, {machine()}")  # fmt: skip
+    print(tabulate(table, headers=[headers[place] for place in order], tablefmt="pipe", disable_numparse=True))
+    (output / "table.json").write_text(json.dumps({"headers": [headers[place] for place in order], "rows": table}))
+
+
+if __name__ == "__main__":
+    main()
