@@ -131,7 +131,7 @@ def program(args: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from .dumping import dump_splits
-    from .logs import start_log
+    from .logs import log_to, start_log
     from .program import PIPELINE, train
     from .training import make_accelerator
 
@@ -142,6 +142,7 @@ def program(args: argparse.Namespace) -> None:
     if args.dump_only:
         if not os.path.isfile(os.path.join(folder, "model_index.json")):
             raise MOSError(f"{folder}: no bridge there; train it first: {_without(args.command, '--dump-only')}")
+        log_to(cfg.OUTPUT_DIR, state.is_main_process)
     else:
         train(cfg)
     if cfg.BRIDGE.SAMPLE.SPLITS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -19,7 +20,6 @@ from ..errors import MOSError
 LOSSES, LOG, CONFIG = "metrics.json", "log.txt", "bbdm.yaml"
 # What runs of the re-identifier leave: their files have the same names.
 _OTHERS = ("last_checkpoint", "model_final.pth", "results.json", "config.yaml", "eval_config.yaml", LOSSES)
-_LOGGERS = ("fastreid_mos",)
 
 
 def claim_folder(folder: str, cfg: Any, main: bool) -> None:
@@ -40,9 +40,9 @@ def claim_folder(folder: str, cfg: Any, main: bool) -> None:
         os.makedirs(folder, exist_ok=True)
         with atomic_write(os.path.join(folder, CONFIG)) as stream:
             stream.write(cfg.dump())
-        _log_to(os.path.join(folder, LOG))
     except OSError as error:
         raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
+    log_to(folder, main)
 
 
 def check_folder(folder: str) -> None:
@@ -63,23 +63,46 @@ def check_folder(folder: str) -> None:
 def start_log(main: bool) -> logging.Logger:
     """The log on the screen, of the first process only."""
     setup_logger(None, distributed_rank=0 if main else 1, name="fastreid_mos")
+    for handler in logging.getLogger("fastreid_mos").handlers:
+        # fast-reid keeps the first call's; what standard output is may have changed since (in tests, in notebooks).
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.stdout
     diffusers_logging.disable_progress_bar()  # of loading a folder's parts, which takes no time
     for name in ("accelerate", "diffusers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return logging.getLogger("fastreid_mos.bridge")
 
 
-def _log_to(path: str) -> None:
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):  # of an earlier run in this process
-            if isinstance(handler, logging.FileHandler):
-                logger.removeHandler(handler)
-                handler.close()
-        file = logging.FileHandler(path, encoding="utf-8", errors="replace")
-        form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-        file.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
-        logger.addHandler(file)
+class _RunFile(logging.FileHandler):
+    """log.txt of a run."""
+
+
+def log_to(folder: str, main: bool) -> None:
+    """From here on what is logged goes to the folder's log.txt too, behind what is there.
+
+    Args:
+        folder: OUTPUT_DIR.
+        main: whether this is the first process, which alone writes.
+
+    Raises:
+        MOSError: it cannot be written to.
+    """
+    logger = logging.getLogger("fastreid_mos")
+    for handler in list(logger.handlers):  # of an earlier run in this process
+        if isinstance(handler, _RunFile):
+            logger.removeHandler(handler)
+            handler.close()
+    if not main:
+        return
+    try:
+        file = _RunFile(os.path.join(folder, LOG), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
+    form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+    file.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
+    logger.addHandler(file)
+    if logger.level == logging.NOTSET:  # where nobody has set up a log
+        logger.setLevel(logging.INFO)
 
 
 class BridgeLog:

@@ -25,7 +25,7 @@ from .images import BridgeImages
 from .latent_store import Latents
 from .latents import load_autoencoder
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
-from .logs import check_folder, claim_folder
+from .logs import check_folder, claim_folder, log_to
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
 from .pipeline import BrownianBridgePipeline
 from .training import BridgeTraining, make_accelerator, pairs_digest, run_record
@@ -107,6 +107,7 @@ def train(cfg: Any) -> str:
     found = _what_is_there(cfg, facts)
     folder = os.path.join(cfg.OUTPUT_DIR, PIPELINE)
     if found.finished:
+        log_to(cfg.OUTPUT_DIR, accelerator.is_main_process)
         logger.info(f"{folder}: trained already, {cfg.BRIDGE.SOLVER.STEPS} steps")
         return folder
     images = BridgeImages.from_cfg(cfg)

@@ -147,8 +147,6 @@ class BridgeTraining:
                 if showing and self.grid is not None and log is not None:
                     self._show(done, log)
                 if saving:
-                    if log is not None:
-                        log.flush()
                     self.checkpoints.save(done, self.record)
         finally:
             bar.close()
@@ -224,6 +222,8 @@ class BridgeTraining:
             if log is not None:
                 rate = self._rate(step)
                 log.write(step, {"loss": float(here.mean()), "lr": rate, "time": round(seconds, 6)})
+        if log is not None:
+            log.flush()
         bar.set_postfix(loss=f"{float(everyone[:, -1].mean()):.4f}", refresh=False)
         self._pending.clear()
 

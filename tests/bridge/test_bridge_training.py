@@ -1,0 +1,463 @@
+"""Training of a bridge: exact continuation, accumulation, what it learns, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from pair_world import same, tiny_cfg, weights, write_pairs
+from PIL import Image
+
+from fastreid_mos.bridge import BrownianBridgePipeline
+from fastreid_mos.bridge.checkpoints import saved_steps
+from fastreid_mos.bridge.dataset import ChipStore, PairBatches, store_paths
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.bridge.latent_store import Latents
+from fastreid_mos.bridge.leaks import open_tests
+from fastreid_mos.bridge.pairing import open_pairs, pair_table
+from fastreid_mos.bridge.program import train
+from fastreid_mos.bridge.training import BridgeTraining, make_accelerator
+from fastreid_mos.data.manifest import pipeline_id
+from fastreid_mos.errors import CheckpointError, ChipError, DatasetError, MOSError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_a_fresh_accelerator():
+    """Sums depend on the number of threads; accelerate keeps one state a process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "pairs", ["a", "b", "c", "d", "e"])
+
+
+def cfg_of(folder, output, **keys):
+    own = {"BRIDGE__DATA__NAMES": f"['{folder}']", "DATASETS__TESTS": "()", "BRIDGE__SAMPLE__SPLITS": "[]"}
+    return tiny_cfg(output, **{**own, **keys})
+
+
+def losses(output) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in map(json.loads, (Path(output) / "metrics.json").open())]
+
+
+def training_of(cfg):
+    """What ``train`` makes, before its first step."""
+    table = pair_table(open_pairs(cfg.BRIDGE.DATA.NAMES).groups, cfg.BRIDGE.DIRECTION, cfg.BRIDGE.DATA.PAIRING)
+    store = ChipStore(BridgeImages.from_cfg(cfg), store_paths(table, cfg.BRIDGE.DIRECTION))
+    batches = PairBatches(table, store, cfg.BRIDGE.SOLVER.BATCH, seed=0, flip=cfg.BRIDGE.DATA.FLIP)
+    return BridgeTraining(cfg, make_accelerator(cfg, cfg.BRIDGE.SOLVER.ACCUMULATE), batches, Latents())
+
+
+# ---------------------------------------------------------------------- results
+
+
+def test_a_run_leaves_a_pipeline_logs_and_its_last_checkpoints(pairs, tmp_path):
+    output = tmp_path / "out"
+    folder = train(cfg_of(pairs, output, BRIDGE__SOLVER__SAMPLE_PERIOD=4))
+    assert folder == str(output / "pipeline")
+    assert saved_steps(str(output / "checkpoints")) == [6, 8]  # every third and the last, two of them kept
+    assert [step for step, _ in losses(output)] == list(range(8)) and all(loss > 0 for _, loss in losses(output))
+    assert "5 identities with both modalities" in (output / "log.txt").read_text()
+    assert not [path for path in output.rglob("*") if path.name.endswith((".tmp", ".saving", ".removed"))]
+    pipeline = BrownianBridgePipeline.from_pretrained(folder)
+    assert pipeline.config.direction == "optical_to_sar" and (pipeline.config.height, pipeline.config.width) == (16, 8)
+    assert pipeline.config.trained_identities == {"pairs": [0, 1, 2, 3, 4]}
+    assert pipeline.config.sar_transform == "SARDenoise" and pipeline.config.info["steps"] == 8
+    assert pipeline.scheduler.config.step_rule == "dbim" and pipeline.scheduler.config.objective == "grad"
+    state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
+    assert state["step"] == 8 and state["config"]["INPUT.SAR.TRANSFORM"] == "SARDenoise"
+    assert state["config"]["BRIDGE.SOLVER.EMA"] == 0.9 and state["facts"]["processes"] == 1
+
+
+def test_tensorboard_has_scalars_and_grids_of_source_generated_and_real(pairs, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = tmp_path / "out"
+    train(cfg_of(pairs, output, BRIDGE__SOLVER__SAMPLE_PERIOD=4))
+    events = EventAccumulator(str(output))
+    events.Reload()
+    written = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert written == pytest.approx(dict(losses(output)))
+    grids = events.Images("source, generated, real")
+    assert [grid.step for grid in grids] == [4, 8]
+    import io
+
+    picture = np.asarray(Image.open(io.BytesIO(grids[1].encoded_image_string)))
+    assert picture.shape == (4 * 18 - 2, 3 * 10 - 2, 3)
+    images = BridgeImages.from_cfg(cfg_of(pairs, output))
+    assert (picture[:16, :8] == images.read(str(pairs / "a_RGB.png"), 0)).all()
+    assert (picture[:16, 20:28] == images.read(str(pairs / "a_SAR.png"), 1)).all()
+    assert (picture[:16, 10:18] != picture[:16, 20:28]).any()
+
+
+@pytest.mark.parametrize(("direction", "condition"), [("optical_to_sar", "none"), ("sar_to_optical", "concat")])
+def test_it_learns_to_make_the_target_from_the_source(tmp_path, direction, condition):
+    """Bright optical pixels are dark SAR ones and the other way round: far from the source itself."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in "abcdef":
+        image = np.full((16, 8), 40, np.uint8)
+        image[generator.integers(2, 8) :][:6, 2:6] = 220
+        Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
+        Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
+    cfg = cfg_of(
+        folder, tmp_path / "out", BRIDGE__DIRECTION=direction, BRIDGE__UNET__CONDITION=condition,
+        BRIDGE__SOLVER__STEPS=150, BRIDGE__SOLVER__BATCH=6, BRIDGE__SOLVER__LR=0.005,
+        BRIDGE__SOLVER__CHECKPOINT_PERIOD=1000, BRIDGE__SOLVER__EMA=0.95, BRIDGE__UNET__CHANNELS="[16,16]",
+    )  # fmt: skip
+    pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.unet.config.in_channels == (6 if condition == "concat" else 3)
+    images = BridgeImages.from_cfg(cfg)
+    source, target = (0, 1) if direction == "optical_to_sar" else (1, 0)
+    kinds = ("RGB", "SAR")
+    given, wanted = (
+        np.stack([images.read(str(folder / f"{name}_{kinds[side]}.png"), side) for name in "abcdef"])
+        for side in (source, target)
+    )
+    made = pipeline(given, num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images
+    before = np.abs(given / 255.0 - wanted / 255.0).mean()
+    after = np.abs(made - wanted / 255.0).mean()
+    assert after < 0.35 * before, (before, after)
+
+
+def test_the_loss_is_bbdms(pairs, tmp_path):
+    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__DATA__FLIP=0.0, BRIDGE__SOLVER__LOSS="l2")
+    training = training_of(cfg)
+    seen = {}
+
+    def network(x, t, return_dict):
+        seen.update(x=x, t=t)
+        return (torch.zeros_like(x),)
+
+    training.model = network
+    batch = training.batches.batch(3)
+    loss = training.loss(batch, 3)
+    y, x0 = batch.tensors()
+    m = torch.linspace(0.001, 0.999, 1000)[seen["t"]].view(-1, 1, 1, 1)
+    root = (2 * (m - m**2)).sqrt()
+    noise = (seen["x"] - (1 - m) * x0 - m * y) / root
+    assert abs(float(noise.mean())) < 0.2 and 0.8 < float(noise.std()) < 1.2
+    assert float(loss) == pytest.approx(float((m * (y - x0) + root * noise).square().mean()), rel=1e-3)
+    assert len({float(training.loss(batch, number)) for number in (3, 4, 5)}) == 3
+    assert float(training.loss(batch, 3)) == float(loss)
+
+
+def test_accumulated_batches_are_one_step_on_their_mean(pairs, tmp_path):
+    keys = {"BRIDGE__SOLVER__ACCUMULATE": 2, "BRIDGE__SOLVER__STEPS": 2, "BRIDGE__SOLVER__LOSS": "l2"}
+    cfg = cfg_of(pairs, tmp_path / "out", **keys)
+    by_hand = training_of(cfg)
+    optimizer = torch.optim.Adam(by_hand.bare.parameters(), lr=cfg.BRIDGE.SOLVER.LR)
+    for step in range(2):
+        parts = [by_hand.loss(by_hand.batches.batch(2 * step + part), 2 * step + part) for part in (0, 1)]
+        (sum(parts) / 2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    train(cfg)
+    from safetensors.torch import load_file
+
+    made = load_file(tmp_path / "out" / "checkpoints" / "step_2" / "model.safetensors")
+    for name, value in by_hand.bare.state_dict().items():
+        assert torch.allclose(made[name], value, atol=1e-6), name
+    assert len(losses(tmp_path / "out")) == 2
+
+
+def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path):
+    from safetensors.torch import load_file
+
+    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=3, BRIDGE__SOLVER__CHECKPOINT_PERIOD=1,
+                 BRIDGE__SOLVER__KEEP_CHECKPOINTS=9)  # fmt: skip
+    made = weights(train(cfg))
+    steps = [load_file(tmp_path / "out" / "checkpoints" / f"step_{n}" / "model.safetensors") for n in (1, 2, 3)]
+    for name in made:
+        # diffusers: decay min(EMA, (1 + n) / (10 + n)), 0 at the first step.
+        average = steps[0][name]
+        for n, step in enumerate(steps[1:], 1):
+            decay = min(0.9, (1 + n) / (10 + n))
+            average = decay * average + (1 - decay) * step[name]
+        assert torch.allclose(made[name], average, atol=1e-6), name
+
+
+def test_rates_warm_up_and_fall_and_gradients_are_clipped(pairs, tmp_path):
+    keys = {"BRIDGE__SOLVER__SCHED": "cosine", "BRIDGE__SOLVER__WARMUP_STEPS": 2, "BRIDGE__SOLVER__CLIP_NORM": 0.1}
+    train(cfg_of(pairs, tmp_path / "out", **keys))
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "out" / "metrics.json").open()]
+    expected = [0, 0.5, *(0.5 * (1 + np.cos(np.pi * n / 6)) for n in range(6))]
+    assert rates == pytest.approx([0.001 * factor for factor in expected])
+
+
+def test_mixed_precision_trains_and_saves_float32(pairs, tmp_path):
+    made = weights(train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__PRECISION="bf16")))
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in made.values())
+
+
+def test_in_latents_of_an_autoencoder_trained_on_the_same_chips(pairs, tmp_path):
+    keys = {
+        "BRIDGE__LATENT__TRAIN": True, "BRIDGE__LATENT__CHANNELS": "[8,8]", "BRIDGE__LATENT__STEPS": 4,
+        "BRIDGE__LATENT__CODES": 16, "BRIDGE__LATENT__BATCH": 2, "BRIDGE__SOLVER__ACCUMULATE": 2,
+    }  # fmt: skip
+    folder = train(cfg_of(pairs, tmp_path / "out", **keys))
+    pipeline = BrownianBridgePipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    assert tuple(pipeline.unet.config.sample_size) == (8, 4) and pipeline.vae is not None
+    assert pipeline(np.zeros((16, 8, 3), np.uint8), num_inference_steps=2).images[0].size == (8, 16)
+    # The second stage takes the autoencoder with the network, by TRAIN as by PATH.
+    for number, own in enumerate((keys, {"BRIDGE__LATENT__PATH": f"{folder}/vae"})):
+        output = tmp_path / f"second{number}"
+        made = BrownianBridgePipeline.from_pretrained(train(cfg_of(pairs, output, BRIDGE__INIT_FROM=folder, **own)))
+        assert same(made.vae.state_dict(), pipeline.vae.state_dict()) and not (output / "autoencoder").exists()
+    with pytest.raises(CheckpointError, match="works in the latents of an autoencoder, this config in pixels"):
+        train(cfg_of(pairs, tmp_path / "third", BRIDGE__INIT_FROM=folder))
+
+
+def test_autoencoders_that_are_not_there_or_another(pairs, tmp_path):
+    with pytest.raises(MOSError, match="no such folder of an autoencoder"):
+        train(cfg_of(pairs, tmp_path / "out", BRIDGE__LATENT__PATH=str(tmp_path / "none")))
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+# ---------------------------------------------------------------------- going on
+
+
+# Runs train() in a process of its own and kills it, as SIGKILL does, at a chosen place.
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+import torch
+torch.set_num_threads(1)
+from pair_world import tiny_cfg
+from fastreid_mos.bridge import checkpoints, pipeline, program, training
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv[1]
+if where == "in a checkpoint":  # everything is written, but the folder has no name yet
+    import accelerate
+    save = accelerate.Accelerator.save_state
+    def save_and_die(self, folder, **options):
+        save(self, folder, **options)
+        if "step_6" in folder:
+            die()
+    accelerate.Accelerator.save_state = save_and_die
+elif where == "in the pipeline":
+    pipeline.model_card = die
+program.train(tiny_cfg(sys.argv[2], **{keys!r}))
+"""
+
+
+def killed(where, output, keys):
+    code = KILLED.format(here=str(HERE), keys=keys)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, where, str(output)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+
+
+def test_killed_anywhere_the_same_call_ends_in_the_same_weights(pairs, tmp_path):
+    keys = {
+        "BRIDGE__DATA__NAMES": f"['{pairs}']", "DATASETS__TESTS": "()", "BRIDGE__SAMPLE__SPLITS": "[]",
+        "BRIDGE__SOLVER__SAMPLE_PERIOD": 4, "BRIDGE__UNET__DROPOUT": 0.1, "BRIDGE__SOLVER__ACCUMULATE": 2,
+    }  # fmt: skip
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    wanted = train(tiny_cfg(whole, **keys))
+    kept = {}
+    for where, left in (("in a checkpoint", [3]), ("in the pipeline", [6, 8])):
+        killed(where, output, keys)
+        assert saved_steps(str(output / "checkpoints")) == left, where
+        assert not (output / "pipeline").exists() and not (output / "finished.json").exists()
+        kept[where] = len(losses(output))
+    assert kept == {"in a checkpoint": 6, "in the pipeline": 8}
+    made = train(tiny_cfg(output, **keys))
+    assert same(weights(made), weights(wanted)) and pipeline_id(made) == pipeline_id(wanted)
+    assert losses(output) == losses(whole)
+    assert not [path for path in (output / "checkpoints").iterdir() if path.name.startswith(".")]
+    # Done: nothing is touched again.
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != "log.txt"]
+    before = [path.stat().st_mtime_ns for path in files]
+    assert train(tiny_cfg(output, **keys)) == made
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert "trained already, 8 steps" in (output / "log.txt").read_text()
+
+
+def test_more_steps_go_on_from_a_finished_run_with_a_constant_rate(pairs, tmp_path):
+    whole = train(cfg_of(pairs, tmp_path / "whole", BRIDGE__SOLVER__STEPS=10))
+    train(cfg_of(pairs, tmp_path / "out"))
+    made = train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=10))
+    assert same(weights(made), weights(whole)) and len(losses(tmp_path / "out")) == 10
+    with pytest.raises(CheckpointError, match="STEPS 10 .now 8."):
+        train(cfg_of(pairs, tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    assert train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=10)) == made
+    with pytest.raises(CheckpointError, match="checkpoints to go on from are gone.*--init-from"):
+        train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=12))
+
+
+def interrupted(cfg, monkeypatch, step=4):
+    """A run that is stopped by Ctrl-C in a step."""
+    own = BridgeTraining._step
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def stop(self, number, stream):
+            if number == step:
+                raise KeyboardInterrupt
+            own(self, number, stream)
+
+        patched.setattr(BridgeTraining, "_step", stop)
+        train(cfg)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"BRIDGE__SOLVER__LR": 0.002}, r"BRIDGE.SOLVER.LR 0.001 \(now 0.002\)"),
+        ({"INPUT__SAR__TRANSFORM": "SARMaxScale"}, r"INPUT.SAR.TRANSFORM SARDenoise \(now SARMaxScale\)"),
+        ({"SEED": 3}, r"SEED 0 \(now 3\)"),
+        ({"BRIDGE__DATA__PAIRING": "all"}, "BRIDGE.DATA.PAIRING random"),
+    ],
+)
+def test_going_on_with_another_config_is_refused(pairs, tmp_path, monkeypatch, keys, said):
+    interrupted(cfg_of(pairs, tmp_path / "out"), monkeypatch)
+    with pytest.raises(CheckpointError, match=f"step_3: was trained with other settings or data: {said}"):
+        train(cfg_of(pairs, tmp_path / "out", **keys))
+
+
+def test_going_on_with_other_pairs_is_refused_and_free_keys_are_free(pairs, tmp_path, monkeypatch):
+    interrupted(cfg_of(pairs, tmp_path / "out"), monkeypatch)
+    write_pairs(pairs, ["f"])
+    with pytest.raises(CheckpointError, match="step_3: .*pairs [0-9a-f]{16} .now [0-9a-f]{16}."):
+        train(cfg_of(pairs, tmp_path / "out"))
+    for path in pairs.glob("f_*"):
+        path.unlink()
+    keys = {"BRIDGE__SOLVER__CHECKPOINT_PERIOD": 5, "BRIDGE__SAMPLE__K": 9, "BRIDGE__SOLVER__KEEP_CHECKPOINTS": 1}
+    # The same chips in another place are the same pairs.
+    moved = pairs.rename(tmp_path / "elsewhere")
+    moved.joinpath("x").mkdir()
+    other = shutil.move(str(moved), tmp_path / "deep")
+    shutil.move(other, pairs)
+    train(cfg_of(pairs, tmp_path / "out", **keys))
+    assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [8]
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_on(pairs, tmp_path, monkeypatch):
+    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__CHECKPOINT_PERIOD=2)
+    interrupted(cfg, monkeypatch, step=5)
+    newest = tmp_path / "out" / "checkpoints" / "step_4"
+    for name in ("model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match="step_4: cannot be gone on from .*remove this folder"):
+            train(cfg)
+        (newest / name).write_bytes(whole)
+    (newest / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="state.json: cannot be read"):
+        train(cfg)
+    shutil.rmtree(newest)
+    wanted = train(cfg_of(pairs, tmp_path / "whole", BRIDGE__SOLVER__CHECKPOINT_PERIOD=2))
+    assert same(weights(train(cfg)), weights(wanted))
+
+
+def test_folders_of_others_are_left_alone(pairs, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "last_checkpoint").write_text("model_0001.pth")
+    with pytest.raises(MOSError, match="holds another run .last_checkpoint."):
+        train(cfg_of(pairs, output))
+    assert [path.name for path in output.iterdir()] == ["last_checkpoint"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MOSError, match="file: is a file"):
+        train(cfg_of(pairs, tmp_path / "file"))
+    made = train(cfg_of(pairs, tmp_path / "made"))
+    shutil.copytree(made, tmp_path / "copied" / "pipeline")
+    with pytest.raises(MOSError, match="copied/pipeline: is there already"):
+        train(cfg_of(pairs, tmp_path / "copied"))
+
+
+# ---------------------------------------------------------------------- starts
+
+
+def test_init_from_starts_from_the_averaged_weights_and_remembers_what_they_saw(pairs, tmp_path):
+    first = train(cfg_of(pairs, tmp_path / "first"))
+    other = write_pairs(tmp_path / "more", ["x", "y"], seed=9)
+    cfg = cfg_of(other, tmp_path / "second", BRIDGE__INIT_FROM=first, BRIDGE__SOLVER__STEPS=1, BRIDGE__SOLVER__LR=1e-9)
+    made = BrownianBridgePipeline.from_pretrained(train(cfg))
+    for name, value in weights(first).items():
+        assert torch.allclose(made.unet.state_dict()[name], value, atol=1e-7)
+    assert made.config.trained_identities == {"more": [0, 1], "pairs": [0, 1, 2, 3, 4]}
+    assert made.config.info["started_from"] == pipeline_id(first)
+
+
+def test_init_from_something_else_is_said(pairs, tmp_path):
+    first = train(cfg_of(pairs, tmp_path / "first"))
+
+    def refused(said, start=first, **keys):
+        with pytest.raises(MOSError, match=said) as caught:
+            train(cfg_of(pairs, tmp_path / "second", BRIDGE__INIT_FROM=str(start), **keys))
+        assert "\n" not in str(caught.value) and "INIT_FROM" in str(caught.value)
+        assert not (tmp_path / "second" / "checkpoints").exists()
+
+    refused("its network is another: .* is .8.* there and .16", BRIDGE__UNET__CHANNELS="[16,16]")
+    refused("conv_in.weight is", BRIDGE__UNET__CONDITION="concat")
+    refused("DIRECTION optical_to_sar .now sar_to_optical.", BRIDGE__DIRECTION="sar_to_optical")
+    refused("OBJECTIVE grad .now noise.", BRIDGE__SCHEDULER__OBJECTIVE="noise")
+    refused("no such pipeline folder", start=tmp_path / "none")
+    refused("did you mean .*first/pipeline", start=tmp_path / "first")
+    os.truncate(Path(first) / "unet" / "diffusion_pytorch_model.safetensors", 1000)
+    refused("cannot be loaded")
+
+
+def test_init_from_what_saw_test_or_held_out_ships_is_refused(tiny_hoss, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    first = Path(train(tiny_cfg(tmp_path / "first", BRIDGE__SOLVER__STEPS=1)))
+    keys = {"BRIDGE__INIT_FROM": str(first), "BRIDGE__SOLVER__STEPS": 1}
+    with pytest.raises(CheckpointError, match="trained on [0-9]+ identities that TEST.HOLDOUT sets aside"):
+        train(tiny_cfg(tmp_path / "second", TEST__HOLDOUT__FRACTION=0.3, **keys))
+    train(tiny_cfg(tmp_path / "second", **keys))
+    index = json.loads((first / "model_index.json").read_text())
+    pid = max(open_tests(["HOSS"]).identities["HOSS"])
+    index["trained_identities"]["HOSS"].append(pid)
+    (first / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(DatasetError, match=f"training identities of HOSS are in its query or gallery too: {pid};"):
+        train(tiny_cfg(tmp_path / "third", **keys))
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pairs, tmp_path, monkeypatch):
+    own = BridgeTraining.loss
+    monkeypatch.setattr(
+        BridgeTraining, "loss", lambda self, batch, n: own(self, batch, n) * (float("nan") if n == 4 else 1)
+    )
+    cfg = cfg_of(pairs, tmp_path / "out")
+    with pytest.raises(MOSError, match="not finite at step 5") as caught:
+        train(cfg)
+    named = training_of(cfg).batches.batch(4).paths
+    assert all(path in str(caught.value) for paths in named for path in paths)
+    assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [3] and not (tmp_path / "out" / "pipeline").exists()
+
+
+def test_a_bad_chip_stops_before_anything_is_written(pairs, tmp_path):
+    (pairs / "c_SAR.png").write_bytes(b"\x89PNG\r\n\x1a\ncut")
+    with pytest.raises(ChipError, match="c_SAR.png"):
+        train(cfg_of(pairs, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

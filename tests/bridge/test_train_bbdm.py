@@ -1,0 +1,241 @@
+"""tools/train_bbdm.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from pair_world import DEBUG, TINY, same, weights, write_pairs
+
+from fastreid_mos.bridge import cli
+from fastreid_mos.bridge.checkpoints import saved_steps
+from fastreid_mos.data import HOSS
+from fastreid_mos.data.synthetic import open_synthetic
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [word for pair in TINY.items() for word in pair]
+
+
+@pytest.fixture(autouse=True)
+def a_fresh_process(tiny_hoss, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(*words) -> int:
+    return cli.main(["--config-file", DEBUG, *map(str, words)])
+
+
+def command(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "tools/train_bbdm.py", "--config-file", DEBUG, *map(str, words)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def only_line(capsys) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
+def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction, capsys):
+    output = tmp_path / "out"
+    words = [*OPTIONS, "BRIDGE.DIRECTION", direction, "TEST.HOLDOUT.FRACTION", "0.3", "OUTPUT_DIR", output]
+    assert run(*words) == 0
+    made = open_synthetic(str(output / "synthetic"))
+    made.verify()
+    source = 0 if direction == "optical_to_sar" else 1
+    dataset = HOSS(str(tiny_hoss))
+    for split in ("query", "gallery"):
+        chips = {os.path.basename(path) for path, _, modality in getattr(dataset, split) if modality == source}
+        rows = [row for row in made.rows if row.split == split]
+        assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
+    held = {row.identity for row in made.rows if row.split == "holdout"}
+    trained = set(made.facts.trained_identities["HOSS"])
+    assert held and not held & trained and trained <= {pid for _, pid, _ in dataset.train}
+    assert made.facts.direction == direction and "tools/train_bbdm.py" in made.facts.command
+    assert made.facts.steps == 4 and made.facts.rule == "dbim" and made.facts.k == 2
+    # Again: nothing to do. More samples: only they are made, with the bridge that is there.
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.png")}
+    assert run(*words) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.png")} == before
+    next(iter(before)).unlink()
+    assert run("--dump-only", *words, "BRIDGE.SAMPLE.K", 3) == 0
+    more = open_synthetic(str(output / "synthetic"))
+    more.verify()
+    assert len(more.rows) == 3 * len(made.rows) // 2
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
+
+
+def test_killed_from_outside_the_same_command_goes_on(tmp_path):
+    words = [*OPTIONS, "BRIDGE.SOLVER.STEPS", "120", "BRIDGE.SOLVER.CHECKPOINT_PERIOD", "20"]
+    words += ["BRIDGE.SAMPLE.SPLITS", "[]"]
+    output = tmp_path / "out"
+    process = command(*words, "OUTPUT_DIR", output)
+    until = time.monotonic() + 120
+    while not saved_steps(str(output / "checkpoints")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (output / "pipeline").exists()
+    assert run(*words, "OUTPUT_DIR", output) == 0
+    assert run(*words, "OUTPUT_DIR", tmp_path / "whole") == 0
+    assert same(weights(output / "pipeline"), weights(tmp_path / "whole" / "pipeline"))
+    steps = [json.loads(line)["step"] for line in (output / "metrics.json").open()]
+    assert steps == list(range(120))
+
+
+def test_two_processes_train_and_dump_together(tmp_path, capsys):
+    output = tmp_path / "out"
+    words = [*OPTIONS, "BRIDGE.SOLVER.SAMPLE_PERIOD", "4", "OUTPUT_DIR", output]
+    process = command("--num-gpus", "2", *words)
+    told, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said[-3000:]
+    assert told.count("2 x cpu, 8 steps of 4 pairs") == 1 and "Traceback" not in said and "Warning" not in said
+    made = open_synthetic(str(output / "synthetic"))
+    made.verify()
+    state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
+    assert state["facts"]["processes"] == 2
+    assert [json.loads(line)["step"] for line in (output / "metrics.json").open()] == list(range(8))
+    # With the bridge done, one process dumps as well as two; going on to train, it must be two again.
+    assert run(*words, "BRIDGE.SAMPLE.K", "3") == 0
+    assert run(*words, "BRIDGE.SOLVER.STEPS", "9") == cli_bad_input()
+    assert re.search("processes 2 .now 1.", only_line(capsys))
+
+
+def cli_bad_input() -> int:
+    from fastreid_mos.cli import BAD_INPUT
+
+    return BAD_INPUT
+
+
+def test_init_from_and_a_folder_of_pairs(tmp_path):
+    pairs = write_pairs(tmp_path / "mine", ["a", "b", "c"])
+    first = ["BRIDGE.DATA.NAMES", f"['{pairs}']", "DATASETS.TESTS", "()", "BRIDGE.SAMPLE.SPLITS", "[]"]
+    assert run(*OPTIONS, *first, "OUTPUT_DIR", tmp_path / "first") == 0
+    assert not (tmp_path / "first" / "synthetic").exists()
+    words = [*OPTIONS, "BRIDGE.SAMPLE.SPLITS", "['query']", "OUTPUT_DIR", tmp_path / "second"]
+    assert run("--init-from", tmp_path / "first" / "pipeline", *words) == 0
+    facts = open_synthetic(str(tmp_path / "second" / "synthetic")).facts
+    assert set(facts.trained_identities) == {"HOSS", "mine"} and facts.trained_identities["mine"] == [0, 1, 2]
+
+
+def test_real_pairs_train_without_a_change_of_code(shared_dir, tmp_path):
+    pairs = shared_dir / "real_chips" / "pairs"
+    words = ["BRIDGE.DATA.NAMES", f"['{pairs}']", "BRIDGE.SAMPLE.SPLITS", "['query']", "OUTPUT_DIR", tmp_path / "out"]
+    assert run(*OPTIONS, *words) == 0
+    made = open_synthetic(str(tmp_path / "out" / "synthetic"))
+    made.verify()
+    assert made.facts.trained_identities == {"pairs": list(range(17))}
+
+
+def test_wrong_calls_are_one_line(tmp_path, capsys, monkeypatch):
+    def said(*words, plain=False):
+        assert (cli.main(list(map(str, words))) if plain else run(*words)) == cli_bad_input()
+        assert not (tmp_path / "out").exists()
+        return only_line(capsys)
+
+    out = ["OUTPUT_DIR", tmp_path / "out"]
+    assert "--config-file: name one" in said(plain=True)
+    assert "no bridge there; train it first: python tools/train_bbdm.py" in said("--dump-only", *out)
+    assert "no such pipeline folder" in said("--init-from", tmp_path / "none", *out)
+    assert "BRIDGE.SOLVER.BATCH: a whole number" in said("BRIDGE.SOLVER.BATCH", "0", *out)
+    assert "'HOS' is no data set" in said("BRIDGE.DATA.NAMES", "['HOS']", *out)
+    query = Path(os.environ["FASTREID_DATASETS"]) / "HOSS" / "query"
+    assert "chip of the test split" in said("BRIDGE.DATA.NAMES", f"['{with_partners(query, tmp_path)}']", *out)
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
+    assert "HOSS: not found" in said(*out)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert "diffusers and accelerate not installed; run: " in (line := said(*out)) and "-m pip install" in line
+
+
+def with_partners(query: Path, folder: Path) -> Path:
+    """Query chips given as pairs: an optical and a SAR one under one name."""
+    pairs = folder / "stolen"
+    pairs.mkdir()
+    for kind in ("RGB", "SAR"):
+        chip = sorted(query.glob(f"*_{kind}.tif"))[0]
+        (pairs / f"x_{kind}.tif").write_bytes(chip.read_bytes())
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("BRIDGE.DIRECTION", "up", "one of optical_to_sar, sar_to_optical, got 'up'"),
+        ("BRIDGE.SIZE", "[15,8]", "multiples of 2"),
+        ("BRIDGE.SIZE", "[16]", r"\[height, width\]"),
+        ("BRIDGE.UNET.GROUPS", "3", "must divide every width"),
+        ("BRIDGE.UNET.HEAD_DIM", "5", "must divide the widths"),
+        ("BRIDGE.UNET.ATTENTION", "[2]", "levels from 0 to 1"),
+        ("BRIDGE.UNET.CHANNELS", "[]", "widths of levels"),
+        ("BRIDGE.SOLVER.ACCUMULATE", "0", "a whole number, 1 to"),
+        ("BRIDGE.SOLVER.EMA", "1.0", "0 to"),
+        ("BRIDGE.SOLVER.LR", "0", "above 0"),
+        ("BRIDGE.SOLVER.LR", "nan", "above 0|number"),
+        ("BRIDGE.SOLVER.PRECISION", "fp8", "no, bf16, fp16"),
+        ("BRIDGE.SAMPLE.STEPS", "2000", "not be above BRIDGE.SCHEDULER.TIMESTEPS"),
+        ("BRIDGE.SAMPLE.SPLITS", "['test']", "query, gallery, holdout, train"),
+        ("BRIDGE.SCHEDULER.M_MAX", "1.0", "0 < M_MIN < M_MAX < 1"),
+        ("BRIDGE.DATA.NAMES", "[]", "at least one"),
+        ("BRIDGE.DATA.PAIRING", "best", "random, all, ordered"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_before_any_data_is_read(key, value, said, tmp_path):
+    import fastreid_mos
+    from fastreid_mos.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        fastreid_mos.load_cfg(DEBUG, [*OPTIONS, key, value])
+    assert str(caught.value).startswith(key.rpartition(".")[0]) and "\n" not in str(caught.value)
+
+
+def test_combinations_that_contradict_each_other():
+    import fastreid_mos
+    from fastreid_mos.errors import ConfigError
+
+    for words, said in (
+        (["BRIDGE.SAMPLE.RULE", "bbdm", "BRIDGE.SAMPLE.ORDER", "2"], "dbim only"),
+        (["BRIDGE.LATENT.PATH", "x", "BRIDGE.LATENT.TRAIN", "True"], "set one of them"),
+        (["BRIDGE.LATENT.TRAIN", "True", "BRIDGE.LATENT.CHANNELS", "[8,8,8,8,8]"], "multiples of 32"),
+        (["BRIDGE.SOLVER.SCHED", "cosine", "BRIDGE.SOLVER.WARMUP_STEPS", "8"], "must be below STEPS"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            fastreid_mos.load_cfg(DEBUG, [*OPTIONS, *words])
+
+
+def test_the_papers_configs_are_the_papers():
+    """LBBDM-f4 has 237.09 M parameters (BBDM, CVPR 2023)."""
+    import fastreid_mos
+    from fastreid_mos.bridge.autoencoder import AutoencoderSettings
+    from fastreid_mos.bridge.building import build_scheduler, build_unet
+
+    for name in ("bbdm", "bbdm_pretrain_qxs"):
+        cfg = fastreid_mos.load_cfg(str(ROOT / f"configs/HOSS/{name}.yml"))
+        settings = AutoencoderSettings.from_cfg(cfg)
+        assert settings.factor == 4 and settings.latent_channels == 3
+        with torch.device("meta"):
+            from tiny_bridge import tiny_vae  # of 3 latent channels too; the network's size depends on nothing else
+
+            unet = build_unet(cfg, tiny_vae())
+        assert round(sum(parameter.numel() for parameter in unet.parameters()) / 1e6, 2) == 237.09
+        scheduler = build_scheduler(cfg, latent=True)
+        assert (scheduler.config.step_rule, scheduler.config.eta, scheduler.config.objective) == ("bbdm", 1.0, "grad")
+        assert cfg.BRIDGE.SAMPLE.STEPS == 200 and cfg.BRIDGE.SAMPLE.K == 5 and cfg.BRIDGE.SOLVER.EMA == 0.995
