@@ -68,7 +68,7 @@ class Reidentifier:
         from fastreid_mos.data.build import build_test_loader
         from fastreid_mos.evaluation.fused_chips import ChipPass
 
-        taker = ChipPass(0)
+        taker = ChipPass(1)  # queries and gallery are told apart later
         self._infer(build_test_loader(self.cfg, items), taker)
         assert taker.chips is not None and taker.chips.metres is not None
         paths = [item[0] for item in items]
