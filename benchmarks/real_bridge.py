@@ -4,8 +4,8 @@
     FASTREID_MOS_SHARED=.../shared python benchmarks/real_bridge.py
 
 HOSS sample: a re-identifier and a bridge trained on SIMULATED ships (those of benchmarks/fused_vs_unfused.py, seed 0,
-made if they are not there), the bridge then trained on the real training pairs (--init-from), 5 chips generated for each
-optical test chip, tested with the paper's alpha and with one ten times as large, fixed beforehand. Sentinel-1/-2 pairs:
+made if they are not there), the bridge then trained on the real training pairs (--init-from), 5 chips generated for
+each optical test chip, tested with the paper's alpha and with ten times it, fixed beforehand. Sentinel-1/-2 pairs:
 17 scenes of land and coast, 11 to train on and 6 as "ships" to find; no figure of theirs means anything, they show that
 other real images go through every step. Real chips are not ours to publish: the pages are written to --output only.
 """
@@ -108,7 +108,7 @@ def main() -> None:
     headers = [f"{name} mAP / R1 ({part['queries_valid']} queries)" for name, part in parts.items()]
     print(f"\nReal HOSS chips, a re-identifier that has seen simulated ones only; {machine()}")
     print(tabulate(rows, headers=["", *headers], tablefmt="pipe", disable_numparse=True))
-    for name, part in parts.items():
+    for name in parts:
         gain = results["protocols"][name]["fused_above"]["model"]
         low, high = gain["intervals"]["mAP"]
         print(f"{name}: fused (alpha {ALPHAS[-1]}) less unfused, mAP {gain['mAP']:+.1f} [{low:+.1f}, {high:+.1f}]")
