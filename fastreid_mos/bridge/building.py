@@ -139,8 +139,8 @@ def sar_differences(start: BrownianBridgePipeline, cfg: Any) -> list[str]:
     return [f"{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
 
 
-def load_matching(unet: Any, weights: Mapping[str, torch.Tensor], what: str) -> None:
-    """Copy weights into a network of the very same shape.
+def check_matching(unet: Any, weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuse weights of another network.
 
     Raises:
         CheckpointError: one line with the first weights that differ.
@@ -160,4 +160,3 @@ def load_matching(unet: Any, weights: Mapping[str, torch.Tensor], what: str) -> 
             f"{what}: its network is another: {'; '.join(parts)}; BRIDGE.UNET and BRIDGE.LATENT must be those it was "
             "trained with"
         )
-    unet.load_state_dict(dict(weights))

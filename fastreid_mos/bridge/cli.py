@@ -9,11 +9,12 @@ import os
 import shlex
 import sys
 import threading
+import time
 from typing import Any
 
 from tqdm import tqdm
 
-from ..cli import in_process, run
+from ..cli import OTHERS_WAIT, in_process, run
 from ..config import load_cfg
 from ..errors import ConfigError, MOSError
 
@@ -44,7 +45,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(words)
     # To be run again by hand, from where it was run.
     args.command = f"python tools/train_bbdm.py {shlex.join(words)}"
-    return run(lambda: _launch(args))
+    return run(lambda: _first_speaks(args))
+
+
+def _first_speaks(args: argparse.Namespace) -> None:
+    """Of the processes that a launcher started, the first says what all of them meet; its end ends the others."""
+    try:
+        _launch(args)
+    except MOSError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(OTHERS_WAIT)
+        raise
 
 
 def _launch(args: argparse.Namespace) -> None:

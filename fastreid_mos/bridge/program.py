@@ -17,7 +17,7 @@ from ..data.listing import Item
 from ..data.manifest import pipeline_id
 from ..errors import CheckpointError, MOSError
 from .autoencoder import AutoencoderSettings, train_autoencoder
-from .building import check_start, read_start, sar_differences
+from .building import build_unet, check_matching, check_start, read_start, sar_differences
 from .checkpoints import STATE, check_agrees, read_state, saved_steps
 from .dataset import ChipStore, PairBatches, store_paths
 from .grids import SampleGrid
@@ -25,7 +25,7 @@ from .images import BridgeImages
 from .latent_store import Latents
 from .latents import load_autoencoder
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
-from .logs import check_folder, claim_folder, log_to
+from .logs import check_folder, claim_folder, log_to, only_training
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
 from .pipeline import BrownianBridgePipeline
 from .training import BridgeTraining, make_accelerator, pairs_digest, run_record
@@ -103,6 +103,8 @@ def train(cfg: Any) -> str:
     accelerator = make_accelerator(cfg)
     data = open_data(cfg)
     start = _open_start(cfg, data)
+    vae = _given_autoencoder(cfg, start)
+    _check_network(cfg, vae, start)
     facts = run_record(cfg, cfg.SEED, accelerator.num_processes, data.digest)["facts"]
     found = _what_is_there(cfg, facts)
     folder = os.path.join(cfg.OUTPUT_DIR, PIPELINE)
@@ -111,17 +113,35 @@ def train(cfg: Any) -> str:
         logger.info(f"{folder}: trained already, {cfg.BRIDGE.SOLVER.STEPS} steps")
         return folder
     images = BridgeImages.from_cfg(cfg)
-    limit = _share_of_memory()
-    store = ChipStore(
-        images, store_paths(data.table, cfg.BRIDGE.DIRECTION), limit, show=accelerator.is_local_main_process
-    )
+    paths = store_paths(data.table, cfg.BRIDGE.DIRECTION)
+    store = ChipStore(images, paths, _share_of_memory(), show=accelerator.is_local_main_process)
     shown = data.held_groups or data.pairs.groups
     grid = SampleGrid(shown, cfg.BRIDGE.DIRECTION, images, cfg.BRIDGE.SAMPLE.STEPS) if _wants_grid(cfg) else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
+    with only_training(cfg.OUTPUT_DIR, accelerator.is_main_process):
+        _train(cfg, accelerator, data, start, store, vae, grid, found)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _train(
+    cfg: Any,
+    accelerator: Any,
+    data: BridgeData,
+    start: BrownianBridgePipeline | None,
+    store: ChipStore,
+    vae: Any,
+    grid: SampleGrid | None,
+    found: _Found,
+) -> None:
+    """The writing half of :func:`train`."""
     claim_folder(cfg.OUTPUT_DIR, cfg, accelerator.is_main_process)
     logger.info(f"Pairs: {data.pairs}; {len(data.table)} rows an epoch")
     seed = found.seed if found.seed is not None else _seed(cfg)
-    vae = _autoencoder(cfg, accelerator, store, start, data.digest)
+    if vae is None and cfg.BRIDGE.LATENT.TRAIN:
+        vae = _own_autoencoder(cfg, accelerator, store, data.digest)
+    if vae is not None:
+        vae = vae.to(accelerator.device).eval().requires_grad_(False)
     # The autoencoder's training knows no accumulation, and what it prepared is done with.
     accelerator.free_memory()
     accelerator = make_accelerator(cfg, cfg.BRIDGE.SOLVER.ACCUMULATE)
@@ -135,7 +155,7 @@ def train(cfg: Any) -> str:
         processes=accelerator.num_processes,
     )
     record = run_record(cfg, seed, accelerator.num_processes, data.digest)
-    latents = Latents(vae, store, device=accelerator.device, limit=limit, show=accelerator.is_main_process)
+    latents = Latents(vae, store, device=accelerator.device, limit=_share_of_memory(), show=accelerator.is_main_process)
     training = BridgeTraining(cfg, accelerator, batches, latents, start=start, seed=seed, record=record, grid=grid)
     _say(cfg, training, accelerator)
     if found.checkpoint is not None:
@@ -143,12 +163,11 @@ def train(cfg: Any) -> str:
     training.run()
     if accelerator.is_main_process:
         pipeline = training.pipeline(trained=_identities(data, start), info=_info(cfg, data, seed, accelerator))
+        folder = os.path.join(cfg.OUTPUT_DIR, PIPELINE)
         pipeline.save_pretrained(folder, overwrite=True)
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, FINISHED)) as stream:
             json.dump({"step": training.done, **record}, stream, indent=1)
         logger.info(f"{folder}: the bridge after {training.done} steps, averaged weights; id {pipeline_id(folder)}")
-    accelerator.wait_for_everyone()
-    return folder
 
 
 @dataclass(frozen=True)
@@ -215,9 +234,8 @@ def _open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
     return start
 
 
-def _autoencoder(
-    cfg: Any, accelerator: Any, store: ChipStore, start: BrownianBridgePipeline | None, digest: str
-) -> Any:
+def _given_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
+    """The autoencoder that is there already: that of ``BRIDGE.LATENT.PATH``, or of the pipeline started from."""
     latent = cfg.BRIDGE.LATENT
     if latent.PATH:
         vae = load_autoencoder(os.path.expanduser(latent.PATH))
@@ -226,20 +244,35 @@ def _autoencoder(
                 f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}: its network works in other latents than those of "
                 f"BRIDGE.LATENT.PATH {latent.PATH}; set PATH to {os.path.join(cfg.BRIDGE.INIT_FROM, 'vae')}"
             )
-    elif latent.TRAIN and start is not None:
+        return vae
+    if latent.TRAIN and start is not None:
         logger.info(f"The autoencoder is that of {cfg.BRIDGE.INIT_FROM}: its network works in those latents only")
-        vae = start.vae
-    elif latent.TRAIN:
-        folder = os.path.join(cfg.OUTPUT_DIR, AUTOENCODER)
-        settings = AutoencoderSettings.from_cfg(cfg)
-        train_autoencoder(
-            _StoredImages(store), settings, folder, accelerator=accelerator, data=digest,
-            progress=accelerator.is_main_process,
-        )  # fmt: skip
-        vae = load_autoencoder(folder)
-    else:
-        return None
-    return vae.to(accelerator.device).eval().requires_grad_(False)
+        return start.vae
+    return None
+
+
+def _check_network(cfg: Any, vae: Any, start: BrownianBridgePipeline | None) -> None:
+    """See that the network can be built and takes the weights it is to start from, before anything is written."""
+    if cfg.BRIDGE.LATENT.TRAIN and vae is None:
+        return  # its shape follows from the config, which was checked
+    with torch.device("meta"):
+        unet = build_unet(cfg, vae)
+    if start is not None:
+        check_matching(unet, start.unet.state_dict(), f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}")
+
+
+def _own_autoencoder(cfg: Any, accelerator: Any, store: ChipStore, digest: str) -> Any:
+    """The autoencoder of this run's own chips, trained now or before."""
+    folder = os.path.join(cfg.OUTPUT_DIR, AUTOENCODER)
+    train_autoencoder(
+        _StoredImages(store),
+        AutoencoderSettings.from_cfg(cfg),
+        folder,
+        accelerator=accelerator,
+        data=digest,
+        progress=accelerator.is_main_process,
+    )
+    return load_autoencoder(folder)
 
 
 def _same_weights(one: Any, other: Any) -> bool:

@@ -20,7 +20,7 @@ from ..data.listing import Item
 from ..data.modality import OPTICAL, SAR
 from ..data.seeding import spread_seed
 from ..errors import CheckpointError, MOSError
-from .building import build_scheduler, build_unet, load_matching
+from .building import build_scheduler, build_unet, check_matching
 from .checkpoints import Checkpoints, bound_config
 from .dataset import PairBatch, PairBatches
 from .grids import SampleGrid
@@ -81,7 +81,8 @@ class BridgeTraining:
         torch.manual_seed(spread_seed(seed, _WEIGHTS, count=1)[0])
         unet = build_unet(cfg, latents.vae)
         if start is not None:
-            load_matching(unet, start.unet.state_dict(), f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}")
+            check_matching(unet, start.unet.state_dict(), f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}")
+            unet.load_state_dict(start.unet.state_dict())
         # Convolutions on channels-last images suit tensor cores; on CPUs they were measured to be no faster.
         on_gpu = accelerator.device.type == "cuda"
         self.layout = torch.channels_last if on_gpu else torch.contiguous_format

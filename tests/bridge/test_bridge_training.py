@@ -228,10 +228,20 @@ def test_in_latents_of_an_autoencoder_trained_on_the_same_chips(pairs, tmp_path)
         train(cfg_of(pairs, tmp_path / "third", BRIDGE__INIT_FROM=folder))
 
 
-def test_autoencoders_that_are_not_there_or_another(pairs, tmp_path):
-    with pytest.raises(MOSError, match="no such folder of an autoencoder"):
-        train(cfg_of(pairs, tmp_path / "out", BRIDGE__LATENT__PATH=str(tmp_path / "none")))
-    assert not (tmp_path / "out" / "checkpoints").exists()
+def test_autoencoders_that_are_not_there_or_do_not_fit(pairs, tmp_path):
+    from tiny_bridge import tiny_pipeline, tiny_vae
+
+    def refused(said, **keys):
+        with pytest.raises(MOSError, match=said):
+            train(cfg_of(pairs, tmp_path / "out", **keys))
+        assert not (tmp_path / "out").exists()
+
+    refused("no such folder of an autoencoder", BRIDGE__LATENT__PATH=str(tmp_path / "none"))
+    tiny_vae(1).save_pretrained(tmp_path / "vae")
+    refused("BRIDGE.SIZE: .* multiples of 4", BRIDGE__LATENT__PATH=str(tmp_path / "vae"), BRIDGE__SIZE="[18,8]")
+    tiny_pipeline(vae=tiny_vae(2)).save_pretrained(tmp_path / "start")
+    keys = {"BRIDGE__LATENT__PATH": str(tmp_path / "vae"), "BRIDGE__INIT_FROM": str(tmp_path / "start")}
+    refused("works in other latents than those of .*set PATH to .*start/vae", **keys)
 
 
 # ---------------------------------------------------------------------- going on
@@ -392,6 +402,15 @@ def test_folders_of_others_are_left_alone(pairs, tmp_path):
         train(cfg_of(pairs, tmp_path / "copied"))
 
 
+def test_two_calls_do_not_train_in_one_folder(pairs, tmp_path):
+    from fastreid_mos.bridge.logs import only_training
+
+    with only_training(str(tmp_path / "out"), True):
+        with pytest.raises(MOSError, match="another process is training there"):
+            train(cfg_of(pairs, tmp_path / "out"))
+    train(cfg_of(pairs, tmp_path / "out"))
+
+
 # ---------------------------------------------------------------------- starts
 
 
@@ -413,7 +432,7 @@ def test_init_from_something_else_is_said(pairs, tmp_path):
         with pytest.raises(MOSError, match=said) as caught:
             train(cfg_of(pairs, tmp_path / "second", BRIDGE__INIT_FROM=str(start), **keys))
         assert "\n" not in str(caught.value) and "INIT_FROM" in str(caught.value)
-        assert not (tmp_path / "second" / "checkpoints").exists()
+        assert not (tmp_path / "second").exists()
 
     refused("its network is another: .* is .8.* there and .16", BRIDGE__UNET__CHANNELS="[16,16]")
     refused("conv_in.weight is", BRIDGE__UNET__CONDITION="concat")

@@ -85,7 +85,7 @@ def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction, caps
 
 
 def test_killed_from_outside_the_same_command_goes_on(tmp_path):
-    words = [*OPTIONS, "BRIDGE.SOLVER.STEPS", "120", "BRIDGE.SOLVER.CHECKPOINT_PERIOD", "20"]
+    words = [*OPTIONS, "BRIDGE.SOLVER.STEPS", "60", "BRIDGE.SOLVER.CHECKPOINT_PERIOD", "10"]
     words += ["BRIDGE.SAMPLE.SPLITS", "[]"]
     output = tmp_path / "out"
     process = command(*words, "OUTPUT_DIR", output)
@@ -99,7 +99,7 @@ def test_killed_from_outside_the_same_command_goes_on(tmp_path):
     assert run(*words, "OUTPUT_DIR", tmp_path / "whole") == 0
     assert same(weights(output / "pipeline"), weights(tmp_path / "whole" / "pipeline"))
     steps = [json.loads(line)["step"] for line in (output / "metrics.json").open()]
-    assert steps == list(range(120))
+    assert steps == list(range(60))
 
 
 def test_two_processes_train_and_dump_together(tmp_path, capsys):
