@@ -23,8 +23,8 @@ def add_bridge_config(cfg: Any) -> None:
     # Data sets whose training chips are paired: HOSS, OptiSarPair, QXSSAROPT; or a folder of files <name>_RGB.* and
     # <name>_SAR.* side by side.
     cfg.BRIDGE.DATA.NAMES = ("HOSS",)
-    # Several chips of one ship: "random" draws source and target anew each time, "all" goes through every
-    # combination, "ordered" pairs them in the order of their names.
+    # Several chips of one ship: "random" takes every source chip once an epoch with a target drawn anew each time,
+    # "all" goes through every combination, "ordered" pairs them in the order of their names.
     cfg.BRIDGE.DATA.PAIRING = "random"
     # Probability of mirroring a pair left to right, both sides alike.
     cfg.BRIDGE.DATA.FLIP = 0.5
