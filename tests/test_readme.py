@@ -23,6 +23,12 @@ SHORT = [
     "TEST.RANDOM_DRAWS", "5", "TEST.BOOTSTRAP.SAMPLES", "20",
 ]  # fmt: skip
 
+SHORT_BRIDGE = [
+    "MODEL.DEVICE", "cpu", "BRIDGE.SIZE", "[32,16]", "BRIDGE.UNET.CHANNELS", "[16,32]", "BRIDGE.UNET.LAYERS", "1",
+    "BRIDGE.UNET.HEAD_DIM", "8", "BRIDGE.UNET.GROUPS", "8", "BRIDGE.LATENT.TRAIN", "False", "BRIDGE.SOLVER.STEPS", "4",
+    "BRIDGE.SOLVER.BATCH", "4", "BRIDGE.SOLVER.SAMPLE_PERIOD", "0", "BRIDGE.SAMPLE.STEPS", "2",
+]  # fmt: skip
+
 
 def commands() -> list[str]:
     lines = [line.split("  #")[0].strip() for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
@@ -64,6 +70,8 @@ def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
         assert (ROOT / script).is_file(), line
         if script == "tools/train_net.py":
             words += SHORT
+        elif script == "tools/train_bbdm.py":
+            words += SHORT_BRIDGE
         elif script.startswith("benchmarks/"):
             words.append("--help")
             shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", dirs_exist_ok=True)
