@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def control(dump: Path, folder: Path, data: Path, kind: str) -> Path:
     shutil.copyfile(dump / FACTS, folder / FACTS)
     with atomic_write(folder / MANIFEST) as stream:
         stream.writelines(SyntheticRow.from_json(json.dumps(line)).to_json() + "\n" for line in lines)
+    return folder
+
+
+def simulated_pairs(folder: Path, ids: int) -> Path:
+    """Other simulated ships, in the layout of OptiSar_Pair, to pretrain a bridge on."""
+    ships = folder / "OptiSar_Pair" / "simulated"
+    done = folder / "done.txt"
+    if done.is_file() and done.read_text() == str(ids):
+        return folder
+    drawn = simulate(folder / "drawn", ids, seed=7, chips_per_id=4, test_fraction=0.02)
+    ships.mkdir(parents=True, exist_ok=True)
+    for path in (drawn / "HOSS" / "bounding_box_train").iterdir():
+        target = ships / f"sim_{path.name}"
+        if not target.exists():
+            os.link(path, target)
+    done.write_text(str(ids))
     return folder
 
 

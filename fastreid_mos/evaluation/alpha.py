@@ -67,29 +67,37 @@ class Curve:
         k: numbers of samples, ascending.
         mAP: ``[len(k), len(alphas)]`` percent, the mean over the splits.
         queries: measured in all splits together.
+        errors: ``[len(k), len(alphas)]``, standard error over query chips of what each is behind the highest, the same
+            queries compared; None: not known, and taken as 0.
     """
 
     alphas: tuple[float, ...]
     k: tuple[int, ...]
     mAP: NDArray[np.float64]
     queries: int
+    errors: NDArray[np.float64] | None = None
 
     def best(self) -> Choice:
-        """The alpha and k of the highest mAP.
+        """The smallest alpha, then the fewest samples, that is within one standard error of the highest mAP.
 
-        Of equal ones the smallest alpha, then the fewest samples; alpha 0 where nothing is above it.
+        The one-standard-error rule (Breiman et al., "Classification and regression trees", 1984, section 3.4.3), with
+        the error of the paired difference: the highest of many values on few queries is high by luck, and alpha 0, no
+        fusion, stands first in line.
         """
-        unfused = self.mAP[0, 0]
-        top = self.mAP.max()
-        if top <= unfused + _EQUAL:
+        behind = self.mAP.max() - self.mAP
+        allowed = behind <= (_EQUAL if self.errors is None else np.maximum(self.errors, _EQUAL))
+        column = int(np.flatnonzero(allowed.any(axis=0))[0])
+        if not column:
             return Choice(0.0, 0)
-        column = int(np.flatnonzero((self.mAP >= top - _EQUAL).any(axis=0))[0])
-        row = int(np.flatnonzero(self.mAP[:, column] >= top - _EQUAL)[0])
-        return Choice(self.alphas[column], self.k[row])
+        return Choice(self.alphas[column], self.k[int(np.flatnonzero(allowed[:, column])[0])])
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``results.json``: one list of mAP over the alphas for each k."""
-        return {"alphas": list(self.alphas), "k": list(self.k), "mAP": self.mAP.tolist(), "queries": self.queries}
+        """For ``results.json``: one list of mAP over the alphas for each k, and of the standard errors."""
+        errors = None if self.errors is None else self.errors.tolist()
+        return {
+            "alphas": list(self.alphas), "k": list(self.k), "mAP": self.mAP.tolist(), "errors": errors,
+            "queries": self.queries,
+        }  # fmt: skip
 
 
 def measure_curves(
@@ -123,18 +131,19 @@ def measure_curves(
     dealt = [_Dealt.of(chips, query, gallery, settings) for query, gallery in held.splits]
     names = [name for name, *_ in settings.protocols if any(name in split.protocols for split in dealt)]
     # Without fusion k makes no difference, and neither do alpha and k without generated chips.
-    tables = {name: np.full((count, len(values)), _mean_ap(dealt, name, chips.features, settings)) for name in names}
+    plain = {name: _precisions(dealt, name, chips.features, settings) for name in names}
+    tables = {name: [[plain[name]] * len(values) for _ in numbers] for name in names}
     if len(generated):
         own = normalized(chips.features)
         for row, drawn in enumerate(generated.summaries(count, mode)):
             for column, alpha in enumerate(values[1:], start=1):
                 fused = mix(own, drawn, alpha).astype(np.float32)
                 for name in names:
-                    tables[name][row, column] = _mean_ap(dealt, name, fused, settings)
+                    tables[name][row][column] = _precisions(dealt, name, fused, settings)
     return {
-        name: Curve(values, numbers, table, sum(split.valid(name) for split in dealt))
+        name: _curve(values, numbers, table, sum(split.valid(name) for split in dealt))
         for name, table in tables.items()
-        if np.isfinite(table).all()
+        if plain[name]
     }
 
 
@@ -157,10 +166,11 @@ def choose(curves: dict[str, Curve], settings: EvalSettings) -> dict[str, Choice
         curve = curves[name]
         choices[name] = curve.best()
         gain = curve.mAP.max() - curve.mAP[0, 0]
-        what = f"alpha {choices[name].alpha:g} with {choices[name].k} sample(s), mAP {gain:+.2f}"
+        taken = f"alpha {choices[name].alpha:g} with {choices[name].k} sample(s)" if choices[name].alpha else "alpha 0"
         logger.info(
-            f"TEST.FUSION.ALPHA auto: {name}: {what if choices[name].alpha else 'alpha 0, no value gains anything'} "
-            f"({curve.queries} queries of held-out training identities, mAP {curve.mAP[0, 0]:.2f} unfused)"
+            f"TEST.FUSION.ALPHA auto: {name}: {taken}; the highest mAP is {gain:+.2f} above the unfused "
+            f"{curve.mAP[0, 0]:.2f}, and what is within its standard error counts as equal ({curve.queries} queries of "
+            "held-out training identities)"
         )
     return choices
 
@@ -200,12 +210,35 @@ class _Dealt:
         return int(known.sum())
 
 
-def _mean_ap(dealt: Sequence[_Dealt], name: str, features: NDArray[Any], settings: EvalSettings) -> float:
-    """Mean over the splits that can measure the protocol, in percent; NaN where none can."""
-    values = []
+# Of one setting: for each split that can measure a protocol its query chips and their average precisions in percent.
+_Precisions = list[tuple[Ints, NDArray[np.float64]]]
+
+
+def _precisions(
+    dealt: Sequence[_Dealt], name: str, features: NDArray[Any], settings: EvalSettings
+) -> _Precisions:
+    found = []
     for split in dealt:
         if name in split.protocols:
-            result = rank_protocol(split.chips, features[split.order], split.protocols[name], settings)
+            protocol = split.protocols[name]
+            result = rank_protocol(split.chips, features[split.order], protocol, settings)
             if result.num_valid:
-                values.append(100 * result.mAP)
-    return float(np.mean(values)) if values else float("nan")
+                rows = split.order[protocol.query[result.valid]]
+                found.append((rows, 100 * np.asarray(result.ap[result.valid], np.float64)))
+    return found
+
+
+def _curve(
+    alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequence[_Precisions]], queries: int
+) -> Curve:
+    mean_ap = np.array([[np.mean([values.mean() for _, values in cell]) for cell in line] for line in table])
+    # A chip that is a query in several splits is one observation.
+    chips, chip = np.unique(np.concatenate([rows for rows, _ in table[0][0]]), return_inverse=True)
+    times = np.bincount(chip)
+    by_chip = np.array(
+        [[np.bincount(chip, np.concatenate([values for _, values in cell])) / times for cell in line] for line in table]
+    )
+    top = np.unravel_index(mean_ap.argmax(), mean_ap.shape)
+    behind = by_chip[top] - by_chip
+    errors = behind.std(axis=2, ddof=1) / np.sqrt(len(chips)) if len(chips) > 1 else np.full(mean_ap.shape, np.inf)
+    return Curve(alphas, k, mean_ap, queries, errors)

@@ -84,8 +84,38 @@ def test_good_generated_chips_are_used_and_bad_ones_are_not(split, caplog):
     assert good["O2S"].alpha > 0 and 1 <= good["O2S"].k <= 4 and set(good) == {"ALL", "O2S", "S2O"}
     # Turned round: up to alpha 0.5 they change nothing but lengths, above it they turn the ranking over.
     assert bad == dict.fromkeys(good, Choice(0.0, 0))
-    assert "TEST.FUSION.ALPHA auto: O2S: alpha 0, no value gains anything" in caplog.text
-    assert f"O2S: alpha {good['O2S'].alpha:g} with {good['O2S'].k} sample(s), mAP +" in caplog.text
+    assert "TEST.FUSION.ALPHA auto: O2S: alpha 0; the highest mAP is +0.00 above" in caplog.text
+    assert f"O2S: alpha {good['O2S'].alpha:g} with {good['O2S'].k} sample(s); the highest mAP is +" in caplog.text
+
+
+def test_a_gain_within_its_standard_error_is_none():
+    values = np.array([[50, 51, 52], [50, 50.5, 53]], float)
+    for errors, choice in (
+        (np.zeros((2, 3)), Choice(0.5, 2)),
+        (np.array([[1, 1, 1.5], [1, 1, 0]], float), Choice(0.5, 1)),
+        (np.array([[1, 2.5, 1.5], [1, 1, 0]], float), Choice(0.1, 1)),
+        (np.array([[3.5, 2.5, 1.5], [3.5, 1, 0]], float), Choice(0.0, 0)),
+    ):
+        assert Curve((0.0, 0.1, 0.5), (1, 2), values, 10, errors).best() == choice
+
+
+def test_the_standard_error_is_of_the_paired_difference(split):
+    generated, settings = generated_for(split, 2, 1.0), EvalSettings()
+    held = HeldOut(chips_of(split), two_splits(split)[:1])
+    curve = measure_curves(held, generated, settings, (0.3,), 2, "mean")["O2S"]
+    rows = np.arange(len(split.ids))
+    queries, gallery = rows[: split.num_query], rows[split.num_query :]
+    queries, gallery = queries[split.modalities[queries] == 0], gallery[split.modalities[gallery] == 1]
+    precisions = []
+    for k, alpha in ((1, 0.0), (1, 0.3), (2, 0.3)):
+        some = generated.place < k
+        fused = fuse_features(split.features, generated.features[some], generated.owner[some], alpha)
+        result = rank_features(fused[queries], fused[gallery], split.ids[queries], split.ids[gallery])
+        precisions.append(100 * result.ap)
+    top = max(precisions, key=lambda values: values.mean())
+    plain = top - precisions[0]
+    assert curve.errors[0, 0] == pytest.approx(plain.std(ddof=1) / len(plain) ** 0.5, rel=1e-4)
+    assert curve.errors.min() == 0 and curve.errors[0, 0] == curve.errors[1, 0]
 
 
 @pytest.mark.parametrize(
