@@ -142,7 +142,13 @@ class Demo:
             },
             ships=list(self.ships()),
             lists=lists,
-            facts={"ships": self.args.ids, "seed": self.args.seed, **spent},
+            facts={
+                "ships": self.args.ids,
+                "seed": self.args.seed,
+                "MOS": "EfficientNet-Lite0 from ImageNet weights",
+                "TransOSS rows": "6 thin blocks from scratch, 6 epochs: compare them with each other only",
+                **spent,
+            },
             command="make demo",
         )
         method_page(self.page, inputs, title="MOS on simulated ships")
