@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Fused against unfused testing on the SIMULATED set: three protocols, several seeds, paired intervals.
 
-    python benchmarks/fused_vs_unfused.py              # 3 seeds, about 45 minutes on 2 cores
+    python benchmarks/fused_vs_unfused.py              # 3 seeds, about 100 minutes on 2 cores
     python benchmarks/fused_vs_unfused.py --modes mean inverse_variance densest
 
 Each seed trains its own re-identifier and its own bridge, neither on the held-out training ships; data and test split
@@ -11,6 +11,8 @@ stay. Every run is kept in --output; called again, it goes on where it stopped. 
   fused, 0.02       the paper's alpha
   control           alpha chosen likewise, but each chip is fused with chips that were generated from another ship
   source as SAR     alpha chosen likewise, but the optical chip itself, made grey, stands in for the generated ones
+  pretrained        as the first, but with one bridge for all seeds that was trained on other simulated ships first
+                    (--pretrain-ids) and then on the training ships
 
 The controls say what fusion owes to the generated pixels and what to passing a second image with the ship's size.
 Differences are fused less unfused over the same queries, all seeds together, with 95 % bootstrap intervals over
@@ -94,6 +96,18 @@ def simulated_pairs(folder: Path, ids: int) -> Path:
     return folder
 
 
+def pretrained(output: Path, data: Path, ids: int, k: int) -> Path:
+    """Chips of a bridge that was trained on pairs of other ships first."""
+    other = ["DATASETS.NAMES", "('OptiSarPair',)", "DATASETS.TESTS", "()", "BRIDGE.DATA.NAMES", "['OptiSarPair']"]
+    start = bridge(
+        BRIDGE, simulated_pairs(output / "pairs", ids), output / "bridge_pairs", "TEST.HOLDOUT.FRACTION", 0.0, *other,
+        "BRIDGE.SAMPLE.SPLITS", "[]", "BRIDGE.SOLVER.STEPS", 3500,
+    )  # fmt: skip
+    tuned = ["BRIDGE.INIT_FROM", start, "BRIDGE.SOLVER.STEPS", 400, "BRIDGE.SOLVER.LR", 0.0003, "BRIDGE.SAMPLE.K", k]
+    bridge(BRIDGE, data, output / "bridge_tuned", "SEED", 0, *HELD, *tuned)
+    return output / "bridge_tuned" / "synthetic"
+
+
 def per_query(folder: Path, stem: str) -> dict[str, dict[str, tuple[float, float]]]:
     """By protocol and query: average precision and hit at rank 1, in percent."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
@@ -128,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--k", type=int, default=5, help="generated chips of each optical chip")
     parser.add_argument("--bridge-steps", type=int, default=2000, help="training steps of each bridge")
+    parser.add_argument("--pretrain-ids", type=int, default=1500, help="other ships to pretrain a bridge on; 0: none")
     parser.add_argument("--modes", nargs="+", default=["mean"], help="TEST.FUSION.MODE")
     parser.add_argument("--output", type=Path, default=ROOT / "output/fused_vs_unfused")
     args = parser.parse_args()
@@ -137,6 +152,8 @@ def main() -> None:
     variants["fused, 0.02, mean"] = ("", "0.02", "mean")
     variants["control: another ship's chips, auto"] = ("shuffled", "auto", "mean")
     variants["source as SAR, auto"] = ("source", "auto", "mean")
+    if args.pretrain_ids:
+        variants["pretrained bridge, auto"] = ("pretrained", "auto", "mean")
     plain: list[dict[str, Any]] = []
     done: dict[str, list[tuple[dict[str, Any], Path]]] = {label: [] for label in variants}
     for seed in range(args.seeds):
@@ -146,7 +163,9 @@ def main() -> None:
         bridge(BRIDGE, data, base, "SEED", seed, *HELD, *steps)
         for number, (label, (kind, alpha, mode)) in enumerate(variants.items()):
             root = base / "synthetic"
-            if kind:
+            if kind == "pretrained":
+                root = pretrained(output, data, args.pretrain_ids, args.k)
+            elif kind:
                 root = control(root, output / f"control_{kind}_{seed}", data, kind)
             folder = output / f"fused_{seed}_{number}_{mode}"
             done[label].append((fused(data, reid, folder, root, seed, alpha, mode, args.k), folder))
