@@ -171,7 +171,25 @@ def _is_sha256(value: Any) -> bool:
 
 def _is_inside(value: Any) -> bool:
     """A path that cannot lead out of the folder."""
-    return _is_text(value) and "\\" not in value and not any(part in ("", ".", "..") for part in value.split("/"))
+    return _is_path(value) and "\\" not in value and not any(part in ("", ".", "..") for part in value.split("/"))
+
+
+def _is_path(value: Any) -> bool:
+    """What the system can be asked for as a file."""
+    if not _is_text(value) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _is_sar(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"transform", "low", "high", "channel"}:
+        return False
+    numbers = (value["low"], value["high"])
+    return _is_text(value["transform"]) and all(isinstance(x, (int, float)) for x in numbers)
 
 
 def _is_texts(value: Any) -> bool:
@@ -184,7 +202,7 @@ def _is_identities(value: Any) -> bool:
 
 # Fields whose values cannot all be: what is asked of them, and how it is said.
 _ROW_CHECKS: dict[str, tuple[Any, str]] = {
-    "source": (_is_text, "a path"),
+    "source": (_is_path, "a path"),
     "source_sha256": (_is_sha256, "64 hexadecimal digits"),
     "source_size": (_is_size, "[width, height]"),
     "split": (lambda value: value in SPLITS, " or ".join(SPLITS)),
@@ -199,8 +217,8 @@ _ROW_CHECKS: dict[str, tuple[Any, str]] = {
 }
 _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "version": (lambda value: value == VERSION, f"{VERSION}"),
-    "direction": (lambda value: value in DIRECTIONS, " or ".join(DIRECTIONS)),
-    "bridge": (_is_text, "a path"),
+    "direction": (lambda value: value in tuple(DIRECTIONS), " or ".join(DIRECTIONS)),
+    "bridge": (_is_path, "a path"),
     "checkpoint": (_is_text, "the bridge's id"),
     "steps": (_is_count, "a whole number from 1 on"),
     "rule": (_is_text, "a step rule"),
@@ -210,8 +228,7 @@ _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "clip": (lambda value: isinstance(value, bool), "true or false"),
     "k": (_is_count, "a whole number from 1 on"),
     "seed": (_is_int, "a whole number"),
-    "sar": (lambda value: isinstance(value, dict) and set(value) == {"transform", "low", "high", "channel"},
-            "transform, low, high and channel"),
+    "sar": (_is_sar, "transform, low, high and channel"),
     "size": (_is_size, "[height, width]"),
     "resize": (_is_text, "a filter"),
     "precision": (_is_text, "a dtype"),
@@ -227,7 +244,7 @@ _FACT_CHECKS: dict[str, tuple[Any, str]] = {
 def _checked(kind: Any, text: str, checks: dict[str, tuple[Any, str]]) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("is no JSON") from None
     if not isinstance(values, dict):
         raise ValueError("is no JSON object")

@@ -198,6 +198,8 @@ def test_bridge_trained_on(folder):
         ({"sample": -1}, "sample: a whole number from 0 on"),
         ({"output": "../../etc/passwd"}, "output: a path inside the folder"),
         ({"output": "/etc/passwd"}, "output: a path inside the folder"),
+        ({"output": "images/query/a\0.png"}, "output: a path inside the folder"),
+        ({"output": "images/query/\ud800.png"}, "output: a path inside the folder"),
         ({"output_sha256": 5}, "output_sha256: 64 hexadecimal digits"),
         ({"steps": 2}, "is of another dump: steps 2, dump.json says 5"),
         ({"checkpoint": "0123456789abcdef"}, "is of another dump: checkpoint 0123456789abcdef, dump.json says"),
@@ -222,6 +224,7 @@ def test_manifests_that_are_none(folder):
         (whole[:-1], "line 6 is cut off"),
         (b"\xff\xfe\n" + whole, "line 1 is no UTF-8"),
         (b"[1]\n", "line 1 is no JSON object"),
+        (b"[" * 100_000 + b"\n", "line 1 is no JSON"),
         (b"\n" + whole, "line 1 is no JSON"),
         (b"", "lists no chip"),
     ):
@@ -251,7 +254,9 @@ def test_only_a_journal_may_end_in_half_a_line(folder):
     [
         ({"version": 9}, "is of version 9, and this program reads version 1"),
         ({"direction": "sar_to_sar"}, "direction: optical_to_sar or sar_to_optical is needed"),
+        ({"direction": ["optical_to_sar"]}, "direction: optical_to_sar or sar_to_optical is needed"),
         ({"sar": {"transform": "SARDenoise"}}, "sar: transform, low, high and channel"),
+        ({"sar": {"transform": "SARDenoise", "low": None, "high": 100.0, "channel": "auto"}}, "sar: transform, low"),
         ({"size": 12}, "size: [height, width]"),
         ({"k": 0}, "k: a whole number from 1 on"),
         ({"trained_identities": [1]}, "trained_identities: lists by data set"),
