@@ -112,8 +112,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             raise ValueError(f"num_train_timesteps: at least 1, got {num_train_timesteps}")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: 0..1, got {eta}")
-        if not max_var > 0:
-            raise ValueError(f"max_var: above 0, got {max_var}")
+        if not 0 < max_var < math.inf:
+            raise ValueError(f"max_var: above 0 and finite, got {max_var}")
         if not 0 < m_min < m_max < 1:
             raise ValueError(f"m_min and m_max: 0 < m_min < m_max < 1 is needed, got {m_min} and {m_max}")
         if solver_order not in range(1, MAX_ORDER + 1) or (solver_order > 1 and step_rule != "dbim"):
@@ -171,14 +171,17 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("set_timesteps: give num_inference_steps or timesteps, one of them")
         if timesteps is not None:
-            steps = np.asarray(timesteps, dtype=np.int64)
+            steps = np.asarray(timesteps, dtype=np.float64)
             inside = steps.ndim == 1 and len(steps) and 0 <= steps.min() and steps.max() < total
+            inside = inside and not (steps % 1).any()
             if not inside or (np.diff(steps) >= 0).any():
                 shown = ", ".join(str(step) for step in list(timesteps)[:8])
                 raise ValueError(f"timesteps: strictly decreasing, {total - 1} to 0, got {shown or 'none'} ...")
+            steps = steps.astype(np.int64)
         else:
             assert num_inference_steps is not None
-            if isinstance(num_inference_steps, bool) or num_inference_steps != int(num_inference_steps):
+            # Infinity and NaN have no remainder that is 0.
+            if isinstance(num_inference_steps, (bool, str)) or num_inference_steps % 1 != 0:
                 raise ValueError(f"num_inference_steps: a whole number, got {num_inference_steps!r}")
             if not 1 <= num_inference_steps <= total:
                 raise ValueError(

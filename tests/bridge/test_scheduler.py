@@ -195,6 +195,7 @@ def test_bbdms_full_grid_visits_timestep_1_twice_and_still_ends():
         ({"timestep_spacing": "even"}, "timestep_spacing"),
         ({"eta": 1.5}, "eta"),
         ({"max_var": 0.0}, "max_var"),
+        ({"max_var": float("inf")}, "max_var"),
         ({"m_min": 0.9, "m_max": 0.1}, "m_min"),
         ({"solver_order": 2}, "solver_order"),
         ({"solver_order": 4, "step_rule": "dbim"}, "solver_order"),
@@ -211,10 +212,10 @@ def test_wrong_use_is_named():
     x = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x, x)
-    for count in (0, 1001, 2.5, True):
+    for count in (0, 1001, 2.5, True, "10", float("inf"), float("nan")):
         with pytest.raises(ValueError, match="num_inference_steps"):
             scheduler.set_timesteps(count)
-    for steps in ([5, 5], [3, 7], [1000, 1], []):
+    for steps in ([5, 5], [3, 7], [1000, 1], [], [900.5, 3]):
         with pytest.raises(ValueError, match="strictly decreasing"):
             scheduler.set_timesteps(timesteps=steps)
     with pytest.raises(ValueError, match="one of them"):
