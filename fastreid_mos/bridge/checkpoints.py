@@ -71,7 +71,7 @@ def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[s
 
     Args:
         path: the checkpoint, for the message.
-        state: what :meth:`Checkpoints.read` gave.
+        state: what :func:`read_state` gave.
         cfg: this run's config.
         facts: this run's facts: processes, pairs.
 
@@ -179,7 +179,8 @@ def read_state(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as stream:
             state = json.load(stream)
-        if not (type(state["step"]) is int and isinstance(state["config"], dict) and isinstance(state["facts"], dict)):
+        numbers = type(state["step"]) is int and type(state["seed"]) is int
+        if not (numbers and isinstance(state["config"], dict) and isinstance(state["facts"], dict)):
             raise ValueError("it holds something else")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no state of a bridge's training"

@@ -16,8 +16,6 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from ..data.listing import Item
-from ..data.modality import OPTICAL, SAR
 from ..data.seeding import spread_seed
 from ..errors import CheckpointError, MOSError
 from .building import build_scheduler, build_unet, check_matching
@@ -310,12 +308,6 @@ def make_accelerator(cfg: Any, accumulate: int = 1) -> Accelerator:
 def pairs_digest(facts: str) -> str:
     """A short name of the pairs that a run is trained on."""
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
-
-
-def source_items(items: Sequence[Item], direction: str) -> list[Item]:
-    """The chips of the source's modality."""
-    modality = OPTICAL if direction == "optical_to_sar" else SAR
-    return [item for item in items if item[2] == modality]
 
 
 def run_record(cfg: Any, seed: int, processes: int, pairs: str) -> dict[str, Any]:
