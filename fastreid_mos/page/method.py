@@ -248,15 +248,13 @@ def _fusion(results: Results | None) -> list[str]:
                 )
             )
             parts.append(tag("p", "Fusion: ", said, ".", class_="note"))
-        if fusion.get("missing"):
-            parts.append(missing(f"Chips without a generated one, left unfused: {_in_words(fusion['missing'])}."))
+        gaps = fusion.get("missing")
+        without, fewer = (number(gaps.get(key)) if isinstance(gaps, Mapping) else None for key in ("without", "fewer"))
+        if without:
+            parts.append(missing(f"Chips without a generated one, left unfused: {without:g}."))
+        if fewer:
+            parts.append(missing(f"Chips with fewer generated ones than were asked for: {fewer:g}."))
     return parts
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {part}" for name, part in value.items())
-    return str(len(value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _ships(inputs: MethodInputs, height: int, most: int | None) -> list[str]:

@@ -90,6 +90,18 @@ def test_what_is_missing_is_said_in_every_section(tmp_path):
         assert words in page.text
 
 
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [({"without": 0, "fewer": 0}, []), ({"without": 3, "fewer": 2}, ["left unfused: 3.", "than were asked for: 2."])],
+)
+def test_chips_without_generated_ones_are_counted_where_there_are_any(inputs, results, tmp_path, gaps, said):
+    fusion = {**results["fusion"], "missing": gaps}
+    method_page(tmp_path / "a.html", replaced(inputs, results={**results, "fusion": fusion}))
+    page = checked_page(text_of(tmp_path / "a.html"))
+    assert all(words in page.text for words in said)
+    assert ("left unfused" in page.text) == ("than were asked for" in page.text) == bool(said)
+
+
 def test_results_of_an_unfused_test_and_with_holes(inputs, results, tmp_path):
     model = {"mAP": None, "Rank-1": 3.0, "intervals": {"mAP": [None, None]}}
     bare = {"protocols": {"O2S": {"model": model, "gallery": None}, "S2O": None}}
