@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -207,7 +208,7 @@ def train_bridge(folder: Path, *options: Any) -> None:
     require_extra()
     words = ["--config-file", str(DEMO / "bbdm_demo.yml"), "OUTPUT_DIR", str(folder), *flat(options)]
     args = parser().parse_args(words)
-    args.command = f"python tools/train_bbdm.py {' '.join(words)}"
+    args.command = f"python tools/train_bbdm.py {shlex.join(words)}"
     program(args)
 
 

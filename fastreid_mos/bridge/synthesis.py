@@ -114,7 +114,8 @@ def dump(
         raise ConfigError(f"rank {rank} of {world} processes: 0..{world - 1} is needed")
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     root = os.fspath(output) or cfg.BRIDGE.SAMPLE.OUTPUT or os.path.join(cfg.OUTPUT_DIR, "synthetic")
-    pipeline = load_pipeline(pipeline_folder)
+    bridge = os.path.expanduser(os.fspath(pipeline_folder))
+    pipeline = load_pipeline(bridge)
     sar = recorded_sar(pipeline.config, cfg)
     scheduler = sampling_scheduler(pipeline, settings)
     images = pipeline.chip_reader()
@@ -122,8 +123,8 @@ def dump(
     facts = folder.agree(
         DumpFacts(
             direction=pipeline.config.direction,
-            bridge=os.path.abspath(os.path.expanduser(os.fspath(pipeline_folder))),
-            checkpoint=pipeline_id(os.path.expanduser(os.fspath(pipeline_folder))),
+            bridge=os.path.abspath(bridge),
+            checkpoint=pipeline_id(bridge),
             steps=settings.steps,
             rule=settings.rule,
             eta=settings.eta,
