@@ -171,13 +171,12 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("set_timesteps: give num_inference_steps or timesteps, one of them")
         if timesteps is not None:
-            steps = np.asarray(timesteps, dtype=np.float64)
-            inside = steps.ndim == 1 and len(steps) and 0 <= steps.min() and steps.max() < total
-            inside = inside and not (steps % 1).any()
-            if not inside or (np.diff(steps) >= 0).any():
+            given = np.asarray(timesteps, dtype=np.float64)
+            inside = given.ndim == 1 and len(given) and 0 <= given.min() and given.max() < total
+            if not inside or (given % 1).any() or (np.diff(given) >= 0).any():
                 shown = ", ".join(str(step) for step in list(timesteps)[:8])
                 raise ValueError(f"timesteps: strictly decreasing, {total - 1} to 0, got {shown or 'none'} ...")
-            steps = steps.astype(np.int64)
+            steps = given.astype(np.int64)
         else:
             assert num_inference_steps is not None
             # Infinity and NaN have no remainder that is 0.
