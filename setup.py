@@ -31,8 +31,9 @@ INSTALL_REQUIRES = [
 
 EXTRAS = {
     # The Brownian-bridge half of the method. diffusers: scheduler and pipeline base classes, UNet2DModel, VQModel, EMA;
-    # accelerate: devices, precision, processes and checkpoints of its training. Bounds: see tests in the closing note.
-    "bridge": ["diffusers>=0.30", "accelerate>=0.33"],
+    # accelerate: devices, precision, processes and checkpoints of its training. 0.34 is accelerate's first release that
+    # allows NumPy 2; 0.30 is the oldest diffusers that scheduler, pipeline and resuming were tested with.
+    "bridge": ["diffusers>=0.30", "accelerate>=0.34"],
     # fast-reid's faiss paths; MOS's own ranking does not need it.
     "search": ["faiss-cpu>=1.8"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).

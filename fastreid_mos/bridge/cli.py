@@ -20,7 +20,7 @@ from ..errors import ConfigError, MOSError
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
-_EXTRA = {"diffusers": "diffusers>=0.30", "accelerate": "accelerate>=0.33"}
+_EXTRA = {"diffusers": "diffusers>=0.30", "accelerate": "accelerate>=0.34"}
 
 
 def parser() -> argparse.ArgumentParser:
