@@ -303,11 +303,11 @@ def _whole(name: str, value: Any, high: int | None = None) -> int:
 def _generators(generator: Generators, rows: int, images: int, samples: int) -> Any:
     if generator is None or isinstance(generator, torch.Generator):
         return generator
-    generators = list(generator)
+    generators = list(generator) if isinstance(generator, Sequence) else [generator]
     if len(generators) != rows or not all(isinstance(entry, torch.Generator) for entry in generators):
         raise ValueError(
             f"generator: one torch.Generator, or a list of {rows} ({images} images with {samples} samples each), got "
-            f"{len(generators)}"
+            f"{len(generators)} of {type(generators[0]).__name__ if generators else 'nothing'}"
         )
     return generators
 

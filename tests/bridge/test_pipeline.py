@@ -262,6 +262,7 @@ PIPELINE = tiny_pipeline()
         ({"eta": float("nan")}, "eta: 0 to 1"),
         ({"output_type": "jpg"}, "output_type: one of"),
         ({"generator": seeds(1, 2), "num_images_per_prompt": 3}, "a list of 3 .*got 2"),
+        ({"generator": 5}, "a list of 1 .*got 1 of int"),
         ({"generator": [1]}, "torch.Generator"),
     ],
 )
