@@ -17,6 +17,18 @@ from typing import Any
 
 from ..atomic import atomic_write
 from ..errors import CheckpointError, DatasetError
+from .field_checks import (
+    is_count,
+    is_identities,
+    is_inside,
+    is_int,
+    is_path,
+    is_sar,
+    is_sha256,
+    is_size,
+    is_text,
+    is_texts,
+)
 from .modality import OPTICAL, SAR
 
 MANIFEST, FACTS, IMAGES = "manifest.jsonl", "dump.json", "images"
@@ -149,94 +161,43 @@ class DumpFacts:
         return cls(**_checked(cls, text, _FACT_CHECKS))
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_int(value) and value >= 1
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_count(side) for side in value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _is_inside(value: Any) -> bool:
-    """A path that cannot lead out of the folder."""
-    return _is_path(value) and "\\" not in value and not any(part in ("", ".", "..") for part in value.split("/"))
-
-
-def _is_path(value: Any) -> bool:
-    """What the system can be asked for as a file."""
-    if not _is_text(value) or "\0" in value:
-        return False
-    try:
-        os.fsencode(value)
-    except UnicodeError:
-        return False
-    return True
-
-
-def _is_sar(value: Any) -> bool:
-    if not isinstance(value, dict) or set(value) != {"transform", "low", "high", "channel"}:
-        return False
-    numbers = (value["low"], value["high"])
-    return _is_text(value["transform"]) and all(isinstance(x, (int, float)) for x in numbers)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _is_identities(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and all(isinstance(entry, list) for entry in value.values()))
-
-
 # Fields whose values cannot all be: what is asked of them, and how it is said.
 _ROW_CHECKS: dict[str, tuple[Any, str]] = {
-    "source": (_is_path, "a path"),
-    "source_sha256": (_is_sha256, "64 hexadecimal digits"),
-    "source_size": (_is_size, "[width, height]"),
+    "source": (is_path, "a path"),
+    "source_sha256": (is_sha256, "64 hexadecimal digits"),
+    "source_size": (is_size, "[width, height]"),
     "split": (lambda value: value in SPLITS, " or ".join(SPLITS)),
-    "identity": (_is_int, "a whole number"),
-    "sample": (lambda value: _is_int(value) and value >= 0, "a whole number from 0 on"),
-    "output": (_is_inside, "a path inside the folder"),
-    "output_sha256": (_is_sha256, "64 hexadecimal digits"),
-    "seed": (_is_int, "a whole number"),
-    "checkpoint": (_is_text, "the bridge's id"),
-    "steps": (_is_count, "a whole number from 1 on"),
-    "rule": (_is_text, "a step rule"),
+    "identity": (is_int, "a whole number"),
+    "sample": (lambda value: is_int(value) and value >= 0, "a whole number from 0 on"),
+    "output": (is_inside, "a path inside the folder"),
+    "output_sha256": (is_sha256, "64 hexadecimal digits"),
+    "seed": (is_int, "a whole number"),
+    "checkpoint": (is_text, "the bridge's id"),
+    "steps": (is_count, "a whole number from 1 on"),
+    "rule": (is_text, "a step rule"),
 }
 _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "version": (lambda value: value == VERSION, f"{VERSION}"),
     "direction": (lambda value: value in tuple(DIRECTIONS), " or ".join(DIRECTIONS)),
-    "bridge": (_is_path, "a path"),
-    "checkpoint": (_is_text, "the bridge's id"),
-    "steps": (_is_count, "a whole number from 1 on"),
-    "rule": (_is_text, "a step rule"),
+    "bridge": (is_path, "a path"),
+    "checkpoint": (is_text, "the bridge's id"),
+    "steps": (is_count, "a whole number from 1 on"),
+    "rule": (is_text, "a step rule"),
     "eta": (lambda value: isinstance(value, (int, float)), "a number"),
-    "order": (_is_count, "a whole number from 1 on"),
-    "spacing": (_is_text, "a spacing"),
+    "order": (is_count, "a whole number from 1 on"),
+    "spacing": (is_text, "a spacing"),
     "clip": (lambda value: isinstance(value, bool), "true or false"),
-    "k": (_is_count, "a whole number from 1 on"),
-    "seed": (_is_int, "a whole number"),
-    "sar": (_is_sar, "transform, low, high and channel"),
-    "size": (_is_size, "[height, width]"),
-    "resize": (_is_text, "a filter"),
-    "precision": (_is_text, "a dtype"),
-    "device": (_is_text, "a kind of device"),
-    "batch": (_is_count, "a whole number from 1 on"),
-    "trained_identities": (_is_identities, "lists by data set"),
-    "datasets": (_is_texts, "a list of names"),
-    "splits": (_is_texts, "a list of names"),
+    "k": (is_count, "a whole number from 1 on"),
+    "seed": (is_int, "a whole number"),
+    "sar": (is_sar, "transform, low, high and channel"),
+    "size": (is_size, "[height, width]"),
+    "resize": (is_text, "a filter"),
+    "precision": (is_text, "a dtype"),
+    "device": (is_text, "a kind of device"),
+    "batch": (is_count, "a whole number from 1 on"),
+    "trained_identities": (is_identities, "lists by data set"),
+    "datasets": (is_texts, "a list of names"),
+    "splits": (is_texts, "a list of names"),
     "command": (lambda value: isinstance(value, str), "a command"),
 }  # fmt: skip
 
