@@ -96,13 +96,18 @@ def simulated_pairs(folder: Path, ids: int) -> Path:
     return folder
 
 
-def pretrained(output: Path, data: Path, ids: int, k: int) -> Path:
-    """Chips of a bridge that was trained on pairs of other ships first."""
+def pretrain(output: Path, ids: int) -> Path:
+    """A bridge trained on pairs of other simulated ships: its pipeline."""
     other = ["DATASETS.NAMES", "('OptiSarPair',)", "DATASETS.TESTS", "()", "BRIDGE.DATA.NAMES", "['OptiSarPair']"]
-    start = bridge(
+    return bridge(
         BRIDGE, simulated_pairs(output / "pairs", ids), output / "bridge_pairs", "TEST.HOLDOUT.FRACTION", 0.0, *other,
         "BRIDGE.SAMPLE.SPLITS", "[]", "BRIDGE.SOLVER.STEPS", 3500,
     )  # fmt: skip
+
+
+def pretrained(output: Path, data: Path, ids: int, k: int) -> Path:
+    """Chips of a bridge that was trained on pairs of other ships first."""
+    start = pretrain(output, ids)
     tuned = ["BRIDGE.INIT_FROM", start, "BRIDGE.SOLVER.STEPS", 400, "BRIDGE.SOLVER.LR", 0.0003, "BRIDGE.SAMPLE.K", k]
     bridge(BRIDGE, data, output / "bridge_tuned", "SEED", 0, *HELD, *tuned)
     return output / "bridge_tuned" / "synthetic"

@@ -32,11 +32,11 @@ PLAIN = '("CrossEntropyLoss", "TripletLoss")'
 ALIGNED = '("CrossEntropyLoss", "TripletLoss", "CMALLoss")'
 # A thin transformer from scratch, trained shortly: what the parts are, not what they can do.
 VARIANTS = {
-    "TransOSS (thin, 6 epochs from scratch)": ["INPUT.SAR.TRANSFORM", "SARMaxScale", "MODEL.LOSSES.NAME", PLAIN],
+    "TransOSS (thin, 4 epochs from scratch)": ["INPUT.SAR.TRANSFORM", "SARMaxScale", "MODEL.LOSSES.NAME", PLAIN],
     "+ denoise": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", PLAIN],
     "+ CMAL": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", ALIGNED],
 }
-SHORT = ["SOLVER.MAX_EPOCH", "6", "SOLVER.WARMUP_EPOCHS", "1", "TEST.RANDOM_DRAWS", "20"]
+SHORT = ["SOLVER.MAX_EPOCH", "4", "SOLVER.WARMUP_EPOCHS", "1", "TEST.RANDOM_DRAWS", "20"]
 
 
 class Demo:
@@ -114,7 +114,7 @@ class Demo:
 
     def test_fused(self) -> None:
         """One test of the trained MOS, unfused and fused; alpha from held-out training ships."""
-        fusion = {"ENABLED": True, "ROOT": self.bridge / "synthetic", "K": 3, "ALPHA": "auto"}
+        fusion = {"ENABLED": True, "ROOT": self.bridge / "synthetic", "K": 2, "ALPHA": "auto"}
         options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", str(value))]
         weights = ["MODEL.WEIGHTS", str(self.run / "model_final.pth")]
         train("mos_demo.yml", self.fused, self.seed, *HELD_OUT, *self.args.options, *weights, *options, eval_only=True)
@@ -147,7 +147,7 @@ class Demo:
                 "ships": self.args.ids,
                 "seed": self.args.seed,
                 "MOS": "EfficientNet-Lite0 from ImageNet weights",
-                "TransOSS rows": "6 thin blocks from scratch, 6 epochs: compare them with each other only",
+                "TransOSS rows": "6 thin blocks from scratch, 4 epochs: compare them with each other only",
                 **spent,
             },
             command="make demo",
