@@ -205,7 +205,7 @@ class FusedTests:
         if kept.chips is not None:  # the first process
             curves = measure_curves(
                 HeldOut.of(kept.chips, self.held.splits), self._held_used.chips(self._features), settings,
-                fusion.ALPHAS, len(self.samples), fusion.MODE,
+                fusion.ALPHAS, len(self.samples),
             )  # fmt: skip
             self._choices = choose(curves, settings)
             self._curves = {name: curve.as_dict() for name, curve in curves.items()}

@@ -101,7 +101,7 @@ class Curve:
 
 
 def measure_curves(
-    held: HeldOut, generated: GeneratedChips, settings: EvalSettings, alphas: Sequence[float], count: int, mode: str
+    held: HeldOut, generated: GeneratedChips, settings: EvalSettings, alphas: Sequence[float], count: int
 ) -> dict[str, Curve]:
     """Rank the held-out chips for every alpha and every k from 1 to ``count``.
 
@@ -113,7 +113,6 @@ def measure_curves(
         settings: of the evaluator.
         alphas: values to try; 0 is tried too.
         count: the largest k.
-        mode: see :func:`fastreid_mos.evaluation.fuse_features`.
 
     Returns:
         By protocol its curve. A protocol without a query that has a match among the held-out chips has none.
@@ -135,7 +134,7 @@ def measure_curves(
     tables = {name: [[plain[name]] * len(values) for _ in numbers] for name in names}
     if len(generated):
         own = normalized(chips.features)
-        for row, drawn in enumerate(generated.summaries(count, mode)):
+        for row, drawn in enumerate(generated.summaries(count)):
             for column, alpha in enumerate(values[1:], start=1):
                 fused = mix(own, drawn, alpha).astype(np.float32)
                 for name in names:

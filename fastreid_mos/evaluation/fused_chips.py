@@ -37,9 +37,9 @@ class GeneratedChips:
     def __len__(self) -> int:
         return len(self.owner)
 
-    def summaries(self, count: int, mode: str) -> Iterator[Drawn]:
-        """What the first 1 ... ``count`` samples of each chip give; for the modes see :func:`fuse_features`."""
-        return summaries(normalized(self.features), self.owner, self.place, count, mode)
+    def summaries(self, count: int) -> Iterator[Drawn]:
+        """What the first 1 ... ``count`` samples of each chip give."""
+        return summaries(normalized(self.features), self.owner, self.place, count)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Fusion:
 
     Attributes:
         generated: the features; owners are rows of the test's chips.
-        mode: see :func:`fastreid_mos.evaluation.fuse_features`.
+        mode: for the record; see :func:`fastreid_mos.evaluation.fuse_features`.
         choices: alpha and k of each protocol, by its name.
         record: what else goes into ``results.json``.
     """
@@ -90,7 +90,7 @@ class Fusion:
                 f"{self.generated.owner.max()} do not belong to chips of features {chips.features.shape}"
             )
         fused = normalized(chips.features)
-        for drawn in self.generated.summaries(choice.k, self.mode):
+        for drawn in self.generated.summaries(choice.k):
             if drawn.last:
                 fused = mix(fused, drawn, choice.alpha)
         return fused.astype(np.float32)

@@ -46,11 +46,10 @@ def two_splits(split):
     return [*first, (query, gallery)]
 
 
-@pytest.mark.parametrize("mode", ["mean", "densest"])
-def test_curves_are_those_of_fusing_and_ranking_by_hand(split, mode):
+def test_curves_are_those_of_fusing_and_ranking_by_hand(split):
     splits = two_splits(split)
     generated = generated_for(split, 3, 1.0)
-    curves = measure_curves(HeldOut(chips_of(split), splits), generated, EvalSettings(), ALPHAS, 3, mode)
+    curves = measure_curves(HeldOut(chips_of(split), splits), generated, EvalSettings(), ALPHAS, 3)
     kinds = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
     assert list(curves) == list(kinds)
     for name, curve in curves.items():
@@ -58,9 +57,7 @@ def test_curves_are_those_of_fusing_and_ranking_by_hand(split, mode):
         for row, k in enumerate(curve.k):
             some = generated.place < k
             for column, alpha in enumerate(ALPHAS):
-                fused = fuse_features(
-                    split.features, generated.features[some], generated.owner[some], alpha, mode
-                )
+                fused = fuse_features(split.features, generated.features[some], generated.owner[some], alpha)
                 wanted = []
                 for query, gallery in splits:
                     parts = [
@@ -77,10 +74,10 @@ def test_good_generated_chips_are_used_and_bad_ones_are_not(split, caplog):
     held = HeldOut(chips_of(split), two_splits(split))
     settings = EvalSettings()
     with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
-        good = choose(measure_curves(held, generated_for(split, 4, 2.0), settings, ALPHAS, 4, "mean"), settings)
+        good = choose(measure_curves(held, generated_for(split, 4, 2.0), settings, ALPHAS, 4), settings)
         noise = generated_for(split, 4, 0.0)
         noise.features[:] = -split.features[noise.owner]
-        bad = choose(measure_curves(held, noise, settings, ALPHAS, 4, "mean"), settings)
+        bad = choose(measure_curves(held, noise, settings, ALPHAS, 4), settings)
     assert good["O2S"].alpha > 0 and 1 <= good["O2S"].k <= 4 and set(good) == {"ALL", "O2S", "S2O"}
     # Turned round: up to alpha 0.5 they change nothing but lengths, above it they turn the ranking over.
     assert bad == dict.fromkeys(good, Choice(0.0, 0))
@@ -102,7 +99,7 @@ def test_a_gain_within_its_standard_error_is_none():
 def test_the_standard_error_is_of_the_paired_difference(split):
     generated, settings = generated_for(split, 2, 1.0), EvalSettings()
     held = HeldOut(chips_of(split), two_splits(split)[:1])
-    curve = measure_curves(held, generated, settings, (0.3,), 2, "mean")["O2S"]
+    curve = measure_curves(held, generated, settings, (0.3,), 2)["O2S"]
     rows = np.arange(len(split.ids))
     queries, gallery = rows[: split.num_query], rows[split.num_query :]
     queries, gallery = queries[split.modalities[queries] == 0], gallery[split.modalities[gallery] == 1]
@@ -139,7 +136,7 @@ def test_ties_take_the_least(table, choice):
 def test_zero_is_always_tried_and_nothing_generated_gains_nothing(split):
     held = HeldOut(chips_of(split), two_splits(split)[:1])
     none = GeneratedChips(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
-    curves = measure_curves(held, none, EvalSettings(), (0.5, 0.1), 2, "mean")
+    curves = measure_curves(held, none, EvalSettings(), (0.5, 0.1), 2)
     assert curves["O2S"].alphas == (0.0, 0.1, 0.5) and len(np.unique(curves["O2S"].mAP)) == 1
     assert set(choose(curves, EvalSettings()).values()) == {Choice(0.0, 0)}
 
@@ -153,7 +150,7 @@ def test_the_choice_is_made_by_the_ranking_of_the_test(split):
     begun = set()
     for options in ({}, {"metric": "euclidean"}, {"rerank": (6, 3, 0.4)}, {"aqe": (1, 3, 2.0)}):
         settings = EvalSettings(**options)
-        curves = measure_curves(held, generated, settings, (0.3,), 2, "mean")
+        curves = measure_curves(held, generated, settings, (0.3,), 2)
         results = split.run(FusionReidEvaluator(num_query=split.num_query, settings=settings))
         assert {name: curve.mAP[0, 0] for name, curve in curves.items()} == pytest.approx(
             {name: figures["mAP"] for name, figures in results.items()}
@@ -167,7 +164,7 @@ def test_a_protocol_that_cannot_be_measured_is_not_fused(split, new_split, caplo
     settings = EvalSettings(protocols=[["O2S", "optical", "sar"], ["S2O", "sar", "optical"]])
     held = HeldOut(chips_of(split), two_splits(new_split())[:1])
     generated = GeneratedChips(split.features[:2], np.array([0, 2]), np.array([0, 0]))
-    curves = measure_curves(held, generated, settings, ALPHAS, 1, "mean")
+    curves = measure_curves(held, generated, settings, ALPHAS, 1)
     assert list(curves) == ["S2O"]
     with caplog.at_level(logging.WARNING, "fastreid_mos.evaluation"):
         assert choose(curves, settings)["O2S"] == Choice(0.0, 0)
@@ -179,7 +176,7 @@ def test_features_of_other_chips_are_refused(split):
     for features, owner in ((split.features[:1], len(split.ids)), (split.features[:1, :3], 0)):
         wrong = GeneratedChips(features, np.array([owner]), np.array([0]))
         with pytest.raises(MOSError, match="do not belong to the held-out chips"):
-            measure_curves(held, wrong, EvalSettings(), ALPHAS, 1, "mean")
+            measure_curves(held, wrong, EvalSettings(), ALPHAS, 1)
 
 
 def test_hundreds_of_chips_take_seconds(new_split):
@@ -188,6 +185,6 @@ def test_hundreds_of_chips_take_seconds(new_split):
     alphas = np.linspace(0, 1, 16)
     start = time.process_time()
     held = HeldOut(chips_of(split), two_splits(split)[:1])
-    curves = measure_curves(held, generated, EvalSettings(), alphas, 5, "mean")
+    curves = measure_curves(held, generated, EvalSettings(), alphas, 5)
     assert curves["ALL"].mAP.shape == (5, 16) and len(split.ids) > 450
     assert time.process_time() - start < 30

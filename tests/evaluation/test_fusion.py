@@ -64,6 +64,9 @@ def test_weights_of_nothing_and_of_all():
         (np.ones((2, 2)), [0], 0.1, "owner: 2 values are needed"),
         (np.full((1, 2), np.nan), [0], 0.1, "synthetic: not finite in row 0"),
         (np.ones((1, 2)), [0], 1.1, "alpha: 0..1"),
+        (np.ones((1, 2)), [0], float("nan"), "alpha: 0..1"),
+        (np.ones((1, 2)), [0], "auto", "alpha: 0..1, got 'auto'"),
+        (np.ones((1, 2)), [0], None, "alpha: 0..1, got None"),
     ],
 )
 def test_refuses(synthetic, owner, alpha, message):
