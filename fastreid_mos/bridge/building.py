@@ -127,18 +127,6 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
         )
 
 
-def sar_differences(start: BrownianBridgePipeline, cfg: Any) -> list[str]:
-    """How the start read SAR chips otherwise than this config does, in words; none where it is the same."""
-    sar = cfg.INPUT.SAR
-    pairs = {
-        "INPUT.SAR.TRANSFORM": (start.config.sar_transform, sar.TRANSFORM),
-        "INPUT.SAR.LOW_PERCENTILE": (start.config.sar_low, sar.LOW_PERCENTILE),
-        "INPUT.SAR.HIGH_PERCENTILE": (start.config.sar_high, sar.HIGH_PERCENTILE),
-        "INPUT.SAR.CHANNEL": (start.config.sar_channel, sar.CHANNEL),
-    }
-    return [f"{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
-
-
 def check_matching(unet: Any, weights: Mapping[str, torch.Tensor], what: str) -> None:
     """Refuse weights of another network.
 

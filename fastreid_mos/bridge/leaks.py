@@ -12,7 +12,7 @@ from ..data.listing import DISTRACTOR, Item
 from ..data.manifest import file_sha256
 from ..data.opening import base_name, join_items, open_dataset
 from ..errors import ChipError, DatasetError
-from .pairing import PairGroup, PairSet
+from .pairing import PairGroup, PairSet, is_registered
 
 
 class Contents:
@@ -59,13 +59,13 @@ def _length(path: str) -> int:
 
 @dataclass
 class TestSplits:
-    """The query and gallery chips of ``DATASETS.TESTS``.
+    """The query and gallery chips of data sets: of ``DATASETS.TESTS``, and of those that are trained on.
 
     Attributes:
         query, gallery: (path, identity, modality), each file once.
         identities: by the data set's base name: identities of query and gallery, without distractors.
         roots: by the data set's base name: its folder.
-        names: ``DATASETS.TESTS``.
+        names: of the data sets.
     """
 
     # pytest takes a class of such a name for a test.
@@ -78,15 +78,25 @@ class TestSplits:
     names: tuple[str, ...] = ()
 
 
-def open_tests(names: Sequence[str]) -> TestSplits:
+def open_tests(names: Sequence[str], beside: Sequence[str] = ()) -> TestSplits:
     """The test splits of data sets.
 
+    Args:
+        names: data sets of the registry.
+        beside: more of them; one that is not there, or no registered name (a folder of pairs), is left out.
+
     Raises:
-        DatasetError: one that is not there.
+        DatasetError: one of ``names`` that is not there.
     """
-    found = TestSplits(names=tuple(names))
-    for name in names:
-        dataset = open_dataset(name)
+    found = TestSplits()
+    for name in dict.fromkeys((*names, *(name for name in beside if is_registered(name)))):
+        try:
+            dataset = open_dataset(name)
+        except DatasetError:
+            if name in names:
+                raise
+            continue
+        found.names += (name,)
         own = base_name(dataset)
         found.roots[own] = dataset.root
         for split in ("query", "gallery"):

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from ..atomic import atomic_write
 from ..data.listing import Item
 from ..data.manifest import pipeline_id
+from ..data.sar_settings import sar_differences
 from ..errors import CheckpointError, MOSError
 from .autoencoder import AutoencoderSettings, train_autoencoder
-from .building import build_unet, check_matching, check_start, read_start, sar_differences
+from .building import build_unet, check_matching, check_start, read_start
 from .checkpoints import STATE, check_agrees, read_state, saved_steps
 from .dataset import ChipStore, PairBatches, store_paths
 from .grids import SampleGrid
@@ -28,6 +29,7 @@ from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chip
 from .logs import check_folder, claim_folder, log_to, only_training
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
 from .pipeline import BrownianBridgePipeline
+from .sampling import sar_record
 from .training import BridgeTraining, make_accelerator, pairs_digest, run_record
 
 logger = logging.getLogger("fastreid_mos.bridge")
@@ -62,7 +64,8 @@ def open_data(cfg: Any) -> BridgeData:
     Raises:
         MOSError: data that are not there, that hold no pair, or that hold a test chip.
     """
-    tests = open_tests(cfg.DATASETS.TESTS)
+    # Whatever is tested here: a chip of a known test split is not trained on, be it in a folder of its own.
+    tests = open_tests(cfg.DATASETS.TESTS, (*cfg.BRIDGE.DATA.NAMES, *cfg.DATASETS.NAMES))
     held = held_out(cfg)
     every = open_pairs(cfg.BRIDGE.DATA.NAMES)
     pairs = leave_out(every, held)
@@ -228,7 +231,7 @@ def _open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
             f"BRIDGE.INIT_FROM: {folder}: was trained on {len(seen)} identities that TEST.HOLDOUT sets aside here, "
             f"{seen[0]} first; train it with the same TEST.HOLDOUT, or set TEST.HOLDOUT.FRACTION to 0"
         )
-    differing = sar_differences(start, cfg)
+    differing = [f"{one.key} {one.there} (now {one.here})" for one in sar_differences(sar_record(start.config), cfg)]
     if differing:
         logger.warning(f"BRIDGE.INIT_FROM: {folder}: SAR chips were read with {', '.join(differing)}")
     return start

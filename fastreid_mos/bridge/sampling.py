@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.sar_settings import sar_differences
 from ..errors import ConfigError
-
-_SAR_KEYS = {
-    "transform": ("sar_transform", "TRANSFORM"),
-    "low": ("sar_low", "LOW_PERCENTILE"),
-    "high": ("sar_high", "HIGH_PERCENTILE"),
-    "channel": ("sar_channel", "CHANNEL"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,12 +76,12 @@ def recorded_sar(recorded: Any, cfg: Any) -> dict[str, Any]:
         raise ConfigError(
             f"BRIDGE.DIRECTION: the bridge was trained for {recorded.direction}, got {cfg.BRIDGE.DIRECTION}"
         )
-    sar = {name: getattr(recorded, attribute) for name, (attribute, _) in _SAR_KEYS.items()}
-    for name, (_, key) in _SAR_KEYS.items():
-        if name in ("low", "high") and sar["transform"] != "SARDenoise":
-            continue  # percentiles are of that transform alone
-        if (asked := getattr(cfg.INPUT.SAR, key)) != sar[name]:
-            raise ConfigError(
-                f"INPUT.SAR.{key}: the bridge was trained on SAR chips read with {sar[name]!r}, got {asked!r}"
-            )
+    sar = sar_record(recorded)
+    for one in sar_differences(sar, cfg):
+        raise ConfigError(f"{one.key}: the bridge was trained on SAR chips read with {one.there!r}, got {one.here!r}")
     return sar
+
+
+def sar_record(recorded: Any) -> dict[str, Any]:
+    """The "transform", "low", "high" and "channel" of a pipeline's config."""
+    return {name: getattr(recorded, f"sar_{name}") for name in ("transform", "low", "high", "channel")}

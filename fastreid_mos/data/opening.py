@@ -44,15 +44,16 @@ def open_dataset(name: str, **options: Any) -> Any:
 def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:
     """Training items of several data sets: identities of the later ones are numbered behind the earlier ones'.
 
-    Identities of two data sets are different ships even where the numbers agree.
+    Identities of two data sets are different ships even where the numbers agree. Negative ones are those of no ship
+    (-1, the distractors') and stay what they are.
 
     Args:
         parts: the items (path, identity, camera) of each.
     """
     items: list[Item] = []
     for part in parts:
-        offset = max(pid for _, pid, _ in items) + 1 if items else 0
-        items.extend((path, pid + offset, camera) for path, pid, camera in as_numbers(part))
+        offset = max((pid for _, pid, _ in items if pid >= 0), default=-1) + 1
+        items.extend((path, pid if pid < 0 else pid + offset, camera) for path, pid, camera in as_numbers(part))
     return items
 
 

@@ -19,6 +19,7 @@ from ..data.holdout import Split, split_holdout
 from ..data.listing import Item
 from ..data.manifest import DIRECTIONS, SyntheticRow
 from ..data.opening import base_name, join_items, open_dataset
+from ..data.sar_settings import sar_differences
 from ..data.synthetic import SyntheticSet, open_synthetic, synthetic_rows_for
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import HeldOut, choose, measure_curves
@@ -31,9 +32,6 @@ Ints = NDArray[np.int64]
 Infer = Callable[[Any, Any], Any]
 # What rules which identities are held out.
 _HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
-_SAR_KEYS = {
-    "transform": "TRANSFORM", "channel": "CHANNEL", "low": "LOW_PERCENTILE", "high": "HIGH_PERCENTILE",
-}  # fmt: skip
 logger = logging.getLogger("fastreid_mos.engine")
 
 
@@ -282,15 +280,11 @@ def check_settings_agree(synthetic: SyntheticSet, cfg: Any) -> None:
             f"TEST.FUSION.DIRECTION: {cfg.TEST.FUSION.DIRECTION}, but the chips in {synthetic.root} were generated "
             f"{facts.direction}; set it to that, or TEST.FUSION.ROOT to another folder"
         )
-    for name, key in _SAR_KEYS.items():
-        there, here = facts.sar[name], cfg.INPUT.SAR[key]
-        if name in ("low", "high") and cfg.INPUT.SAR.TRANSFORM == "SARMaxScale":
-            continue  # it has no percentiles
-        if there != here:
-            raise ConfigError(
-                f"INPUT.SAR.{key}: {here}, but the bridge of {synthetic.root} was trained with {there}; the model and "
-                "the bridge must read SAR chips alike: test with the bridge's, or generate the chips by another bridge"
-            )
+    for one in sar_differences(facts.sar, cfg):
+        raise ConfigError(
+            f"{one.key}: {one.here}, but the bridge of {synthetic.root} was trained with {one.there}; the model and "
+            "the bridge must read SAR chips alike: test with the bridge's, or generate the chips by another bridge"
+        )
 
 
 def check_holdout_agrees(cfg: Any) -> None:

@@ -171,6 +171,17 @@ def test_a_test_identity_among_the_training_chips_is_refused(own_hoss, tmp_path)
         open_data(tiny_cfg(tmp_path))
 
 
+def test_test_chips_are_known_without_naming_a_test_set(own_hoss, tmp_path):
+    pairs = write_pairs(tmp_path / "mine", ["a", "b"])
+    chip = next(path for path in sorted((own_hoss / "query").iterdir()) if path.name.endswith("_RGB.tif"))
+    (pairs / "a_RGB.png").unlink()
+    shutil.copy(chip, pairs / "a_RGB.tif")
+    for names in ("('HOSS',)", "('HOSS_O2S',)"):
+        cfg = tiny_cfg(tmp_path, BRIDGE__DATA__NAMES=f"['{pairs}']", DATASETS__TESTS="()", DATASETS__NAMES=names)
+        with pytest.raises(DatasetError, match="a_RGB.tif: is a chip of the test split of HOSS"):
+            open_data(cfg)
+
+
 def test_without_test_sets_nothing_is_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
     folder = write_pairs(tmp_path / "mine", ["a"])
