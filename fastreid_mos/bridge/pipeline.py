@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 import torch
@@ -102,10 +103,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             sar_high=float(sar_high),
             sar_channel=sar_channel,
             resize=resize,
-            trained_identities={
-                str(name): sorted(int(identity) for identity in identities)
-                for name, identities in (trained_identities or {}).items()
-            },
+            trained_identities=_identities(trained_identities),
             info=dict(info or {}),
         )
 
@@ -170,8 +168,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         steps = _whole("num_inference_steps", num_inference_steps, self.scheduler.config.num_train_timesteps)
         scheduler = self.scheduler
         if eta is not None:
-            if not 0 <= eta <= 1:
-                raise ValueError(f"eta: 0 to 1, got {eta}")
+            if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= eta <= 1:
+                raise ValueError(f"eta: 0 to 1, got {eta!r}")
             scheduler = _changed(scheduler, eta=float(eta))
         size = None if self.config.height is None else (self.config.height, self.config.width)
         pixels = source_tensor(image, size, self.config.resize)
@@ -259,7 +257,18 @@ def _changed(scheduler: Any, **settings: Any) -> Any:
     return type(scheduler).from_config(scheduler.config, **settings)
 
 
+def _identities(given: Any) -> dict[str, list[int]]:
+    try:
+        return {str(name): sorted(index(identity) for identity in pids) for name, pids in dict(given or {}).items()}
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"trained_identities: lists of whole numbers by data set are needed, got {str(given)[:80]}"
+        ) from None
+
+
 def _check_channels(unet: Any, vae: Any) -> None:
+    if getattr(getattr(unet, "config", None), "in_channels", None) is None:
+        raise ValueError(f"unet: a UNet2DModel is needed, got {type(unet).__name__}")
     channels = latent_channels(vae)
     inside, outside = unet.config.in_channels, unet.config.out_channels
     if inside not in (channels, 2 * channels) or outside != channels:

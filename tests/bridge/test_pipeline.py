@@ -259,6 +259,7 @@ PIPELINE = tiny_pipeline()
         ({"num_inference_steps": 1001}, "1 to 1000, got 1001"),
         ({"num_inference_steps": True}, "num_inference_steps"),
         ({"eta": 1.5}, "eta: 0 to 1"),
+        ({"eta": "a"}, "eta: 0 to 1, got 'a'"),
         ({"eta": float("nan")}, "eta: 0 to 1"),
         ({"output_type": "jpg"}, "output_type: one of"),
         ({"generator": seeds(1, 2), "num_images_per_prompt": 3}, "a list of 3 .*got 2"),
@@ -305,6 +306,14 @@ def test_without_a_size_images_keep_theirs():
 def test_another_scheduler_is_refused_with_what_is_needed():
     with pytest.raises(ValueError, match="BrownianBridgeScheduler"):
         BrownianBridgePipeline(tiny_unet(), DDIMScheduler())
+    with pytest.raises(ValueError, match="unet: a UNet2DModel is needed, got NoneType"):
+        BrownianBridgePipeline(None, BrownianBridgeScheduler())
+
+
+@pytest.mark.parametrize("given", [{"HOSS": ["a"]}, {"HOSS": [1.5]}, {"HOSS": 3}, [7]])
+def test_trained_identities_must_be_whole_numbers(given):
+    with pytest.raises(ValueError, match="trained_identities: lists of whole numbers by data set"):
+        tiny_pipeline(trained_identities=given)
 
 
 def test_chips_are_read_as_recorded(shared_dir):
