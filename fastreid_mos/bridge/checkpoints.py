@@ -110,11 +110,6 @@ class Checkpoints:
         self.keep = keep
         self.accelerator = accelerator
 
-    def latest(self) -> str | None:
-        """The newest checkpoint's folder, or None."""
-        steps = saved_steps(self.folder)
-        return os.path.join(self.folder, f"step_{steps[-1]}") if steps else None
-
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write ``step_<step>``, whole or not at all, and remove the oldest beyond ``keep``. All processes call it.
 

@@ -136,6 +136,7 @@ def dump(
             sar=sar,
             size=images.size,
             resize=images.resize,
+            precision=str(pipeline.unet.dtype).removeprefix("torch."),
             device=place.type,
             batch=1 if place.type == "cpu" else settings.batch,
             trained_identities={name: list(pids) for name, pids in pipeline.config.trained_identities.items()},

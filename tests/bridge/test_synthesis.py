@@ -20,7 +20,7 @@ from dump_world import N_OPTICAL, N_SAR, dump_to, items, tree, write_chip, write
 from PIL import Image
 from tiny_bridge import tiny_pipeline, tiny_vae
 
-from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler
+from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler, synthesis
 from fastreid_mos.bridge.generating import ChipGenerator
 from fastreid_mos.bridge.journal import Journal
 from fastreid_mos.bridge.plan import make_tasks, read_sources, sample_seed
@@ -183,6 +183,14 @@ def test_in_latents_as_well(world, tmp_path):
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     facts = open_synthetic(tmp_path / "a").facts
     assert facts.clip is False and facts.size == (16, 16)
+
+
+def test_the_dtype_that_the_network_runs_in_is_recorded(world, done, copy, monkeypatch):
+    assert open_synthetic(done).facts.precision == "float32"
+    true = synthesis.load_pipeline
+    monkeypatch.setattr(synthesis, "load_pipeline", lambda folder: true(folder).to(torch.float64))
+    with pytest.raises(DatasetError, match="float32"):
+        dump_to(world, copy, k=3)
 
 
 def test_from_sar_to_optical(world, tmp_path):
