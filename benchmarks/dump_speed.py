@@ -6,7 +6,7 @@
     python benchmarks/dump_speed.py --paper                    # also a network of the paper's size, random weights
 
 Every line is a process of its own, so that its peak memory is its own; the first batch is not counted. Speeds are also
-given as ratios to the first line, for they are of one machine.
+given as ratios to the first line, for they are of one machine. On a GPU the memory is what PyTorch allocated there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(pipeline: str, batch: int, rule: str, steps: int, images: int) -> di
         made.scheduler.config, step_rule=rule, **{"solver_order": 1, "timestep_spacing": "linear", **settings}
     )
     made.set_progress_bar_config(disable=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib(device)
     chips = np.random.default_rng(0).integers(0, 255, (batch, made.config.height, made.config.width, 3), np.uint8)
 
     def once(number: int) -> None:
@@ -55,8 +55,17 @@ def measure(pipeline: str, batch: int, rule: str, steps: int, images: int) -> di
     for number in range(1, rounds + 1):
         once(number)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rate": rounds * batch / seconds, "peak": peak / 1024, "more": (peak - before) / 1024}
+    peak = peak_mib(device)
+    return {"rate": rounds * batch / seconds, "peak": peak, "more": peak - before}
+
+
+def peak_mib(device: str) -> float:
+    """The most memory this process had so far: PyTorch's tensors on a GPU, else all of the process."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def paper_pipeline() -> Any:
