@@ -104,8 +104,8 @@ def main() -> None:
     page(output / "pairs.html", scenes, folder / "synthetic", found, title, {"steps": args.steps})
     # The same pairs as a plain folder, all of them, without a test split.
     plain = ["BRIDGE.DATA.NAMES", f"['{shared / 'real_chips' / 'pairs'}']", "DATASETS.TESTS", "()"]
-    bridge(BRIDGE, scenes, output / "bridge_folder", "TEST.HOLDOUT.FRACTION", 0.0, "BRIDGE.SAMPLE.SPLITS", "[]", *plain,
-           "BRIDGE.SIZE", "[64,64]", "BRIDGE.SOLVER.STEPS", 20)  # fmt: skip
+    bridge(BRIDGE, shared / "real_chips", output / "bridge_folder", "TEST.HOLDOUT.FRACTION", 0.0, *plain,
+           "BRIDGE.SAMPLE.SPLITS", "[]", "BRIDGE.SIZE", "[64,64]", "BRIDGE.SOLVER.STEPS", 60)  # fmt: skip
 
     headers = [f"{name} mAP / R1 ({part['queries_valid']} queries)" for name, part in parts.items()]
     print(f"\nReal HOSS chips, a re-identifier that has seen simulated ones only; {machine()}")
