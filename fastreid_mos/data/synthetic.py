@@ -26,6 +26,7 @@ logger = logging.getLogger("fastreid_mos.data")
 
 # Names in one message; what is left is counted.
 _NAMED = 3
+_IMAGE_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,7 @@ class SyntheticSet:
             )
         if foreign := foreign_files(self.root, {row.output for row in self.rows}):
             raise DatasetError(
-                f"{named(foreign)} not listed in {MANIFEST}; remove what does not belong there, or make the folder "
-                f"anew: {self.command}"
+                f"{named(foreign)} not listed in {MANIFEST}; remove what does not belong there"
             )
         self._verify_bridge()
 
@@ -100,7 +100,7 @@ class SyntheticSet:
         if (now := pipeline_id(bridge)) != self.facts.checkpoint:
             raise DatasetError(
                 f"{self.root}: made by another checkpoint of the bridge than {bridge} now holds "
-                f"({self.facts.checkpoint}, now {now}); make the chips again into an empty folder: {self.command}"
+                f"({self.facts.checkpoint}, now {now}); make the chips anew: remove {self.root} and run: {self.command}"
             )
 
     def match(self, paths: Sequence[str]) -> Matched:
@@ -139,8 +139,8 @@ class SyntheticSet:
         if changed:
             raise DatasetError(
                 f"{named(changed)} changed since chips were generated from it (another checksum than in "
-                f"{os.path.join(self.root, MANIFEST)}); put the earlier file back, or make the chips again into an "
-                f"empty folder: {self.command}"
+                f"{os.path.join(self.root, MANIFEST)}); put the earlier file back, or make the chips anew: remove "
+                f"{self.root} and run: {self.command}"
             )
         return Matched(tuple(paths), tuple(by_content.get(content, {}) for content in contents))
 
@@ -194,8 +194,8 @@ def check_rows(path: str, facts: DumpFacts, rows: Sequence[SyntheticRow]) -> Non
             problem = f"has another checksum of {row.source} than line {sources[row.source][1]}"
         if problem:
             raise DatasetError(
-                f"{path}: line {number} {problem}; put the file back, or make the chips again into an empty folder: "
-                f"{command}"
+                f"{path}: line {number} {problem}; put the file back, or make the chips anew: remove "
+                f"{os.path.dirname(path)} and run: {command}"
             )
         keys[row.key], outputs[row.output] = number, number
 
@@ -262,12 +262,14 @@ def damaged_files(root: str, rows: Sequence[SyntheticRow]) -> tuple[list[str], l
 
 
 def foreign_files(root: str, outputs: set[str] | frozenset[str]) -> list[str]:
-    """What stands among the images and is none of the outputs, sorted."""
+    """What stands among the images, or is an image beside them, and is none of the outputs, sorted."""
     found = []
-    for parent, _, files in os.walk(os.path.join(root, IMAGES)):
+    for parent, _, files in os.walk(root):
+        inside = os.path.relpath(parent, root).split(os.sep)[0] == IMAGES
         for name in files:
             path = os.path.join(parent, name)
-            if os.path.relpath(path, root).replace(os.sep, "/") not in outputs:
+            image = inside or name.lower().endswith(_IMAGE_ENDINGS)
+            if image and os.path.relpath(path, root).replace(os.sep, "/") not in outputs:
                 found.append(path)
     return sorted(found)
 

@@ -148,10 +148,10 @@ def ship_rows(
             cells.append(_cell(made, file, f"generated {_NAMES[target_kind]} {place}", "generated", like=source))
         for file in ship.real[:shown]:
             cells.append(
-                _cell(chip_picture(file, target_kind, height, percentiles), file, f"real {_NAMES[target_kind]}", "real")
+                _cell(chip_picture(file, target_kind, height, percentiles), file, f"{_NAMES[target_kind]} chip", "real")
             )
         said = [ship.name]
-        for name, files in (("generated", ship.generated), (f"real {_NAMES[target_kind]}", ship.real)):
+        for name, files in (("generated", ship.generated), (f"{_NAMES[target_kind]} chip", ship.real)):
             if len(files) > shown:
                 said.append(f"{len(files) - shown} more {name} not shown")
             elif not files:

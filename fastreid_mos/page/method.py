@@ -264,7 +264,7 @@ def _ships(inputs: MethodInputs, height: int, most: int | None) -> list[str]:
     if inputs.ships and not shown:
         return [_dropped(len(inputs.ships))]
     text = (
-        "Real SAR chips are shown denoised, as the model reads them. Generated ones (dashed) are shown as they are, "
+        "SAR chips are shown denoised, as the model reads them. Generated ones (dashed) are shown as they are, "
         "in the proportions of the chip they were generated from."
     )
     parts: list[str] = [text] if shown else []

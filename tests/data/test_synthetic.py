@@ -167,6 +167,13 @@ def test_foreign_files_and_journals(folder):
     with pytest.raises(DatasetError, match="0005_a_RGB_k0_SAR.png is not listed in manifest.jsonl; remove"):
         open_synthetic(folder / "out").verify()
     foreign.unlink()
+    beside = folder / "out" / "extra.PNG"
+    beside.write_bytes(b"x")
+    with pytest.raises(DatasetError, match="extra.PNG is not listed in manifest.jsonl"):
+        open_synthetic(folder / "out").verify()
+    beside.unlink()
+    (folder / "out" / "notes.txt").write_text("")  # what is no image is nobody's chip
+    open_synthetic(folder / "out").verify()
     (folder / "out" / "journal-1.jsonl").write_text("")
     with pytest.raises(DatasetError, match=f"journal-1.jsonl: the dump was not finished; run: {COMMAND}"):
         open_synthetic(folder / "out").verify()

@@ -80,18 +80,18 @@ def test_rows_of_a_ship(tmp_path, ships):
     found = Checked(ship_rows([ship, Ship("bare", ships[1]["RGB"][0])], shown=4))
     assert (
         "ship <7>; 2 more generated not shown" in found.text
-        and "bare; no generated chip; no real SAR chip" in found.text
+        and "bare; no generated chip; no SAR chip" in found.text
     )
     assert len(found.all("figure", "generated")) == 4 and len(found.all("figure", "real")) == 1
     alts = [image["alt"] for image in found.all("img")]
     assert (
-        alts[0].startswith("optical: ") and alts[1].startswith("generated SAR 1: ") and alts[5].startswith("real SAR: ")
+        alts[0].startswith("optical: ") and alts[1].startswith("generated SAR 1: ") and alts[5].startswith("SAR chip: ")
     )
     # Generated squares take the proportions of the chip they were made from.
     source = chip_picture(ship.source)
     assert all(f"aspect-ratio:{source.width}/{source.height}" in image["style"] for image in found.all("img")[:5])
     back = Checked(ship_rows([Ship("s", ships[0]["SAR"][0], files[:1], ships[0]["RGB"][:1])], "sar_to_optical"))
-    assert [image["alt"].split(":")[0] for image in back.all("img")] == ["SAR", "generated optical 1", "real optical"]
+    assert [image["alt"].split(":")[0] for image in back.all("img")] == ["SAR", "generated optical 1", "optical chip"]
     assert "no dump" in Checked(ship_rows([])).text
 
 
