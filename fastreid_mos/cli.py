@@ -133,8 +133,6 @@ def train(argv: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from fastreid.engine import launch
-
     from .engine.setup import read_config
 
     if not args.config_file:
@@ -143,6 +141,13 @@ def _train(args: argparse.Namespace) -> None:
         train_program(args)
         return
     read_config(args)  # what is wrong with it is said once, before the processes start
+    start_processes(train_program, args)
+
+
+def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run a program in the processes that ``--num-gpus``, ``--num-machines`` and so on ask for."""
+    from fastreid.engine import launch
+
     # That it ends the other processes after an error is no news to the user.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     launch(
@@ -151,5 +156,5 @@ def _train(args: argparse.Namespace) -> None:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(train_program, args),
+        args=(program, args),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..cli import OTHERS_WAIT, in_process, run
+from ..cli import OTHERS_WAIT, run, start_processes
 from ..config import load_cfg
 from ..errors import ConfigError, MOSError
 
@@ -66,17 +66,7 @@ def _launch(args: argparse.Namespace) -> None:
         return
     if "LOCAL_RANK" in os.environ:
         raise ConfigError("--num-gpus: a launcher has started the processes already; leave it out")
-    from fastreid.engine import launch
-
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    launch(
-        in_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(_program_of_several, args),
-    )
+    start_processes(_program_of_several, args)
 
 
 def _program_of_several(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..atomic import atomic_write
 from ..errors import MOSError
+from ..json_lines import keep_lines_before
 
 try:
     import fcntl
@@ -154,7 +155,7 @@ class BridgeLog:
 
     def __init__(self, folder: str, start: int) -> None:
         path = os.path.join(folder, LOSSES)
-        _keep_lines_before(path, start)
+        keep_lines_before(path, "step", start)
         self._stream: TextIO = open(path, "a", encoding="utf-8")
         self._writer: Any = None
         try:
@@ -205,20 +206,3 @@ def image_grid(columns: Sequence[NDArray[np.uint8]], gap: int = 2) -> NDArray[np
             top, left = row * (height + gap), place * (width + gap)
             picture[top : top + height, left : left + width] = image
     return picture
-
-
-def _keep_lines_before(path: str, step: int) -> None:
-    """Drop the lines of ``step`` and later, and one cut off by a kill."""
-    if not os.path.isfile(path):
-        return
-    kept = []
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-                if row["step"] < step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-    with atomic_write(path) as stream:
-        stream.writelines(kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -13,7 +12,7 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 
-from ..atomic import atomic_write
+from ..json_lines import keep_lines_before
 
 
 class LossLog(HookBase):
@@ -31,7 +30,7 @@ class LossLog(HookBase):
         self._stream: TextIO | None = None
 
     def before_train(self) -> None:
-        _drop_lines_from(self.path, self.trainer.start_iter)
+        keep_lines_before(self.path, "iteration", self.trainer.start_iter)
         self._stream = open(self.path, "a", encoding="utf-8")
 
     def after_step(self) -> None:
@@ -55,23 +54,6 @@ class LossLog(HookBase):
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-
-def _drop_lines_from(path: str, iteration: int) -> None:
-    """Keep the lines of earlier iterations; a line cut off by a kill goes too."""
-    if not os.path.isfile(path):
-        return
-    kept = []
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict) and row.get("iteration", iteration) < iteration:
-                kept.append(line)
-    with atomic_write(path) as stream:
-        stream.writelines(kept)
 
 
 class LateWriters(PeriodicWriter):
