@@ -77,7 +77,9 @@ def _read(path: str, above: str | None) -> dict[Any, Any]:
         raise ConfigError(f"{path}: is a folder; a config file is wanted")
     try:
         with open(path, encoding="utf-8") as stream:
-            values = yaml.safe_load(stream)
+            text = stream.read()
+        _refuse_repeated(path, yaml.compose(text, yaml.SafeLoader), {})
+        values = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(missing) from None
     except OSError as error:
@@ -88,6 +90,17 @@ def _read(path: str, above: str | None) -> dict[Any, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; {_MAPPING}")
     return values
+
+
+def _refuse_repeated(path: str, node: Any, lines: dict[str, int], prefix: str = "") -> None:
+    """Of two equal keys YAML keeps the last, and what stood under the first is gone."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            raise ConfigError(f"{path}: {name} stands in line {lines[name]} and again in line {line}; join them")
+        lines[name] = line
+        if value.start_mark.index > key.start_mark.index:  # else an alias of what was looked at above
+            _refuse_repeated(path, value, lines, f"{name}.")
 
 
 def _merge(cfg: Any, node: Any, values: dict[Any, Any], prefix: str = "") -> None:

@@ -124,6 +124,11 @@ def test_a_value_of_another_kind_is_refused_in_our_words(key, text, message):
         ("OUTPUT_DIR: [a]", "OUTPUT_DIR: text is wanted"),
         ("a: &a {b: *a}", "no such key a"),
         ("SEED: !!python/object:os.system {}", "not a readable YAML"),
+        ("SEED: 1\n\nSEED: 1", "SEED stands in line 1 and again in line 3; join them"),
+        ("SOLVER: {BASE_LR: 0.1}\nSEED: 1\nSOLVER: {MAX_EPOCH: 3}", "SOLVER stands in line 1 and again in line 3"),
+        ("TEST:\n  FUSION:\n    K: 1\n    'K': 2", "TEST.FUSION.K stands in line 3 and again in line 4"),
+        ("SOLVER: {MAX_EPOCH: 4}\nSOLVER.MAX_EPOCH: 3", "SOLVER.MAX_EPOCH stands in line 1 and again in line 2"),
+        ("_BASE_: a.yml\n_BASE_: b.yml", "_BASE_ stands in line 1 and again in line 2"),
     ],
 )
 def test_a_file_that_is_no_config(tmp_path, text, words):
@@ -132,6 +137,16 @@ def test_a_file_that_is_no_config(tmp_path, text, words):
     message = refusal(config=str(path))
     assert "wrong.yml" in message or words == "is a folder"
     assert words in message
+
+
+def test_a_key_twice_is_refused_in_the_file_below_too_and_one_in_each_of_two_files_is_none(tmp_path):
+    (tmp_path / "base.yml").write_text("SOLVER: {MAX_EPOCH: 7}\nSOLVER: {BASE_LR: 0.1}")
+    (tmp_path / "own.yml").write_text("_BASE_: base.yml\nSOLVER: {MAX_EPOCH: 9}")
+    assert refusal(config=str(tmp_path / "own.yml")).startswith(f"{tmp_path / 'base.yml'}: SOLVER stands in line 1")
+    # An own key beside a merged one is YAML's way of overriding.
+    (tmp_path / "base.yml").write_text("SOLVER: {<<: &one {MAX_EPOCH: 7}, MAX_EPOCH: 8}")
+    assert fastreid_mos.load_cfg(str(tmp_path / "base.yml")).SOLVER.MAX_EPOCH == 8
+    assert fastreid_mos.load_cfg(str(tmp_path / "own.yml")).SOLVER.MAX_EPOCH == 9
 
 
 def test_a_folder_and_a_file_that_may_not_be_read(tmp_path, monkeypatch):
