@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..data.listing import Item
-from ..data.opening import join_items, open_dataset
+from ..data.opening import join_items, open_training
 from ..errors import DatasetError
 from .leaks import held_out, open_tests
 from .synthesis import dump
@@ -26,7 +26,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
         tests = open_tests(cfg.DATASETS.TESTS)
         found.update({split: getattr(tests, split) for split in ("query", "gallery") if split in splits})
     if "train" in splits:
-        found["train"] = join_items(open_dataset(name).train for name in cfg.DATASETS.NAMES)
+        found["train"] = join_items(dataset.train for dataset in open_training(cfg))
     elif "holdout" in splits:
         found["holdout"] = held_out(cfg)
     modality = 0 if cfg.BRIDGE.DIRECTION == "optical_to_sar" else 1

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.holdout import split_holdout
+from ..data.holdout import hold_out
 from ..data.listing import DISTRACTOR, Item
 from ..data.manifest import file_sha256
-from ..data.opening import base_name, join_items, open_dataset
+from ..data.opening import base_name, join_items, open_dataset, open_training
 from ..errors import ChipError, DatasetError
 from .pairing import PairGroup, PairSet, is_registered
 
@@ -116,11 +116,9 @@ def held_out(cfg: Any) -> list[Item]:
     Raises:
         MOSError: a data set of ``DATASETS.NAMES`` that is not there, or too few identities.
     """
-    holdout = cfg.TEST.HOLDOUT
-    if holdout.FRACTION <= 0:
+    if cfg.TEST.HOLDOUT.FRACTION <= 0:  # a bridge needs no DATASETS.NAMES then
         return []
-    items = join_items(open_dataset(name).train for name in cfg.DATASETS.NAMES)
-    _, splits = split_holdout(items, holdout.FRACTION, splits=holdout.SPLITS, seed=holdout.SEED)
+    _, splits = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))
     return sorted({item for part in splits[0] for item in part})
 
 

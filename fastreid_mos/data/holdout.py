@@ -13,6 +13,25 @@ from .listing import Item
 Split = tuple[list[Item], list[Item]]
 
 
+def hold_out(cfg: Any, items: Sequence[Item]) -> tuple[list[Item], list[Split]]:
+    """What a config trains on and what it sets aside (``TEST.HOLDOUT``), for re-identifier, fusion and bridge alike.
+
+    Args:
+        cfg: the config.
+        items: all training items of :func:`fastreid_mos.data.opening.open_training`, joined.
+
+    Returns:
+        As :func:`split_holdout`; with a fraction of 0 all items and no split.
+
+    Raises:
+        MOSError: too few identities.
+    """
+    held = cfg.TEST.HOLDOUT
+    if held.FRACTION <= 0:
+        return list(items), []
+    return split_holdout(items, held.FRACTION, splits=held.SPLITS, seed=held.SEED)
+
+
 def split_holdout(
     items: Sequence[Item], fraction: float, splits: int = 1, seed: int = 0
 ) -> tuple[list[Item], list[Split]]:

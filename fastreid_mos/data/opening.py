@@ -57,6 +57,15 @@ def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:
     return items
 
 
+def open_training(cfg: Any) -> list[Any]:
+    """The data sets of ``DATASETS.NAMES``, with their test chips among the training ones if ``DATASETS.COMBINEALL``.
+
+    Raises:
+        DatasetError: one that is not there.
+    """
+    return [open_dataset(name, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
+
+
 def base_name(dataset: Any) -> str:
     """The name of the data set that this one has its chips from: HOSS for HOSS_O2S and HOSS_S2O, else its own."""
     names = [kind.__name__ for kind in type(dataset).__mro__ if kind.__name__ in DATASET_REGISTRY._obj_map]

@@ -15,10 +15,10 @@ from PIL import Image
 from ..compat.checkpoints import read_torch
 from ..data.build import build_generated_loader, build_test_loader
 from ..data.decoding import decode
-from ..data.holdout import Split, split_holdout
+from ..data.holdout import Split, hold_out
 from ..data.listing import Item
 from ..data.manifest import DIRECTIONS, SyntheticRow
-from ..data.opening import base_name, join_items, open_dataset
+from ..data.opening import base_name, join_items, open_training
 from ..data.sar_settings import sar_differences
 from ..data.synthetic import SyntheticSet, open_synthetic, synthetic_rows_for
 from ..errors import CheckpointError, ConfigError, DatasetError
@@ -40,7 +40,7 @@ class HeldOutChips:
     """Chips of held-out training identities, of all ``DATASETS.NAMES``.
 
     Attributes:
-        splits: as :func:`split_holdout` dealt them.
+        splits: as :func:`hold_out` dealt them.
         identities: by data set (the one that has the chips: HOSS for HOSS_O2S) the identities as it numbers them.
     """
 
@@ -50,10 +50,9 @@ class HeldOutChips:
     @classmethod
     def of(cls, cfg: Any) -> HeldOutChips:
         """The chips that a training with this config holds out."""
-        datasets = [open_dataset(name, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
+        datasets = open_training(cfg)
         items = join_items(dataset.train for dataset in datasets)
-        held_out = cfg.TEST.HOLDOUT
-        _, splits = split_holdout(items, held_out.FRACTION, splits=held_out.SPLITS, seed=held_out.SEED)
+        _, splits = hold_out(cfg, items)
         held = {pid for part in splits[0] for _, pid, _ in part}
         own = [(base_name(dataset), pid) for dataset in datasets for _, pid, _ in dataset.train]
         identities: dict[str, set[Any]] = {}

@@ -22,10 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compat.checkpoints import read_checkpoint
 from ..config import building
 from ..data import build_test_loader, build_train_loader, dataset_root
-from ..data.opening import join_items, open_dataset
+from ..data.holdout import hold_out
+from ..data.opening import join_items, open_dataset, open_training
 from ..errors import CheckpointError, DatasetError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
-from ..evaluation.holdout import split_holdout, summarize_splits
+from ..evaluation.holdout import summarize_splits
 from ..modeling import build_checked_model, load_reid_weights
 from .flat_results import report_flat
 from .folder import LOSSES
@@ -87,12 +88,9 @@ class MOSTrainer(DefaultTrainer):
                 f"under {dataset_root()}"
             )
         self._look_at_tests(cfg)
-        self.holdout_splits: list[tuple[list[Item], list[Item]]] = []
-        if cfg.TEST.HOLDOUT.FRACTION > 0:
-            items, self.holdout_splits = split_holdout(
-                items, cfg.TEST.HOLDOUT.FRACTION, splits=cfg.TEST.HOLDOUT.SPLITS, seed=cfg.TEST.HOLDOUT.SEED
-            )
-            held = len({pid for split in self.holdout_splits for part in split for _, pid, _ in part})
+        items, self.holdout_splits = hold_out(cfg, items)
+        if self.holdout_splits:
+            held = len({pid for part in self.holdout_splits[0] for _, pid, _ in part})
             self.logger.info(
                 f"Held out {held} training identities for choosing; the test split is read once, at the end"
             )
@@ -130,11 +128,10 @@ class MOSTrainer(DefaultTrainer):
     @classmethod
     def train_items(cls, cfg: Any) -> list[Item]:
         """Training items of all ``DATASETS.NAMES``; the log says what they hold."""
-        datasets = []
-        for name in cfg.DATASETS.NAMES:
-            datasets.append(open_dataset(name, combineall=cfg.DATASETS.COMBINEALL))
-            if comm.is_main_process():
-                datasets[-1].show_train()
+        datasets = open_training(cfg)
+        if comm.is_main_process():
+            for dataset in datasets:
+                dataset.show_train()
         return join_items(dataset.train for dataset in datasets)
 
     @classmethod

@@ -22,7 +22,7 @@ from fastreid_mos.bridge.checkpoints import saved_steps
 from fastreid_mos.bridge.dataset import ChipStore, PairBatches, store_paths
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.latent_store import Latents
-from fastreid_mos.bridge.leaks import open_tests
+from fastreid_mos.bridge.leaks import held_out, open_tests
 from fastreid_mos.bridge.pairing import open_pairs, pair_table
 from fastreid_mos.bridge.program import train
 from fastreid_mos.bridge.training import BridgeTraining, make_accelerator
@@ -459,6 +459,23 @@ def test_init_from_what_saw_test_or_held_out_ships_is_refused(tiny_hoss, tmp_pat
     (first / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(DatasetError, match=f"training identities of HOSS are in its query or gallery too: {pid};"):
         train(tiny_cfg(tmp_path / "third", **keys))
+
+
+def test_held_out_ships_are_in_no_batch(tiny_hoss, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    read, own = set(), BridgeTraining.loss
+
+    def watched(self, batch, n):
+        read.update(path for pair in batch.paths for path in pair)
+        return own(self, batch, n)
+
+    monkeypatch.setattr(BridgeTraining, "loss", watched)
+    cfg = tiny_cfg(tmp_path / "out", TEST__HOLDOUT__FRACTION=0.3, BRIDGE__SAMPLE__SPLITS="[]")
+    pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
+    held = held_out(cfg)
+    every = set(open_pairs(["HOSS"]).paths())
+    assert read and read <= every - {path for path, _, _ in held} and every & {path for path, _, _ in held}
+    assert not set(pipeline.config.trained_identities["HOSS"]) & {pid for _, pid, _ in held}
 
 
 # ---------------------------------------------------------------------- wrong input
