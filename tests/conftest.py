@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from fastreid.utils.logger import setup_logger
+
+import fastreid_mos  # noqa: F401  repairs what a CPU-only torchvision stumbles over, before any test imports diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -37,3 +42,24 @@ def tiny_hoss(tmp_path_factory) -> Path:
     from fastreid_mos.sim import write_hoss
 
     return write_hoss(tmp_path_factory.mktemp("tiny_hoss"), 24, seed=5, chips_per_id=4, test_fraction=0.4)
+
+
+def _forget_loggers() -> None:
+    setup_logger.cache_clear()
+    for name in ("fastreid", "fastreid_mos"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_fresh_process():
+    """No logger writes to a stream that pytest has closed or keeps records from caplog; one thread, so that sums do
+    not depend on the machine."""
+    _forget_loggers()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    _forget_loggers()
