@@ -11,7 +11,7 @@ setting, and compares them with the real SAR test chips:
                same image: real SAR against real SAR of the same ship is the row to read them by)
   Frechet      distance to the real SAR test chips in the re-identifier's features (first 32 principal components of
                the real SAR training chips), times 100
-  mAP, R1      each generated chip as a query to all real SAR test chips, with 95 % bootstrap intervals over queries
+  mAP, R1      each generated chip as a query to all real SAR test chips, with 95 % bootstrap intervals over ships
 
 Seconds are of the whole dump, starting the process and reading the pipeline included. The optical chip's own row is
 what the same re-identifier does without generating; size-only ranks by length and width; the control feeds each chip's
@@ -44,20 +44,20 @@ SETTINGS: list[tuple[str, float, int, str, int]] = [
 ]
 
 
-def interval(values: Any, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over queries."""
+def interval(values: Any, ships: Any, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval over ships of a mean over queries."""
     from fastreid_mos.evaluation.intervals import bootstrap_intervals
 
-    low, high = bootstrap_intervals(np.asarray(values, float)[:, None], 1000, seed)[0]
+    low, high = bootstrap_intervals(np.asarray(values, float)[:, None], np.asarray(ships), 1000, seed)[0]
     return float(low), float(high)
 
 
-def ranking_cells(result: Any) -> list[str]:
+def ranking_cells(result: Any, ids: Any) -> list[str]:
     """mAP and Rank-1 with intervals."""
     ap, hit = 100 * result.ap[result.valid], 100.0 * (result.first_rank[result.valid] <= 1)
     cells = []
     for values in (ap, hit):
-        low, high = interval(values)
+        low, high = interval(values, ids[result.valid])
         cells.append(f"{values.mean():.1f} [{low:.0f}, {high:.0f}]")
     return cells
 
@@ -123,10 +123,10 @@ def main() -> None:
     chance = [f"{100 * drawn[name].mean():.1f}" for name in ("mAP", "Rank-1")]
     rows.append(["random", "", "", "", "", "", *chance, ""])
     sized = rank(np.log(optical.metres), optical.ids, np.log(sar.metres), sar.ids, "euclidean")
-    rows.append(["size-only", "", "", "", "", "", *ranking_cells(sized), ""])
+    rows.append(["size-only", "", "", "", "", "", *ranking_cells(sized, optical.ids), ""])
     own = rank(optical.features, optical.ids, sar.features, sar.ids)
     distance = frechet((optical.features - mean) @ axes.T, (sar.features - mean) @ axes.T)
-    rows.append(["optical chip itself", "", "", "", "", f"{100 * distance:.1f}", *ranking_cells(own), ""])
+    rows.append(["optical chip itself", "", "", "", "", f"{100 * distance:.1f}", *ranking_cells(own, optical.ids), ""])
     ssim, psnr = picture_distances([real[a] for a, _ in within], [real[b] for _, b in within])
     half = np.random.default_rng(0).permutation(len(sar.ids))
     parts = [(sar.features[half[start::2]] - mean) @ axes.T for start in (0, 1)]
@@ -161,17 +161,17 @@ def main() -> None:
             "Rank-1": float((result.first_rank[result.valid] <= 1).mean()),
         }  # fmt: skip
         gain = precisions[setting] - precisions[SETTINGS[0]]
-        low, high = interval(gain)
+        low, high = interval(gain, optical.ids[result.valid])
         less = "" if setting == SETTINGS[0] else f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
         rows.append([rule, f"{eta:g}", f"{order} {spacing}", f"{ssim:.3f}", f"{psnr:.2f}", f"{100 * distance:.1f}",
-                     *ranking_cells(result), f"{count}", seconds, less])  # fmt: skip
+                     *ranking_cells(result, optical.ids), f"{count}", seconds, less])  # fmt: skip
         print(rows[-1], flush=True)
         if (rule, count) == ("bbdm", 200):
             # What a generated chip owes to its size, which the re-identifier is told, and to being SAR.
             strangers = [np.flatnonzero(optical.ids != pid) for pid in optical.ids]
             other = np.array([rows_of[row % len(rows_of)] for row, rows_of in enumerate(strangers)])
             swapped = model.generated([(files[b], optical.sizes[a]) for a, b in enumerate(other)])
-            cells = ranking_cells(rank(swapped, optical.ids, sar.features, sar.ids))
+            cells = ranking_cells(rank(swapped, optical.ids, sar.features, sar.ids), optical.ids)
             rows.append(["control: pixels of another ship's generated chip", "", "", "", "", "", *cells, f"{count}"])
     headers = ["rule", "eta", "order, spacing", "SSIM", "PSNR", "Frechet", "mAP", "Rank-1", "steps", "seconds",
                "mAP less 200 steps"]  # fmt: skip

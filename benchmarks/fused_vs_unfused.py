@@ -15,7 +15,7 @@ stay. Every run is kept in --output; called again, it goes on where it stopped. 
 
 The controls say what fusion owes to the generated pixels and what to passing a second image with the ship's size.
 Differences are fused less unfused over the same queries, all seeds together, with 95 % bootstrap intervals over
-queries (a query's mean over the seeds is what is drawn).
+ships (what is drawn is a ship with all its queries, each query's mean over the seeds).
 """
 
 from __future__ import annotations
@@ -112,19 +112,19 @@ def pretrained(output: Path, data: Path, ids: int, k: int) -> Path:
     return output / "bridge_tuned" / "synthetic"
 
 
-def per_query(folder: Path, stem: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """By protocol and query: average precision and hit at rank 1, in percent."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+def per_query(folder: Path, stem: str) -> dict[str, dict[tuple[str, str], tuple[float, float]]]:
+    """By protocol and (query, its identity): average precision and hit at rank 1, in percent."""
+    found: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
     with open(folder / f"{stem}.csv", encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["AP"]:
                 hit = 100.0 * (int(row["first_rank"]) <= 1)
-                found.setdefault(row["protocol"], {})[row["query"]] = (100 * float(row["AP"]), hit)
+                found.setdefault(row["protocol"], {})[row["query"], row["identity"]] = (100 * float(row["AP"]), hit)
     return found
 
 
 def difference_cells(folders: list[Path]) -> list[str]:
-    """Fused less unfused by protocol: mAP and Rank-1 with intervals, over the queries of all runs."""
+    """Fused less unfused by protocol: mAP and Rank-1 with intervals over ships, over the queries of all runs."""
     runs = [(per_query(folder, "fused_query_ranks"), per_query(folder, "query_ranks")) for folder in folders]
     cells = []
     for protocol in runs[0][1]:
@@ -134,7 +134,7 @@ def difference_cells(folders: list[Path]) -> list[str]:
         )
         parts = []
         for column in gains.T:
-            low, high = interval(column)
+            low, high = interval(column, [identity for _, identity in queries])
             parts.append(f"{column.mean():+.1f} [{low:+.1f}, {high:+.1f}]")
         cells.append(" / ".join(parts))
     return cells
@@ -181,7 +181,7 @@ def main() -> None:
     rows += [(row, [figures(plain[0], row)]) for row in ("size-only", "random")]
     print(f"\nSIMULATED set, {args.ids} ships, {args.seeds} seeds, mean and standard deviation, {machine()}")
     print(spread_table(rows))
-    print("\nFused less unfused, mAP / Rank-1 [95 % interval over queries]")
+    print("\nFused less unfused, mAP / Rank-1 [95 % interval over ships]")
     table = [[label, *difference_cells([folder for _, folder in found])] for label, found in done.items()]
     print(tabulate(table, headers=["", *plain[0]["protocols"]], tablefmt="pipe", disable_numparse=True))
     print("\nChosen alpha (K) by seed")

@@ -5,7 +5,7 @@
 
 Rows: random, size-only, ImageNet weights without training, trained on simulated chips only, and that model fine-tuned
 on the real training chips. Everything is decided beforehand in the two configs (demo/sim_to_real.yml,
-demo/real_finetune.yml); nothing is chosen by the real test chips. Intervals: 95 % over queries.
+demo/real_finetune.yml); nothing is chosen by the real test chips. Intervals: 95 % over ships.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def add_mos_config(cfg: Any) -> None:
     # Number of random rankings averaged in the random row.
     cfg.TEST.RANDOM_DRAWS = 100
     cfg.TEST.BOOTSTRAP = node()
-    # Resamplings of the queries for the 95 % intervals.
+    # Resamplings of the ships, each with all its queries, for the 95 % intervals.
     cfg.TEST.BOOTSTRAP.SAMPLES = 1000
     cfg.TEST.BOOTSTRAP.SEED = 0
     # What the best checkpoint is best at on held-out training identities, as the mean over the protocols:

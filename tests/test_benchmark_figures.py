@@ -57,11 +57,12 @@ def test_differences_are_paired_by_query(tmp_path):
     for stem, gain in (("query_ranks", 0.0), ("fused_query_ranks", 0.1)):
         with open(tmp_path / f"{stem}.csv", "w", newline="") as stream:
             writer = csv.writer(stream)
-            writer.writerow(["protocol", "query", "first_rank", "AP"])
+            writer.writerow(["protocol", "query", "identity", "first_rank", "AP"])
             # In another order, and one query without a match.
             precisions = {"a": 0.2, "b": 0.5, "c": 0.7}
             for name in sorted(precisions, reverse=not gain):
-                writer.writerow(["ALL", name, 1 if gain and name == "a" else 2, precisions[name] + gain])
-            writer.writerow(["ALL", "d", "", ""])
+                first = 1 if gain and name == "a" else 2
+                writer.writerow(["ALL", name, "ab".find(name), first, precisions[name] + gain])
+            writer.writerow(["ALL", "d", 3, "", ""])
     (cell,) = difference_cells([tmp_path])
     assert cell.startswith("+10.0 [+10.0, +10.0] / +33.3 [")

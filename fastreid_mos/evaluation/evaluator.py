@@ -189,7 +189,9 @@ class FusionReidEvaluator(DatasetEvaluator):
         per_query["random"] = random_metrics(
             result.num_matches[valid], result.num_ranked[valid], ranks, settings.random_draws, seed
         )
-        report = ProtocolReport.of(protocol, result, per_query, settings.bootstrap_samples, seed)
+        report = ProtocolReport.of(
+            protocol, result, chips.ids[protocol.query][valid], per_query, settings.bootstrap_samples, seed
+        )
         return replace(report, fused=fused, fused_counts=counts)
 
 

@@ -13,38 +13,46 @@ _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 _BLOCK = 2**23
 
 
-def bootstrap_intervals(values: Floats, samples: int, seed: int | list[int] = 0) -> NDArray[np.float64]:
-    """Percentile bootstrap over queries (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
+def bootstrap_intervals(
+    values: Floats, ships: NDArray[Any], samples: int, seed: int | list[int] = 0
+) -> NDArray[np.float64]:
+    """Percentile bootstrap over ships (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
 
-    One resampling draws as many queries as there are, with replacement, for all columns together: differences between
-    columns are those of paired figures.
+    Queries of one ship succeed and fail together. So one resampling draws as many ships as there are, with replacement,
+    each with all its queries, for all columns together: differences between columns are those of paired figures.
 
     Args:
-        values: ``[queries, columns]``, what each query adds to each mean.
+        values: ``[queries, columns]``, what each query adds to each mean over queries.
+        ships: ``[queries]``, the identity of each.
         samples: number of resamplings.
         seed: of NumPy's generator.
 
     Returns:
-        ``[columns, 2]``: the 2.5 and 97.5 percentiles of the means.
+        ``[columns, 2]``: the 2.5 and 97.5 percentiles of the means; NaN without resamplings, or with fewer than two
+        ships, which say nothing of a spread.
     """
-    count = len(values)
-    if not count or samples < 1:
+    _, ship = np.unique(ships, return_inverse=True)
+    queries = np.bincount(ship)
+    count = len(queries)
+    if count < 2 or samples < 1:
         return np.full((values.shape[1], 2), np.nan)
+    sums = np.zeros((count, values.shape[1]))
+    np.add.at(sums, ship, values)
     generator = np.random.default_rng(seed)
     means = np.empty((samples, values.shape[1]))
     step = max(1, _BLOCK // count)
     for start in range(0, samples, step):
         stop = min(start + step, samples)
         drawn = generator.integers(0, count, (stop - start, count))
-        # How often each query was drawn: its weight in the mean.
+        # How often each ship was drawn: the weight of its queries in the mean.
         drawn += np.arange(stop - start)[:, None] * count
         weights = np.bincount(drawn.ravel(), minlength=(stop - start) * count).reshape(stop - start, count)
-        means[start:stop] = weights @ values / count
+        means[start:stop] = (weights @ sums) / (weights @ queries)[:, None]
     return np.percentile(means, [2.5, 97.5], axis=0).T
 
 
 def wilson_interval(hits: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson, "Probable inference", JASA 1927).
+    """Wilson's 95 % interval of a share of independent queries (Wilson, "Probable inference", JASA 1927).
 
     Args:
         hits: queries that succeed.

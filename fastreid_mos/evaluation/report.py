@@ -30,7 +30,7 @@ logger = logging.getLogger("fastreid_mos.evaluation")
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one row of the table, in percent: means over queries, each with its 95 % interval."""
+    """Figures of one row of the table, in percent: means over queries, each with its 95 % interval over ships."""
 
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -45,7 +45,7 @@ class ProtocolReport:
         result: the model's ranking.
         rows: ``model``, ``fused`` (with fusion), ``size-only`` (where sizes are known) and ``random``.
         above: figures of the model less those of size-only and random, over the same resamplings.
-        wilson: Wilson's interval of the model's Rank-1, in percent.
+        wilson: Wilson's interval of the model's Rank-1, in percent; it takes queries as independent.
         fused: the ranking by fused features; None without fusion.
         fused_above: figures of ``fused`` less those of ``model``, over the same resamplings.
         fused_counts: how many of the queries and of the gallery chips have generated chips; None: not known.
@@ -67,6 +67,7 @@ class ProtocolReport:
         cls,
         protocol: Protocol,
         result: RankResult,
+        ships: NDArray[np.int64],
         per_query: Mapping[str, Mapping[str, NDArray[np.float64]]],
         samples: int,
         seed: list[int],
@@ -74,6 +75,7 @@ class ProtocolReport:
         """Means and intervals of what each valid query adds to each figure.
 
         Args:
+            ships: ``[num_valid]`` the identity of each valid query.
             per_query: by row and metric ``[num_valid]`` in 0..1; the rows are those of the table.
             samples, seed: of the bootstrap, the same resamplings for all rows.
         """
@@ -83,7 +85,7 @@ class ProtocolReport:
         pairs += [("fused", "model")] if "fused" in columns else []
         differences = {pair: columns[pair[0]] - columns[pair[1]] for pair in pairs}
         table = np.concatenate([*columns.values(), *differences.values()], axis=1)
-        intervals = 100 * bootstrap_intervals(table, samples, seed)
+        intervals = 100 * bootstrap_intervals(table, ships, samples, seed)
         means = 100 * table.mean(axis=0)
         rows = []
         for start in range(0, len(means), len(metrics)):
@@ -183,7 +185,8 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
             "bootstrap_seed": settings.bootstrap_seed,
         },
         "seed": settings.seed,
-        "unit": "percent; intervals are 95 % bootstrap intervals over queries",
+        "unit": "percent; intervals are 95 % bootstrap intervals over ships, each with all its queries; "
+        "rank1_wilson takes queries as independent",
     }
 
 
@@ -209,7 +212,7 @@ def log_report(report: Report) -> None:
     about = report.about
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
-    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}: percent [95 % interval over queries]"
+    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}: percent [95 % interval over ships]"
     metrics = list(report.protocols[0].rows["model"].figures) if report.protocols else []
     lines = []
     for part in report.protocols:

@@ -21,7 +21,7 @@ class EvalSettings:
         remove_same_camera: leave gallery chips of the query's identity and camera out, as fast-reid does.
         block_mb: bound on the memory of a block of distances, in MiB.
         random_draws: random orders averaged in the random row.
-        bootstrap_samples, bootstrap_seed: resamplings of the queries for the intervals.
+        bootstrap_samples, bootstrap_seed: resamplings of the ships for the intervals.
         rerank: k1, k2 and lambda of the k-reciprocal re-ranking; None: off.
         aqe: number of times, neighbours and exponent of the query expansion; None: off.
         fusion: whether features are to be fused with those of chips generated in the other modality.

@@ -180,7 +180,7 @@ def _results(inputs: MethodInputs) -> list[str]:
     )
     kind = "SIMULATED chips" if is_simulated(inputs) else "chips"
     caption = (
-        f"{results.get('dataset') or 'Chips'}, {split}, {kind}: percent, with the 95 % bootstrap interval over queries."
+        f"{results.get('dataset') or 'Chips'}, {split}, {kind}: percent, with the 95 % bootstrap interval over ships."
     )
     rows = method_rows(results, inputs.variants)
     parts: list[str] = [
@@ -226,7 +226,7 @@ def _fusion(results: Results | None) -> list[str]:
         difference_table(
             above,
             "MOS fused less MOS unfused, in points; the 95 % interval is of the difference, over the same resampled "
-            "queries. One that holds 0 shows no difference.",
+            "ships. One that holds 0 shows no difference.",
         )
     ]
     if isinstance(fusion, Mapping):

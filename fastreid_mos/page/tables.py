@@ -44,7 +44,7 @@ def number(value: Any) -> float | None:
 
 
 def interval(row: Any, metric: str) -> tuple[float, float] | None:
-    """The interval of a figure, or None where there is none (no resamplings, one query)."""
+    """The interval of a figure, or None where there is none (no resamplings, one ship)."""
     pairs = row.get("intervals") if isinstance(row, Mapping) else None
     pair = pairs.get(metric) if isinstance(pairs, Mapping) else None
     if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:

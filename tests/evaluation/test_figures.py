@@ -50,24 +50,45 @@ def test_size_features_are_logarithms_of_height_and_width():
 
 def test_bootstrap_of_a_mean():
     rng = np.random.default_rng(0)
-    values = rng.normal([5.0, -1.0], [2.0, 0.1], (400, 2))
-    intervals = bootstrap_intervals(values, 4000, seed=1)
-    half = 1.96 * values.std(axis=0) / 20
-    np.testing.assert_allclose(intervals[:, 0], values.mean(axis=0) - half, atol=0.06)
-    np.testing.assert_allclose(intervals[:, 1], values.mean(axis=0) + half, atol=0.06)
-    assert np.array_equal(intervals, bootstrap_intervals(values, 4000, seed=1))
-    assert np.ptp(bootstrap_intervals(np.ones((3, 1)), 50)) == 0
-    assert np.isnan(bootstrap_intervals(values, 0)).all() and np.isnan(bootstrap_intervals(values[:0], 10)).all()
+    values, ships = rng.normal([5.0, -1.0], [2.0, 0.1], (400, 2)), np.arange(400)
+    intervals = bootstrap_intervals(values, ships, 20000, seed=1)
+    half = 1.96 * values.std(axis=0) / 20  # 1.64 would be the interval of 90 %
+    np.testing.assert_allclose((values.mean(axis=0) - intervals[:, 0]) / half, 1, atol=0.05)
+    np.testing.assert_allclose((intervals[:, 1] - values.mean(axis=0)) / half, 1, atol=0.05)
+    assert np.array_equal(intervals, bootstrap_intervals(values, ships, 20000, seed=1))
+    assert np.ptp(bootstrap_intervals(np.ones((3, 1)), ships[:3], 50)) == 0
+    # No resamplings, no query, or one ship only: no interval.
+    for some, of, samples in ((values, ships, 0), (values[:0], ships[:0], 10), (values, np.full(400, 7), 10)):
+        assert bootstrap_intervals(some, of, samples).shape == (2, 2)
+        assert np.isnan(bootstrap_intervals(some, of, samples)).all()
+
+
+def test_bootstrap_draws_ships_with_all_their_queries():
+    """Queries that say the same again add nothing; ships weigh as much as they have queries."""
+    rng = np.random.default_rng(1)
+    values = rng.random((30, 2))
+    once = bootstrap_intervals(values, np.arange(30), 500, seed=2)
+    order = rng.permutation(120)
+    ships = np.repeat(np.arange(30) * 7 - 3, 4)[order]
+    np.testing.assert_allclose(bootstrap_intervals(values.repeat(4, axis=0)[order], ships, 500, seed=2), once)
+    ships = np.repeat(np.arange(30), rng.integers(1, 6, 30))
+    values = rng.random((len(ships), 1)) + (ships[:, None] % 5 == 0)
+    parts = [values[ships == ship] for ship in range(30)]
+    means = [np.concatenate([parts[n] for n in rng.integers(0, 30, 30)]).mean() for _ in range(4000)]
+    low, high = bootstrap_intervals(values, ships, 20000)[0]
+    np.testing.assert_allclose([low, high], np.percentile(means, [2.5, 97.5]), atol=0.08 * (high - low))
+    apart = np.ptp(bootstrap_intervals(values, np.arange(len(ships)), 20000))
+    assert high - low > 1.3 * apart
 
 
 def test_bootstrap_is_paired(monkeypatch):
     """The difference of two columns that differ by a constant has no spread, in one block of resamplings or many."""
-    values = np.random.default_rng(0).random((40, 1))
+    values, ships = np.random.default_rng(0).random((40, 1)), np.arange(40) // 2
     table = np.concatenate([values, values - 0.25, np.full((40, 1), 0.25)], axis=1)
-    whole = bootstrap_intervals(table, 500, seed=3)
+    whole = bootstrap_intervals(table, ships, 500, seed=3)
     np.testing.assert_allclose(whole[0] - whole[1], whole[2])
-    monkeypatch.setattr("fastreid_mos.evaluation.intervals._BLOCK", 40 * 7)
-    np.testing.assert_allclose(bootstrap_intervals(table, 500, seed=3), whole)
+    monkeypatch.setattr("fastreid_mos.evaluation.intervals._BLOCK", 20 * 7)
+    np.testing.assert_allclose(bootstrap_intervals(table, ships, 500, seed=3), whole)
 
 
 @pytest.mark.parametrize(

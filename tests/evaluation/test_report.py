@@ -36,7 +36,7 @@ def test_results_hold_what_was_returned_and_how(split, tmp_path):
     split.ids[0] = 777
     results, content = evaluate(split, tmp_path / "out", run_folder=str(tmp_path / "run"), rerank=(5, 2, 0.3))
     assert content["dataset"] == "HOSS" and content["split"] == "test" and content["simulated"] is False
-    assert content["seed"] == 3
+    assert content["seed"] == 3 and "over ships" in content["unit"]
     assert content["model"] == {"MODEL.WEIGHTS": "start.pth", "last_checkpoint": ""}
     assert content["settings"]["rerank"] == [5, 2, 0.3] and content["settings"]["bootstrap_samples"] == 1000
     optical = int((split.modalities == 0).sum())
@@ -78,7 +78,7 @@ def test_log_says_split_data_set_and_intervals(split, tmp_path, caplog):
         results, content = evaluate(split, tmp_path)
         FusionReidEvaluator(num_query=split.num_query, split="held-out").reset()
         split.run(FusionReidEvaluator(num_query=split.num_query, split="held-out"))
-    assert "HOSS, test split, chips: percent [95 % interval over queries]" in caplog.text
+    assert "HOSS, test split, chips: percent [95 % interval over ships]" in caplog.text
     assert "held-out training identities" in caplog.text and "SIMULATED" not in caplog.text
     values = content["protocols"]["S2O"]["model"]
     low, high = values["intervals"]["mAP"]
