@@ -60,10 +60,10 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
-    """A loader over every chip once, in order; several processes share them out as fast-reid does.
+    """A loader over every chip once, in order; several processes share the batches out.
 
     Args:
-        cfg: the config; ``TEST.IMS_PER_BATCH`` is for all processes together.
+        cfg: the config; ``TEST.IMS_PER_BATCH`` chips are a batch of one process.
         items: (path, identity, modality), query first and then gallery as a rule.
 
     Returns:
@@ -99,9 +99,9 @@ def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]
 
 def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
     workers = cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS
-    mini_batch = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
-    batches = BatchSampler(InferenceSampler(len(dataset)), mini_batch, drop_last=False)
-    return ChipLoader(dataset, batches, workers, _device(cfg))
+    # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
+    every = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
+    return ChipLoader(dataset, [every[number] for number in InferenceSampler(len(every))], workers, _device(cfg))
 
 
 def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:

@@ -211,7 +211,11 @@ class ChipLoader(DataLoader[Any]):
     dataset: Any
 
     def __init__(
-        self, dataset: Dataset[Any], batches: Sampler[Any], num_workers: int, device: torch.device | None = None
+        self,
+        dataset: Dataset[Any],
+        batches: Sampler[Any] | Sequence[Any],
+        num_workers: int,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__(
             dataset,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from fastreid.engine.hooks import PeriodicWriter
+from fastreid.engine.hooks import LRScheduler, PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
@@ -54,6 +54,34 @@ class LossLog(HookBase):
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+class LearningRate(LRScheduler):
+    """fast-reid's LRScheduler, without reading the loss scale, for which the host waits for the device twice a step.
+
+    A warm-up by iterations stands still where the scaler left the step out; the optimizer itself tells.
+
+    Args:
+        optimizer: the optimizer.
+        scheduler: fast-reid's dictionary of schedulers.
+    """
+
+    def __init__(self, optimizer: Any, scheduler: dict[str, Any]) -> None:
+        super().__init__(optimizer, scheduler)
+        self._stepped = False
+        optimizer.register_step_post_hook(self._note)
+
+    def _note(self, *_: Any) -> None:
+        self._stepped = True
+
+    def before_step(self) -> None:
+        self._stepped = False
+
+    def after_step(self) -> None:
+        rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        if self._stepped and self.trainer.iter < self.trainer.warmup_iters:
+            self._scheduler["warmup_sched"].step()
 
 
 class LateWriters(PeriodicWriter):

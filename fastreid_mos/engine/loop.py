@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from fastreid.engine.train_loop import SimpleTrainer, TrainerBase
 from fastreid.utils import comm
+from fastreid.utils.events import EventStorage, get_event_storage
 from fastreid.utils.params import ContiguousParams
 
 from ..compat.training import autocast_dtype
 from ..errors import MOSError
+
+
+class LateScalars(EventStorage):
+    """fast-reid's storage of scalars, for which the host need not wait in the forward pass.
+
+    fast-reid's models log their accuracy there, a number on the device. It is kept until :meth:`take`.
+    """
+
+    def __init__(self, start_iter: int = 0) -> None:
+        super().__init__(start_iter)
+        self._kept: dict[str, tuple[torch.Tensor, bool]] = {}
+
+    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True) -> None:
+        if isinstance(value, torch.Tensor):
+            self._kept[name] = (value, smoothing_hint)
+        else:
+            super().put_scalar(name, value, smoothing_hint)
+
+    def take(self) -> dict[str, tuple[torch.Tensor, bool]]:
+        """What is still on the device, by name, with its smoothing hint; the storage no longer has it."""
+        kept, self._kept = self._kept, {}
+        return kept
 
 
 class MOSTrainStep(SimpleTrainer):
@@ -60,7 +85,8 @@ class MOSTrainStep(SimpleTrainer):
         """Draw a batch, compute the losses and their gradients, change the weights.
 
         Raises:
-            MOSError: a loss is infinite or not a number; the message names its parts and the batch's files.
+            MOSError: a loss is infinite or not a number, in any process; the message names its parts and the batch's
+                files, the same in all processes.
         """
         if self._batches is None:
             self._batches = iter(self.data_loader)
@@ -72,14 +98,12 @@ class MOSTrainStep(SimpleTrainer):
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             losses = self.model(data)
             total = sum(losses.values())
-        if not torch.isfinite(total.detach()).all():
-            raise MOSError(self._describe(losses, data))
         self.optimizer.zero_grad()
         if self.grad_scaler is not None:
             self.grad_scaler.scale(total).backward()
         else:
             total.backward()
-        self._write_metrics(losses, data_time)
+        self._log(losses, data, data_time)
         if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
@@ -95,8 +119,32 @@ class MOSTrainStep(SimpleTrainer):
             close()
         self._batches = None
 
-    def _describe(self, losses: dict[str, torch.Tensor], data: dict[str, Any]) -> str:
-        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+    def _log(self, losses: dict[str, torch.Tensor], data: dict[str, Any], data_time: float) -> None:
+        """Bring the step's scalars to the host, all at once and behind the backward pass: here it waits for the device.
+
+        Before the weights are changed: no process takes the step of a loss that is not finite.
+        """
+        storage = get_event_storage()
+        kept = storage.take() if isinstance(storage, LateScalars) else {}
+        scalars = [*losses.values(), *(value for value, _ in kept.values())]
+        device = scalars[0].device
+        numbers = torch.stack([one.detach().to(device, torch.float32).reshape(()) for one in scalars]).tolist()
+        own = dict(zip(losses, numbers, strict=False))
+        for (name, (_, hint)), number in zip(kept.items(), numbers[len(own) :], strict=True):
+            storage.put_scalar(name, number, hint)
+        everyone = comm.all_gather((own, data_time))
+        bad = [rank for rank, (parts, _) in enumerate(everyone) if not all(map(math.isfinite, parts.values()))]
+        if bad:
+            raise MOSError(comm.all_gather(self._describe(own, data))[bad[0]])
+        if comm.is_main_process():
+            storage.put_scalar("data_time", max(seconds for _, seconds in everyone))
+            means = {name: float(np.mean([parts[name] for parts, _ in everyone])) for name in own}
+            storage.put_scalar("total_loss", sum(means.values()))
+            if len(means) > 1:
+                storage.put_scalars(**means)
+
+    def _describe(self, losses: dict[str, float], data: dict[str, Any]) -> str:
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         files = ", ".join(str(path) for path in data.get("img_paths", []))
         return (
             f"the loss is not finite at iteration {self.iter} ({parts}); no weight was changed by this batch. "

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fastreid.engine import DefaultTrainer, hooks
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.evaluation import inference_on_dataset
@@ -16,7 +17,7 @@ from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
+from fastreid.utils.events import CommonMetricPrinter, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.checkpoints import read_checkpoint
@@ -31,8 +32,8 @@ from ..modeling import build_checked_model, load_reid_weights
 from .flat_results import report_flat
 from .folder import LOSSES
 from .fusing import FusedTests
-from .hooks import Checkpoints, HoldoutEval, LateWriters, LossLog
-from .loop import MOSTrainStep
+from .hooks import Checkpoints, HoldoutEval, LateWriters, LearningRate, LossLog
+from .loop import LateScalars, MOSTrainStep
 from .resuming import check_config_agrees, check_optimizer_agrees, check_training_state, last_checkpoint
 from .schedule import build_lr_scheduler
 
@@ -206,7 +207,7 @@ class MOSTrainer(DefaultTrainer):
         holdout = HoldoutEval(cfg.TEST.EVAL_PERIOD, self.test_holdout) if self.holdout_splits else None
         # Timed from the first iteration on: with none timed fast-reid's writer divides by zero in a very short run.
         timer = hooks.IterationTimer(warmup_iter=1)
-        built: list[Any] = [timer, hooks.LRScheduler(self.optimizer, self.scheduler)]
+        built: list[Any] = [timer, LearningRate(self.optimizer, self.scheduler)]
         if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
             built.append(hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
         built.append(holdout)
@@ -271,7 +272,7 @@ class MOSTrainer(DefaultTrainer):
         self.logger.info(f"Starting training from epoch {self.start_epoch}: {self.iters_per_epoch} iterations each")
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
         self.epoch = self.start_epoch
-        with EventStorage(self.start_iter) as self.storage:
+        with LateScalars(self.start_iter) as self.storage:
             self.before_train()
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
@@ -362,6 +363,11 @@ class MOSTrainer(DefaultTrainer):
     def _infer(cls, cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
         # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
         bare = model.module if isinstance(model, DistributedDataParallel) else model
+        if comm.get_world_size() > 1:
+            # Running statistics are each process's own until DDP's next step copies the first one's, which are also
+            # what a checkpoint holds.
+            for buffer in bare.buffers():
+                dist.broadcast(buffer, 0)
         return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
 
     def test_holdout(self) -> tuple[dict[str, Any], float]:

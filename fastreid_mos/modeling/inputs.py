@@ -31,7 +31,7 @@ def check_modalities(modalities: Tensor, rows: int) -> Tensor:
         raise ModelInputError(f"modalities: a tensor [{rows}] of 0 and 1, not {type(modalities).__name__}")
     if modalities.dim() != 1 or modalities.shape[0] != rows:
         raise ModelInputError(f"modalities: one number per chip, [{rows}], got {list(modalities.shape)}")
-    if _can_look_at(modalities):
+    if can_look_at(modalities):
         if bool(((modalities != 0) & (modalities != 1)).any()):
             raise ModelInputError(
                 f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
@@ -46,11 +46,11 @@ def check_finite(values: Tensor, name: str) -> None:
     Raises:
         ModelInputError: on the CPU, a value that is no finite number.
     """
-    if _can_look_at(values) and not bool(torch.isfinite(values).all()):
+    if can_look_at(values) and not bool(torch.isfinite(values).all()):
         row = int((~torch.isfinite(values)).flatten(1).any(dim=1).nonzero()[0])
         raise ModelInputError(f"{name}: finite numbers, got {values[row].tolist()} for chip {row} of the batch")
 
 
-def _can_look_at(values: Tensor) -> bool:
+def can_look_at(values: Tensor) -> bool:
     """Whether the host may read values without waiting for a device or breaking a compiled or traced graph."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

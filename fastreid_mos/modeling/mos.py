@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .backbones import build_backbone, with_feat_dim
 from .cmal import cmal_loss
-from .inputs import ModelInputError, check_modalities
+from .inputs import ModelInputError, can_look_at, check_modalities
 from .losses import batch_hard_triplet_loss, cross_entropy_loss
 from .precision import no_autocast
 
@@ -154,7 +154,7 @@ class MOS(Baseline):
                 f"targets: one whole number per chip, [{rows}], got {list(targets.shape)} of {targets.dtype}"
             )
         targets = targets.long()
-        if targets.device.type == "cpu" and rows:
+        if can_look_at(targets) and rows:
             classes = getattr(getattr(self.heads, "cls_layer", None), "num_classes", None)
             if int(targets.sum()) < 0:
                 # fast-reid's precise batch norm feeds chips of other data sets, marked by negative targets.
