@@ -21,6 +21,7 @@ import torch
 
 from fastreid_mos import load_cfg
 from fastreid_mos.data import HOSS, build_train_loader
+from fastreid_mos.evaluation.report import simulation_of
 from fastreid_mos.sim import write_hoss
 
 MODES = ("none", "memory", "disk")
@@ -91,7 +92,7 @@ def main() -> None:
         if not root:
             root = str(write_hoss(os.path.join(folder, "sim"), args.ids, 0, test_fraction=0.0, workers=2))
         items = HOSS(root=root).train
-        kind = "simulated chips" if os.path.exists(os.path.join(root, "sim.json")) else "chips"
+        kind = "simulated chips" if simulation_of(path for path, *_ in items) else "chips"
         sar = sum(modality for *_, modality in items)
         print(f"{len(items)} {kind} ({sar} SAR), {args.workers} workers, {args.config_file}")
         print(f"{'cache':<8} {'input chips/s':>14} {'ratio':>6} {'reading chips/s':>16} {'ratio':>6}")

@@ -69,7 +69,7 @@ def _datasets() -> None:
     from .errors import MOSError
 
     root = dataset_root()
-    rows: list[tuple[str, Any]] = [("FASTREID_DATASETS", os.path.abspath(root))]
+    rows: list[tuple[str, Any]] = [("FASTREID_DATASETS", root)]
     found = 0
     for name in ("HOSS", "HOSS_O2S", "HOSS_S2O", "OptiSarPair"):
         try:

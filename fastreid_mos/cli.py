@@ -109,7 +109,8 @@ def _test_program(cfg: Any) -> dict[str, Any]:
         for difference in image_differences(checkpoint, cfg):
             logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = MOSTrainer.test_datasets(cfg)
-    cfg.MODEL.WEIGHTS = weights
+    # Put on record: the same file wherever the next test is run from.
+    cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
     fused = MOSTrainer.prepare_fusion(cfg, datasets)
     folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR, fusion_settings(cfg))
     if folder != cfg.OUTPUT_DIR:

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+
+# What no result, log or manifest can hold as the text of a name: bytes that are not UTF-8, as Python has them in paths,
+# and a carriage return, which a CSV file takes for the end of its line.
+UNWRITABLE = re.compile("[\ud800-\udfff\r]")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as one line of text: bytes that are not UTF-8, and ends of lines, as ``\\x0a``."""
+    return re.sub("[\ud800-\udfff\r\n]", lambda found: f"\\x{ord(found[0]) & 255:02x}", os.fspath(path))
 
 
 class MOSError(Exception):
@@ -18,7 +28,7 @@ class ChipError(MOSError):
     """
 
     def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {problem}")
+        super().__init__(f"{shown(path)}: {problem}")
         self.path = os.fspath(path)
         self.problem = problem
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
+from .errors import UNWRITABLE, ConfigError, shown
 
 _BASE = "_BASE_"
 # Whole numbers in fast-reid's defaults, but only because they were written so: any number will do.
@@ -51,6 +51,8 @@ def merge_options(cfg: Any, opts: list[str]) -> None:
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         if key.startswith("-"):
             raise ConfigError(f"{key}: flags such as --eval-only come before the KEY VALUE options")
+        if UNWRITABLE.search(str(value)):
+            raise ConfigError(f"{key}: is not UTF-8 text, which a config cannot hold: {shown(str(value))}")
         _set(cfg, cfg, key, value)
 
 

@@ -37,6 +37,12 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def odd_words() -> list[str]:
+    """Words that a chip's name may hold and that separators, quotes, escapes and encodings could spoil."""
+    return [" ", "a,b;c", 'a"b', "a'b", "a\nb", "a\tb", "%s{0}$HOME", "#?<b>", "\u8239", "\U0001f6a2", "e\u0301"]
+
+
+@pytest.fixture(scope="session")
 def tiny_hoss(tmp_path_factory) -> Path:
     """A simulated HOSS of a few ships, to be given as FASTREID_DATASETS; not to be written to."""
     from fastreid_mos.sim import write_hoss

@@ -103,6 +103,7 @@ def test_what_a_run_saves_reads_as_the_same_config(tmp_path):
         ("SOLVER.BASE_LR.X", "3", "no such key SOLVER.BASE_LR.X"),
         ("_BASE_", "other.yml", "_BASE_: belongs in a config file"),
         ("", "3", "no such key"),
+        ("OUTPUT_DIR", "out\udcb4\udcac", r"OUTPUT_DIR: is not UTF-8 text, which a config cannot hold: out\xb4\xac"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_in_our_words(key, text, message):

@@ -101,7 +101,8 @@ def open_pairs(names: Sequence[str]) -> PairSet:
             same = own
             groups = _group(own, dataset.train, pairs.skipped)
         else:
-            root = same = _folder(name)
+            root = _folder(name)
+            same = os.path.realpath(root)
             own = os.path.basename(root)
             if is_registered(own) or own in pairs.roots:
                 own = root
@@ -218,10 +219,9 @@ def pair_table(groups: Sequence[PairGroup], direction: str, policy: str) -> Pair
 
 def table_facts(table: PairTable, roots: dict[str, str]) -> str:
     """The table as text that is the same wherever the data sets lie: what a resumed run must share."""
-    folders = sorted({os.path.abspath(root) for root in (*roots.values(), dataset_root())}, key=len, reverse=True)
+    folders = sorted({*roots.values(), dataset_root()}, key=len, reverse=True)
 
     def short(path: str) -> str:
-        path = os.path.abspath(path)
         for folder in folders:
             if path.startswith(folder + os.sep):
                 return os.path.relpath(path, folder).replace(os.sep, "/")

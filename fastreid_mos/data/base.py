@@ -137,7 +137,7 @@ def _table(counts: dict[str, dict[str, int]]) -> str:
 
 
 def find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequence[str], wanted: str) -> str:
-    """The folder of a data set: ``root/<name>``, or ``root`` itself if it is that folder.
+    """The folder of a data set, absolute: ``root/<name>``, or ``root`` itself if it is that folder.
 
     Args:
         root: where to look.
@@ -148,15 +148,15 @@ def find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequen
     Raises:
         DatasetError: it is not there, or nobody may look.
     """
-    root = os.path.expanduser(os.fspath(root))
+    root = os.path.abspath(os.path.expanduser(os.fspath(root)))
     for folder in (*(os.path.join(root, name) for name in names), root):
         try:
             os.scandir(folder).close()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise DatasetError(f"{os.path.abspath(folder)}: cannot be read ({error.strerror})") from None
-        named = os.path.basename(os.path.abspath(folder)) in names
+            raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
+        named = os.path.basename(folder) in names
         if any(os.path.isdir(os.path.join(folder, part)) for part in inside or ("." if named else ())):
             return folder
-    raise DatasetError(f"{os.path.abspath(os.path.join(root, names[0]))}: not found. {wanted}")
+    raise DatasetError(f"{os.path.join(root, names[0])}: not found. {wanted}")

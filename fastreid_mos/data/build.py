@@ -21,8 +21,11 @@ from .transforms import build_sar_transform
 
 
 def dataset_root() -> str:
-    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``."""
-    return os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets")
+    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``.
+
+    Absolute: what is written down of a chip must name it wherever it is read again.
+    """
+    return os.path.abspath(os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets"))
 
 
 def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:
@@ -47,7 +50,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
     """
     if not items:
         raise DatasetError(
-            f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {os.path.abspath(dataset_root())}"
+            f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {dataset_root()}"
         )
     items = as_numbers(items)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

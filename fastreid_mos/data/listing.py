@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import UNWRITABLE, DatasetError, shown
 from .modality import OPTICAL, SAR
 
 Item = tuple[str, int, int]
@@ -33,7 +33,7 @@ class Skipped:
     def add(self, path: str, reason: str) -> None:
         """Note one file."""
         self.counts[reason] += 1
-        self.examples.setdefault(reason, path)
+        self.examples.setdefault(reason, shown(path))
 
     def update(self, other: Skipped) -> None:
         """Note all of another's."""
@@ -87,7 +87,7 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
         (path, identity, modality) of each.
 
     Raises:
-        DatasetError: the folder cannot be read.
+        DatasetError: the folder cannot be read, or a chip in it has a name that cannot be written down.
     """
     items: list[Item] = []
     try:
@@ -111,7 +111,23 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
                 skipped.add(entry.path, meaning)
             else:
                 items.append((entry.path, *meaning))
+    refuse_unwritable(path for path, *_ in items)
     return items
+
+
+def refuse_unwritable(paths: Iterable[str]) -> None:
+    """Stop at chips whose names the results could not hold, before hours are spent on them.
+
+    Raises:
+        DatasetError: one line with the first of them, escaped, and what to do.
+    """
+    bad = [path for path in paths if UNWRITABLE.search(path)]
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
+        raise DatasetError(
+            f"{shown(bad[0])}{more}: a name that is not UTF-8 text, or has a carriage return, cannot stand in the "
+            "results; rename the files (convmv), or unpack them again with the encoding of their names (unzip -O)"
+        )
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

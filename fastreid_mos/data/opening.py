@@ -11,7 +11,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 
 from ..errors import DatasetError, MOSError
 from .build import dataset_root
-from .listing import Item, as_numbers
+from .listing import Item, as_numbers, refuse_unwritable
 
 logger = logging.getLogger("fastreid_mos.data")
 
@@ -24,7 +24,7 @@ def open_dataset(name: str, **options: Any) -> Any:
         options: for its constructor, beside ``root``.
 
     Raises:
-        DatasetError: it cannot be read under :func:`dataset_root`.
+        DatasetError: it cannot be read under :func:`dataset_root`, or :func:`refuse_unwritable`.
     """
     try:
         with warnings.catch_warnings(record=True) as said:
@@ -38,6 +38,7 @@ def open_dataset(name: str, **options: Any) -> Any:
         ) from None
     for warning in said:
         logger.warning(f"{name}: {warning.message}")
+    refuse_unwritable(path for split in ("train", "query", "gallery") for path, *_ in getattr(dataset, split))
     return dataset
 
 

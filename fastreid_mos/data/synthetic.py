@@ -277,7 +277,7 @@ def foreign_files(root: str, outputs: set[str] | frozenset[str]) -> list[str]:
 def source_name(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> str:
     """How a manifest names a chip: relative to the folder of data sets (FASTREID_DATASETS), absolute outside it."""
     full = os.path.abspath(os.fspath(path))
-    base = os.path.abspath(dataset_root() if root is None else os.fspath(root))
+    base = dataset_root() if root is None else os.path.abspath(os.fspath(root))
     if full.startswith(os.path.join(base, "")):
         full = os.path.relpath(full, base)
     return full.replace(os.sep, "/")

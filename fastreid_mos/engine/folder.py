@@ -179,16 +179,17 @@ def _may_write(
             and (earlier.get("evaluator") == "ReidEvaluator") == (evaluator == "ReidEvaluator")
             and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
         )
-        return same and _first_query(folder, earlier) in {item[0] for item in dataset.query}
+        first = os.path.realpath(_first_query(folder, earlier))
+        return same and any(os.path.realpath(item[0]) == first for item in dataset.query)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # somebody else's file
 
 
-def _first_query(folder: str, results: dict[str, Any]) -> str | None:
+def _first_query(folder: str, results: dict[str, Any]) -> str:
     """A query's path: what tells two data sets of one name apart."""
     if "first_query" in results:
         return str(results["first_query"])
     with contextlib.suppress(OSError, csv.Error):
         with open(os.path.join(folder, RANKS), encoding="utf-8", newline="") as stream:
-            return next((row["query"] for row in csv.DictReader(stream)), None)
-    return None
+            return next((row["query"] for row in csv.DictReader(stream)), "")
+    return ""

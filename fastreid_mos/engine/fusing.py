@@ -260,11 +260,12 @@ def fusion_settings(cfg: Any) -> dict[str, Any] | None:
     fusion = cfg.TEST.FUSION
     if not fusion.ENABLED:
         return None
-    return {
+    settings = {
         key: list(value) if isinstance(value, (list, tuple)) else value
         for key, value in sorted(fusion.items())
         if key != "ENABLED"
     }
+    return {**settings, "ROOT": os.path.realpath(os.path.expanduser(fusion.ROOT))}
 
 
 def check_settings_agree(synthetic: SyntheticSet, cfg: Any) -> None:

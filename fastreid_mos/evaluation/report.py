@@ -6,8 +6,9 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
 
 def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> dict[str, Any]:
     """What was tested and how, for the record."""
-    simulation = _simulation(chips.paths[0])
+    simulation = simulation_of(chips.paths)
     last = os.path.join(settings.run_folder, "last_checkpoint")
     checkpoint = ""  # of the folder, if no other weights were asked for
     if settings.run_folder and not settings.weights and os.path.isfile(last):
@@ -190,20 +191,22 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
     }
 
 
-def _simulation(path: str) -> dict[str, Any] | None:
-    """What ``sim.json`` above a chip says; None for a real data set."""
-    folder = os.path.dirname(os.path.abspath(path))
-    for _ in range(5):
-        name = os.path.join(folder, "sim.json")
-        if os.path.isfile(name):
+def simulation_of(paths: Iterable[str]) -> dict[str, Any] | None:
+    """What ``sim.json`` above any of some chips says, where they are named or where links lead; None: real chips."""
+    folders = {os.path.dirname(where(path)) for path in paths for where in (os.path.abspath, os.path.realpath)}
+    for folder in sorted(folders):
+        for above in (folder, *map(str, Path(folder).parents[:4])):
+            name = os.path.join(above, "sim.json")
+            if not os.path.isfile(name):
+                continue
             try:
                 with open(name, encoding="utf-8") as stream:
                     content = json.load(stream)
             except (OSError, ValueError):
                 # Written by the simulator, if in part: what lies under it is no real data.
                 return {"simulated": True}
-            return content if isinstance(content, dict) and content.get("simulated") else None
-        folder = os.path.dirname(folder)
+            if isinstance(content, dict) and content.get("simulated"):
+                return content
     return None
 
 

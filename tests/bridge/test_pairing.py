@@ -95,8 +95,10 @@ def test_a_folder_of_pairs(tmp_path):
     assert pairs.trained_identities() == {"mine": [0, 1]}
     assert [Path(group.optical[0]).name for group in pairs.groups] == ["a_RGB.png", "b_RGB.png"]
     assert pairs.skipped.counts["without a partner of the other modality"] == 1
-    with pytest.raises(ConfigError, match="same training chips"):
-        open_pairs([str(folder), f"{folder}/../mine"])
+    (tmp_path / "link").symlink_to(folder)
+    for other in (f"{folder}/../mine", str(tmp_path / "link")):
+        with pytest.raises(ConfigError, match="same training chips"):
+            open_pairs([str(folder), other])
     # A folder that is called like a data set does not pass for it.
     assert list(open_pairs([str(write_pairs(tmp_path / "HOSS", ["1"]))]).roots) == [str(tmp_path / "HOSS")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy as copying
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -270,6 +271,18 @@ def test_a_chip_in_two_splits_is_made_once(world, tmp_path):
     report = dump_to(world, tmp_path / "out", k=1, items={"holdout": chips[:1], "train": chips})
     assert report.asked == 2
     assert [row.split for row in open_synthetic(tmp_path / "out").rows] == ["train", "holdout"]
+
+
+def test_sources_of_odd_names(world, tmp_path, odd_words):
+    folder = Path(shutil.copytree(world, tmp_path / "world", ignore=lambda *_: ["done"]))
+    paths = [str(folder / "data/HOSS/query" / f"0001_{word}_RGB.tif") for word in odd_words]
+    for seed, path in enumerate(paths):
+        write_chip(Path(path), seed)
+    dump_to(folder, tmp_path / "out", k=1, steps=1, items={"query": [(path, 1, 0) for path in paths]})
+    synthetic = open_synthetic(tmp_path / "out")
+    synthetic.verify()
+    found = [rows[0].source for rows in synthetic.match(paths).rows]
+    assert found == [os.path.relpath(path, folder / "data") for path in paths]
 
 
 def test_two_sources_of_one_stem(world, tmp_path):

@@ -12,6 +12,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from made_chips import TRAINING, write_optical, write_sar
 
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, OPTICAL, SAR, dataset_root
+from fastreid_mos.data.opening import open_dataset
 from fastreid_mos.errors import DatasetError
 
 
@@ -71,7 +72,7 @@ def test_dataset_root(monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", "~/ships")
     assert dataset_root() == "/home/someone/ships"
     monkeypatch.delenv("FASTREID_DATASETS")
-    assert dataset_root() == "datasets"
+    assert dataset_root() == os.path.abspath("datasets")
 
 
 def test_folders_that_cannot_be_read_are_named(hoss_root, monkeypatch):
@@ -135,6 +136,54 @@ def test_odd_names_are_skipped_counted_and_logged(hoss_root, caplog):
     assert "10 files skipped" in text and "5 named other than <identity>_..._RGB or _SAR" in text
     assert "1 of identity -1 (a distractor) in the training split" in text
     assert str(train / "0001-RGB.tif") in text  # one example for each reason
+
+
+@pytest.mark.parametrize("name", [b"0300_\xb4\xac_RGB.tif", b"0300_a\rb_RGB.tif"])
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test", "subset/S2O/query"])
+def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, monkeypatch, folder, name):
+    path = os.path.join(os.fsencode(hoss_root / "HOSS"), folder.encode(), name)
+    for part in ("query", "bounding_box_test"):
+        if "subset" in folder:
+            write_sar(hoss_root / "HOSS/subset/S2O" / part / "0202_a_SAR.tif", 1)
+    try:
+        shutil.copy(hoss_root / "HOSS/query/0201_a_RGB.tif", path)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.setenv("FASTREID_DATASETS", str(hoss_root))
+    with pytest.raises(DatasetError) as caught:
+        open_dataset("HOSS_S2O")
+    message = str(caught.value)
+    assert message.isprintable() and "not UTF-8 text" in message and "convmv" in message
+    assert message.startswith(str(hoss_root)) and "\\x" in message and "_RGB.tif: a name" in message
+
+
+def test_a_file_of_such_a_name_that_is_no_chip_is_skipped_and_shown(hoss_root, caplog):
+    try:
+        (hoss_root / "HOSS/query" / os.fsdecode(b"\xb4\n.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with caplog.at_level(logging.INFO, "fastreid_mos.data"):
+        HOSS(root=hoss_root).show_test()
+    assert "query/\\xb4\\x0a.txt" in caplog.text
+
+
+def test_data_sets_of_others_are_looked_at_for_such_names_too(monkeypatch):
+    class Photographs:
+        train, query, gallery = [], [("a.jpg", 1, 0)], [(os.fsdecode(b"b\xff.jpg"), 1, 0)]
+
+        def __init__(self, root):
+            pass
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Photographs", Photographs)
+    with pytest.raises(DatasetError, match=r"^b.xff\.jpg: a name that is not UTF-8"):
+        open_dataset("Photographs")
+
+
+def test_odd_words_in_a_name_are_a_name(hoss_root, odd_words):
+    paths = [hoss_root / "HOSS/query" / f"0301_{word}_RGB.tif" for word in odd_words]
+    for path in paths:
+        write_optical(path, 5)
+    assert {(str(path), 301, OPTICAL) for path in paths} <= set(HOSS(root=hoss_root).query)
 
 
 def test_log_and_summary(hoss_root, caplog):

@@ -194,6 +194,19 @@ def test_the_same_weights_and_data_again_replace_their_results(run):
     assert all(after["protocols"][name]["model"] == part["model"] for name, part in before["protocols"].items())
 
 
+def test_the_same_weights_and_data_are_known_by_any_path(run, data, tmp_path, monkeypatch):
+    """Relative ones from two folders, one of each over a link."""
+    (tmp_path / "link").symlink_to(data.parent)
+    (tmp_path / "weights").symlink_to(run)
+    for place, datasets in ((tmp_path, f"link/{data.name}"), (data.parent, data.name)):
+        monkeypatch.chdir(place)
+        monkeypatch.setenv("FASTREID_DATASETS", datasets)
+        weights = os.path.relpath((run if place == tmp_path else tmp_path / "weights") / "model_final.pth")
+        assert call("--eval-only", "OUTPUT_DIR", run, "MODEL.WEIGHTS", weights) == 0
+        assert not (run / "eval_1").exists(), place
+    assert os.path.isabs(json.loads((run / "results.json").read_text())["model"]["MODEL.WEIGHTS"])
+
+
 def test_testing_with_another_image_than_trained_with_is_said(run, tmp_path):
     words = ("--eval-only", "MODEL.WEIGHTS", run / "model_final.pth", "OUTPUT_DIR", tmp_path / "eval")
     assert call(*words, "INPUT.SAR.TRANSFORM", "SARMaxScale") == 0

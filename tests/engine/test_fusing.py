@@ -29,7 +29,8 @@ from fastreid_mos.errors import CheckpointError, ConfigError, DatasetError, MOSE
 from fastreid_mos.evaluation import fuse_features, rank_features
 from fastreid_mos.evaluation.fused_chips import ChipPass
 
-DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
+ROOT = Path(__file__).parents[2]
+DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")
 KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
 
 
@@ -224,8 +225,9 @@ def test_training_ends_with_a_fused_test_that_eval_only_repeats(data, dump, tmp_
     ranks = {name: (run / name).read_bytes() for name in ("query_ranks.csv", "fused_query_ranks.csv")}
     words = (sys.executable, "tools/train_net.py", "--config-file", DEBUG, "--eval-only", "--num-gpus", 2)
     done = subprocess.run(
-        [str(word) for word in (*words, *once, *opts)],
-        cwd=Path(DEBUG).parents[3],
+        # The same folder, given as a path from here.
+        [str(word) for word in (*words, *once, *opts, "TEST.FUSION.ROOT", os.path.relpath(dump, ROOT))],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,

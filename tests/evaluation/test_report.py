@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, report
+from fastreid_mos.evaluation.pictures import read_top_lists
 
 
 class HOSS:
@@ -73,6 +75,23 @@ def test_simulated_data_is_called_so(split, tmp_path, caplog, content):
     assert "SIMULATED" in caplog.text
 
 
+@pytest.mark.parametrize("linked", ["HOSS", "HOSS/query", "HOSS/query/{}"])
+def test_simulated_data_behind_a_link_is_called_so(split, tmp_path, linked):
+    """The whole data set, one of its folders, or single chips among real ones."""
+    made = tmp_path / "made"
+    chips = [Path(path.replace("/data", str(made))) for path in split.paths]
+    for chip in chips:
+        chip.parent.mkdir(parents=True, exist_ok=True)
+        chip.touch()
+    (made / "sim.json").write_text('{"simulated": true}')
+    link = linked.format(chips[1].name)  # not the first chip
+    (tmp_path / "data" / link).parent.mkdir(parents=True)
+    (tmp_path / "data" / link).symlink_to(made / link)
+    moved = split.changed(paths=tuple(path.replace("/data", str(tmp_path / "data")) for path in split.paths))
+    _, results = evaluate(moved, tmp_path / "out")
+    assert results["simulated"] is True and results["simulation"] == {"simulated": True}
+
+
 def test_log_says_split_data_set_and_intervals(split, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
         results, content = evaluate(split, tmp_path)
@@ -106,6 +125,15 @@ def test_ranks_by_query(split, tmp_path):
             for place in range(1, 11):
                 same = row[f"top_{place}"].split("/")[-1].split("_")[0].lstrip("0")
                 assert (same == row["identity"].lstrip("0")) == (row[f"match_{place}"] == "1")
+
+
+def test_odd_names_come_back_from_the_files(split, tmp_path, odd_words):
+    paths = [path.replace("_q0_", f"_{odd_words[n % len(odd_words)]}_") for n, path in enumerate(split.paths)]
+    assert len({*paths} - {*split.paths}) == 24
+    _, content = evaluate(split.changed(paths=tuple(paths)), tmp_path)
+    with open(tmp_path / "query_ranks.csv", encoding="utf-8", newline="") as stream:
+        assert [row["query"] for row in csv.DictReader(stream) if row["protocol"] == "ALL"] == paths[:24]
+    assert {row for row, *_ in read_top_lists(tmp_path / "query_ranks.csv", "ALL", 24)} == set(paths[:24])
 
 
 def test_a_write_that_fails_leaves_the_earlier_file(split, tmp_path, monkeypatch):
