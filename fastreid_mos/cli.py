@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -16,6 +19,8 @@ from .errors import ConfigError, MOSError, WorkerError
 
 # Exit status of a program stopped by bad input, as argparse uses it.
 BAD_INPUT = 2
+# That of a program stopped by Ctrl-C, as shells have it.
+STOPPED = 130
 # Seconds that the other processes wait with an error for the first one to say it.
 OTHERS_WAIT = 5.0
 
@@ -24,8 +29,10 @@ def run(program: Callable[[], Any]) -> int:
     """Run a program; what it says to the user goes to standard error in one line.
 
     Returns:
-        The process's exit status: 0, :data:`BAD_INPUT` for an error of ours, 130 for Ctrl-C.
+        The process's exit status: 0, :data:`BAD_INPUT` for an error of ours, :data:`STOPPED` for Ctrl-C.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's shell started it with "&"
     try:
         program()
     except MOSError as error:
@@ -38,9 +45,12 @@ def run(program: Callable[[], Any]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return 130
+        return STOPPED
     except mp.ProcessExitedException as error:
-        return error.exit_code if error.exit_code and error.exit_code > 0 else 1
+        if error.exit_code > 0:  # it has said why
+            return error.exit_code
+        print(f"error: {error}; SIGKILL is usually for want of memory", file=sys.stderr)
+        return 1
     except (BrokenPipeError, MemoryError, OSError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -59,6 +69,10 @@ def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Name
             time.sleep(OTHERS_WAIT)
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        # A loader's workers would notice after some seconds only.
+        util._exit_function()  # type: ignore[attr-defined]
+        os._exit(STOPPED)
 
 
 def train_program(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -64,12 +68,47 @@ def launch(
         if num_machines > 1:
             raise MOSError("--dist-url: several machines need the address of the first, such as tcp://10.0.0.1:29500")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    mp.spawn(
-        _worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args),
-        daemon=False,
-    )
+    with _ending_together():
+        mp.spawn(
+            _worker,
+            nprocs=num_gpus_per_machine,
+            args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args),
+            daemon=False,
+        )
+
+
+@contextmanager
+def _ending_together() -> Iterator[None]:
+    """SIGINT and SIGTERM, which come as KeyboardInterrupt, also stop the processes that were started in the block.
+
+    Left alone those would go on, and this process would wait for them.
+    """
+    others = mp.active_children()
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, _stop) for number in signals}
+    try:
+        yield
+    except KeyboardInterrupt:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        processes = [process for process in mp.active_children() if process not in others]
+        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. SIGKILL is
+        # for one that waits for another one inside a library, where it hears no other signal.
+        for sent, seconds in ((0, 1.0), (signal.SIGINT, 20.0), (signal.SIGKILL, 10.0)):
+            end = time.monotonic() + seconds
+            for process in processes:
+                if process.pid and process.is_alive():
+                    os.kill(process.pid, sent)
+            for process in processes:
+                process.join(max(end - time.monotonic(), 0.0))
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _free_port() -> int:

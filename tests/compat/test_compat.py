@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +308,23 @@ def test_launch_runs_several_processes_on_a_cpu(tmp_path):
 
     launch(_gathers, 2, dist_url="auto", args=(str(tmp_path / "marker"),))
     assert (tmp_path / "marker").read_text() == "[0, 1] 1 0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_first_process_stops_those_it_has_started(monkeypatch, capsys, number):
+    from fastreid_mos import cli
+    from fastreid_mos.compat import launching
+
+    started = []
+
+    def spawn(*args: object, **kwargs: object) -> None:
+        started.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)))
+        started[0].start()
+        os.kill(os.getpid(), number)
+        started[0].join()
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(launching.mp, "spawn", spawn)
+    assert cli.run(lambda: launching.launch(print, 2)) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert not started[0].is_alive() and signal.getsignal(number) == before
