@@ -52,13 +52,22 @@ def add_bridge_config(cfg: Any) -> None:
     cfg.BRIDGE.UNET.RESAMPLE = "resnet"
     # "none": the network sees x_t only (the paper); "concat": the source beside it.
     cfg.BRIDGE.UNET.CONDITION = "none"
+    # A group norm before the attention in the middle, which diffusers leaves out beside SCALE_SHIFT and BBDM has.
+    cfg.BRIDGE.UNET.ATTENTION_NORM = False
+    # Weights at the start: "default" (torch's own), or "normal": N(0, 0.02), attention's output at 0, as BBDM.
+    cfg.BRIDGE.UNET.INIT = "default"
 
     cfg.BRIDGE.LATENT = node()
     # A diffusers VQModel or AutoencoderKL, a folder or hub id: the bridge lives in its latents. Empty: in pixels, or in
     # the latents of an autoencoder trained on the data set's own chips (TRAIN).
     cfg.BRIDGE.LATENT.PATH = ""
     cfg.BRIDGE.LATENT.TRAIN = False
+    # Latents times the autoencoder's scaling_factor (a new one's is measured: deviation 1); False: as they are, which
+    # the bridge's signal to noise depends on.
+    cfg.BRIDGE.LATENT.NORMALIZE = True
+    # A new one: channels of each level, residual blocks a level, channels of the latents, codes, and its training.
     cfg.BRIDGE.LATENT.CHANNELS = [32, 64, 128]
+    cfg.BRIDGE.LATENT.LAYERS = 1
     cfg.BRIDGE.LATENT.LATENT_CHANNELS = 3
     cfg.BRIDGE.LATENT.CODES = 1024
     cfg.BRIDGE.LATENT.STEPS = 5000
@@ -72,10 +81,24 @@ def add_bridge_config(cfg: Any) -> None:
     cfg.BRIDGE.SOLVER.ACCUMULATE = 1
     cfg.BRIDGE.SOLVER.LR = 0.0001
     cfg.BRIDGE.SOLVER.WARMUP_STEPS = 0
-    # Course of the rate after the warm-up: "constant" (the paper) or "cosine" to 0.
+    # Course of the rate after the warm-up: "constant", "cosine" to 0, or "plateau" (BBDM; no warm-up): torch's
+    # ReduceLROnPlateau, told the loss of the last batch of every step, the mean over processes.
     cfg.BRIDGE.SOLVER.SCHED = "constant"
+    cfg.BRIDGE.SOLVER.PLATEAU = node()
+    # The rate is multiplied by FACTOR, down to MIN_LR, after PATIENCE steps in a row of which none fell below the best
+    # loss by its THRESHOLD-th part; for COOLDOWN steps after that none counts.
+    cfg.BRIDGE.SOLVER.PLATEAU.FACTOR = 0.5
+    cfg.BRIDGE.SOLVER.PLATEAU.PATIENCE = 3000
+    cfg.BRIDGE.SOLVER.PLATEAU.THRESHOLD = 0.0001
+    cfg.BRIDGE.SOLVER.PLATEAU.COOLDOWN = 3000
+    cfg.BRIDGE.SOLVER.PLATEAU.MIN_LR = 5e-7
     cfg.BRIDGE.SOLVER.LOSS = "l1"
+    # The averaged weights, which are the result: their decay; steps between two updates of them; the step from which on
+    # they are averaged: before it they are copies. At EMA_START 0 the decay rises to EMA, (1 + n) / (10 + n) in update
+    # n. With INIT_FROM any other EMA_START is the first step.
     cfg.BRIDGE.SOLVER.EMA = 0.995
+    cfg.BRIDGE.SOLVER.EMA_EVERY = 1
+    cfg.BRIDGE.SOLVER.EMA_START = 0
     # Bound on the gradient's norm; 0: none.
     cfg.BRIDGE.SOLVER.CLIP_NORM = 0.0
     # "no", "bf16" or "fp16".

@@ -43,6 +43,7 @@ class AutoencoderSettings:
         latent_channels: channels of the latents.
         codes: entries of the codebook.
         layers: residual blocks a level.
+        normalize: ``scaling_factor`` of the result makes the latents' standard deviation 1; without, it is 1.
         steps, batch, lr: steps of Adam, images in a step of one process, rate.
         commitment: weight of diffusers' commitment and codebook loss beside the L1 error of the images.
         restart: steps between two replacements of codes that nothing used; they end after 3/4 of the training. 0: none.
@@ -59,6 +60,7 @@ class AutoencoderSettings:
     latent_channels: int = 3
     codes: int = 1024
     layers: int = 1
+    normalize: bool = True
     steps: int = 5000
     batch: int = 8
     lr: float = 1e-4
@@ -92,6 +94,8 @@ class AutoencoderSettings:
             channels=tuple(latent.CHANNELS),
             latent_channels=latent.LATENT_CHANNELS,
             codes=latent.CODES,
+            layers=latent.LAYERS,
+            normalize=latent.NORMALIZE,
             steps=latent.STEPS,
             batch=latent.BATCH,
             lr=latent.LR,
@@ -135,9 +139,9 @@ def train_autoencoder(
     """Train a VQModel on images of both modalities: L1 error, commitment and codebook loss (VQ-VAE, arXiv 1711.00937).
 
     The codebook starts from encoded images, and codes that nothing uses are replaced by encoded pixels, so that few
-    images and few steps do not end in a handful of codes. ``scaling_factor`` of the result makes the latents' standard
-    deviation 1. Killed anywhere, the same call goes on from the last checkpoint (``<output>.state.pt``) and ends in the
-    same weights on the same machine; done already, it returns at once.
+    images and few steps do not end in a handful of codes. Killed anywhere, the same call goes on
+    from the last checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; done already, it
+    returns at once.
 
     Args:
         images: ``len(images)`` and ``images[i]``, ``[H, W, 3]`` uint8, all of one size that is a multiple of
@@ -177,7 +181,8 @@ def train_autoencoder(
     if accelerator.is_main_process:
         model = training.plain_model
         facts = _measure(model, images, accelerator.device)
-        model.register_to_config(scaling_factor=1.0 / facts["latent_std"], sample_size=max(height, width))
+        scale = 1.0 / facts["latent_std"] if settings.normalize else 1.0
+        model.register_to_config(scaling_factor=scale, sample_size=max(height, width))
         with whole_folder(folder) as temporary:
             model.save_pretrained(temporary)
             with open(os.path.join(temporary, FACTS), "w", encoding="utf-8") as stream:
@@ -264,18 +269,19 @@ class _Training:
         error = F.l1_loss(output.sample.float(), pixels)
         loss = error + settings.commitment * output.commit_loss.float()
         accelerator.backward(loss)
+        # Behind the backward, where the host waits for the device, and before the weights are touched.
+        losses = torch.stack([error.detach(), output.commit_loss.detach().float()])
+        reduced = accelerator.reduce(losses, reduction="mean").tolist()
+        if not all(math.isfinite(value) for value in reduced):
+            raise MOSError(
+                f"autoencoder, step {self.step + 1}: the loss is no longer finite; lower BRIDGE.LATENT.LR or set "
+                "BRIDGE.SOLVER.PRECISION to 'no'"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         bar.update()
         if self.step % 50 == 0 or self.step == settings.steps:
-            losses = torch.stack([error.detach(), output.commit_loss.detach().float()])
-            reduced = accelerator.reduce(losses, reduction="mean").tolist()
-            if not all(math.isfinite(value) for value in reduced):
-                raise MOSError(
-                    f"autoencoder, step {self.step}: the loss is no longer finite; lower BRIDGE.LATENT.LR or set "
-                    "BRIDGE.SOLVER.PRECISION to 'no'"
-                )
             bar.set_postfix(l1=f"{reduced[0]:.4f}")
             if log is not None and accelerator.is_main_process:
                 log(self.step, {"autoencoder_l1": reduced[0], "autoencoder_commitment": reduced[1]})

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 
 from ..config import building
 from ..errors import CheckpointError, ConfigError, MOSError
-from .latents import latent_channels, latent_factor
+from .latents import latent_channels, latent_factor, scaling
 from .loading import load_pipeline
 from .pipeline import BrownianBridgePipeline
 from .scheduler import BrownianBridgeScheduler
@@ -76,11 +77,27 @@ def build_unet(cfg: Any, vae: Any = None) -> Any:
             up_block_types=tuple("AttnUpBlock2D" if n in unet.ATTENTION else plain[1] for n in reversed(levels)),
             attention_head_dim=unet.HEAD_DIM,
             norm_num_groups=unet.GROUPS,
+            attn_norm_num_groups=unet.GROUPS if unet.ATTENTION_NORM else None,
             dropout=unet.DROPOUT,
             resnet_time_scale_shift="scale_shift" if unet.SCALE_SHIFT else "default",
             downsample_type=unet.RESAMPLE,
             upsample_type=unet.RESAMPLE,
         )
+
+
+def start_normal(unet: torch.nn.Module) -> None:
+    """Starting weights of BBDM's network, in place: N(0, 0.02) for convolutions and linear layers.
+
+    Its attention's are 1-D convolutions, which that rule passes over: torch's own start for query, key and value, 0 for
+    the output.
+    """
+    attended = {part for module in unet.modules() if isinstance(module, Attention) for part in module.modules()}
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            for parameter in module.to_out.parameters():
+                torch.nn.init.zeros_(parameter)
+        elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module not in attended:
+            torch.nn.init.normal_(module.weight, 0.0, 0.02)
 
 
 def read_start(folder: str) -> BrownianBridgePipeline:
@@ -113,12 +130,14 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
         "BRIDGE.SCHEDULER.M_MAX": (scheduler.m_max, own.M_MAX),
         "BRIDGE.SCHEDULER.MAX_VAR": (scheduler.max_var, own.MAX_VAR),
     }
+    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
+    if latent and start.vae is not None:
+        pairs["BRIDGE.LATENT.NORMALIZE"] = (scaling(start.vae) != (1.0, 0.0), cfg.BRIDGE.LATENT.NORMALIZE)
     differing = [f"{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
         raise CheckpointError(
             f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here, or start anew"
         )
-    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
     if latent != (start.vae is not None):
         where = ("in pixels", "in the latents of an autoencoder")
         raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from accelerate.utils import broadcast_object_list
 
+from ..config import get_cfg
 from ..errors import CheckpointError
 from .folders import whole_folder
 
@@ -67,7 +68,8 @@ def bound_config(cfg: Any) -> dict[str, Any]:
 def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
     """Refuse to go on with another config, other pairs or another number of processes than the run began with.
 
-    More ``STEPS`` than before are no difference where the rate is constant: the steps done are the same.
+    More ``STEPS`` than before are no difference where the rate does not look at them: the steps done are the same. A
+    key that the checkpoint does not know had its default.
 
     Args:
         path: the checkpoint, for the message.
@@ -78,9 +80,9 @@ def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[s
     Raises:
         CheckpointError: one line with what differs.
     """
-    there, here = state["config"], bound_config(cfg)
-    differing = [key for key in sorted(there.keys() & here.keys()) if there[key] != here[key]]
-    if cfg.BRIDGE.SOLVER.SCHED == "constant" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
+    there, here = {**bound_config(get_cfg()), **state["config"]}, bound_config(cfg)
+    differing = [key for key in sorted(here) if there[key] != here[key]]
+    if cfg.BRIDGE.SOLVER.SCHED != "cosine" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
         differing = [key for key in differing if key != "BRIDGE.SOLVER.STEPS"]
     listed = [f"{key} {there[key]} (now {here[key]})" for key in differing]
     listed += [

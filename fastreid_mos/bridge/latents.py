@@ -46,7 +46,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.float()
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-    scale, shift = _scaling(vae)
+    scale, shift = scaling(vae)
     return (latents.float() - shift) * scale
 
 
@@ -54,11 +54,12 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The way back; a VQModel quantizes first. Shapes as in :func:`encode`; values may go beyond -1..1 a little."""
     if vae is None:
         return latents.float()
-    scale, shift = _scaling(vae)
+    scale, shift = scaling(vae)
     return vae.decode((latents.float() / scale + shift).to(vae.dtype)).sample.float()
 
 
-def _scaling(vae: Any) -> tuple[float, float]:
+def scaling(vae: Any) -> tuple[float, float]:
+    """Factor and shift between an autoencoder's own latents and the bridge's; 1 and 0: they are the same."""
     scale, shift = vae.config.get("scaling_factor"), vae.config.get("shift_factor")
     return (1.0 if scale is None else float(scale)), (0.0 if shift is None else float(shift))
 
@@ -77,11 +78,13 @@ def check_autoencoder(vae: Any) -> None:
         raise ValueError(f"vae: images of 3 channels in and out are needed, it has {channels[0]} and {channels[1]}")
 
 
-def load_autoencoder(path: str | os.PathLike[str]) -> Any:
+def load_autoencoder(path: str | os.PathLike[str], normalize: bool = True) -> Any:
     """A VQModel or AutoencoderKL from a folder or from the hub.
 
     Args:
         path: the folder of the model, or of a pipeline that holds it as ``vae`` or ``vqvae``; or a hub id of either.
+        normalize: keep its ``scaling_factor`` and ``shift_factor``; without, they are set to 1 and 0, so that the
+            bridge runs in the latents as they are (``BRIDGE.LATENT.NORMALIZE``).
 
     Raises:
         MOSError: nothing there, another kind of model, or weights that cannot be read.
@@ -98,6 +101,9 @@ def load_autoencoder(path: str | os.PathLike[str]) -> Any:
         check_autoencoder(vae)
     except Exception as error:  # diffusers, safetensors and the hub raise what they like
         raise MOSError(f"{name}: the autoencoder cannot be loaded ({one_line(error)})") from None
+    if not normalize:
+        raw = {"scaling_factor": 1.0, "shift_factor": None}
+        vae.register_to_config(**{name: value for name, value in raw.items() if name in vae.config})
     return vae.eval().requires_grad_(False)
 
 

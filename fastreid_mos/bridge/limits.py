@@ -15,6 +15,7 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "UNET.LAYERS": (1, 64),
     "UNET.HEAD_DIM": (1, _MAX_WIDTH),
     "UNET.GROUPS": (1, _MAX_WIDTH),
+    "LATENT.LAYERS": (1, 64),
     "LATENT.LATENT_CHANNELS": (1, 512),
     "LATENT.CODES": (2, 1_000_000),
     "LATENT.STEPS": (1, _MAX_COUNT),
@@ -23,6 +24,10 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "SOLVER.BATCH": (1, 65536),
     "SOLVER.ACCUMULATE": (1, 65536),
     "SOLVER.WARMUP_STEPS": (0, _MAX_COUNT),
+    "SOLVER.PLATEAU.PATIENCE": (0, _MAX_COUNT),
+    "SOLVER.PLATEAU.COOLDOWN": (0, _MAX_COUNT),
+    "SOLVER.EMA_EVERY": (1, _MAX_COUNT),
+    "SOLVER.EMA_START": (0, _MAX_COUNT),
     "SOLVER.CHECKPOINT_PERIOD": (1, _MAX_COUNT),
     "SOLVER.KEEP_CHECKPOINTS": (1, 100_000),
     "SOLVER.SAMPLE_PERIOD": (0, _MAX_COUNT),
@@ -37,6 +42,9 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "UNET.DROPOUT": (0, 0.999),
     "SOLVER.EMA": (0, 0.999999999),
     "SOLVER.CLIP_NORM": (0, _INF),
+    "SOLVER.PLATEAU.FACTOR": (0, 0.999999999),
+    "SOLVER.PLATEAU.THRESHOLD": (0, 1),
+    "SOLVER.PLATEAU.MIN_LR": (0, _INF),
     "SAMPLE.ETA": (0, 1),
 }
 _ABOVE_ZERO = ("SCHEDULER.MAX_VAR", "SOLVER.LR", "LATENT.LR")
@@ -48,7 +56,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "SCHEDULER.OBJECTIVE": ("grad", "noise", "ysubx"),
     "UNET.RESAMPLE": ("resnet", "conv"),
     "UNET.CONDITION": ("none", "concat"),
-    "SOLVER.SCHED": ("constant", "cosine"),
+    "UNET.INIT": ("default", "normal"),
+    "SOLVER.SCHED": ("constant", "cosine", "plateau"),
     "SOLVER.LOSS": ("l1", "l2"),
     "SOLVER.PRECISION": ("no", "bf16", "fp16"),
     "SAMPLE.RULE": ("bbdm", "dbim"),
@@ -142,8 +151,12 @@ def check_bridge_parts(cfg: Any) -> None:
         f"BRIDGE.SAMPLE.ORDER ({sample.ORDER}): above 1 for BRIDGE.SAMPLE.RULE dbim only",
     )
     require(
-        bridge.SOLVER.SCHED == "constant" or bridge.SOLVER.WARMUP_STEPS < bridge.SOLVER.STEPS,
+        bridge.SOLVER.SCHED != "cosine" or bridge.SOLVER.WARMUP_STEPS < bridge.SOLVER.STEPS,
         f"BRIDGE.SOLVER.WARMUP_STEPS ({bridge.SOLVER.WARMUP_STEPS}) must be below STEPS ({bridge.SOLVER.STEPS})",
+    )
+    require(
+        bridge.SOLVER.SCHED != "plateau" or not bridge.SOLVER.WARMUP_STEPS,
+        f"BRIDGE.SOLVER.WARMUP_STEPS ({bridge.SOLVER.WARMUP_STEPS}): SCHED plateau has no warm-up; set it to 0",
     )
     names = list(bridge.DATA.NAMES)
     require(bool(names), "BRIDGE.DATA.NAMES: at least one data set or folder of pairs")

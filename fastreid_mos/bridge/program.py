@@ -241,7 +241,7 @@ def _given_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
     """The autoencoder that is there already: that of ``BRIDGE.LATENT.PATH``, or of the pipeline started from."""
     latent = cfg.BRIDGE.LATENT
     if latent.PATH:
-        vae = load_autoencoder(os.path.expanduser(latent.PATH))
+        vae = load_autoencoder(os.path.expanduser(latent.PATH), latent.NORMALIZE)
         if start is not None and not _same_weights(vae, start.vae):
             raise CheckpointError(
                 f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}: its network works in other latents than those of "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from ..data.seeding import spread_seed
 from ..errors import CheckpointError, MOSError
-from .building import build_scheduler, build_unet, check_matching
+from .building import build_scheduler, build_unet, check_matching, start_normal
 from .checkpoints import Checkpoints, bound_config
 from .dataset import PairBatch, PairBatches
 from .grids import SampleGrid
@@ -30,8 +32,6 @@ logger = logging.getLogger("fastreid_mos.bridge")
 
 # What a seed is for, beside the order of the pairs and the draws of them (see dataset.py).
 _NOISE, _WEIGHTS = 3, 4
-# Steps between two looks at the losses where looking makes the processor wait for the device.
-_LOOK_EVERY = 20
 
 
 class BridgeTraining:
@@ -81,24 +81,48 @@ class BridgeTraining:
         if start is not None:
             check_matching(unet, start.unet.state_dict(), f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}")
             unet.load_state_dict(start.unet.state_dict())
+        elif cfg.BRIDGE.UNET.INIT == "normal":
+            start_normal(unet)
         # Convolutions on channels-last images suit tensor cores; on CPUs they were measured to be no faster.
         on_gpu = accelerator.device.type == "cuda"
         self.layout = torch.channels_last if on_gpu else torch.contiguous_format
         unet = unet.to(accelerator.device, memory_format=self.layout)
         self.bare = unet.train()
         optimizer = torch.optim.Adam(unet.parameters(), lr=self.solver.LR)
-        name = "cosine" if self.solver.SCHED == "cosine" else "constant_with_warmup"
-        # Not prepared: accelerate would step it once for each process.
-        self.rates = get_scheduler(
-            name, optimizer, num_warmup_steps=self.solver.WARMUP_STEPS, num_training_steps=self.solver.STEPS
-        )
+        self.rates = self._schedule(optimizer)
         self.model, self.optimizer = accelerator.prepare(unet, optimizer)
-        self.ema = EMAModel(unet.parameters(), decay=self.solver.EMA, foreach=True)
+        # BBDM counts on from the checkpoint it starts from, far behind its EMA's start.
+        first = 1 if self.solver.EMA_START and start is not None else self.solver.EMA_START
+        self.ema = EMAModel(
+            unet.parameters(),
+            decay=self.solver.EMA,
+            # No rise of the decay: what is averaged first is trained already.
+            min_decay=float(self.solver.EMA) if first else 0.0,
+            # diffusers copies the weights in this many of its updates and one more.
+            update_after_step=-(-first // self.solver.EMA_EVERY) - 2 if first else 0,
+            foreach=True,
+        )
         accelerator.register_for_checkpointing(self.ema, self.rates)
         self.checkpoints = Checkpoints(
             os.path.join(cfg.OUTPUT_DIR, "checkpoints"), self.solver.KEEP_CHECKPOINTS, accelerator
         )
         self.done = 0
+        self._told: dict[str, float] = {}  # of the last step, for the log
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Of the rate; its ``last_epoch`` counts updates. Not prepared: accelerate would step it for each process."""
+        solver, plateau = self.solver, self.solver.PLATEAU
+        if solver.SCHED == "plateau":
+            return ReduceLROnPlateau(
+                optimizer,
+                factor=plateau.FACTOR,
+                patience=plateau.PATIENCE,
+                threshold=plateau.THRESHOLD,
+                cooldown=plateau.COOLDOWN,
+                min_lr=plateau.MIN_LR,
+            )
+        name = "cosine" if solver.SCHED == "cosine" else "constant_with_warmup"
+        return get_scheduler(name, optimizer, num_warmup_steps=solver.WARMUP_STEPS, num_training_steps=solver.STEPS)
 
     # ------------------------------------------------------------------ run
 
@@ -110,10 +134,12 @@ class BridgeTraining:
         """
         self.checkpoints.load(path)
         self.ema.to(self.accelerator.device)  # accelerate reads it to the host
-        if self.ema.optimization_step != step:
+        updates = self.rates.last_epoch  # fewer than steps where the scaler of fp16 skipped some
+        skipped = self.accelerator.scaler is not None and updates < step
+        if (updates != step and not skipped) or self.ema.optimization_step != updates // self.solver.EMA_EVERY:
             raise CheckpointError(
-                f"{path}: its average has {self.ema.optimization_step} steps, {step} were done; remove this folder to "
-                "go on from the checkpoint before it"
+                f"{path}: its schedule and average have {updates} and {self.ema.optimization_step} updates, {step} "
+                "steps were done; remove this folder to go on from the checkpoint before it"
             )
         self.done = step
         logger.info(f"Going on after step {step} of {self.solver.STEPS}")
@@ -122,16 +148,15 @@ class BridgeTraining:
         """Train to the last step; the last checkpoint is that of the end.
 
         Raises:
-            MOSError: a loss that is not finite (no checkpoint is written after it), or a chip that cannot be read.
+            MOSError: a loss or gradient that is not finite (the weights are not touched then, and nothing is written),
+                or a chip that cannot be read.
         """
         steps, parts = self.solver.STEPS, self.solver.ACCUMULATE
         if self.done >= steps:
             return
         log = BridgeLog(self.cfg.OUTPUT_DIR, self.done) if self.main else None
         stream = self.batches.stream(self.done * parts, steps * parts)
-        self._pending: list[tuple[int, torch.Tensor]] = []
         self._clock = time.perf_counter()
-        look = 1 if self.accelerator.device.type == "cpu" else _LOOK_EVERY
         bar = tqdm(total=steps, initial=self.done, desc="bridge", disable=not self.main, dynamic_ncols=True)
         try:
             for step in range(self.done, steps):
@@ -139,8 +164,12 @@ class BridgeTraining:
                 done = step + 1
                 saving = done % self.solver.CHECKPOINT_PERIOD == 0 or done == steps
                 showing = self.solver.SAMPLE_PERIOD > 0 and (done % self.solver.SAMPLE_PERIOD == 0 or done == steps)
-                if saving or showing or done % look == 0:
-                    self._look(log, bar)
+                now = time.perf_counter()
+                if log is not None:
+                    log.write(step, {**self._told, "time": round(now - self._clock, 6)})
+                    log.flush()
+                self._clock = now
+                bar.set_postfix(loss=f"{self._told['loss']:.4f}", refresh=False)
                 bar.update()
                 self.done = done
                 if showing and self.grid is not None and log is not None:
@@ -155,22 +184,25 @@ class BridgeTraining:
     def _step(self, step: int, stream: Iterator[PairBatch]) -> None:
         """One update of the weights: ACCUMULATE batches."""
         parts = self.solver.ACCUMULATE
+        rate = float(self.optimizer.param_groups[0]["lr"])
         losses: list[torch.Tensor] = []
         for part in range(parts):
             batch = next(stream)
             with self.accelerator.accumulate(self.model):
                 loss = self.loss(batch, step * parts + part)
                 self.accelerator.backward(loss)
-                if self.solver.CLIP_NORM > 0 and self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.bare.parameters(), self.solver.CLIP_NORM)
+                losses.append(loss.detach())
                 if self.accelerator.sync_gradients:
-                    self._refuse_not_finite(step, [*losses, loss.detach()])
+                    bound = self.solver.CLIP_NORM or math.inf
+                    norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), bound)
+                    seen = self._finite(step, torch.stack([*losses, norm]))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            losses.append(loss.detach())
-        self.rates.step()
-        self.ema.step(self.bare.parameters())
-        self._pending.append((step, torch.stack(losses)))
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.rates.step(*([seen[-1]] if self.solver.SCHED == "plateau" else []))
+            if self.rates.last_epoch % self.solver.EMA_EVERY == 0:
+                self.ema.step(self.bare.parameters())
+        self._told = {"loss": sum(seen) / parts, "lr": rate}
 
     def loss(self, batch: PairBatch, number: int) -> torch.Tensor:
         """The loss of a batch (BBDM, equation 11; L1 or L2).
@@ -198,48 +230,38 @@ class BridgeTraining:
 
     # ------------------------------------------------------------------ losses
 
-    def _refuse_not_finite(self, step: int, losses: Sequence[torch.Tensor]) -> None:
-        """On a CPU, where it costs nothing: before the weights are touched. Elsewhere :meth:`_look` sees it."""
-        if self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1:
-            values = torch.stack(list(losses))[None]
-            if not bool(torch.isfinite(values).all()):
-                raise MOSError(self._describe(step, values))
+    def _finite(self, step: int, values: torch.Tensor) -> list[float]:
+        """The losses of a step's batches, means over processes; refused in every process if one has none.
 
-    def _look(self, log: BridgeLog | None, bar: Any) -> None:
-        """Bring the losses since the last look to the host: written, and stopped at when not finite."""
-        if not self._pending:
-            return
-        values = torch.stack([losses for _, losses in self._pending])  # [steps, parts]
-        everyone = self.accelerator.gather(values[None]).cpu()  # [processes, steps, parts]
-        now = time.perf_counter()
-        seconds = (now - self._clock) / len(self._pending)
-        self._clock = now
-        for place, (step, _) in enumerate(self._pending):
-            here = everyone[:, place]
-            if not bool(torch.isfinite(here).all()):
-                raise MOSError(self._describe(step, here))
-            if log is not None:
-                rate = self._rate(step)
-                log.write(step, {"loss": float(here.mean()), "lr": rate, "time": round(seconds, 6)})
-        if log is not None:
-            log.flush()
-        bar.set_postfix(loss=f"{float(everyone[:, -1].mean()):.4f}", refresh=False)
-        self._pending.clear()
+        Once a step the host waits here for the device, behind the backward and before the weights are touched.
 
-    def _rate(self, step: int) -> float:
-        factor: Any = self.rates.lr_lambdas[0]
-        return float(self.solver.LR * factor(step))
+        Args:
+            step: the step.
+            values: ``[parts + 1]`` this process's losses, and the norm of the gradient, the same in all processes.
 
-    def _describe(self, step: int, values: torch.Tensor) -> str:
-        """Which batch it was: ``values`` ``[processes, parts]``."""
-        process, part = (int(n[0]) for n in torch.nonzero(~torch.isfinite(values), as_tuple=True))
-        rows = self.batches.draw(step * self.solver.ACCUMULATE + part, process)
-        files = ", ".join(path for source, target, _ in rows for path in (source, target))
-        return (
-            f"the loss is not finite at step {step + 1} ({float(values[process, part]):.4g}); no checkpoint follows. "
-            "Try a lower BRIDGE.SOLVER.LR, BRIDGE.SOLVER.CLIP_NORM 1.0, or BRIDGE.SOLVER.PRECISION no. "
-            f"Its files: {files}"
-        )
+        Raises:
+            MOSError: a loss is not finite, or the gradient where no scaler of fp16 sees to it.
+        """
+        everyone = self.accelerator.gather(values[None]).cpu()  # [processes, parts + 1]
+        judged = everyone if self.accelerator.scaler is None else everyone[:, :-1]
+        wrong = torch.nonzero(~torch.isfinite(judged)).tolist()
+        if wrong:
+            process, part = wrong[0]
+            parts = range(self.solver.ACCUMULATE)
+            of_loss = part in parts
+            batches = [(part, process)] if of_loss else [(n, rank) for n in parts for rank in range(len(everyone))]
+            files = [
+                path
+                for part, process in batches
+                for source, target, _ in self.batches.draw(step * self.solver.ACCUMULATE + part, process)
+                for path in (source, target)
+            ]
+            raise MOSError(
+                f"the {'loss' if of_loss else 'gradient'} is not finite at step {step + 1} "
+                f"({float(everyone[process, part]):.4g}); nothing is written after it. Try a lower BRIDGE.SOLVER.LR, "
+                f"BRIDGE.SOLVER.CLIP_NORM 1.0, or BRIDGE.SOLVER.PRECISION no. Its files: {', '.join(files)}"
+            )
+        return [float(loss) for loss in everyone[:, :-1].mean(dim=0)]
 
     # ------------------------------------------------------------------ results
 

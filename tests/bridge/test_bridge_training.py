@@ -13,56 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from pair_world import same, tiny_cfg, weights, write_pairs
+from pair_world import cfg_of, interrupted, same, tiny_cfg, training_of, weights, write_pairs
 from PIL import Image
 
 from fastreid_mos.bridge import BrownianBridgePipeline
 from fastreid_mos.bridge.checkpoints import saved_steps
-from fastreid_mos.bridge.dataset import ChipStore, PairBatches, store_paths
 from fastreid_mos.bridge.images import BridgeImages
-from fastreid_mos.bridge.latent_store import Latents
 from fastreid_mos.bridge.leaks import held_out, open_tests
-from fastreid_mos.bridge.pairing import open_pairs, pair_table
+from fastreid_mos.bridge.pairing import open_pairs
 from fastreid_mos.bridge.program import train
-from fastreid_mos.bridge.training import BridgeTraining, make_accelerator
+from fastreid_mos.bridge.training import BridgeTraining
 from fastreid_mos.data.manifest import pipeline_id
 from fastreid_mos.errors import CheckpointError, ChipError, DatasetError, MOSError
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_a_fresh_accelerator():
-    """Sums depend on the number of threads; accelerate keeps one state a process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    return write_pairs(tmp_path / "pairs", ["a", "b", "c", "d", "e"])
-
-
-def cfg_of(folder, output, **keys):
-    own = {"BRIDGE__DATA__NAMES": f"['{folder}']", "DATASETS__TESTS": "()", "BRIDGE__SAMPLE__SPLITS": "[]"}
-    return tiny_cfg(output, **{**own, **keys})
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 def losses(output) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in map(json.loads, (Path(output) / "metrics.json").open())]
-
-
-def training_of(cfg):
-    """What ``train`` makes, before its first step."""
-    table = pair_table(open_pairs(cfg.BRIDGE.DATA.NAMES).groups, cfg.BRIDGE.DIRECTION, cfg.BRIDGE.DATA.PAIRING)
-    store = ChipStore(BridgeImages.from_cfg(cfg), store_paths(table, cfg.BRIDGE.DIRECTION))
-    batches = PairBatches(table, store, cfg.BRIDGE.SOLVER.BATCH, seed=0, flip=cfg.BRIDGE.DATA.FLIP)
-    return BridgeTraining(cfg, make_accelerator(cfg, cfg.BRIDGE.SOLVER.ACCUMULATE), batches, Latents())
 
 
 # ---------------------------------------------------------------------- results
@@ -139,14 +108,15 @@ def test_it_learns_to_make_the_target_from_the_source(tmp_path, direction, condi
     assert after < 0.35 * before, (before, after)
 
 
-def test_the_loss_is_bbdms(pairs, tmp_path):
-    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__DATA__FLIP=0.0, BRIDGE__SOLVER__LOSS="l2")
-    training = training_of(cfg)
+@pytest.mark.parametrize("condition", ["none", "concat"])
+def test_the_loss_is_bbdms(pairs, tmp_path, condition):
+    keys = {"BRIDGE__SOLVER__LOSS": "l2", "BRIDGE__UNET__CONDITION": condition}
+    training = training_of(cfg_of(pairs, tmp_path / "out", BRIDGE__DATA__FLIP=0.0, **keys))
     seen = {}
 
     def network(x, t, return_dict):
         seen.update(x=x, t=t)
-        return (torch.zeros_like(x),)
+        return (torch.zeros_like(x[:, :3]),)
 
     training.model = network
     batch = training.batches.batch(3)
@@ -154,11 +124,30 @@ def test_the_loss_is_bbdms(pairs, tmp_path):
     y, x0 = batch.tensors()
     m = torch.linspace(0.001, 0.999, 1000)[seen["t"]].view(-1, 1, 1, 1)
     root = (2 * (m - m**2)).sqrt()
-    noise = (seen["x"] - (1 - m) * x0 - m * y) / root
+    noise = (seen["x"][:, :3] - (1 - m) * x0 - m * y) / root
     assert abs(float(noise.mean())) < 0.2 and 0.8 < float(noise.std()) < 1.2
+    # Beside x_t the network sees the source itself, or nothing.
+    assert torch.equal(seen["x"][:, 3:], y if condition == "concat" else y[:, :0])
     assert float(loss) == pytest.approx(float((m * (y - x0) + root * noise).square().mean()), rel=1e-3)
     assert len({float(training.loss(batch, number)) for number in (3, 4, 5)}) == 3
+    seen.clear()
     assert float(training.loss(batch, 3)) == float(loss)
+
+
+def test_every_timestep_is_drawn_alike(pairs, tmp_path):
+    training = training_of(cfg_of(pairs, tmp_path / "out", BRIDGE__SCHEDULER__TIMESTEPS=4))
+    drawn = []
+
+    def network(x, t, return_dict):
+        drawn.extend(t.tolist())
+        return (torch.zeros_like(x),)
+
+    training.model = network
+    batch = training.batches.batch(0)
+    for number in range(200):
+        training.loss(batch, number)
+    counts = np.bincount(drawn)
+    assert len(drawn) == 400 and len(counts) == 4 and counts.min() > 70  # 100 are expected, 9 their deviation
 
 
 def test_accumulated_batches_are_one_step_on_their_mean(pairs, tmp_path):
@@ -178,22 +167,6 @@ def test_accumulated_batches_are_one_step_on_their_mean(pairs, tmp_path):
     for name, value in by_hand.bare.state_dict().items():
         assert torch.allclose(made[name], value, atol=1e-6), name
     assert len(losses(tmp_path / "out")) == 2
-
-
-def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path):
-    from safetensors.torch import load_file
-
-    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=3, BRIDGE__SOLVER__CHECKPOINT_PERIOD=1,
-                 BRIDGE__SOLVER__KEEP_CHECKPOINTS=9)  # fmt: skip
-    made = weights(train(cfg))
-    steps = [load_file(tmp_path / "out" / "checkpoints" / f"step_{n}" / "model.safetensors") for n in (1, 2, 3)]
-    for name in made:
-        # diffusers: decay min(EMA, (1 + n) / (10 + n)), 0 at the first step.
-        average = steps[0][name]
-        for n, step in enumerate(steps[1:], 1):
-            decay = min(0.9, (1 + n) / (10 + n))
-            average = decay * average + (1 - decay) * step[name]
-        assert torch.allclose(made[name], average, atol=1e-6), name
 
 
 def test_rates_warm_up_and_fall_and_gradients_are_clipped(pairs, tmp_path):
@@ -320,20 +293,6 @@ def test_more_steps_go_on_from_a_finished_run_with_a_constant_rate(pairs, tmp_pa
     assert train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=10)) == made
     with pytest.raises(CheckpointError, match="checkpoints to go on from are gone.*--init-from"):
         train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=12))
-
-
-def interrupted(cfg, monkeypatch, step=4):
-    """A run that is stopped by Ctrl-C in a step."""
-    own = BridgeTraining._step
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-
-        def stop(self, number, stream):
-            if number == step:
-                raise KeyboardInterrupt
-            own(self, number, stream)
-
-        patched.setattr(BridgeTraining, "_step", stop)
-        train(cfg)
 
 
 @pytest.mark.parametrize(
@@ -479,19 +438,6 @@ def test_held_out_ships_are_in_no_batch(tiny_hoss, tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------- wrong input
-
-
-def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pairs, tmp_path, monkeypatch):
-    own = BridgeTraining.loss
-    monkeypatch.setattr(
-        BridgeTraining, "loss", lambda self, batch, n: own(self, batch, n) * (float("nan") if n == 4 else 1)
-    )
-    cfg = cfg_of(pairs, tmp_path / "out")
-    with pytest.raises(MOSError, match="not finite at step 5") as caught:
-        train(cfg)
-    named = training_of(cfg).batches.batch(4).paths
-    assert all(path in str(caught.value) for paths in named for path in paths)
-    assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [3] and not (tmp_path / "out" / "pipeline").exists()
 
 
 def test_a_bad_chip_stops_before_anything_is_written(pairs, tmp_path):

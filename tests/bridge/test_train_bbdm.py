@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from pair_world import DEBUG, TINY, same, weights, write_pairs
 
 from fastreid_mos.bridge import cli
@@ -26,14 +25,8 @@ OPTIONS = [word for pair in TINY.items() for word in pair]
 
 
 @pytest.fixture(autouse=True)
-def a_fresh_process(tiny_hoss, monkeypatch):
+def a_fresh_process(tiny_hoss, monkeypatch, fresh_accelerator):
     monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
-    yield
-    torch.set_num_threads(before)
 
 
 def run(*words) -> int:
@@ -188,6 +181,13 @@ def with_partners(query: Path, folder: Path) -> Path:
         ("BRIDGE.UNET.CHANNELS", "[]", "widths of levels"),
         ("BRIDGE.SOLVER.ACCUMULATE", "0", "a whole number, 1 to"),
         ("BRIDGE.SOLVER.EMA", "1.0", "0 to"),
+        ("BRIDGE.SOLVER.EMA_EVERY", "0", "a whole number, 1 to"),
+        ("BRIDGE.SOLVER.EMA_START", "-1", "a whole number, 0 to"),
+        ("BRIDGE.SOLVER.SCHED", "step", "constant, cosine, plateau"),
+        ("BRIDGE.SOLVER.PLATEAU.FACTOR", "1.0", "0 to"),
+        ("BRIDGE.SOLVER.PLATEAU.MIN_LR", "-1.0", "0 or more"),
+        ("BRIDGE.UNET.INIT", "zeros", "default, normal"),
+        ("BRIDGE.LATENT.LAYERS", "0", "a whole number, 1 to"),
         ("BRIDGE.SOLVER.LR", "0", "above 0"),
         ("BRIDGE.SOLVER.LR", "nan", "above 0|number"),
         ("BRIDGE.SOLVER.PRECISION", "fp8", "no, bf16, fp16"),
@@ -216,6 +216,7 @@ def test_combinations_that_contradict_each_other():
         (["BRIDGE.LATENT.PATH", "x", "BRIDGE.LATENT.TRAIN", "True"], "set one of them"),
         (["BRIDGE.LATENT.TRAIN", "True", "BRIDGE.LATENT.CHANNELS", "[8,8,8,8,8]"], "multiples of 32"),
         (["BRIDGE.SOLVER.SCHED", "cosine", "BRIDGE.SOLVER.WARMUP_STEPS", "8"], "must be below STEPS"),
+        (["BRIDGE.SOLVER.SCHED", "plateau", "BRIDGE.SOLVER.WARMUP_STEPS", "8"], "plateau has no warm-up"),
     ):
         with pytest.raises(ConfigError, match=said):
             fastreid_mos.load_cfg(DEBUG, [*OPTIONS, *words])
