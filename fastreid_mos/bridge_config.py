@@ -111,8 +111,9 @@ def add_bridge_config(cfg: Any) -> None:
     cfg.BRIDGE.INIT_FROM = ""
 
     cfg.BRIDGE.SAMPLE = node()
-    # Network calls a sample, rule ("bbdm", "dbim"), eta, order of the multistep rule, spacing of the timesteps
-    # ("linear", "trailing", "quadratic", "variance"), and clamping of the predicted target to -1..1.
+    # Network calls a sample, rule ("bbdm", "dbim"), eta, order of the multistep rule (2 and 3: dbim with eta 0),
+    # spacing of the timesteps ("linear", "trailing", "quadratic", "variance"), and clamping of the predicted target to
+    # -1..1.
     cfg.BRIDGE.SAMPLE.STEPS = 200
     cfg.BRIDGE.SAMPLE.RULE = "bbdm"
     cfg.BRIDGE.SAMPLE.ETA = 1.0

@@ -147,8 +147,9 @@ def check_bridge_parts(cfg: Any) -> None:
         f"({bridge.SCHEDULER.TIMESTEPS})",
     )
     require(
-        sample.ORDER == 1 or sample.RULE == "dbim",
-        f"BRIDGE.SAMPLE.ORDER ({sample.ORDER}): above 1 for BRIDGE.SAMPLE.RULE dbim only",
+        sample.ORDER == 1 or (sample.RULE == "dbim" and sample.ETA == 0),
+        f"BRIDGE.SAMPLE.ORDER ({sample.ORDER}): above 1 for BRIDGE.SAMPLE.RULE dbim with ETA 0 only, got "
+        f"{sample.RULE} with {sample.ETA:g}",
     )
     require(
         bridge.SOLVER.SCHED != "cosine" or bridge.SOLVER.WARMUP_STEPS < bridge.SOLVER.STEPS,

@@ -67,7 +67,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
     With z_t = (x_t - m_t y) / (1 - m_t) = x_0 + sigma_t e and sigma_t = sqrt(d_t) / (1 - m_t), the step with w2 = 0
     reads z_n = (sigma_n / sigma_t) z_t + (1 - sigma_n / sigma_t) x0. It solves d(z / sigma) = x0 d(1 / sigma) exactly
     for an x0 that stays the same from t to n. ``solver_order`` 2 and 3 let x0 vary, as a polynomial in log sigma
-    through the last two or three predictions (see :mod:`.multistep`), at no further call of the network.
+    through the last two or three predictions (see :mod:`.multistep`), at no further call of the network. They are for
+    eta = 0 only: fresh noise makes the predictions rough, and a polynomial through them carries it on many times over.
 
     Args:
         num_train_timesteps: T, number of training timesteps.
@@ -77,7 +78,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         eta: 0..1, share of the noise that is drawn anew at each step.
         clip_sample: clamp the predicted target to -1..1.
         step_rule: ``bbdm`` or ``dbim``.
-        solver_order: 1, 2 or 3, of the dbim rule.
+        solver_order: 1, or with the dbim rule and eta 0 also 2 or 3.
         timestep_spacing: of the timesteps that are visited; see :func:`.spacing.spaced_timesteps`. The bbdm rule has
             its own linear one.
         m_min, m_max: ends of m_t; ``m_min`` counts for the linear course.
@@ -116,9 +117,10 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             raise ValueError(f"max_var: above 0 and finite, got {max_var}")
         if not 0 < m_min < m_max < 1:
             raise ValueError(f"m_min and m_max: 0 < m_min < m_max < 1 is needed, got {m_min} and {m_max}")
-        if solver_order not in range(1, MAX_ORDER + 1) or (solver_order > 1 and step_rule != "dbim"):
+        if solver_order not in range(1, MAX_ORDER + 1) or (solver_order > 1 and (step_rule != "dbim" or eta > 0)):
             raise ValueError(
-                f"solver_order: 1, 2 or 3, and above 1 for step_rule 'dbim' only, got {solver_order} for {step_rule!r}"
+                f"solver_order: 1, 2 or 3, and above 1 for step_rule 'dbim' with eta 0 only, got {solver_order} for "
+                f"{step_rule!r} with eta {eta:g}"
             )
         if mt_type == "linear":
             m = np.linspace(m_min, m_max, num_train_timesteps)
@@ -291,7 +293,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         rest = sample - (1 - m_t) * x0 - m_t * source
         result = (1 - m_n) * x0 + m_n * source + (kept / d_t).sqrt() * rest
         if self.config.solver_order > 1:
-            result = result + self._curvature(x0, int(t), int(n), float(kept), bool(place == 0))
+            result = result + self._curvature(x0, int(t), int(n), bool(place == 0))
         if bool((fresh > 0).any()):
             if variance_noise is None:
                 variance_noise = randn_tensor(
@@ -303,17 +305,15 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             return result, x0
         return BrownianBridgeSchedulerOutput(prev_sample=result, pred_original_sample=x0)
 
-    def _curvature(self, x0: torch.Tensor, t: int, n: int, kept: float, first: bool) -> Any:
+    def _curvature(self, x0: torch.Tensor, t: int, n: int, first: bool) -> Any:
         """What the change of x0 between t and n adds to x_n; 0 without earlier predictions."""
         if first:
             self._history = []
         self._history = [(float(-np.log(self._sigma(t))), x0), *self._history][: self.config.solver_order]
         # At the first step nothing of z_t is kept, and after the last the integral in log sigma has no end.
-        if first or n < 0 or kept <= 0:
+        if first or n < 0:
             return 0.0
-        # Where the kept noise alone would lie on the axis of log sigma; with w2 = 0 that is timestep n.
-        end = math.log(1 - self._m[n]) - 0.5 * math.log(kept)
-        return (1 - self._m[n]) * target_integral(self._history, end)
+        return (1 - self._m[n]) * target_integral(self._history, float(-np.log(self._sigma(n))))
 
     def _sigma(self, t: Any) -> Any:
         """sqrt(d_t) / (1 - m_t), the noise-to-signal ratio once the source is taken off."""

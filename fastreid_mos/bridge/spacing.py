@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 SPACINGS = ("linear", "trailing", "quadratic", "variance")
@@ -26,9 +27,9 @@ def bbdm_timesteps(num_train_timesteps: int, count: int) -> NDArray[np.int64]:
     last = num_train_timesteps - 1
     if count <= 2 or last < 2:
         return spaced_timesteps("linear", np.zeros(num_train_timesteps), count)
-    # arange itself, as there: where a stride ends on a whole number, its rounding decides which one is taken.
-    steps = np.arange(last, 1, -last / (count - 2))
-    return np.append(steps.astype(np.int64), [1, 0])
+    # Its own arange in float32: where a stride ends on a whole number, rounding decides which one is taken.
+    steps = torch.arange(last, 1, -last / (count - 2), dtype=torch.float32, device="cpu")
+    return np.append(steps.numpy().astype(np.int64), [1, 0])
 
 
 def spaced_timesteps(spacing: str, log_sigma: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -11,9 +11,20 @@ import pytest
 import torch
 
 from fastreid_mos.bridge import BrownianBridgeScheduler
+from fastreid_mos.bridge.spacing import SPACINGS
 
 SOURCE, MEAN, VARIANCE = -0.3, 0.4, 0.09
 ETAS = [0.0, 0.3, 0.7, 1.0]
+# Every rule, eta, order and spacing that is accepted and is to keep the bridge's law: BBDM's own does so at eta 1 only.
+LAWFUL = [
+    {**rule, "timestep_spacing": spacing}
+    for rule in (
+        {"step_rule": "bbdm", "eta": 1.0},
+        *({"eta": eta} for eta in ETAS),
+        *({"eta": 0.0, "solver_order": order} for order in (2, 3)),
+    )
+    for spacing in SPACINGS
+]
 
 
 def scheduler_of(count: int, **arguments) -> BrownianBridgeScheduler:
@@ -35,7 +46,7 @@ def bridge(scheduler: BrownianBridgeScheduler, t: int) -> tuple[float, float]:
     return float(scheduler.m_t[t]), float(scheduler.variance_t[t])
 
 
-@pytest.mark.parametrize("spacing", ["linear", "trailing", "quadratic", "variance"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("course", ["linear", "sin"])
 @pytest.mark.parametrize("eta", ETAS)
 def test_given_the_target_every_kept_step_has_the_bridges_mean_and_variance(eta, course, spacing):
@@ -109,7 +120,7 @@ def test_gaussian_and_mixture_targets_keep_their_marginals(eta, components):
 
 def posterior_mean_law(count: int, **arguments) -> tuple[list[float], list[float], list[float]]:
     """Sampling with the posterior mean as the network: error of the mean, variance and true variance at each step."""
-    scheduler = scheduler_of(count, num_train_timesteps=100_000, **arguments)
+    scheduler = scheduler_of(count, **{"num_train_timesteps": 100_000, **arguments})
     size, steps = count + 1, scheduler.timesteps.tolist()
     source = vector(size, at0=SOURCE)
     x, off, variances, expected = source, [], [], []
@@ -125,17 +136,28 @@ def posterior_mean_law(count: int, **arguments) -> tuple[list[float], list[float
     return off, variances, expected
 
 
-CONVERGING = [{"eta": eta} for eta in ETAS] + [{"eta": 0.0, "solver_order": order} for order in (2, 3)]
-
-
-@pytest.mark.parametrize("arguments", CONVERGING)
+@pytest.mark.parametrize("arguments", LAWFUL, ids=str)
 def test_with_the_posterior_mean_the_mean_is_exact_and_the_variance_converges(arguments):
+    """The ends of the bridge are such that every spacing is fine enough: even steps in m are coarse in log sigma."""
     errors = []
+    # x_T is taken to be the source, which is a thousandth of the way off its mean: BBDM carries that on, ours has
+    # it in the first prediction only, and of that what the first stride leaves.
+    allowed = 1e-6 if arguments["timestep_spacing"] == "variance" else 5e-6
+    allowed = 1.01e-3 * (MEAN - SOURCE) if arguments.get("step_rule") == "bbdm" else allowed
     for count in (40, 160):
-        off, variances, expected = posterior_mean_law(count, **arguments)
-        assert max(map(abs, off)) < 1e-6
+        off, variances, expected = posterior_mean_law(count, m_min=0.05, **arguments)
+        assert max(map(abs, off)) < allowed
         errors.append(abs(variances[-1] / expected[-1] - 1))
-    assert errors[1] < errors[0] / 3 and errors[1] < 0.1
+    assert errors[1] < errors[0] / (3 if arguments["timestep_spacing"] == "variance" else 2.4)
+    assert errors[1] < (0.02 if arguments.get("solver_order", 1) == 1 else 0.001)
+
+
+@pytest.mark.parametrize("arguments", LAWFUL, ids=str)
+@pytest.mark.parametrize("count", [5, 10, 20, 50])
+def test_few_steps_stay_near_the_variance_too(arguments, count):
+    """A first-order step shrinks towards its prediction; one of higher order oversteps, most of all by even steps."""
+    _, variances, expected = posterior_mean_law(count, num_train_timesteps=1000, **arguments)
+    assert 0.1 < variances[-1] / expected[-1] < 2.2
 
 
 @pytest.mark.parametrize("eta", ETAS)
@@ -152,10 +174,12 @@ def test_with_the_posterior_mean_the_variance_is_the_recursions(eta):
         assert variances[place] == pytest.approx(factor**2 * variances[place - 1] + fresh, abs=1e-6)
 
 
-def flow_error(count: int, order: int) -> float:
+def flow_error(count: int, order: int, spacing: str = "variance", m_min: float = 0.001) -> float:
     """After the first step eta = 0 follows an ordinary differential equation, for a Gaussian target a known scaling:
     the relative error of the scaling at the last kept step."""
-    scheduler = scheduler_of(count, num_train_timesteps=100_000, eta=0.0, solver_order=order)
+    scheduler = scheduler_of(
+        count, num_train_timesteps=100_000, eta=0.0, solver_order=order, timestep_spacing=spacing, m_min=m_min
+    )
     steps = scheduler.timesteps.tolist()
     source = torch.full((1, 1, 1, 1), SOURCE, dtype=torch.float64)
     x, start = source, None
@@ -175,6 +199,13 @@ def test_the_order_of_convergence_is_the_solvers(order, last_slopes):
     errors = [flow_error(count, order) for count in (80, 160, 320)]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
     assert slopes[-last_slopes:] == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("spacing, m_min", [("linear", 0.05), ("trailing", 0.05), ("quadratic", 0.001)])
+def test_order_2_is_of_order_2_and_order_3_nearer_by_every_spacing(spacing, m_min):
+    second = [flow_error(count, 2, spacing, m_min) for count in (40, 160)]
+    assert np.log2(second[0] / second[1]) / 2 > 1.9
+    assert flow_error(160, 3, spacing, m_min) < second[1] < flow_error(160, 1, spacing, m_min) / 15
 
 
 def test_a_mixture_is_followed_to_the_higher_order_too():

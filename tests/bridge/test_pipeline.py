@@ -116,6 +116,9 @@ def test_eta_of_the_call_takes_the_place_of_the_schedulers_for_that_call():
     first, second = (pipeline(chips(1), generator=seeds(seed), **call).images for seed in (1, 2))
     np.testing.assert_array_equal(first, second)  # eta 0 draws nothing
     assert pipeline.scheduler.config.eta == 1.0
+    pipeline = tiny_pipeline(scheduler=BrownianBridgeScheduler(step_rule="dbim", eta=0.0, solver_order=2))
+    with pytest.raises(ValueError, match="with eta 0 only, got 2 for 'dbim' with eta 0.5"):
+        pipeline(chips(1), num_inference_steps=3, eta=0.5)
 
 
 def test_outputs():

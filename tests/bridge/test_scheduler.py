@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import numpy as np
@@ -38,6 +39,30 @@ def test_timesteps_of_bbdm_are_the_authors(values):
     for name in names:
         scheduler.set_timesteps(int(name.rpartition("_")[2]))
         assert scheduler.timesteps.tolist() == values[name].tolist()
+
+
+def test_every_grid_of_bbdm_is_the_authors(golden):
+    """Some of them as values; all 996 as one checksum of theirs, and 175 of them are not those of double precision."""
+    scheduler, digest, differ = BrownianBridgeScheduler(), hashlib.sha256(), 0
+    values = golden("bbdm_grid")
+    for count in range(3, 999):
+        scheduler.set_timesteps(count)
+        steps = scheduler.timesteps.numpy()
+        digest.update(steps.astype("<i8").tobytes())
+        differ += not np.array_equal(steps[:-2], np.arange(999, 1, -999 / (count - 2)).astype(np.int64))
+        if f"S{count}" in values:
+            assert steps.tolist() == values.pop(f"S{count}").tolist()
+    assert not values and differ == 175
+    assert digest.hexdigest() == "e1c517df52997a940130ba21bd05660e2d71f3b78487f351c28d3578ab3d0d86"
+
+
+def test_spacing_by_variance_is_even_in_the_seventh_root_of_sigma():
+    """Karras et al., equation 5 with rho 7, by hand: sigma goes from 44.699 (m 0.999) to 0.044744 (m 0.001), by 3.209
+    in 3 steps and by 13.546, 3.209 and 0.5224 in 5; m = sigma^2 / (2 + sigma^2) and t = 999 (m - 0.001) / 0.998."""
+    scheduler = BrownianBridgeScheduler(step_rule="dbim", timestep_spacing="variance")
+    for steps in ([999, 837, 0], [999, 989, 837, 119, 0], [999, 997, 992, 974, 911, 713, 337, 78, 10, 0]):
+        scheduler.set_timesteps(len(steps))
+        assert scheduler.timesteps.tolist() == steps
 
 
 @pytest.mark.parametrize("course", ["linear", "sin"])
@@ -108,7 +133,7 @@ def test_as_many_calls_as_asked_for_and_a_finite_sample(rule, count):
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     made = BrownianBridgeScheduler(
-        num_train_timesteps=500, mt_type="sin", max_var=0.7, objective="noise", eta=0.3, clip_sample=False,
+        num_train_timesteps=500, mt_type="sin", max_var=0.7, objective="noise", eta=0.0, clip_sample=False,
         step_rule="dbim", solver_order=2, timestep_spacing="variance", m_max=0.99,
     )  # fmt: skip
     made.save_pretrained(tmp_path)
@@ -119,8 +144,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     for scheduler in (made, read):
         scheduler.set_timesteps(6)
     assert torch.equal(made.timesteps, read.timesteps) and torch.equal(made.m_t, read.m_t)
-    changed = BrownianBridgeScheduler.from_config(made.config, eta=1.0)
+    changed = BrownianBridgeScheduler.from_config(made.config, eta=1.0, solver_order=1)
     assert changed.config.eta == 1.0 and changed.config.max_var == 0.7
+    # A multistep with fresh noise is no scheme at all, wherever it comes from.
+    with pytest.raises(ValueError, match="solver_order: .* with eta 0 only, got 2 for 'dbim' with eta 1"):
+        BrownianBridgeScheduler.from_config(made.config, eta=1.0)
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(file.read_text().replace('"eta": 0.0', '"eta": 0.3'))
+    with pytest.raises(ValueError, match="with eta 0.3"):
+        BrownianBridgeScheduler.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -198,7 +230,10 @@ def test_bbdms_full_grid_visits_timestep_1_twice_and_still_ends():
         ({"max_var": float("inf")}, "max_var"),
         ({"m_min": 0.9, "m_max": 0.1}, "m_min"),
         ({"solver_order": 2}, "solver_order"),
-        ({"solver_order": 4, "step_rule": "dbim"}, "solver_order"),
+        ({"solver_order": 4, "step_rule": "dbim", "eta": 0.0}, "solver_order"),
+        ({"solver_order": 2, "eta": 0.0}, "solver_order"),
+        ({"solver_order": 2, "step_rule": "dbim", "eta": 1.0}, "solver_order"),
+        ({"solver_order": 3, "step_rule": "dbim", "eta": 1e-3}, "solver_order"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
     ],
 )

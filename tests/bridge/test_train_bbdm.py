@@ -212,7 +212,8 @@ def test_combinations_that_contradict_each_other():
     from fastreid_mos.errors import ConfigError
 
     for words, said in (
-        (["BRIDGE.SAMPLE.RULE", "bbdm", "BRIDGE.SAMPLE.ORDER", "2"], "dbim only"),
+        (["BRIDGE.SAMPLE.RULE", "bbdm", "BRIDGE.SAMPLE.ORDER", "2"], "dbim with ETA 0 only, got bbdm with 0"),
+        (["BRIDGE.SAMPLE.ORDER", "3", "BRIDGE.SAMPLE.ETA", "0.5"], "dbim with ETA 0 only, got dbim with 0.5"),
         (["BRIDGE.LATENT.PATH", "x", "BRIDGE.LATENT.TRAIN", "True"], "set one of them"),
         (["BRIDGE.LATENT.TRAIN", "True", "BRIDGE.LATENT.CHANNELS", "[8,8,8,8,8]"], "multiples of 32"),
         (["BRIDGE.SOLVER.SCHED", "cosine", "BRIDGE.SOLVER.WARMUP_STEPS", "8"], "must be below STEPS"),
