@@ -32,15 +32,6 @@ def timed(cfg: Any, model: Any) -> tuple[float, dict[str, Any]]:
     return time.perf_counter() - start, results
 
 
-def variant(config: Path, options: list[str]) -> Any:
-    cfg = load_cfg(str(config), options)
-    if cfg.MODEL.DEVICE == "cuda":
-        import torch
-
-        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    return cfg
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder that holds HOSS/")
@@ -55,11 +46,11 @@ def main() -> None:
         os.environ["FASTREID_DATASETS"] = str(data)
         common = ["OUTPUT_DIR", folder, "MODEL.BACKBONE.PRETRAIN", "False", "DATALOADER.NUM_WORKERS", "1"]
         common += args.options
-        one = variant(args.config, common)
+        one = load_cfg(str(args.config), common)
         protocols = [list(row) for row in one.TEST.PROTOCOLS]
-        alone = [variant(args.config, [*common, "TEST.PROTOCOLS", f"[{row}]"]) for row in protocols]
+        alone = [load_cfg(str(args.config), [*common, "TEST.PROTOCOLS", f"[{row}]"]) for row in protocols]
         sets = ["HOSS" if row[0] == "ALL" else f"HOSS_{row[0]}" for row in protocols]
-        by_set = [variant(args.config, [*common, "DATASETS.TESTS", f"('{name}',)"]) for name in sets]
+        by_set = [load_cfg(str(args.config), [*common, "DATASETS.TESTS", f"('{name}',)"]) for name in sets]
         model = MOSTrainer.build_model(one).to(one.MODEL.DEVICE)
         _, wanted = timed(one, model)  # warms the file cache and the processor up as well
         best = {"one": float("inf"), "alone": float("inf"), "sets": float("inf")}

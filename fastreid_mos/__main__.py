@@ -52,7 +52,7 @@ def report() -> None:
         properties = torch.cuda.get_device_properties(number)
         devices.append((f"cuda:{number}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     if len(devices) == 1:
-        devices.append(("cuda", "none; training and testing run on the CPU"))
+        devices.append(("cuda", "none; add MODEL.DEVICE cpu to a command, as the demo's configs have it"))
     _section("Devices", devices)
 
     _section(

@@ -155,12 +155,12 @@ def _train(args: argparse.Namespace) -> None:
     if (args.num_gpus, args.num_machines) == (1, 1):
         train_program(args)
         return
-    read_config(args)  # what is wrong with it is said once, before the processes start
-    start_processes(train_program, args)
+    cfg = read_config(args)  # what is wrong with it is said once, before the processes start
+    start_processes(train_program, args, cfg.MODEL.DEVICE)
 
 
-def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run a program in the processes that ``--num-gpus``, ``--num-machines`` and so on ask for."""
+def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace, device: str) -> None:
+    """Run a program in the processes that ``--num-gpus``, ``--num-machines`` and so on ask for, on ``MODEL.DEVICE``."""
     from fastreid.engine import launch
 
     # That it ends the other processes after an error is no news to the user.
@@ -172,4 +172,5 @@ def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
         args=(program, args),
+        device=device,
     )

@@ -135,9 +135,7 @@ def check_schedule(cfg: Any) -> None:
 
 
 def check_device(cfg: Any) -> None:
-    """Refuse a device that models cannot be trained on, or that this machine lacks.
-
-    "cuda" passes everywhere: it is fast-reid's default, and a run without one goes on on the CPU.
+    """Refuse a device that models cannot be trained on. Whether it is here is for :func:`require_device` to say.
 
     Raises:
         ConfigError: one line with the key.
@@ -151,13 +149,42 @@ def check_device(cfg: Any) -> None:
         device is not None and device.type in ("cpu", "cuda", "mps"),
         f"MODEL.DEVICE: 'cpu', 'cuda', 'cuda:0' ... or 'mps', got {name!r}",
     )
-    assert device is not None
-    require(
-        device.type != "mps" or torch.backends.mps.is_available(), "MODEL.DEVICE: there is no 'mps' here; set 'cpu'"
-    )
-    if device.type == "cuda" and torch.cuda.is_available():
+
+
+def require_device(cfg: Any, num_gpus: int = 1, num_machines: int = 1) -> None:
+    """Refuse to run without the device of ``MODEL.DEVICE``: "cuda" is never taken for the CPU.
+
+    Args:
+        cfg: the config.
+        num_gpus: processes on this machine, as ``--num-gpus`` asks for: each has a GPU of its own, or all are on the
+            CPU.
+        num_machines: machines that take part.
+
+    Raises:
+        ConfigError: one line with what to set.
+    """
+    name, device = cfg.MODEL.DEVICE, torch.device(cfg.MODEL.DEVICE)
+    alone = num_gpus * num_machines == 1
+    on_cpu = "add MODEL.DEVICE cpu to the end of the command to run on the CPU"
+    if device.type == "mps":
+        require(torch.backends.mps.is_available(), f"MODEL.DEVICE: there is no 'mps' here; {on_cpu}")
+        require(alone, f"MODEL.DEVICE: 'mps' is for one process; {on_cpu}")
+    if device.type == "cuda":
         count = torch.cuda.device_count()
-        require((device.index or 0) < count, f"MODEL.DEVICE: {name!r}, but this machine has {count} (numbered from 0)")
+        require(count > 0, f"MODEL.DEVICE: {name!r}, but PyTorch sees no GPU here; {on_cpu}")
+        require(
+            alone or device.index is None,
+            f"MODEL.DEVICE: {name!r}, but of several processes each takes a GPU of its own; set it to 'cuda'",
+        )
+        require(
+            (device.index or 0) < count,
+            f"MODEL.DEVICE: {name!r}, but PyTorch sees {count} GPU(s) here, numbered from 0",
+        )
+        require(
+            num_gpus <= count,
+            f"MODEL.DEVICE: {name!r} for {num_gpus} processes, but PyTorch sees {count} GPU(s) here; start as many "
+            f"with --num-gpus, or {on_cpu}",
+        )
 
 
 def check_test_settings(cfg: Any) -> None:

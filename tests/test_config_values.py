@@ -266,7 +266,7 @@ def test_what_baseline_cannot_do_is_refused():
 @pytest.mark.parametrize(
     "opts",
     [
-        ["MODEL.DEVICE", "cuda"],  # as fast-reid's default: without one the run goes on on the CPU
+        ["MODEL.DEVICE", "cuda"],  # a config for a GPU can be read without one
         ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "5"],  # a single epoch of a recipe that warms up for five
         ["MODEL.LOSSES.CE.EPSILON", "-1"],  # fast-reid's adaptive smoothing
         ["SEED", "-1"],

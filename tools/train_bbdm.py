@@ -5,8 +5,8 @@
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --init-from output/hoss/bbdm_pretrain_qxs/pipeline
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --dump-only BRIDGE.SAMPLE.STEPS 10
 
-Killed anywhere, the same command goes on. ``--num-gpus N`` starts N processes, on as many GPUs or, without them, on the
-CPU; ``accelerate launch tools/train_bbdm.py ...`` does as well. KEY VALUE pairs come last.
+Killed anywhere, the same command goes on. ``--num-gpus N`` starts N processes, each on a GPU of its own, or with
+MODEL.DEVICE cpu on the CPU; ``accelerate launch tools/train_bbdm.py ...`` does as well. KEY VALUE pairs come last.
 """
 
 import os

@@ -5,7 +5,8 @@
     python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --resume
     python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --eval-only MODEL.WEIGHTS model_final.pth
 
-``--num-gpus N`` starts N processes, on as many GPUs or, without them, on the CPU. KEY VALUE pairs come last.
+``--num-gpus N`` starts N processes, each on a GPU of its own, or with MODEL.DEVICE cpu on the CPU. KEY VALUE pairs
+come last.
 """
 
 import os

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..cli import OTHERS_WAIT, run, start_processes
 from ..config import load_cfg
 from ..errors import ConfigError, MOSError
+from ..limits import require_device
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -60,13 +61,13 @@ def _first_speaks(args: argparse.Namespace) -> None:
 
 def _launch(args: argparse.Namespace) -> None:
     require_extra()
-    read_config(args)  # what is wrong with it is said once, before the processes start
+    cfg = read_config(args)  # what is wrong with it is said once, before the processes start
     if (args.num_gpus, args.num_machines) == (1, 1):
         program(args)
         return
     if "LOCAL_RANK" in os.environ:
         raise ConfigError("--num-gpus: a launcher has started the processes already; leave it out")
-    start_processes(_program_of_several, args)
+    start_processes(_program_of_several, args, cfg.MODEL.DEVICE)
 
 
 def _program_of_several(args: argparse.Namespace) -> None:
@@ -115,6 +116,8 @@ def read_config(args: argparse.Namespace) -> Any:
     if args.init_from:
         options += ["BRIDGE.INIT_FROM", args.init_from]
     cfg = load_cfg(args.config_file, options)
+    # A launcher's processes, or those that --num-gpus asks for.
+    require_device(cfg, int(os.environ.get("LOCAL_WORLD_SIZE") or args.num_gpus), args.num_machines)
     cfg.defrost()
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     cfg.freeze()

@@ -177,7 +177,7 @@ class PairBatches:
             for to, path in ((source, one), (target, other)):
                 image = self.store[path]
                 to[n] = image[:, ::-1] if mirrored else image
-        pinned = torch.cuda.is_available()
+        pinned = torch.cuda.is_initialized()  # the run is on a GPU
         sides = (torch.from_numpy(source), torch.from_numpy(target))
         if pinned:
             sides = (sides[0].pin_memory(), sides[1].pin_memory())

@@ -79,5 +79,5 @@ class Latents:
         for side in (0, 1):
             rows = [self._places[paths[side]] + flip for paths, flip in zip(batch.paths, batch.mirrored, strict=True)]
             latents = self._held[torch.tensor(rows)]
-            sides.append(latents.pin_memory() if torch.cuda.is_available() else latents)
+            sides.append(latents.pin_memory() if torch.device(device).type == "cuda" else latents)
         return sides[0].to(device, non_blocking=True), sides[1].to(device, non_blocking=True)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..data.seeding import spread_seed
 from ..errors import CheckpointError, MOSError
+from ..limits import require_device
 from .building import build_scheduler, build_unet, check_matching, start_normal
 from .checkpoints import Checkpoints, bound_config
 from .dataset import PairBatch, PairBatches
@@ -313,15 +314,17 @@ def make_accelerator(cfg: Any, accumulate: int = 1) -> Accelerator:
     """accelerate's Accelerator of ``MODEL.DEVICE`` and ``BRIDGE.SOLVER.PRECISION``.
 
     Raises:
-        MOSError: a precision that this device cannot do.
+        MOSError: a device that is not there, or a precision that it cannot do.
     """
+    require_device(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
-    cpu = device.type == "cpu" or (device.type == "cuda" and not torch.cuda.is_available())
-    if device.type == "cuda" and device.index is not None and not cpu and "LOCAL_RANK" not in os.environ:
+    if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
         torch.cuda.set_device(device)
     try:
         return Accelerator(
-            cpu=cpu, mixed_precision=cfg.BRIDGE.SOLVER.PRECISION, gradient_accumulation_steps=accumulate
+            cpu=device.type == "cpu",
+            mixed_precision=cfg.BRIDGE.SOLVER.PRECISION,
+            gradient_accumulation_steps=accumulate,
         )
     except ValueError as error:
         raise MOSError(f"BRIDGE.SOLVER.PRECISION {cfg.BRIDGE.SOLVER.PRECISION}: {error}") from None

@@ -39,17 +39,19 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple[Any, ...] = (),
+    device: str | None = None,
 ) -> None:
     """Run ``main_func(*args)`` once, or in several processes that work together.
 
     Args:
         main_func: the program.
-        num_gpus_per_machine: processes on this machine, each with its own GPU where there are that many, else on the
-            CPU.
+        num_gpus_per_machine: processes on this machine.
         num_machines: machines that take part.
         machine_rank: the number of this one, from 0.
         dist_url: where the processes meet, such as ``tcp://127.0.0.1:29500``; ``None`` or ``"auto"`` finds a free port.
         args: what ``main_func`` is given.
+        device: of ``MODEL.DEVICE``: on "cuda" each process takes a GPU of its own (nccl), on "cpu" none does (gloo).
+            None, as fast-reid's own programs call it: "cuda" where there are that many.
 
     Raises:
         MOSError: a number of processes, a machine rank or an address that is none.
@@ -68,11 +70,13 @@ def launch(
         if num_machines > 1:
             raise MOSError("--dist-url: several machines need the address of the first, such as tcp://10.0.0.1:29500")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    if device is None:
+        device = "cuda" if torch.cuda.device_count() >= num_gpus_per_machine else "cpu"
     with _ending_together():
         mp.spawn(
             _worker,
             nprocs=num_gpus_per_machine,
-            args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args),
+            args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args, device),
             daemon=False,
         )
 
@@ -125,8 +129,9 @@ def _worker(
     machine_rank: int,
     dist_url: str,
     args: tuple[Any, ...],
+    device: str,
 ) -> None:
-    on_gpu = torch.cuda.device_count() >= num_local
+    on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local_rank)
     dist.init_process_group(

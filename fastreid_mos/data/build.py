@@ -59,7 +59,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
         loading.SAMPLER_TRAIN, items, cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE, seed, loading.SET_WEIGHT
     )
     draws = TrainDraws(batches, seed, start_iter, comm.get_rank())
-    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, _device(cfg))
+    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, **_placing(cfg))
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
@@ -104,7 +104,7 @@ def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
     workers = cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS
     # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
     every = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
-    return ChipLoader(dataset, [every[number] for number in InferenceSampler(len(every))], workers, _device(cfg))
+    return ChipLoader(dataset, [every[number] for number in InferenceSampler(len(every))], workers, **_placing(cfg))
 
 
 def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
@@ -119,9 +119,8 @@ def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
     )
 
 
-def _device(cfg: Any) -> torch.device | None:
+def _placing(cfg: Any) -> dict[str, Any]:
     """fast-reid's own models want the batch on the device; MOS moves it itself, after looking at it on the host."""
     device = torch.device(cfg.MODEL.DEVICE)
-    return (
-        device if device.type == "cuda" and torch.cuda.is_available() and cfg.MODEL.META_ARCHITECTURE != "MOS" else None
-    )
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    return {"pin_memory": on_gpu, "device": device if on_gpu and cfg.MODEL.META_ARCHITECTURE != "MOS" else None}

@@ -206,6 +206,7 @@ class ChipLoader(DataLoader[Any]):
         batches: of rows or draws.
         num_workers: processes that read; 0 reads in this one.
         device: move the tensors of a batch there (fast-reid's own models expect it); None leaves them on the host.
+        pin_memory: for a model on a GPU.
     """
 
     dataset: Any
@@ -216,13 +217,14 @@ class ChipLoader(DataLoader[Any]):
         batches: Sampler[Any] | Sequence[Any],
         num_workers: int,
         device: torch.device | None = None,
+        pin_memory: bool = False,
     ) -> None:
         super().__init__(
             dataset,
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             # Of its own: opening the loader draws a number, which must not shift the run's generators.
             generator=torch.Generator(),
         )

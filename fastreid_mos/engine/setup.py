@@ -12,7 +12,7 @@ from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.env import seed_all_rng
 
 from ..config import load_cfg
-from ..errors import MOSError
+from ..limits import require_device
 from .folder import probe_folder, refuse_earlier_run, start_log
 
 
@@ -29,7 +29,7 @@ def read_config(args: argparse.Namespace) -> Any:
         MOSError: as :func:`setup`.
     """
     cfg = load_cfg(args.config_file, list(args.opts or []))
-    _choose_device(cfg)
+    require_device(cfg, getattr(args, "num_gpus", 1), getattr(args, "num_machines", 1))
     cfg.defrost()
     cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     cfg.freeze()
@@ -63,14 +63,3 @@ def setup(args: argparse.Namespace) -> Any:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK) and not args.eval_only
     return cfg
-
-
-def _choose_device(cfg: Any) -> None:
-    """fast-reid's default device is "cuda"; where there is none the run goes on on the CPU."""
-    try:
-        device = torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError:
-        raise MOSError(f"MODEL.DEVICE: 'cpu', 'cuda', 'cuda:0' ..., got {cfg.MODEL.DEVICE!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        cfg.defrost()
-        cfg.MODEL.DEVICE = "cpu"

@@ -103,7 +103,7 @@ class MOSTrainer(DefaultTrainer):
         with building("SOLVER: the optimizer"):
             optimizer, wrapper = build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
-            ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+            ids = None if torch.device(cfg.MODEL.DEVICE).type == "cpu" else [comm.get_local_rank()]
             model = DistributedDataParallel(model, device_ids=ids)
         amp = cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None
         self._trainer = MOSTrainStep(model, stream, optimizer, wrapper, seed=cfg.SEED, amp=amp)

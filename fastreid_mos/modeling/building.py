@@ -10,6 +10,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from ..config import building, require
+from ..limits import require_device
 from .heads import CMALHead
 from .mos import MOS
 
@@ -21,9 +22,11 @@ def build_checked_model(cfg: Any) -> nn.Module:
     through them first. MOS with CMALHead says so itself.
 
     Raises:
-        ConfigError: settings that make no model, parts that do not fit, FREEZE_LAYERS that name none of the layers.
+        ConfigError: a device that is not there, settings that make no model, parts that do not fit, FREEZE_LAYERS that
+            name none of the layers.
         MOSError: start weights that cannot be read or do not fit.
     """
+    require_device(cfg)
     name = cfg.MODEL.META_ARCHITECTURE
     require(name in META_ARCH_REGISTRY._obj_map, f"MODEL.META_ARCHITECTURE: {name!r} is not registered")
     with building(f"MODEL: {name} on {cfg.MODEL.BACKBONE.NAME} with {cfg.MODEL.HEADS.NAME}"):
