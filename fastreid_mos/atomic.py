@@ -38,6 +38,17 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         raise
 
 
+def in_the_way(folder: str | os.PathLike[str]) -> str:
+    """What stands where a folder is to be made, or above it, and is none; "" where nothing does."""
+    place = os.path.abspath(os.fspath(folder))
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if os.path.isdir(place) or not os.path.lexists(place):
+        return ""
+    dangling = os.path.islink(place) and not os.path.exists(place)
+    return f"{place} is a " + (f"link to {os.readlink(place)}, which is not there" if dangling else "file")
+
+
 def _umask() -> int:
     """The process's umask (mkstemp makes files private; results should have ordinary permissions)."""
     mask = os.umask(0)

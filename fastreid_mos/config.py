@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from .atomic import in_the_way
 from .bridge_config import add_bridge_config
 from .errors import ConfigError, MOSError
 from .merging import merge_file, merge_options
@@ -181,6 +183,21 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
         merge_options(cfg, opts)
     check_config(cfg)
     return cfg
+
+
+def settle_output(cfg: Any) -> None:
+    """Freeze a config with the home for ``~`` in its ``OUTPUT_DIR``.
+
+    Raises:
+        ConfigError: it is empty, or no folder can be made of it.
+    """
+    cfg.defrost()
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
+    cfg.freeze()
+    require(bool(cfg.OUTPUT_DIR.strip()), "OUTPUT_DIR: is empty; name the folder that this run writes to")
+    for key, folder in (("OUTPUT_DIR", cfg.OUTPUT_DIR), ("BRIDGE.SAMPLE.OUTPUT", cfg.BRIDGE.SAMPLE.OUTPUT)):
+        reason = in_the_way(os.path.expanduser(folder))
+        require(not reason, f"{key} {folder}: no folder can be made there ({reason}); give another")
 
 
 def require(condition: bool, message: str) -> None:

@@ -49,7 +49,11 @@ def test_demo_refuses_a_place_that_is_not_its_own(tmp_path):
     (tmp_path / "demo" / "thesis.tex").write_text("")
     with pytest.raises(MOSError, match="demo: holds thesis.tex, which is not an earlier demo's"):
         check(tmp_path / "demo")
-    with pytest.raises(MOSError, match="thesis.tex: is a file; give a folder"):
-        check(tmp_path / "demo" / "thesis.tex")
-    with pytest.raises(MOSError, match="below: cannot be used as a folder"):
-        check(tmp_path / "demo" / "thesis.tex" / "below")
+    for name in ("thesis.tex", "thesis.tex/below"):
+        with pytest.raises(MOSError, match="no folder can be made there .*thesis.tex is a file"):
+            check(tmp_path / "demo" / name)
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(MOSError, match="link is a link to gone, which is not there"):
+        check(tmp_path / "link")
+    with pytest.raises(MOSError, match="it is empty"):
+        check("")

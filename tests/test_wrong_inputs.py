@@ -12,6 +12,7 @@ import tifffile
 import torch
 from fastreid.utils.logger import setup_logger
 
+from fastreid_mos.bridge.cli import main as train_bridge
 from fastreid_mos.cli import train
 
 ROOT = Path(__file__).parents[1]
@@ -196,11 +197,30 @@ def test_a_config_file_that_is_not_there(data, refused):
     assert "nothing.yml" in refused(config="nothing.yml")
 
 
-def test_an_output_folder_that_is_a_file(data, tmp_path, capsys):
+BRIDGE = str(ROOT / "configs/HOSS/demo/bbdm_debug.yml")
+
+
+@pytest.mark.parametrize(("program", "config"), [(train, DEBUG), (train_bridge, BRIDGE)])
+@pytest.mark.parametrize(
+    ("key", "name", "reason"),
+    [
+        ("OUTPUT_DIR", "{}/file", "{}/file is a file"),
+        ("OUTPUT_DIR", "{}/file/below", "{}/file is a file"),
+        ("OUTPUT_DIR", "{}/link", "{}/link is a link to gone, which is not there"),
+        ("OUTPUT_DIR", "{}/link/a/b", "{}/link is a link to gone, which is not there"),
+        ("OUTPUT_DIR", "", "OUTPUT_DIR: is empty"),
+        ("OUTPUT_DIR", " ", "OUTPUT_DIR: is empty"),
+        ("BRIDGE.SAMPLE.OUTPUT", "{}/link", "{}/link is a link to gone, which is not there"),
+    ],
+)
+def test_no_folder_can_be_made_of_it(data, tmp_path, capsys, program, config, key, name, reason):
     (tmp_path / "file").write_text("mine")
-    _forget_loggers()
-    assert train(["--config-file", DEBUG, "OUTPUT_DIR", str(tmp_path / "file")]) == 2
-    assert "OUTPUT_DIR" in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "link").symlink_to("gone")
+    assert program(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "out"), key, name.format(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert key in line and reason.format(tmp_path) in line
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link", "data"}
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_broken_checkpoint_to_resume_from_is_kept(data, tmp_path, capsys):

@@ -48,7 +48,7 @@ class Demo:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.output = args.output.resolve()
+        self.output = Path(args.output).resolve()
         self.data, self.run = self.output / "data", self.output / "run"
         self.bridge, self.fused = self.output / "bridge", self.output / "fused"
         self.variants = {name: self.output / f"transoss_{number}" for number, name in enumerate(VARIANTS)}
@@ -58,15 +58,17 @@ class Demo:
 
     def check_output(self) -> None:
         """Refuse a place that is no folder, or holds what no earlier demo has left there."""
+        from fastreid_mos.atomic import in_the_way
         from fastreid_mos.errors import MOSError
 
+        given = self.args.output
+        if reason := in_the_way(given) if str(given).strip() else "it is empty":
+            raise MOSError(f"--output {given}: no folder can be made there ({reason}); give another")
         own = [self.data, self.run, self.bridge, self.fused, *self.variants.values()]
         own += [self.page, self.results, self.picture]
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             names = sorted(path for path in self.output.iterdir() if not path.name.startswith("."))
-        except FileExistsError:
-            raise MOSError(f"--output {self.output}: is a file; give a folder") from None
         except OSError as error:
             raise MOSError(f"--output {self.output}: cannot be used as a folder ({error.strerror})") from None
         foreign = [path.name for path in names if path not in own]
@@ -222,7 +224,7 @@ def flat(options: tuple[Any, ...]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/demo"))
+    parser.add_argument("--output", default="output/demo")
     parser.add_argument("--ids", type=int, default=400, help="simulated ships")
     parser.add_argument("--chips-per-id", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,7 +19,7 @@ from diffusers import VQModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..atomic import atomic_write
+from ..atomic import atomic_write, in_the_way
 from ..errors import MOSError
 from .codebook import Codebook
 from .folders import whole_folder
@@ -310,14 +310,14 @@ def _remove(file: str) -> None:
 def _probe(folder: str) -> None:
     """See before the training whether its result can be written."""
     parent = os.path.dirname(os.path.abspath(folder))
+    if reason := in_the_way(folder):
+        raise MOSError(f"{folder}: no folder can be written there ({reason}); give another")
     try:
         os.makedirs(parent, exist_ok=True)
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
         raise MOSError(f"{folder}: cannot be written ({error.strerror})") from None
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise MOSError(f"{folder}: a file where a folder is to be written; give another folder")
 
 
 def _done(folder: str, plan: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..cli import OTHERS_WAIT, run, start_processes
-from ..config import load_cfg
+from ..config import load_cfg, settle_output
 from ..errors import ConfigError, MOSError
 from ..limits import require_device
 
@@ -118,11 +118,7 @@ def read_config(args: argparse.Namespace) -> Any:
     cfg = load_cfg(args.config_file, options)
     # A launcher's processes, or those that --num-gpus asks for.
     require_device(cfg, int(os.environ.get("LOCAL_WORLD_SIZE") or args.num_gpus), args.num_machines)
-    cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
-    cfg.freeze()
-    if not cfg.OUTPUT_DIR:
-        raise ConfigError("OUTPUT_DIR: name the folder of this bridge")
+    settle_output(cfg)
     return cfg
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+from ..atomic import in_the_way
 from ..data.manifest import (
     FACTS,
     MANIFEST,
@@ -80,7 +81,9 @@ class DumpFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise MOSError(f"{self.root}: cannot be read as a folder ({error.strerror})") from None
+            raise MOSError(
+                f"{self.root}: cannot be read as a folder ({in_the_way(self.root) or error.strerror})"
+            ) from None
         if FACTS not in entries:
             if others := [name for name in entries if not name.startswith("journal-")]:
                 raise DatasetError(
@@ -220,7 +223,7 @@ class DumpFolder:
         try:
             os.makedirs(self.root, exist_ok=True)
         except OSError as error:
-            raise MOSError(f"{self.root}: cannot be made ({error.strerror})") from None
+            raise MOSError(f"{self.root}: cannot be made ({in_the_way(self.root) or error.strerror})") from None
 
     def write_facts(self, facts: DumpFacts) -> None:
         """Write ``dump.json`` where it is not the same already.

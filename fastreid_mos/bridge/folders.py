@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 
-from ..atomic import _umask
+from ..atomic import _umask, in_the_way
 from ..errors import MOSError
 
 _END = ".saving"
@@ -55,8 +55,8 @@ def whole_folder(
 
 
 def _refuse(target: str, replaces: Callable[[str], str] | None) -> None:
-    if os.path.lexists(target) and not os.path.isdir(target):
-        raise MOSError(f"{target}: a file where a folder is to be written; give another folder")
+    if reason := in_the_way(target):
+        raise MOSError(f"{target}: no folder can be written there ({reason}); give another")
     if os.path.isdir(target) and os.listdir(target):
         reason = "is there already" if replaces is None else replaces(target)
         if reason:

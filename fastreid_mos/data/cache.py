@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write
+from ..atomic import atomic_write, in_the_way
 from ..errors import ConfigError
 
 logger = logging.getLogger("fastreid_mos.data")
@@ -100,7 +100,8 @@ class DiskCache:
                 stream.write(b"mos")
             os.unlink(os.path.join(self._folder, f"probe-{os.getpid()}"))
         except OSError as error:
-            raise ConfigError(f"INPUT.SAR.CACHE_DIR {folder}: cannot be written ({error.strerror})") from None
+            reason = in_the_way(self._folder) or error.strerror
+            raise ConfigError(f"INPUT.SAR.CACHE_DIR {folder}: cannot be written ({reason})") from None
 
     def entry_path(self, path: str) -> str:
         """Where the image of a chip is kept."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.env import seed_all_rng
 
-from ..config import load_cfg
+from ..config import load_cfg, settle_output
 from ..limits import require_device
 from .folder import probe_folder, refuse_earlier_run, start_log
 
@@ -30,9 +29,7 @@ def read_config(args: argparse.Namespace) -> Any:
     """
     cfg = load_cfg(args.config_file, list(args.opts or []))
     require_device(cfg, getattr(args, "num_gpus", 1), getattr(args, "num_machines", 1))
-    cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
-    cfg.freeze()
+    settle_output(cfg)
     # Other machines may come when the first one has begun to write.
     if not args.eval_only and comm.is_main_process() and getattr(args, "machine_rank", 0) == 0:
         refuse_earlier_run(cfg.OUTPUT_DIR, resume=args.resume)

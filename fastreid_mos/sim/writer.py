@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write
+from ..atomic import atomic_write, in_the_way
 from ..errors import DatasetError
 from .classes import sample_ship
 from .optical import render_optical
@@ -208,6 +208,8 @@ def write_hoss(
     chips = plan(config)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
+    if not os.fspath(output).strip():
+        raise DatasetError("output: is empty; name the folder to write the simulated data set to")
     output = Path(output)
     try:
         return _write(output, config, chips, workers)
@@ -256,10 +258,10 @@ def _begun(output: Path, wanted: dict[str, object]) -> bool:
     Raises:
         DatasetError: ``output`` is a file, or holds something that this call would not have written.
     """
+    if reason := in_the_way(output):
+        raise DatasetError(f"{output}: no folder can be made there ({reason}); give another")
     if not output.exists():
         return False
-    if not output.is_dir():
-        raise DatasetError(f"{output}: is a file; give a folder to write the simulated data set to")
     found = sorted(p.name for p in output.iterdir() if not p.name.startswith("."))
     if not found:
         return False

@@ -129,9 +129,9 @@ def test_what_belongs_to_another_training_is_refused(trained, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MOSError, match="holds something else"):
         train(tmp_path)
-    with pytest.raises(MOSError, match="a file where a folder"):
+    with pytest.raises(MOSError, match="no folder can be written there .* is a file"):
         train(tmp_path / "notes.txt")
-    with pytest.raises(MOSError, match="cannot be written"):
+    with pytest.raises(MOSError, match="no folder can be written there"):
         train(tmp_path / "notes.txt" / "vae")
     (tmp_path / "vae.state.pt").write_bytes(b"cut off")
     with pytest.raises(MOSError, match="state.pt: cannot be read"):
