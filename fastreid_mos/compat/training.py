@@ -14,6 +14,7 @@ from .registry import record, replace_everywhere, source_has
 def apply() -> None:
     """Apply the repairs of this part."""
     _contiguous_gradients()
+    _frozen_steps()
     _mixed_precision()
     _ddp_on_cpu()
     _cosine_of_zero_epochs()
@@ -46,6 +47,35 @@ def _contiguous_gradients() -> None:
         return optimizer, wrapper
 
     replace_everywhere(original, build_optimizer)
+
+
+def _frozen_steps() -> None:
+    from fastreid.solver import build
+
+    original = build._generate_optimizer_class_with_freeze_layer
+    reason = "counts the frozen steps where no checkpoint sees them: a resumed run freezes its layers again"
+    if not record("optimizer of FREEZE_LAYERS", reason, source_has(original, "nonlocal cnt")):
+        return
+
+    def with_frozen_layers(optimizer: Any, *, freeze_iters: int = 0) -> Any:
+        def step(self: Any, closure: Any = None) -> Any:
+            first = self.param_groups[0]  # part of the optimizer's state
+            done = first.get("frozen_steps", 0)
+            held = {}
+            if done < freeze_iters:
+                first["frozen_steps"] = done + 1
+                frozen = [group["params"] for group in self.param_groups if group["freeze_status"] == "freeze"]
+                held = {parameter: parameter.grad for parameters in frozen for parameter in parameters}
+            for parameter in held:
+                parameter.grad = None
+            loss = optimizer.step(self, closure)
+            for parameter, gradient in held.items():
+                parameter.grad = gradient
+            return loss
+
+        return type(f"{optimizer.__name__}WithFreezeLayer", (optimizer,), {"step": torch.no_grad()(step)})
+
+    replace_everywhere(original, with_frozen_layers)
 
 
 def _mixed_precision() -> None:

@@ -99,6 +99,12 @@ class LateWriters(PeriodicWriter):
     def before_train(self) -> None:
         self._writers = self.build()
 
+    def after_step(self) -> None:
+        # An epoch's last step is left to after_epoch, which writes it with what was measured at the epoch's end: a
+        # writer takes nothing of an iteration that it has written before.
+        if (self.trainer.iter + 1) % self.trainer.iters_per_epoch:
+            super().after_step()
+
 
 class HoldoutEval(HookBase):
     """Test on held-out training identities every ``period`` epochs and after the last; never on the test split.

@@ -222,7 +222,8 @@ class MOSTrainer(DefaultTrainer):
         """fast-reid's screen and tensorboard writers (its JSON writer's place is taken by :class:`LossLog`)."""
         writers: list[Any] = [CommonMetricPrinter(self.max_iter)]
         try:
-            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
+            # purge_step hides in tensorboard what a resumed run does again.
+            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self.start_iter))
         except ImportError:
             self.logger.info("tensorboard is not installed; its event file is left out")
         return writers
@@ -368,7 +369,13 @@ class MOSTrainer(DefaultTrainer):
             # what a checkpoint holds.
             for buffer in bare.buffers():
                 dist.broadcast(buffer, 0)
-        return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
+        modes = {module: module.training for module in bare.modules()}
+        try:
+            return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
+        finally:
+            # fast-reid sets all of them to the model's own mode, frozen ones (MODEL.FREEZE_LAYERS) too.
+            for module, training in modes.items():
+                module.training = training
 
     def test_holdout(self) -> tuple[dict[str, Any], float]:
         """Test on the held-out training identities, every seeded split of them.
