@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.chips import read_chip
+from ..data.doubts import Doubts
 from ..data.modality import OPTICAL
 from ..data.transforms import build_sar_transform
 
@@ -24,13 +25,16 @@ FILTERS = {
 
 
 class BridgeImages:
-    """Reads the chips of both modalities alike: a function of these settings and the file, without a state.
+    """Reads the chips of both modalities alike: a function of these settings and the file.
 
     Args:
         size: (height, width) in pixels that every image is brought to.
         sar_transform: Chip -> ``[height, width, 3]`` uint8, for SAR chips (INPUT.SAR.TRANSFORM).
         resize: "bilinear", "bicubic", "nearest" or "lanczos", with antialiasing; the same for both modalities.
         channel: INPUT.SAR.CHANNEL.
+
+    Attributes:
+        doubts: what was read and is doubtful, to be reported.
 
     Raises:
         ValueError: a filter of another name, or a side below 1.
@@ -52,6 +56,7 @@ class BridgeImages:
         self.sar_transform = sar_transform
         self.resize = resize
         self.channel = channel
+        self.doubts = Doubts()
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> BridgeImages:
@@ -72,6 +77,7 @@ class BridgeImages:
             ChipError: a chip that cannot be used.
         """
         chip = read_chip(path, modality, self.channel)
+        self.doubts.note(path, chip.doubts)
         pixels = chip.pixels if modality == OPTICAL else self.sar_transform(chip)
         return self.resized(pixels)
 

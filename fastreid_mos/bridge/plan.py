@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..data.chips import read_chip
+from ..data.doubts import Doubts
 from ..data.listing import Item
 from ..data.manifest import IMAGES, SPLITS, SyntheticRow, file_sha256
 from ..data.modality import SAR
@@ -95,6 +96,7 @@ def read_sources(
     """
     known = {row.source: row for row in rows}
     sources: dict[str, Source] = {}
+    doubts, read = Doubts(), 0
     for split, items in items_by_split.items():
         if split not in SPLITS:
             raise ConfigError(f"BRIDGE.SAMPLE.SPLITS: {', '.join(SPLITS)}, got {split!r}")
@@ -107,10 +109,15 @@ def read_sources(
             except OSError as error:
                 raise ChipError(path, f"cannot be read ({error.strerror})") from None
             row = known.get(name)
-            same = row is not None and row.source_sha256 == content
-            size = row.source_size if row is not None and same else read_chip(path, modality, channel).size
+            if row is not None and row.source_sha256 == content:
+                size = row.source_size
+            else:
+                chip = read_chip(path, modality, channel)
+                doubts.note(path, chip.doubts)
+                size, read = chip.size, read + 1
             own_split = row.split if row is not None else split
             sources[name] = Source(path, name, content, size, own_split, int(identity))
+    doubts.report(read)
     if not sources:
         kind_name = "SAR" if modality == SAR else "optical"
         raise ConfigError(f"BRIDGE.SAMPLE.SPLITS {list(items_by_split)}: no {kind_name} chip in them to generate from")

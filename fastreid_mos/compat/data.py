@@ -60,7 +60,8 @@ def _float_images() -> None:
         from ..data import read_chip, sar_denoise
         from ..data.modality import SAR
 
-        pixels = sar_denoise(read_chip(file_name, modality=SAR).pixels)
+        chip = read_chip(file_name, modality=SAR)
+        pixels = sar_denoise(chip.pixels, mask=chip.mask)
         if format == "L":
             pixels = pixels[..., :1]
         return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])

@@ -20,18 +20,19 @@ from ..errors import ConfigError
 logger = logging.getLogger("fastreid_mos.data")
 
 # Raised when the same settings no longer give the same image.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Images kept in memory by one loader worker; what comes after is read anew every time.
 MEMORY_LIMIT = 2**30
 
 
 @dataclass(frozen=True)
 class CachedImage:
-    """A chip as an image: ``[height, width, 3]`` uint8 (SAR denoised), its modality and its (width, height)."""
+    """A chip as an image: ``[height, width, 3]`` uint8 (SAR denoised), with what else a :class:`Chip` says."""
 
     image: NDArray[np.uint8]
     modality: int
     size: tuple[int, int]
+    doubts: tuple[str, ...] = ()
 
 
 Make = Callable[[], CachedImage]
@@ -58,20 +59,21 @@ class MemoryCache:
     def __init__(self, limit: int = MEMORY_LIMIT) -> None:
         self._limit = limit
         self._held = 0
-        self._images: dict[str, tuple[Stamp, CachedImage]] = {}
+        self._images: dict[tuple[str, int | None], tuple[Stamp, CachedImage]] = {}
 
-    def get(self, path: str, make: Make) -> CachedImage:
-        """The image of a file, from ``make`` if it is not held or the file has changed since."""
+    def get(self, path: str, make: Make, modality: int | None = None) -> CachedImage:
+        """The image of a file read as ``modality``, from ``make`` if it is not held or the file has changed since."""
         stamp = file_stamp(path)
-        known = self._images.get(path)
+        key = path, modality
+        known = self._images.get(key)
         if known is not None and known[0] == stamp:
             return known[1]
         entry = make()
         self._held -= known[1].image.nbytes if known is not None else 0
-        self._images.pop(path, None)
+        self._images.pop(key, None)
         # No eviction: an epoch touches every chip once, so the oldest one is as likely to be wanted as the newest.
         if self._held + entry.image.nbytes <= self._limit:
-            self._images[path] = (stamp, entry)
+            self._images[key] = (stamp, entry)
             self._held += entry.image.nbytes
         return entry
 
@@ -103,15 +105,16 @@ class DiskCache:
             reason = in_the_way(self._folder) or error.strerror
             raise ConfigError(f"INPUT.SAR.CACHE_DIR {folder}: cannot be written ({reason})") from None
 
-    def entry_path(self, path: str) -> str:
-        """Where the image of a chip is kept."""
-        key = hashlib.sha256(f"{self._settings}\n{os.path.abspath(path)}".encode()).hexdigest()
+    def entry_path(self, path: str, modality: int | None = None) -> str:
+        """Where the image of a chip that is read as ``modality`` is kept."""
+        settings = f"{self._settings} modality={modality}\n"
+        key = hashlib.sha256(settings.encode() + os.fsencode(os.path.abspath(path))).hexdigest()
         return os.path.join(self._folder, key[:2], f"{key[2:34]}.chip")
 
-    def get(self, path: str, make: Make) -> CachedImage:
-        """The image of a file, from ``make`` if it is not kept or the file has changed since."""
+    def get(self, path: str, make: Make, modality: int | None = None) -> CachedImage:
+        """The image of a file read as ``modality``, from ``make`` if it is not kept or the file has changed since."""
         stamp = file_stamp(path)
-        where = self.entry_path(path)
+        where = self.entry_path(path, modality)
         entry = _read_entry(where, stamp)
         if entry is None:
             entry = make()
@@ -131,7 +134,7 @@ def _write_entry(where: str, stamp: Stamp, entry: CachedImage) -> None:
     payload = np.ascontiguousarray(image[..., 0] if grey else image).tobytes()
     header = {
         "stamp": stamp, "shape": image.shape, "grey": grey, "crc": zlib.crc32(payload),
-        "modality": entry.modality, "size": entry.size,
+        "modality": entry.modality, "size": entry.size, "doubts": entry.doubts,
     }  # fmt: skip
     with atomic_write(where, "wb") as stream:
         stream.write(json.dumps(header).encode() + b"\n" + payload)
@@ -149,7 +152,8 @@ def _read_entry(where: str, stamp: Stamp) -> CachedImage | None:
         pixels = np.frombuffer(payload, np.uint8).reshape(height, width, 1 if header["grey"] else channels)
         width_in_file, height_in_file = header["size"]
         size = (int(width_in_file), int(height_in_file))
-        return CachedImage(np.repeat(pixels, 3, axis=2) if header["grey"] else pixels, int(header["modality"]), size)
+        image = np.repeat(pixels, 3, axis=2) if header["grey"] else pixels
+        return CachedImage(image, int(header["modality"]), size, tuple(str(doubt) for doubt in header["doubts"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

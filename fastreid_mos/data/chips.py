@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ChipError
-from .decoding import decode
+from .decoding import Stored, decode
+from .doubts import COLOUR_SAR, FEWER_BITS, optical_doubts, sar_doubts
 from .modality import OPTICAL, SAR, modality_from_name
 
 MIN_SIDE = 2
@@ -24,11 +25,17 @@ class Chip:
         pixels: optical ``[height, width, 3]`` uint8 RGB; SAR ``[height, width]`` float32, finite.
         modality: 0 optical, 1 SAR.
         size: (width, height) in pixels, of the file; in HOSS a pixel is about 0.75 m optical and 1 m SAR.
+        mask: ``[height, width]``, True where there is no data; None where there is everywhere. Pixels without data are
+            no signal: black in optical, the lowest value of the others in SAR, and :func:`sar_denoise` leaves them out
+            of its percentiles.
+        doubts: what makes the meaning of the pixels doubtful (:mod:`.doubts`).
     """
 
     pixels: NDArray[Any]
     modality: int
     size: tuple[int, int]
+    mask: NDArray[np.bool_] | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None, channel: str = "auto") -> Chip:
@@ -36,128 +43,183 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
 
     Formats: TIFF (either byte order, BigTIFF, strips or tiles, compressed or not), PNG, JPEG, BMP, WebP; what counts is
     the file's content, not its extension. Optical: 8-bit colour as it is; grey becomes three equal channels, alpha is
-    dropped, 16 bits are divided by 257, floats in three or four channels are taken as 0..1 or 0..255. SAR: integers,
-    floats and complex numbers; NaN and minus infinity become the smallest, plus infinity the largest finite value of
-    the chip.
+    dropped, 16 bits are scaled down from the number of bits that the file says or the brightest pixel needs, floats in
+    three or four channels are taken as 0..1 (reflectance, up to 2 cut) or 0..255. SAR: integers, floats and complex
+    numbers; minus infinity becomes the smallest, plus infinity the largest finite value of the chip. No data, not
+    signal, are NaN, GDAL's nodata value and internal mask, an alpha of 0: see ``Chip.mask``.
 
     Args:
         path: the file.
         modality: 0 optical, 1 SAR; None reads it off the name (:func:`modality_from_name`) or else the content: 8-bit
             colour is optical, everything else SAR.
-        channel: of a multi-channel SAR file. "auto": complex numbers, or 2 or 4 channels with negative values, are I/Q
-            and their magnitude is taken (of the first polarisation); otherwise the first channel. "magnitude": of the
-            first two channels. "mean": of all channels. A number as text: that channel, from 0 on.
+        channel: of a multi-channel SAR file. "auto": complex numbers, or 2 or 4 channels of which the first two have
+            either sign alike and independently, are I/Q and their magnitude is taken (of the first polarisation);
+            otherwise the first channel. "magnitude": of the first two channels. "mean": of all channels. A number as
+            text: that channel, from 0 on.
 
     Returns:
         The :class:`Chip`.
 
     Raises:
         ChipError: the file is missing, empty, cut off, no image, a folder, unreadable, too large, under 2 pixels a
-            side, of floats in one channel though named optical, or holds nothing (every pixel the same, no finite one,
-            a missing channel).
+            side, of values that are of no known scale (optical), of two channels that may be I/Q or not, or holds
+            nothing (every pixel the same, no finite one, a missing channel).
         ValueError: a modality other than 0 and 1.
     """
     if modality not in (None, OPTICAL, SAR):
         raise ValueError(f"modality must be 0 (optical), 1 (SAR) or None, got {modality!r}")
     path = os.fsdecode(path)
     stored = decode(path)
-    height, width = stored.shape[:2]
+    height, width = stored.pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ChipError(path, f"is {width} x {height} pixels; a chip needs at least {MIN_SIDE} a side")
     if modality is None:
         modality = modality_from_name(path)
     if modality is None:
-        modality = OPTICAL if _is_colour(stored) else SAR
-    pixels = _optical_pixels(path, stored) if modality == OPTICAL else _sar_pixels(path, stored, channel)
-    return Chip(pixels, modality, (width, height))
+        modality = OPTICAL if _is_colour(stored.channels) else SAR
+    pixels, mask, doubts = _optical_pixels(path, stored) if modality == OPTICAL else _sar_pixels(path, stored, channel)
+    return Chip(pixels, modality, (width, height), mask, tuple(doubts))
 
 
-def _is_colour(stored: NDArray[Any]) -> bool:
+def _is_colour(channels: NDArray[Any]) -> bool:
     """Whether an image is 8-bit with channels that differ (by more than a JPEG's rounding)."""
-    if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[2] < 3:
+    if channels.dtype != np.uint8 or channels.shape[2] < 3:
         return False
-    rgb = stored[..., :3].astype(np.int16)
+    rgb = channels[..., :3].astype(np.int16)
     return bool(np.abs(rgb - rgb[..., :1]).mean() > 1.0)
 
 
-def _optical_pixels(path: Any, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    if stored.ndim == 2:
-        stored = stored[..., None]
+def _optical_pixels(path: Any, stored: Stored) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None, list[str]]:
+    channels = stored.channels
     # Backscatter is a small number as a rule: taken for grey it would be a nearly black chip, and no error.
-    if stored.dtype.kind in "fc" and stored.shape[2] < 3:
-        raise ChipError(
-            path,
-            f"is read as optical but holds {stored.dtype} values of {stored.shape[2]} channel(s); is it a SAR chip?",
-        )
-    pixels = _eight_bit(path, stored)
-    if (pixels == pixels[0, 0]).all():
-        raise ChipError(path, f"is constant: every pixel is {tuple(pixels[0, 0].tolist())}, there is no ship in it")
-    return pixels
+    if channels.dtype.kind in "fc" and channels.shape[2] < 3:
+        what = f"{channels.dtype} values of {channels.shape[2]} channel(s)"
+        raise ChipError(path, f"is read as optical but holds {what}; is it a SAR chip?")
+    if channels.shape[2] > 4:
+        raise ChipError(path, f"has {channels.shape[2]} channels; an optical chip has 1, 3 or 4")
+    channels = channels[..., : 3 if channels.shape[2] > 2 else 1]
+    mask = np.zeros(channels.shape[:2], bool) if stored.mask is None else np.all(stored.mask[..., :3], axis=2)
+    if channels.dtype.kind == "f":
+        mask = mask | np.any(np.isnan(channels), axis=2)
+    valid = channels[~mask] if mask.any() else channels.reshape(-1, channels.shape[2])
+    if not valid.size:
+        raise ChipError(path, "holds no pixel with data")
+    pixels, doubts = _eight_bit(path, channels, valid, stored.bits)
+    pixels[mask] = 0
+    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    shown = pixels[~mask] if mask.any() else pixels.reshape(-1, 3)
+    if (shown == shown[0]).all():
+        raise ChipError(path, f"is constant: every pixel is {tuple(shown[0].tolist())}, there is no ship in it")
+    return pixels, mask if mask.any() else None, doubts + optical_doubts(shown)
 
 
-def _eight_bit(path: Any, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    if stored.shape[2] in (1, 2):  # grey, with or without alpha
-        stored = stored[..., :1].repeat(3, axis=2)
-    elif stored.shape[2] in (3, 4):
-        stored = stored[..., :3]
-    else:
-        raise ChipError(path, f"has {stored.shape[2]} channels; an optical chip has 1, 3 or 4")
-    if stored.dtype == np.uint8:
-        return np.ascontiguousarray(stored)
-    if stored.dtype == np.uint16:
-        return ((stored.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if stored.dtype.kind in "fiu":
-        values = np.nan_to_num(stored.astype(np.float64), nan=0.0)
-        low, high = values.min(), values.max()
-        if low >= 0 and high <= 255:
-            scale = 255.0 if stored.dtype.kind == "f" and high <= 1 else 1.0
-            return (values * scale + 0.5).astype(np.uint8)
-        raise ChipError(
-            path, f"is read as optical but holds {stored.dtype} values from {low:.4g} to {high:.4g}; is it a SAR chip?"
-        )
-    raise ChipError(path, f"holds {stored.dtype} values; an optical chip has 8 bits a channel")
+def _eight_bit(
+    path: Any, channels: NDArray[Any], valid: NDArray[Any], bits: int | None
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """0..255, in an array of its own, and what is doubtful about the scale."""
+    kind = channels.dtype.kind
+    if kind not in "fiu":
+        raise ChipError(path, f"holds {channels.dtype} values; an optical chip has 8 bits a channel")
+    low, high = float(valid.min()), float(valid.max())
+    if kind == "f":
+        # Reflectance goes a little beyond its range, over foam and metal and where the air was taken away.
+        if -0.2 <= low and high <= 2:
+            return (np.clip(np.nan_to_num(channels), 0, 1) * 255.0 + 0.5).astype(np.uint8), []
+        if low >= 0 and 16 <= high <= 255:
+            return (np.nan_to_num(channels).astype(np.float64) + 0.5).astype(np.uint8), []
+    elif low >= 0 and (high <= 255 or channels.dtype == np.uint16):
+        told = bits if bits is not None and bits < channels.dtype.itemsize * 8 else None
+        depth = told or next(n for n in (8, 10, 11, 12, 14, 16) if high < 2**n)
+        top = 2**depth - 1
+        scaled = channels if depth == 8 else (channels.astype(np.int64) * 255 + top // 2) // top
+        return scaled.astype(np.uint8), [] if told or depth in (8, 16) else [FEWER_BITS]
+    raise ChipError(
+        path,
+        f"is read as optical but holds {channels.dtype} values from {low:.4g} to {high:.4g}, neither 0..1 nor 0..255; "
+        "is it a SAR chip?",
+    )
 
 
-def _sar_pixels(path: Any, stored: NDArray[Any], channel: str) -> NDArray[np.float32]:
-    if stored.dtype.kind not in "uifc":
-        raise ChipError(path, f"holds {stored.dtype} values, which are no backscatter")
-    if stored.dtype.kind == "c":
-        stored = np.abs(stored)
-    values = stored if stored.ndim == 2 else _select_channel(path, stored, channel)
-    if stored.ndim == 2 and _is_number(channel) and int(channel) > 0:
-        raise ChipError(path, f"has 1 channel, and INPUT.SAR.CHANNEL asks for number {channel}")
+def _sar_pixels(
+    path: Any, stored: Stored, channel: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[str]]:
+    channels = stored.channels
+    if channels.dtype.kind not in "uifc":
+        raise ChipError(path, f"holds {channels.dtype} values, which are no backscatter")
+    if channels.dtype.kind == "c":
+        channels = np.abs(channels)
+    doubts = [COLOUR_SAR] if _is_colour(channels) else []
+    empty = np.broadcast_to(np.zeros(1, bool) if stored.mask is None else stored.mask, channels.shape)
+    values, mask = _select_channel(path, channels, empty, channel)
     # A finite float64 beyond float32's range becomes infinite here, and the largest finite value below.
     with np.errstate(over="ignore"):
-        pixels = np.ascontiguousarray(values, dtype=np.float32)
+        pixels = np.array(values, dtype=np.float32, order="C")
+    mask = mask | np.isnan(pixels)
+    pixels[mask] = np.nan
     pixels = fill_non_finite(pixels)
     if not np.isfinite(pixels).all():
         raise ChipError(path, "holds no finite pixel")
-    if pixels.min() == pixels.max():
-        raise ChipError(path, f"is constant: every pixel is {pixels.flat[0]:.6g}, there is no ship in it")
-    return pixels
+    valid = pixels[~mask]
+    if valid.min() == valid.max():
+        raise ChipError(path, f"is constant: every pixel is {valid[0]:.6g}, there is no ship in it")
+    return pixels, mask if mask.any() else None, doubts + sar_doubts(valid)
 
 
 def _is_number(channel: str) -> bool:
     return channel.isascii() and channel.isdecimal()
 
 
-def _select_channel(path: Any, stored: NDArray[Any], channel: str) -> NDArray[Any]:
-    count = stored.shape[2]
+def _select_channel(
+    path: Any, channels: NDArray[Any], empty: NDArray[np.bool_], channel: str
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The channel asked for ``[height, width]``, and where it holds no data."""
+    count = channels.shape[2]
     if channel == "auto":
-        iq = count in (2, 4) and stored.dtype.kind in "if" and bool((stored < 0).any())
-        channel = "magnitude" if iq else "0"
+        channel = "magnitude" if _is_iq(path, channels, empty) else "0"
+    if count == 1 and channel in ("magnitude", "mean"):
+        channel = "0"
     if channel == "magnitude":
         if count % 2:
             raise ChipError(path, f"has {count} channels; INPUT.SAR.CHANNEL 'magnitude' needs pairs of I and Q")
-        pair = stored[..., :2].astype(np.float64)
-        return np.hypot(pair[..., 0], pair[..., 1])
+        pair = channels[..., :2].astype(np.float64)
+        return np.hypot(pair[..., 0], pair[..., 1]), np.asarray(empty[..., :2].all(axis=2))
     if channel == "mean":
-        return np.asarray(stored.mean(axis=2, dtype=np.float64))
+        return np.asarray(channels.mean(axis=2, dtype=np.float64)), np.asarray(empty.any(axis=2))
     if not _is_number(channel):
         raise ValueError(f"channel: 'auto', 'magnitude', 'mean' or a number as text, got {channel!r}")
     if int(channel) >= count:
-        raise ChipError(path, f"has {count} channels, and INPUT.SAR.CHANNEL asks for number {channel} (from 0 on)")
-    return stored[..., int(channel)]
+        raise ChipError(
+            path,
+            f"has {count} channel{'s' * (count > 1)}, and INPUT.SAR.CHANNEL asks for number {channel} (from 0 on)",
+        )
+    return channels[..., int(channel)], empty[..., int(channel)]
+
+
+def _is_iq(path: Any, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
+    """Whether the first two channels are I and Q: the phase of speckle is uniform, so each is above zero as often as
+    below, and their signs are independent. Decibels of two polarisations are mostly below, standardized ones go
+    together.
+
+    Raises:
+        ChipError: signs alike often, but not independent.
+    """
+    if channels.shape[2] not in (2, 4) or channels.dtype.kind not in "if" or not (channels < 0).any():
+        return False
+    signs = np.sign(channels[..., :2][~empty[..., :2].any(axis=2)])
+    signs = signs[(np.abs(signs) > 0).all(axis=1)]  # neither zero nor NaN
+    if not len(signs):
+        return False
+    # Few pixels scatter: three standard deviations.
+    loose = 3 / len(signs) ** 0.5
+    if (np.abs(signs.mean(axis=0)) > 0.3 + loose).any():
+        return False
+    if abs(signs.prod(axis=1).mean()) > 0.2 + loose:
+        raise ChipError(
+            path,
+            "has two channels of either sign that go together, so they are no I and Q, and no amplitudes either; set "
+            "INPUT.SAR.CHANNEL to the number of the one to take, or to magnitude if they are I and Q",
+        )
+    return True
 
 
 def fill_non_finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,8 +6,10 @@ import logging
 import os
 import stat
 import warnings
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -24,24 +26,51 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PIL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF")
 _PIL_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _GDAL_NODATA, _ORIENTATION = 42113, 274
-_PALETTE, _WHITE_IS_ZERO = 3, 0
+_WHITE_IS_ZERO, _PALETTE, _MASK, _CMYK, _YCBCR = 0, 3, 4, 5, 6
+_PLAIN = (_WHITE_IS_ZERO, 1, 2)  # besides: black is zero, RGB
+_JPEG = (6, 7)  # compressions whose decoder turns YCbCr to RGB
+_FILETYPE_MASK = 4
+_ALPHA = (1, 2)  # of ExtraSamples: with colours multiplied by it, or not
 
 # Broken files make tifffile log before it raises; without a handler Python would print those lines to the user.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def decode(path: str | os.PathLike[str]) -> NDArray[Any]:
+@dataclass(frozen=True)
+class Stored:
+    """An image as its file holds it.
+
+    Attributes:
+        pixels: ``[height, width, channels]``: palettes, CMYK and YCbCr as RGB, orientation tags applied, "white is
+            zero" turned round, one bit as 0 and 255.
+        mask: True where the file says that there is no data: GDAL's nodata value and internal mask, an alpha or a
+            transparent colour of 0; ``[height, width, 1]``, or one for each channel; None where all pixels hold data.
+        alpha: whether the last channel is one.
+        bits: of a channel, where the file says how many.
+    """
+
+    pixels: NDArray[Any]
+    mask: NDArray[np.bool_] | None = None
+    alpha: bool = False
+    bits: int | None = None
+
+    @property
+    def channels(self) -> NDArray[Any]:
+        """``[height, width, channels]`` without alpha."""
+        return self.pixels[..., :-1] if self.alpha else self.pixels
+
+
+def decode(path: str | os.PathLike[str]) -> Stored:
     """Read an image file whatever its extension says.
 
     Args:
         path: a TIFF (classic or BigTIFF, either byte order, tiles or strips, compressed or not), PNG, JPEG, BMP, WebP.
 
     Returns:
-        ``[height, width]`` or ``[height, width, channels]`` as stored: palettes resolved, orientation tags applied,
-        "white is zero" turned round, a nodata value of GDAL as NaN, one bit as 0 and 255.
+        The :class:`Stored` image.
 
     Raises:
-        ChipError: anything that keeps the file from being read whole.
+        ChipError: anything that keeps the file from being read whole, and colours other than grey, RGB, CMYK and YCbCr.
     """
     size = _check_file(path)
     try:
@@ -49,9 +78,9 @@ def decode(path: str | os.PathLike[str]) -> NDArray[Any]:
             start = stream.read(16)
             stream.seek(0)
             if start.startswith(_TIFF_STARTS):
-                pixels = _decode_tiff(path, stream, size)
+                stored = _decode_tiff(path, stream, size)
             elif start.startswith(_PIL_STARTS):
-                pixels = _decode_pil(path, stream)
+                stored = _decode_pil(path, stream)
             else:
                 raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
     except ChipError:
@@ -63,9 +92,9 @@ def decode(path: str | os.PathLike[str]) -> NDArray[Any]:
     # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
     except Exception as error:
         raise ChipError(path, f"cannot be decoded: {_reason(error)}; it may be damaged or cut off") from None
-    if pixels.size == 0:
+    if stored.pixels.size == 0:
         raise ChipError(path, "holds no pixels")
-    return pixels
+    return stored
 
 
 def _check_file(path: str | os.PathLike[str]) -> int:
@@ -103,9 +132,9 @@ def _check_size(path: Any, width: int, height: int, channels: int, itemsize: int
 # ---------------------------------------------------------------------- TIFF
 
 
-def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> NDArray[Any]:
+def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
     with tifffile.TiffFile(stream) as tiff:
-        page = tiff.pages.first
+        page: Any = tiff.pages.first
         _check_size(path, page.imagewidth, page.imagelength, 1, 1)
         series = tiff.series[0]
         axes, shape = series.axes, series.shape
@@ -113,41 +142,100 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> NDArray[Any]:
             raise ChipError(path, f"holds {axes or 'nothing'} data, not an image")
         channels = int(np.prod([n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"], dtype=np.int64))
         _check_size(path, shape[axes.index("X")], shape[axes.index("Y")], channels, series.dtype.itemsize)
+        nodata = _nodata(page, series.dtype)
+        part: Any
         for part in series.pages:
             if part is not None:
                 _check_segments(path, part, size)
+                # What tifffile fills sparse tiles with; its own reading of the tag fails on some texts.
+                part.keyframe.nodata = 0 if nodata is None else nodata
         pixels = series.asarray()
         # One axis of channels, last.
         order = [axes.index("Y"), axes.index("X"), *(i for i, axis in enumerate(axes) if axis not in "YX")]
         pixels = pixels.transpose(order).reshape(pixels.shape[order[0]], pixels.shape[order[1]], -1)
-        if pixels.shape[2] == 1:
-            pixels = pixels[..., 0]
-        pixels = _tiff_meaning(page, pixels)
+        mask = None if nodata is None else _is_nodata(pixels, nodata)
+        pixels, bits = _tiff_meaning(path, page, pixels)
+        if mask is not None and mask.shape[2] not in (1, pixels.shape[2]):
+            mask = np.all(mask, axis=2, keepdims=True)
+        alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA and pixels.shape[2] > 1
+        if alpha:
+            mask = _either(None if mask is None else mask[..., :-1], pixels[..., -1:] == 0)
+        for part in list(tiff.pages)[1:]:
+            if part.keyframe.subfiletype == _FILETYPE_MASK and part.keyframe.shape[:2] == page.shape[:2]:
+                _check_segments(path, part, size)
+                mask = _either(mask, part.asarray()[..., None] == 0)
         orientation = page.tags.valueof(_ORIENTATION, 1)
-        return np.ascontiguousarray(_upright(pixels, orientation if isinstance(orientation, int) else 1))
+        orientation = orientation if isinstance(orientation, int) else 1
+        if mask is not None:
+            mask = _upright(mask, orientation) if mask.any() else None
+        return Stored(np.ascontiguousarray(_upright(pixels, orientation)), mask, alpha, bits)
+
+
+def _either(left: NDArray[np.bool_] | None, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return right if left is None else left | right
 
 
 def _check_segments(path: Any, page: Any, size: int) -> None:
-    """Strips and tiles must lie inside the file: tifffile fills what is cut off with zeros."""
+    """Strips and tiles must lie inside the file: tifffile fills what is cut off with zeros.
+
+    A segment without offset and bytes is GDAL's "sparse": nothing was written there, its pixels are zero or nodata.
+    """
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) == 0 or len(offsets) != len(counts):
         raise ChipError(path, "is damaged: its pixel data cannot be located")
     if max(o + c for o, c in zip(offsets, counts, strict=True)) > size:
         raise ChipError(path, "is cut off: its pixel data goes beyond the end of the file")
-    if page.compression == 1 and sum(counts) * 8 < page.imagewidth * page.imagelength * page.bitspersample:
+    written = sum(o != 0 or c != 0 for o, c in zip(offsets, counts, strict=True))
+    asked = page.imagewidth * page.imagelength * page.bitspersample
+    # Of a sparse image only that a segment is not empty: the last strip may have few rows.
+    if (page.compression == 1 and written == len(counts) and sum(counts) * 8 < asked) or counts.count(0) > (
+        len(counts) - written
+    ):
         raise ChipError(path, "is damaged: it holds less pixel data than its size asks for")
 
 
-def _tiff_meaning(page: Any, pixels: NDArray[Any]) -> NDArray[Any]:
-    if page.photometric == _PALETTE and page.colormap is not None and pixels.ndim == 2:
-        return np.asarray((page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
-    if pixels.dtype == bool or page.bitspersample == 1:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    if _GDAL_NODATA in page.tags and pixels.dtype.kind == "f":
-        pixels = np.where(pixels == np.asarray(page.nodata, pixels.dtype), np.asarray(np.nan, pixels.dtype), pixels)
-    return pixels
+def _nodata(page: Any, dtype: np.dtype[Any]) -> Any:
+    """The value of GDAL's nodata tag as pixels hold it; None without one, or with one that they cannot hold.
+
+    The tag is text, and that of a float's limit may lie just beyond the type: it is the limit then, as in GDAL.
+    """
+    text = str(page.tags.valueof(_GDAL_NODATA)).strip("\0 ").replace(",", ".")
+    try:
+        value = int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        return None
+    if dtype.kind in "iu":
+        whole = value % 1 == 0 and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+        return dtype.type(int(value)) if whole else None
+    limit = float(np.finfo(dtype).max) if dtype.kind in "fc" else 1.0
+    return dtype.type(np.clip(float(value), -limit, limit))
+
+
+def _is_nodata(pixels: NDArray[Any], nodata: Any) -> NDArray[np.bool_]:
+    if pixels.dtype.kind == "f" and abs(float(nodata)) >= 1e30:  # a limit, to as many digits as were written
+        return np.asarray(np.sign(nodata) * pixels >= 0.9999 * abs(nodata))
+    return np.asarray(pixels == nodata)
+
+
+def _tiff_meaning(path: Any, page: Any, pixels: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
+    """Pixels as grey or RGB, and the bits of a channel."""
+    kind, bits = page.photometric, page.bitspersample
+    if kind == _PALETTE and page.colormap is not None and pixels.shape[2] == 1:
+        return (page.colormap[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0), 8
+    if kind in (_CMYK, _YCBCR):
+        name, channels = ("CMYK", 4) if kind == _CMYK else ("YCbCr", 3)
+        if pixels.dtype != np.uint8 or pixels.shape[2] != channels:
+            raise ChipError(path, f"holds {name} in {pixels.shape[2]} channels of {pixels.dtype}; save it as RGB")
+        if kind == _CMYK or page.compression not in _JPEG:
+            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels), name).convert("RGB"))
+        return pixels, 8
+    if kind not in _PLAIN:
+        raise ChipError(path, f"holds colours of the kind {getattr(kind, 'name', kind)}; save it as grey or RGB")
+    if pixels.dtype == bool or bits == 1:
+        pixels, bits = pixels.astype(np.uint8) * np.uint8(255), 8
+    if kind == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
+        pixels = pixels.dtype.type(2**bits - 1) - pixels
+    return pixels, bits
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -164,7 +252,7 @@ def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 # ---------------------------------------------------------------------- PNG, JPEG and other PIL formats
 
 
-def _decode_pil(path: Any, stream: BinaryIO) -> NDArray[Any]:
+def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
     with warnings.catch_warnings():
         # The size is checked below; PIL's own warning would be printed beside it.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -176,12 +264,35 @@ def _decode_pil(path: Any, stream: BinaryIO) -> NDArray[Any]:
             raise ChipError(path, "is damaged: its image header cannot be read") from None
         _check_size(path, *image.size, len(image.getbands()), 2 if image.mode.startswith("I;16") else 4)
         _load_whole(path, image, stream)
-    upright: Image.Image = ImageOps.exif_transpose(image)
-    if upright.mode == "1":
-        upright = upright.convert("L")
-    elif upright.mode not in ("L", "RGB", "RGBA", "LA", "I", "F") and not upright.mode.startswith("I;16"):
-        upright = upright.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
-    return np.asarray(upright)
+    transparent = image.info.get("transparency")
+    if image.format == "PNG" and _png_depth(stream) == 16 and len(image.getbands()) > 1:
+        # PIL cuts these to 8 bits.
+        stream.seek(0)
+        pixels = _upright(imagecodecs.png_decode(stream.read()), image.getexif().get(_ORIENTATION, 1))
+    else:
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        if transparent is not None and upright.mode in ("1", "L", "P", "RGB"):
+            upright = upright.convert("LA" if upright.mode in ("1", "L") else "RGBA")
+        elif upright.mode == "1":
+            upright = upright.convert("L")
+        elif upright.mode not in ("L", "RGB", "RGBA", "LA", "I", "F") and not upright.mode.startswith("I;16"):
+            upright = upright.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
+        pixels = np.asarray(upright)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    alpha = pixels.shape[2] in (2, 4)
+    if alpha:
+        mask = pixels[..., -1:] == 0
+    elif isinstance(transparent, int):  # grey of 16 bits
+        mask = pixels == transparent
+    else:
+        return Stored(pixels)
+    return Stored(pixels, mask if mask.any() else None, alpha)
+
+
+def _png_depth(stream: BinaryIO) -> int:
+    stream.seek(24)
+    return stream.read(1)[0]
 
 
 def _load_whole(path: Any, image: ImageFile.ImageFile, stream: BinaryIO) -> None:

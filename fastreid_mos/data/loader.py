@@ -14,6 +14,7 @@ from ..errors import ChipError, MOSError, WorkerError
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
 from .decoding import decode
+from .doubts import Doubts
 from .listing import Item
 from .modality import OPTICAL, SAR, modality_from_name, ship_size_features
 from .seeding import drawn_from, spread_seed
@@ -80,6 +81,7 @@ class ChipDataset(Dataset[Any]):
             "modalities": entry.modality,
             "sizes": torch.from_numpy(ship_size_features(*entry.size, entry.modality)).float(),
             "img_paths": path,
+            "doubts": entry.doubts,
         }
 
     def read_image(self, path: str, camera: int) -> CachedImage:
@@ -95,12 +97,12 @@ class ChipDataset(Dataset[Any]):
         def make() -> CachedImage:
             chip = read_chip(path, modality, self.channel)
             image = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
-            return CachedImage(image, chip.modality, chip.size)
+            return CachedImage(image, chip.modality, chip.size, chip.doubts)
 
         if self.cache is None:
             return make()
         try:
-            return self.cache.get(path, make)
+            return self.cache.get(path, make, modality)
         except OSError:
             return make()  # says what is wrong with the file
 
@@ -152,11 +154,11 @@ def read_generated(path: str) -> np.ndarray:
     Raises:
         ChipError: it cannot be read, or is no 8-bit image in grey or colour.
     """
-    stored = decode(path)
-    if stored.dtype != np.uint8 or (stored.ndim == 3 and stored.shape[2] != 3):
-        shape = f"{stored.dtype} of {1 if stored.ndim == 2 else stored.shape[2]} channel(s)"
-        raise ChipError(path, f"is {shape}; a generated chip is 8-bit grey or RGB")
-    return np.ascontiguousarray(stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=2))
+    pixels = decode(path).pixels
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+        what = f"{pixels.dtype} of {pixels.shape[2]} channel(s)"
+        raise ChipError(path, f"is {what}; a generated chip is 8-bit grey or RGB")
+    return np.ascontiguousarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
 
 
 class TrainDraws(Sampler[list[Draw]]):
@@ -195,6 +197,7 @@ def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipE
     for name in ("targets", "camids", "modalities"):
         batch[name] = torch.tensor([sample[name] for sample in good], dtype=torch.int64)
     batch["img_paths"] = [sample["img_paths"] for sample in good]
+    batch["doubts"] = [sample.get("doubts", ()) for sample in good]
     return batch
 
 
@@ -232,18 +235,22 @@ class ChipLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Batches: ``images`` ``[B, 3, H, W]`` float32 RGB 0..255; ``targets``, ``camids``, ``modalities`` ``[B]``
-        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``.
+        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``. After the first pass over the chips the log has a warning
+        for each kind of :mod:`.doubts`, with the number of chips.
 
         Raises:
             ChipError: a chip that cannot be used; the message starts with its path.
             WorkerError: a worker was ended from outside.
         """
         stream = super().__iter__()
+        doubts, seen, drawn = Doubts(), set[str](), 0
+        endless = isinstance(self.batch_sampler, TrainDraws)
         while True:
             failure: MOSError | None = None
             try:
                 batch = next(stream)
             except StopIteration:
+                doubts.report(len(seen))
                 return
             except RuntimeError as error:
                 if not WorkerError.is_it(error):
@@ -256,6 +263,15 @@ class ChipLoader(DataLoader[Any]):
                 # when their queues are closed, and each would be waited for 5 seconds.
                 del stream
                 raise failure
+            paths, kinds = batch["img_paths"], batch.pop("doubts")
+            if drawn < len(self.dataset):
+                for path, kind in zip(paths, kinds, strict=True):
+                    seen.add(path)
+                    doubts.note(path, kind)
+                drawn += len(paths)
+                if endless and drawn + len(paths) > len(self.dataset):
+                    drawn = len(self.dataset)
+                    doubts.report(len(seen))
             if self.device is not None:
                 batch = {
                     name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value

@@ -21,7 +21,9 @@ What turns a SAR chip into an image, chosen by INPUT.SAR.TRANSFORM: a class that
 _EPSILON = 1e-8
 
 
-def sar_denoise(pixels: ArrayLike, low: float = 5.0, high: float = 100.0) -> NDArray[np.uint8]:
+def sar_denoise(
+    pixels: ArrayLike, low: float = 5.0, high: float = 100.0, mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
     """The SAR denoising of MOS (CVPR 2026, MCRL, first part): a stretch between two percentiles of the chip.
 
     Speckle and the sensor floor sit in the low values; what is under the low percentile becomes black.
@@ -29,6 +31,7 @@ def sar_denoise(pixels: ArrayLike, low: float = 5.0, high: float = 100.0) -> NDA
     Args:
         pixels: ``[height, width]``, any real type, or complex: its magnitude; computed in float32.
         low, high: percentiles, 0 <= low < high <= 100.
+        mask: ``[height, width]``, True where there is no data (``Chip.mask``): left out of the percentiles, black.
 
     Returns:
         ``[height, width, 3]`` uint8, three equal channels: clip((x - lo) / (hi - lo + 1e-8) * 255, 0, 255), truncated.
@@ -39,8 +42,10 @@ def sar_denoise(pixels: ArrayLike, low: float = 5.0, high: float = 100.0) -> NDA
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles: 0 <= low < high <= 100 is needed, got {low} and {high}")
     values = _one_channel(pixels)
-    lo, hi = np.percentile(values, low), np.percentile(values, high)
-    return _replicate((values - lo) / (hi - lo + _EPSILON) * 255)
+    valid = values if mask is None or mask.all() else values[~mask]
+    lo, hi = np.percentile(valid, low), np.percentile(valid, high)
+    stretched = (values - lo) / (hi - lo + _EPSILON) * 255
+    return _replicate(stretched if mask is None else np.where(mask, 0, stretched))
 
 
 def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
@@ -75,11 +80,11 @@ def _replicate(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _pixels_of(chip: Chip | ArrayLike) -> tuple[Any, bool]:
-    """The pixels, and whether they are an optical image already."""
+def _parts(chip: Chip | ArrayLike) -> tuple[Any, Any, bool]:
+    """The pixels, where they hold no data, and whether they are an optical image already."""
     if isinstance(chip, Chip):
-        return chip.pixels, chip.modality == OPTICAL
-    return chip, False
+        return chip.pixels, chip.mask, chip.modality == OPTICAL
+    return chip, None, False
 
 
 @TRANSFORM_REGISTRY.register()
@@ -100,8 +105,8 @@ class SARDenoise:
         return {"low": cfg.INPUT.SAR.LOW_PERCENTILE, "high": cfg.INPUT.SAR.HIGH_PERCENTILE}
 
     def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
-        pixels, optical = _pixels_of(chip)
-        return pixels if optical else sar_denoise(pixels, self.low, self.high)
+        pixels, mask, optical = _parts(chip)
+        return pixels if optical else sar_denoise(pixels, self.low, self.high, mask)
 
 
 @TRANSFORM_REGISTRY.register()
@@ -117,7 +122,7 @@ class SARMaxScale:
         return {}
 
     def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
-        pixels, optical = _pixels_of(chip)
+        pixels, _, optical = _parts(chip)
         return pixels if optical else sar_max_scale(pixels)
 
 

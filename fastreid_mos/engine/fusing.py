@@ -237,7 +237,7 @@ def _check_size(synthetic: SyntheticSet, path: str, rows: Sequence[SyntheticRow]
     sizes = {row.source_size for row in rows}
     if not sizes or sizes == {_header_size(path)}:
         return
-    height, width = decode(path).shape[:2]
+    height, width = decode(path).pixels.shape[:2]
     if sizes != {(width, height)}:
         raise DatasetError(
             f"{synthetic.root}: its manifest says {' x '.join(map(str, min(sizes - {(width, height)})))} pixels of "

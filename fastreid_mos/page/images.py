@@ -89,7 +89,7 @@ def chip_picture(
         else:
             chip = read_chip(path, {"optical": OPTICAL, "sar": SAR}.get(kind))
             kind = "sar" if chip.modality == SAR else "optical"
-            pixels = sar_denoise(chip.pixels, *percentiles) if chip.modality == SAR else chip.pixels
+            pixels = sar_denoise(chip.pixels, *percentiles, mask=chip.mask) if chip.modality == SAR else chip.pixels
     except ChipError as error:
         return Picture("", 0, 0, error.problem, kind)
     return Picture(_data_uri(pixels, height, lossless=kind == "generated"), pixels.shape[1], pixels.shape[0], "", kind)
@@ -97,10 +97,10 @@ def chip_picture(
 
 def _eight_bit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """A generated image: 8 bits, one channel or three. A constant one is shown too, for it is what was generated."""
-    pixels = decode(os.fspath(path))
-    if pixels.dtype != np.uint8 or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+    pixels = decode(os.fspath(path)).pixels
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3, 4):
         raise ChipError(path, f"holds {pixels.dtype} values of shape {pixels.shape}; a generated image has 8 bits")
-    return pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+    return pixels[..., :3]
 
 
 def _data_uri(pixels: NDArray[np.uint8], height: int, lossless: bool) -> str:

@@ -7,7 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from made_chips import write_sar
+from made_chips import optical, write_sar
+from PIL import Image
 
 from fastreid_mos.data import HOSS, build_test_loader, cache, loader
 from fastreid_mos.data.cache import CachedImage, DiskCache, MemoryCache
@@ -167,6 +168,23 @@ def test_changed_chip_is_seen(make_cfg, hoss_root):
     os.utime(items[0][0], ns=(5, 5))
     (after,) = loaders
     assert not before["images"].equal(after["images"])
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_file_read_as_optical_and_as_sar_is_kept_twice(make_cfg, tmp_path, kind):
+    """Grey without a word in its name: the camera tells the modality, and only SAR is stretched."""
+    path = str(tmp_path / "17.png")
+    Image.fromarray((optical(0)[..., 0] // 3).astype(np.uint8)).save(path)
+    items = [(path, 1, 0), (path, 1, 1), (path, 2, 0), (path, 2, 1)]
+    plain = list(build_test_loader(make_cfg(), items))
+    cfg = make_cfg("INPUT.SAR.CACHE", kind, "INPUT.SAR.CACHE_DIR", str(tmp_path / "cache"))
+    for order in (items, items[:1], items[1:2]):
+        kept = build_test_loader(cfg, order)
+        for _ in range(2):
+            for batch in kept:
+                for row, (modality, image) in enumerate(zip(batch["modalities"], batch["images"], strict=True)):
+                    assert int(modality) == order[row][2]
+                    assert image.equal(plain[0]["images"][int(modality)])
 
 
 def test_caches_travel_to_workers(tmp_path):

@@ -1,0 +1,102 @@
+"""What makes the meaning of a chip's pixels doubtful: said once for each kind, with the number of chips."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger("fastreid_mos.data")
+
+# Each completes "<n> of <m> chips ...".
+FEWER_BITS = (
+    "hold 16-bit numbers that leave the highest bits empty; taken as of the fewest bits (10, 11, 12, 14) that hold a "
+    "chip's brightest, so the scale may change from chip to chip: write them as 8 bits to be sure"
+)
+COLOUR_SAR = "are SAR and in colour; their first channel is taken, or what INPUT.SAR.CHANNEL says"
+NEGATIVE = "are SAR and mostly negative, as decibels are; taken as they are, HOSS holds linear amplitudes"
+OUTLIERS = "have pixels far from all others, as a no-data value has that the file does not declare (GDAL's nodata tag)"
+FEW_LEVELS = "have hardly any grey levels: too dark, of fewer bits than their type, or a mask instead of an image"
+NEARLY_BLACK = "are nearly black"
+NEARLY_WHITE = "are nearly white"
+
+# Chips of HOSS, OpenSARShip, Sentinel-1/2 and the simulator stay far from these: 110 levels or more and a mean of 26 to
+# 183 in optical; in SAR 19 levels or more, a mean up to 0.58 of the range.
+_SAMPLE = 4096
+_FEWEST_PIXELS = 64
+_FEW_OPTICAL, _FEW_SAR = 24, 8
+_DARK, _LIGHT = 4.0, 251.0
+_LIGHT_SAR = 0.97
+_FILLED, _FAR, _FAR_ABOVE = 0.01, 3.0, 1e4
+
+
+class Doubts:
+    """Collects the doubtful chips; each is told of once in this process.
+
+    Attributes:
+        found: the paths of each kind that are still to be told.
+    """
+
+    _told: ClassVar[set[tuple[str, str]]] = set()
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, None]] = {}
+
+    def note(self, path: str, kinds: Iterable[str]) -> None:
+        """Note what is doubtful about one chip."""
+        for kind in kinds:
+            if (path, kind) not in self._told:
+                self.found.setdefault(kind, {})[path] = None
+
+    def report(self, total: int) -> None:
+        """Warn of what was noted, one line a kind.
+
+        Args:
+            total: chips that were read.
+        """
+        for kind, paths in self.found.items():
+            logger.warning(f"{len(paths)} of {total} chips {kind}; such as {next(iter(paths))}")
+            self._told.update((path, kind) for path in paths)
+        self.found = {}
+
+
+def optical_doubts(pixels: NDArray[np.uint8]) -> list[str]:
+    """What is odd about the pixels that hold data, ``[N, 3]`` uint8: hardly any levels, or a mean at an end."""
+    if len(pixels) < _FEWEST_PIXELS:
+        return []
+    sample = pixels[:: -(-len(pixels) // _SAMPLE)]
+    counts = np.bincount(sample.ravel(), minlength=256)
+    mean = float(counts @ np.arange(256)) / sample.size
+    doubts = [FEW_LEVELS] if np.count_nonzero(counts) < _FEW_OPTICAL else []
+    return doubts + ([NEARLY_BLACK] if mean < _DARK else [NEARLY_WHITE] if mean > _LIGHT else [])
+
+
+def sar_doubts(values: NDArray[np.float32]) -> list[str]:
+    """What is odd about the pixels that hold data (any shape): few levels, far outliers, a mean at the top, a sign.
+
+    The widest step between two neighbouring values tells of values that are no signal where all others together span
+    less than a third of it. A single bright one may lie so far: a ship is a thousand times brighter than the sea.
+    Levels and steps are those of some thousand pixels, so that the cost does not grow with the chip.
+    """
+    if values.size < _FEWEST_PIXELS:
+        return []
+    bottom, top, mean = float(values.min()), float(values.max()), float(values.mean(dtype=np.float64))
+    sample = np.sort(values.ravel()[:: -(-values.size // _SAMPLE)]).astype(np.float64)
+    sample[0], sample[-1] = bottom, top
+    steps = np.diff(sample)
+    doubts = [NEGATIVE] if sample[sample.size // 2] < 0 else []
+    if np.count_nonzero(steps) + 1 < _FEW_SAR:
+        return [*doubts, FEW_LEVELS]
+    widest = int(steps.argmax())
+    step, others = steps[widest], top - bottom - steps[widest]
+    below, above = widest + 1, steps.size - widest
+    # Zeros are what a radar sees of nothing: no outlier.
+    many = (below < above or above > _FILLED * sample.size) and not bottom == sample[widest] == 0
+    if step > others * (_FAR if many else _FAR_ABOVE):
+        doubts.append(OUTLIERS)
+    elif mean - bottom > _LIGHT_SAR * (top - bottom):
+        doubts.append(NEARLY_WHITE)
+    return doubts

@@ -1,0 +1,179 @@
+"""Chips whose meaning is doubtful: each kind is found, ordinary chips are not, and the log counts them once."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+from made_chips import sar
+from PIL import Image
+
+from fastreid_mos.bridge.dataset import ChipStore
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.bridge.plan import read_sources
+from fastreid_mos.data import OPTICAL, SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
+from fastreid_mos.data.doubts import Doubts
+from fastreid_mos.sim import write_hoss
+
+ROWS, COLUMNS = np.mgrid[:50, :30]
+SMOOTH = np.stack([ROWS * 4 + 20, COLUMNS * 7 + 10, ROWS + COLUMNS + 30], -1).astype(np.uint8)
+SHIP = sar(5, 50, 30)
+SHIP[20:34, 12:18] += 9
+
+
+def filled(pixels, value, count):
+    out = np.array(pixels)
+    out.reshape(-1)[np.random.default_rng(0).choice(out.size, count, replace=False)] = value
+    return out
+
+
+SAR_KINDS = {
+    "one -9999": (filled(SHIP, -9999, 1), doubts.OUTLIERS),
+    "some -9999": (filled(SHIP, -9999, 60), doubts.OUTLIERS),
+    "most -9999": (filled(SHIP, -9999, 1000), doubts.OUTLIERS),
+    "-32768 in int16": (filled((SHIP * 200).astype(np.int16), -32768, 40), doubts.OUTLIERS),
+    "-9999 in decibels": (filled(10 * np.log10(SHIP), -9999, 9), doubts.OUTLIERS),
+    "float's limit": (filled(SHIP, np.finfo("f4").min, 80), doubts.OUTLIERS),
+    "65535 in uint16": (filled((SHIP * 200).astype(np.uint16), 65535, 40), doubts.OUTLIERS),
+    "netCDF's fill": (filled(SHIP, 9.96921e36, 1), doubts.OUTLIERS),
+    "resampled -9999": (np.where(COLUMNS < 3, -9999 + SHIP / 100, SHIP), doubts.OUTLIERS),
+    "mostly resampled -9999": (np.where(COLUMNS < 20, -9999 + SHIP / 100, SHIP), doubts.OUTLIERS),
+    "decibels": (10 * np.log10(SHIP), doubts.NEGATIVE),
+    "a mask": ((SHIP > 3).astype(np.uint8) * 255, doubts.FEW_LEVELS),
+    "cut to few bits": ((SHIP / 9).astype(np.uint8), doubts.FEW_LEVELS),
+    "upside down": (255 - (SHIP**3 * 255 / SHIP.max() ** 3).astype(np.uint8), doubts.NEARLY_WHITE),
+    "in colour": (SMOOTH, doubts.COLOUR_SAR),
+}
+
+
+@pytest.mark.parametrize("kind", SAR_KINDS)
+def test_doubtful_sar(tmp_path, kind):
+    pixels, wanted = SAR_KINDS[kind]
+    if pixels.ndim == 2:
+        pixels = pixels.astype(np.float32 if pixels.dtype.kind == "f" else pixels.dtype)
+    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels, metadata=None)
+    found = read_chip(tmp_path / "1_SAR.tif").doubts
+    assert wanted in found and set(found) <= {wanted, doubts.NEGATIVE}
+
+
+OPTICAL_KINDS = {
+    "dark": ((SMOOTH // 12).astype(np.uint8), doubts.FEW_LEVELS),
+    "a mask": ((SMOOTH > 99).astype(np.uint8) * 255, doubts.FEW_LEVELS),
+    "black": (filled(SMOOTH * 0, 200, 9) + (SMOOTH > 225) * SMOOTH, doubts.NEARLY_BLACK),
+    "white": (255 - SMOOTH // 10 * (ROWS < 9)[..., None], doubts.NEARLY_WHITE),
+    "65535 in 11 bits": (filled(SMOOTH.astype(np.uint16) * 8, 65535, 30), doubts.FEW_LEVELS),
+    "11 bits": (SMOOTH.astype(np.uint16) * 8, doubts.FEWER_BITS),
+}
+
+
+@pytest.mark.parametrize("kind", OPTICAL_KINDS)
+def test_doubtful_optical(tmp_path, kind):
+    pixels, wanted = OPTICAL_KINDS[kind]
+    tifffile.imwrite(tmp_path / "1_RGB.tif", pixels, photometric="rgb", metadata=None)
+    assert wanted in read_chip(tmp_path / "1_RGB.tif").doubts
+
+
+ORDINARY = {
+    "gamma": SHIP,
+    "8 bits": (SHIP * 20).clip(max=255).astype(np.uint8),
+    "intensity with a bright ship": filled(SHIP**2, 9_000, 1),
+    "zeros beyond the swath": np.where(COLUMNS < 14, 0, SHIP + 30),
+    "saturated": np.minimum(SHIP, 4),
+    "sea alone": sar(3, 50, 30) * 0.01,
+    "infinite where a logarithm was taken of zero": filled(SHIP, -np.inf, 9),
+    "declared": filled(SHIP, np.nan, 400),
+    "four pixels": SHIP[:2, :2],
+}
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_ordinary_sar(tmp_path, kind):
+    pixels = ORDINARY[kind].astype(np.float32)
+    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels, metadata=None)
+    assert not read_chip(tmp_path / "1_SAR.tif").doubts
+
+
+def test_ordinary_optical(tmp_path):
+    black = SMOOTH.copy()
+    black[:40] = 0  # beyond the swath, and declared
+    Image.fromarray(np.dstack([black, np.where(black.any(-1), 255, 0).astype(np.uint8)])).save(tmp_path / "1_RGB.png")
+    assert not read_chip(tmp_path / "1_RGB.png").doubts
+    tifffile.imwrite(tmp_path / "1_RGB.tif", SMOOTH[:2, :2], photometric="rgb")
+    assert not read_chip(tmp_path / "1_RGB.tif").doubts
+
+
+@pytest.mark.parametrize("enl", [1.0, 4.0])
+def test_simulated_chips_are_ordinary(tmp_path, enl):
+    write_hoss(tmp_path, 6, seed=3, enl=enl)
+    paths = sorted((tmp_path / "HOSS").rglob("*.tif"))
+    assert len(paths) > 12 and {read_chip(path).modality for path in paths} == {OPTICAL, SAR}
+    assert not [(path, read_chip(path).doubts) for path in paths if read_chip(path).doubts]
+
+
+def test_real_chips_are_ordinary(shared_dir):
+    """But for a coloured plot of a chip, which is none."""
+    paths = [
+        *(shared_dir / "hoss_sample" / "HOSS").rglob("*.tif"),
+        *(shared_dir / "real_chips" / "pairs").glob("*.png"),
+        *(shared_dir / "real_chips" / "sar_formats").glob("*.tif"),
+    ]
+    found = {path.name: read_chip(path).doubts for path in paths if read_chip(path).doubts}
+    assert all(name.startswith("misnamed_png") and kinds == (doubts.COLOUR_SAR,) for name, kinds in found.items())
+
+
+# ---------------------------------------------------------------------- in the log
+
+
+@pytest.fixture
+def chips(tmp_path, monkeypatch, caplog):
+    """Nine chips of three identities, four of them in decibels, and the log from here on."""
+    monkeypatch.setattr(Doubts, "_told", set())
+    caplog.set_level(logging.WARNING, "fastreid_mos.data")
+    items = []
+    for number in range(9):
+        path = tmp_path / f"{number}_SAR.tif"
+        pixels = sar(number, 30, 20)
+        tifffile.imwrite(path, 10 * np.log10(pixels + 1e-3) if number in (1, 4, 6, 8) else pixels, metadata=None)
+        items.append((str(path), number % 3, SAR))
+    return items
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "fastreid_mos.data"]
+
+
+@pytest.mark.parametrize("workers, kept", [(0, "none"), (0, "memory"), (2, "disk")])
+def test_a_test_pass_says_each_kind_once_with_the_count(make_cfg, tmp_path, chips, caplog, workers, kept):
+    cfg = make_cfg("TEST.NUM_WORKERS", workers, "INPUT.SAR.CACHE", kept, "INPUT.SAR.CACHE_DIR", tmp_path / "kept")
+    for _ in range(2):
+        loader = build_test_loader(cfg, chips)
+        assert all("doubts" not in batch for batch in loader)
+        list(loader)
+    assert warnings(caplog) == [f"4 of 9 chips {doubts.NEGATIVE}; such as {chips[1][0]}"]
+    # Kept images keep their doubts.
+    Doubts._told.clear()
+    list(build_test_loader(cfg, chips))
+    assert len(warnings(caplog)) == 2
+
+
+def test_training_says_it_after_the_first_pass(make_cfg, chips, caplog):
+    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler", "SOLVER.IMS_PER_BATCH", 3)
+    stream = iter(build_train_loader(cfg, chips))
+    for _ in range(2):
+        next(stream)
+    assert not warnings(caplog)
+    for _ in range(7):
+        next(stream)
+    assert warnings(caplog) == [warnings(caplog)[0]]
+    assert warnings(caplog)[0].startswith(f"4 of 9 chips {doubts.NEGATIVE}; such as ")
+
+
+def test_bridge_says_it_when_it_reads(chips, caplog, tmp_path):
+    images = BridgeImages((16, 8), SARDenoise())
+    ChipStore(images, [(path, SAR) for path, _, _ in chips])
+    assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith("4 of 9 chips ")
+    Doubts._told.clear()
+    read_sources({"query": chips}, SAR, str(tmp_path), "auto")
+    assert len(warnings(caplog)) == 2 and warnings(caplog)[1].startswith("4 of 9 chips ")
