@@ -60,13 +60,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["fastreid_mos", "fastreid_mos.*"]),
+    py_modules=["mos_commands"],
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "mos-train = fastreid_mos.cli:train",
-            "mos-train-bbdm = fastreid_mos.bridge.cli:main",
+            "mos-train = mos_commands:train",
+            "mos-train-bbdm = mos_commands:train_bbdm",
             "mos-make-sim-hoss = fastreid_mos.sim.cli:main",
             "mos-health = fastreid_mos.__main__:main",
         ]

@@ -3,14 +3,9 @@
 Importing this package makes fast-reid run on the installed Python and PyTorch and registers every component.
 """
 
-import os
 from typing import Any
 
-# Read by OpenMP when torch is loaded: threads that wait then sleep instead of spinning. Where loader workers share the
-# cores with the computation, spinning took half of its time.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from . import compat  # noqa: E402
+from . import compat
 
 compat.apply()
 

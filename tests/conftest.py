@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from fastreid.utils.logger import setup_logger
 
-import fastreid_mos  # noqa: F401  repairs what a CPU-only torchvision stumbles over, before any test imports diffusers
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our tools do before torch is loaded
+import torch  # noqa: E402
+from fastreid.utils.logger import setup_logger  # noqa: E402
+
+import fastreid_mos  # noqa: E402, F401  repairs what a CPU-only torchvision stumbles over, before any test imports diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -237,4 +237,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see mos_commands.py; before torch is loaded
     sys.exit(main())

@@ -15,6 +15,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see mos_commands.py; before torch is loaded
     try:
         from fastreid_mos.bridge.cli import main
     except Exception as error:  # fast-reid missing: the message says which command installs it

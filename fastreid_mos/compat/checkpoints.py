@@ -17,6 +17,7 @@ from .registry import record, source_has
 def apply() -> None:
     """Apply the repairs of this part."""
     from fastreid.utils.checkpoint import Checkpointer
+    from fastreid.utils.file_io import PathManager
 
     fault = source_has(Checkpointer.save, "torch.save(data, f)")
     whole = record("Checkpointer.save", "a kill while writing leaves half a file under the final name", fault)
@@ -24,6 +25,11 @@ def apply() -> None:
     reason = "runs pickle code on older torch; a file whose keys match nothing loads nothing, silently (issue 396)"
     safe = record("Checkpointer.load", reason, fault)
     load_model = Checkpointer._load_model
+
+    def opened(path: str, mode: str) -> Any:
+        # Other storage, which fast-reid's PathManager has a handler for, is written as that handler does.
+        foreign = any(path.startswith(prefix) for prefix in PathManager._PATH_HANDLERS)
+        return PathManager.open(path, mode) if foreign else atomic_write(path, mode)
 
     def save(self: Any, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -33,11 +39,12 @@ def apply() -> None:
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        save_checkpoint(data, path)
+        with opened(path, "wb") as stream:
+            torch.save(plain(data), stream)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
-        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as stream:
+        with opened(os.path.join(self.save_dir, "last_checkpoint"), "w") as stream:
             stream.write(last_filename_basename)
 
     def _load_file(self: Any, path: str) -> dict[str, Any]:
@@ -72,12 +79,6 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(plain(item) for item in value)
     return value
-
-
-def save_checkpoint(data: dict[str, Any], path: str) -> None:
-    """Write a checkpoint whole or not at all."""
-    with atomic_write(path, "wb") as stream:
-        torch.save(plain(data), stream)
 
 
 def read_torch(path: str) -> Any:

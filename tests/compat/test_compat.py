@@ -6,6 +6,8 @@ import importlib
 import multiprocessing
 import os
 import pkgutil
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -49,13 +51,46 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
 
 
-def test_the_stand_ins_do_not_stay_behind():
+def test_importing_leaves_the_process_as_it_was(monkeypatch):
+    """No stand-in stays behind, no environment variable is set, and a class stays a class."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     result = run_python("""
-        import collections, sys, fastreid_mos, fastreid.engine
+        import collections, os, sys, torch
+        before = dict(os.environ)
+        import fastreid_mos, fastreid.engine
         assert not hasattr(collections, "Mapping") and "torch._six" not in sys.modules
+        assert dict(os.environ) == before
+        from fastreid.data import build, data_utils
+        assert isinstance(data_utils.DataLoaderX, type) and build.DataLoaderX is data_utils.DataLoaderX
         print("clean")
     """)
     assert result.stdout.strip().endswith("clean"), result.stderr
+
+
+PROGRAMS = [
+    ("tools/train_net.py", "fastreid_mos.cli"),
+    ("tools/train_bbdm.py", "fastreid_mos.bridge.cli"),
+    ("tools/demo.py", "fastreid_mos.cli"),
+    ("mos-train", "fastreid_mos.cli"),
+    ("mos-train-bbdm", "fastreid_mos.bridge.cli"),
+]
+
+
+@pytest.mark.parametrize(("program", "imported"), PROGRAMS)
+def test_our_programs_let_waiting_threads_sleep(monkeypatch, program, imported):
+    """Set before anything of ours, and with it torch, is imported."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be put back in any case
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setitem(sys.modules, imported, None)
+    monkeypatch.setattr(sys, "argv", [program])
+    root = Path(__file__).parents[2]
+    with pytest.raises(ImportError):
+        if program.startswith("tools/"):
+            runpy.run_path(str(root / program), run_name="__main__")
+        else:
+            function = re.search(rf"{program} = mos_commands:(\w+)", (root / "setup.py").read_text()).group(1)
+            runpy.run_path(str(root / "mos_commands.py"))[function]()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_missing_fastreid_says_which_command_installs_it():
@@ -120,6 +155,24 @@ def test_loader_runs_without_cuda(tmp_path):
     loader, _ = build_reid_test_loader(test_set=dataset, test_batch_size=1, num_query=1, num_workers=0)
     batch = next(iter(loader))
     assert batch["images"].shape == (1, 3, 256, 128) and batch["images"].max() == 7
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_the_loader_is_a_class_that_can_be_derived_from(monkeypatch, cuda):
+    """With CUDA it is fast-reid's own, which opens a stream."""
+    from fastreid.data.data_utils import DataLoaderX
+
+    class Loader(DataLoaderX):
+        def __init__(self, **kwargs):
+            super().__init__(0, dataset=[1, 2, 3], **kwargs)
+
+    streams = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "Stream", streams.append)
+    loader = Loader(batch_size=2, pin_memory=not cuda)
+    assert isinstance(loader, DataLoaderX) and isinstance(loader, torch.utils.data.DataLoader)
+    assert streams == ([0] if cuda else [])
+    assert cuda or [batch.tolist() for batch in loader] == [[1, 2], [3]]
 
 
 def test_read_image_takes_a_float_tiff(tmp_path):
@@ -255,6 +308,25 @@ class TestCheckpointer:
         checkpoint = read_checkpoint(str(path))
         assert checkpoint["metric"] == 0.25 and checkpoint["epoch"] == 3
         assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+
+    def test_other_storage_is_written_by_its_handler(self, tmp_path, monkeypatch):
+        from fastreid.utils.checkpoint import Checkpointer
+        from fastreid.utils.file_io import PathHandler, PathManager
+
+        class Store(PathHandler):
+            def _get_supported_prefixes(self):
+                return ["store://"]
+
+            def _open(self, path, mode="r", **_):
+                return open(tmp_path / path.removeprefix("store://"), mode)
+
+        monkeypatch.setattr(PathManager, "_PATH_HANDLERS", PathManager._PATH_HANDLERS.copy())
+        PathManager.register_handler(Store())
+        monkeypatch.chdir(tmp_path)
+        Checkpointer(torch.nn.Linear(2, 3), "store://").save("model", epoch=3)
+        assert {path.name for path in tmp_path.iterdir()} == {"model.pth", "last_checkpoint"}
+        assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+        assert read_checkpoint(str(tmp_path / "model.pth"))["epoch"] == 3
 
     def test_every_truncation_is_refused_by_name(self, tmp_path):
         whole = self.saved(tmp_path).read_bytes()

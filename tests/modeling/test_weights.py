@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastreid_mos.compat.checkpoints import save_checkpoint
 from fastreid_mos.errors import CheckpointError, MOSError, WeightsError
 from fastreid_mos.modeling import MOS, TransOSS, load_reid_weights
 
@@ -223,7 +222,7 @@ def test_our_own_checkpoint(tmp_path, tiny_cfg):
     model = MOS(tiny_cfg())
     state = other_weights(model)
     path = tmp_path / "model_0001.pth"
-    save_checkpoint({"model": state, "epoch": 1, "optimizer": {"state": {}}}, str(path))
+    torch.save({"model": state, "epoch": 1, "optimizer": {"state": {}}}, str(path))
     report = load_reid_weights(model, path)
     assert report.missing == [] and report.unexpected == []
     assert_holds(model, state)
