@@ -9,7 +9,7 @@ from . import compat
 
 compat.apply()
 
-from . import checks, data, evaluation, modeling  # noqa: E402, F401
+from . import checks, data, engine, evaluation, modeling  # noqa: E402, F401
 from .bridge import registering  # noqa: E402
 from .config import CHECKS, add_mos_config, get_cfg, load_cfg  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The learning-rate curve of the MOS recipe."""
+"""The learning-rate curve of the MOS recipe, and its place among fast-reid's schedules."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import math
 from typing import Any
 
 import torch
+from fastreid.solver import build, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..compat.registry import replace_everywhere
 
 
 def warmup_cosine_factor(
-    epoch: int, max_epoch: int, warmup_epochs: int = 5, warmup_factor: float = 0.01, min_factor: float = 0.002
+    epoch: int,
+    max_epoch: int,
+    warmup_epochs: int = 5,
+    warmup_factor: float = 0.01,
+    min_factor: float = 0.002,
+    own_factor: float = 1.0,
 ) -> float:
     """Learning rate of an epoch as a share of the base rate (MOS, implementation details; golden ``lr_schedule``).
 
     Linear from ``warmup_factor`` over the warm-up epochs, then a cosine down to ``min_factor`` that counts from epoch
     0, not from the end of the warm-up. The authors step with the epoch's number: the first epoch is one step up.
+    Start and end are the same for weights and for biases, which have twice the rate between (golden ``train_steps``).
 
     Args:
         epoch: the epoch's number, from 1 to ``max_epoch``.
@@ -22,28 +32,53 @@ def warmup_cosine_factor(
         warmup_epochs: epochs of the warm-up; 0 for none.
         warmup_factor: where the warm-up starts, as a share of the base rate.
         min_factor: where the cosine ends, as a share of the base rate.
+        own_factor: the group's own rate as a share of the base rate (``SOLVER.BIAS_LR_FACTOR`` for biases).
     """
     if epoch < warmup_epochs:
-        return warmup_factor + (1.0 - warmup_factor) * epoch / warmup_epochs
-    return min_factor + (1.0 - min_factor) * 0.5 * (1.0 + math.cos(math.pi * epoch / max_epoch))
+        return warmup_factor + (own_factor - warmup_factor) * epoch / warmup_epochs
+    return min_factor + (own_factor - min_factor) * 0.5 * (1.0 + math.cos(math.pi * epoch / max_epoch))
 
 
-def build_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
-    """fast-reid's dictionary of schedulers for ``SOLVER.SCHED``.
+class WarmupCosineLR(LRScheduler):
+    """:func:`warmup_cosine_factor` for each group of an optimizer; to be stepped after each epoch.
 
-    Returns:
-        ``lr_sched``, stepped after each epoch; fast-reid's own schedules may add ``warmup_sched``, stepped after each
-        iteration.
+    Args:
+        optimizer: its groups' rates are taken for their own.
+        base_lr: the base rate, ``SOLVER.BASE_LR``.
+        curve: the other arguments of :func:`warmup_cosine_factor`.
     """
-    solver = cfg.SOLVER
-    if solver.SCHED != "WarmupCosineLR":
-        from fastreid.solver import build_lr_scheduler as fastreid_scheduler
 
-        return dict(fastreid_scheduler(cfg, optimizer, iters_per_epoch))
+    def __init__(self, optimizer: torch.optim.Optimizer, base_lr: float, **curve: Any) -> None:
+        self.base_lr = base_lr
+        self.curve = curve
+        super().__init__(optimizer)
 
-    def factor(done: int) -> float:
-        return warmup_cosine_factor(
-            done + 1, solver.MAX_EPOCH, solver.WARMUP_EPOCHS, solver.WARMUP_FACTOR, solver.ETA_MIN_FACTOR
-        )
+    def get_lr(self) -> list[Any]:
+        """The rate of each group in the epoch that comes next; a group of rate 0 is frozen and stays so."""
+        epoch, base = self.last_epoch + 1, self.base_lr
+        return [
+            own and base * warmup_cosine_factor(epoch, **self.curve, own_factor=own / base) for own in self.base_lrs
+        ]
 
-    return {"lr_sched": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+def _register() -> None:
+    """Make ``SOLVER.SCHED: WarmupCosineLR`` known to fast-reid, whose table of schedules is a local variable."""
+    fastreid_schedules = build.build_lr_scheduler
+
+    def build_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
+        solver = cfg.SOLVER
+        if solver.SCHED != "WarmupCosineLR":
+            return dict(fastreid_schedules(cfg, optimizer, iters_per_epoch))
+        curve = {
+            "max_epoch": solver.MAX_EPOCH,
+            "warmup_epochs": solver.WARMUP_EPOCHS,
+            "warmup_factor": solver.WARMUP_FACTOR,
+            "min_factor": solver.ETA_MIN_FACTOR,
+        }
+        return {"lr_sched": WarmupCosineLR(optimizer, solver.BASE_LR, **curve)}
+
+    lr_scheduler.WarmupCosineLR = WarmupCosineLR
+    replace_everywhere(fastreid_schedules, build_lr_scheduler)
+
+
+_register()

@@ -35,7 +35,6 @@ from .fusing import FusedTests
 from .hooks import Checkpoints, HoldoutEval, LateWriters, LearningRate, LossLog
 from .loop import LateScalars, MOSTrainStep
 from .resuming import check_config_agrees, check_optimizer_agrees, check_training_state, last_checkpoint
-from .schedule import build_lr_scheduler
 
 Item = tuple[str, int, int]
 
@@ -117,7 +116,7 @@ class MOSTrainer(DefaultTrainer):
         # fast-reid's schedules warm up by iteration; ours does it by epoch, inside one schedule.
         self.warmup_iters = 0 if cfg.SOLVER.SCHED == "WarmupCosineLR" else cfg.SOLVER.WARMUP_ITERS
         self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
-        self.scheduler = build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
         states: dict[str, Any] = {"optimizer": optimizer, **self.scheduler}
         if self._trainer.grad_scaler is not None:
             states["grad_scaler"] = self._trainer.grad_scaler

@@ -162,6 +162,15 @@ class CMALHead(EmbeddingHead):
         self.modality_join = ModalityJoin(pooled_dim) if "modality" in join else None
         self.size_join = SizeJoin(join_dim, join_gain) if "size" in join else None
 
+    def reset_parameters(self) -> None:
+        """fast-reid's starting values, but the authors' for the linear classifier: N(0, 0.001), not 0.01.
+
+        The other classifiers normalize their weights, so that smaller ones would only take larger steps.
+        """
+        super().reset_parameters()
+        if type(self.cls_layer).__name__ == "Linear":
+            nn.init.normal_(self.weight, std=0.001)
+
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Arguments of the constructor from a config."""

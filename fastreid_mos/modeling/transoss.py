@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.init import trunc_normal_, zeros_
+from torch.nn.init import normal_, trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
@@ -237,11 +237,9 @@ class TransOSS(nn.Module):
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                trunc_normal_(module.weight, std=fan_in**-0.5)
-                assert module.bias is not None
-                zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):  # its bias keeps Conv2d's own start, as in the authors' code
+                rows, columns = module.kernel_size
+                normal_(module.weight, std=(2.0 / (rows * columns * module.out_channels)) ** 0.5)
 
     @property
     def uses_modalities(self) -> bool:

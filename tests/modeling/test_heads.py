@@ -50,6 +50,15 @@ def test_neck_and_classifier():
     torch.testing.assert_close(plain(features, targets)["cls_outputs"], features.mean((2, 3)) @ plain.weight.t())
 
 
+def test_starting_values():
+    """The authors' for the recipe's head; fast-reid's for classifiers that normalize their weights."""
+    for cls_type, std in (("Linear", 0.001), ("ArcSoftmax", 0.01)):
+        model = head(feat_dim=64, num_classes=500, cls_type=cls_type)
+        assert model.weight.std().item() == pytest.approx(std, rel=0.02) and abs(model.weight.mean()) < 0.02 * std
+        norm = model.bottleneck[0]
+        assert torch.equal(norm.weight, torch.ones(64)) and torch.equal(norm.bias, torch.zeros(64))
+
+
 def test_reduction_is_before_the_neck():
     features, targets, _, _ = batch()
     model = head(embedding_dim=3)

@@ -46,6 +46,31 @@ def test_names_of_the_released_checkpoint(golden_keys):
     assert own == released
 
 
+@pytest.mark.parametrize("patch_size", [16, (16, 8)])
+def test_starting_values(patch_size):
+    """The authors': every weight from scratch, by its kind."""
+    torch.manual_seed(0)
+    model = TransOSS(img_size=(64, 32), patch_size=patch_size, embed_dim=192, depth=2, num_heads=3)
+    rows, columns = model.patch_size
+    bound = (3 * rows * columns) ** -0.5  # of Conv2d's own uniform bias
+    for name, value in model.named_parameters():
+        value = value.detach()
+        std, center = 0.02, 0.0
+        if "norm" in name:
+            std, center = 0.0, float(name.endswith("weight"))
+        elif "patch_embed" in name:
+            std = bound / 3**0.5 if name.endswith("bias") else (2 / (rows * columns * 192)) ** 0.5
+        elif name.endswith("bias"):
+            std = 0.0
+        # Five standard errors of a mean and of a normal deviation; a uniform one is surer still.
+        slack = 5 * std / value.numel() ** 0.5
+        assert abs(value.mean().item() - center) <= slack, name
+        assert abs(value.std().item() - std) <= slack, name
+        if "patch_embed" in name and name.endswith("bias"):
+            assert 0.9 * bound < value.abs().max() <= bound, name
+    assert not torch.equal(model.patch_embed.proj.weight, model.patch_embed_SAR.proj.weight)
+
+
 def test_patch_embedding_by_row():
     model = small(mie=False, sse=False).eval()
     images, _, _ = inputs()
