@@ -30,9 +30,11 @@ def test_mos_vit_is_the_papers_recipe():
         0.002,
     )
     assert (solver.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, solver.AMP.ENABLED) == (32, 4, True)
+    assert (solver.SCHED, solver.WARMUP_ITERS, cfg.DATALOADER.SAMPLER_TRAIN) == ("WarmupCosineLR", 0, "IdentitySampler")
     assert (losses.CE.EPSILON, losses.TRI.MARGIN, losses.TRI.HARD_MINING, losses.CMAL.SCALE) == (0.0, 0.0, True, 2.0)
     assert set(losses.NAME) == {"CrossEntropyLoss", "TripletLoss", "CMALLoss"}
-    assert list(cfg.INPUT.SIZE_TRAIN) == [256, 128] and cfg.MODEL.BACKBONE.DROP_PATH_RATIO == 0.1
+    assert list(cfg.INPUT.SIZE_TRAIN) == list(cfg.INPUT.SIZE_TEST) == [256, 128]
+    assert all(cfg.INPUT[step].ENABLED for step in ("FLIP", "PADDING", "REA"))
     assert (cfg.INPUT.FLIP.PROB, cfg.INPUT.PADDING.SIZE, cfg.INPUT.REA.PROB, cfg.INPUT.REA.MODE) == (
         0.5,
         10,
@@ -45,7 +47,8 @@ def test_mos_vit_is_the_papers_recipe():
         5.0,
         100.0,
     )
-    assert cfg.MODEL.HEADS.TEST_NECK_FEAT == "before" and not cfg.TEST.REMOVE_SAME_CAMERA
+    assert cfg.MODEL.HEADS.TEST_NECK_FEAT == "before" and cfg.TEST.METRIC == "cosine"
+    assert not cfg.TEST.REMOVE_SAME_CAMERA and cfg.MODEL.BACKBONE.DROP_PATH_RATIO == 0.1
 
 
 def test_every_mos_key_has_a_comment():

@@ -49,13 +49,32 @@ def test_every_trainable_parameter_gets_a_gradient(name, tiny_batch):
     assert frozen == ["heads.bottleneck.0.bias"]
 
 
-def test_the_papers_model_is_whole(tiny_batch):
-    """mos_vit.yml at its own width and depth, one step."""
+def test_the_papers_model_is_whole(tiny_batch, golden_keys):
+    """mos_vit.yml at its own width and depth: the released checkpoint's weights, and one step."""
     cfg = fastreid_mos.load_cfg(str(FOLDER / "mos_vit.yml"))
     cfg.MODEL.DEVICE, cfg.MODEL.HEADS.NUM_CLASSES = "cpu", 4
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [64, 32]
     model = build_model(cfg).train()
-    assert len(model.backbone.blocks) == 12 and model.backbone.embed_dim == 768
+    backbone = model.backbone
+    released = {name.removeprefix("base."): shape for name, shape in golden_keys.items() if name.startswith("base.")}
+    own = {name: list(value.shape) for name, value in backbone.state_dict().items()}
+    assert own == {name: released[name] for name in own} | {"pos_embed": [1, 9, 768]}  # 4 x 2 patches here
+    assert {name.partition(".")[0] for name in released} - {name.partition(".")[0] for name in own} <= {"fc"}
+    assert backbone.mie_scale == 3.0 and all(block.attn.num_heads == 12 for block in backbone.blocks)
+    rates = [block.drop_path.rate for block in backbone.blocks]
+    assert rates == pytest.approx([0.1 * k / 11 for k in range(12)])
+    dropouts = {layer.p for layer in backbone.modules() if isinstance(layer, torch.nn.Dropout)}
+    assert dropouts | {block.attn.attn_drop for block in backbone.blocks} == {0.0}
     batch = {key: value[:4] for key, value in tiny_batch().items()}
     sum(model(batch).values()).backward()
     assert [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+def test_the_baseline_is_transoss():
+    """transoss_vit.yml: the paper's model without denoising and CMAL, else the same."""
+    mos, baseline = (fastreid_mos.load_cfg(str(FOLDER / f"{name}_vit.yml")) for name in ("mos", "transoss"))
+    assert baseline.INPUT.SAR.TRANSFORM == "SARMaxScale"
+    assert list(baseline.MODEL.LOSSES.NAME) == ["CrossEntropyLoss", "TripletLoss"]
+    baseline.INPUT.SAR.TRANSFORM, baseline.MODEL.LOSSES.NAME = mos.INPUT.SAR.TRANSFORM, mos.MODEL.LOSSES.NAME
+    baseline.OUTPUT_DIR = mos.OUTPUT_DIR
+    assert baseline == mos
