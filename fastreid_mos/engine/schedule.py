@@ -56,9 +56,8 @@ class WarmupCosineLR(LRScheduler):
     def get_lr(self) -> list[Any]:
         """The rate of each group in the epoch that comes next; a group of rate 0 is frozen and stays so."""
         epoch, base = self.last_epoch + 1, self.base_lr
-        return [
-            own and base * warmup_cosine_factor(epoch, **self.curve, own_factor=own / base) for own in self.base_lrs
-        ]
+        owns = [float(own) for own in self.base_lrs]
+        return [own and base * warmup_cosine_factor(epoch, **self.curve, own_factor=own / base) for own in owns]
 
 
 def _register() -> None:
