@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -53,6 +54,23 @@ def test_a_run_leaves_a_pipeline_logs_and_its_last_checkpoints(pairs, tmp_path):
     state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
     assert state["step"] == 8 and state["config"]["INPUT.SAR.TRANSFORM"] == "SARDenoise"
     assert state["config"]["BRIDGE.SOLVER.EMA"] == 0.9 and state["facts"]["processes"] == 1
+
+
+def test_each_process_and_step_draws_its_own_timesteps_noise_and_dropout(pairs, tmp_path, monkeypatch):
+    training = training_of(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__BATCH=4))
+    batch, drawn = training.batches.batch(0), []
+
+    def model(noisy, timesteps, return_dict):
+        drawn.append((timesteps.tolist(), noisy.flatten().tolist(), torch.rand(3).tolist()))
+        return (torch.zeros_like(noisy),)
+
+    training.model = model
+    for process, step in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        monkeypatch.setattr(type(training.accelerator), "process_index", process)
+        training.loss(batch, step)
+    assert drawn.pop() == drawn[0]
+    for kind in zip(*drawn, strict=True):
+        assert all(one != other for one, other in itertools.combinations(kind, 2))
 
 
 def test_tensorboard_has_scalars_and_grids_of_source_generated_and_real(pairs, tmp_path):
