@@ -16,6 +16,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from .errors import ConfigError, MOSError, WorkerError
+from .locking import only_run
 
 # Exit status of a program stopped by bad input, as argparse uses it.
 BAD_INPUT = 2
@@ -81,16 +82,21 @@ def train_program(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The test results (first process only).
     """
+    from fastreid.utils import comm
+
     from .engine import MOSTrainer, setup
-    from .engine.folder import claim_folder
+    from .engine.folder import claim_folder, refuse_earlier_run
 
     cfg = setup(args)
-    if args.eval_only:
-        return _test_program(cfg)
-    trainer = MOSTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    claim_folder(cfg.OUTPUT_DIR, trainer.cfg, "config.yaml")
-    return trainer.train()
+    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()):
+        if args.eval_only:
+            return _test_program(cfg)
+        if comm.is_main_process():
+            refuse_earlier_run(cfg.OUTPUT_DIR, args.resume)  # one that has ended since setup looked
+        trainer = MOSTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        claim_folder(cfg.OUTPUT_DIR, trainer.cfg, "config.yaml")
+        return trainer.train()
 
 
 def _test_program(cfg: Any) -> dict[str, Any]:

@@ -9,11 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from ..data.manifest import SyntheticRow, journal_path, journals
 from ..errors import MOSError
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+from ..locking import close_locked, fcntl, open_locked
 
 
 class Journal:
@@ -33,7 +29,7 @@ class Journal:
     def __init__(self, root: str, rank: int) -> None:
         self.path = journal_path(root, rank)
         try:
-            self._file = _open_locked(self.path)
+            self._file = open_locked(self.path)
             if self._file is None:
                 raise MOSError(
                     f"{self.path}: another process is making chips in this folder; wait for it, or give another folder "
@@ -58,7 +54,7 @@ class Journal:
     def close(self) -> None:
         """Let other processes have it."""
         if self._file is not None:
-            os.close(self._file)
+            close_locked(self._file)
         self._file = None
 
     def __enter__(self) -> Journal:
@@ -66,23 +62,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _open_locked(path: str) -> int | None:
-    """A descriptor to append by, under a lock; None where another process has the lock."""
-    while True:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        if fcntl is None:
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
-        # Another process may have merged and removed it between the two calls.
-        if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file)):
-            return file
-        os.close(file)
 
 
 @contextlib.contextmanager
@@ -100,11 +79,11 @@ def all_journals(root: str) -> Iterator[list[str] | None]:
         fcntl.flock(folder, fcntl.LOCK_EX)
         paths = journals(root)
         for path in paths:
-            file = _open_locked(path)
+            file = open_locked(path)
             if file is None:
                 yield None
                 return
-            held.callback(os.close, file)
+            held.callback(close_locked, file)
         yield paths
 
 

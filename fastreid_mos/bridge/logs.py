@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -19,12 +18,7 @@ from ..atomic import atomic_write, in_the_way
 from ..errors import MOSError
 from ..json_lines import keep_lines_before
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, the user minds what runs where
-    fcntl = None  # type: ignore[assignment]
-
-LOSSES, LOG, CONFIG, LOCK = "metrics.json", "log.txt", "bbdm.yaml", ".training"
+LOSSES, LOG, CONFIG = "metrics.json", "log.txt", "bbdm.yaml"
 # What runs of the re-identifier leave: their files have the same names.
 _OTHERS = ("last_checkpoint", "model_final.pth", "results.json", "config.yaml", "eval_config.yaml", LOSSES)
 
@@ -50,36 +44,6 @@ def claim_folder(folder: str, cfg: Any, main: bool) -> None:
     except OSError as error:
         raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
     log_to(folder, main)
-
-
-@contextlib.contextmanager
-def only_training(folder: str, main: bool) -> Iterator[None]:
-    """While the block lasts no other call may train in the folder.
-
-    Args:
-        folder: OUTPUT_DIR; made if absent.
-        main: whether this is the first process, which alone holds the lock.
-
-    Raises:
-        MOSError: another process trains there, or the folder cannot be made.
-    """
-    if not main or fcntl is None:
-        yield
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock = os.open(os.path.join(folder, LOCK), os.O_WRONLY | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise MOSError(f"OUTPUT_DIR {folder}: another process is training there; let it end, or set another") from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def check_folder(folder: str) -> None:

@@ -17,6 +17,7 @@ from ..data.listing import Item
 from ..data.manifest import pipeline_id
 from ..data.sar_settings import sar_differences
 from ..errors import CheckpointError, MOSError
+from ..locking import only_run
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .building import build_unet, check_matching, check_start, read_start
 from .checkpoints import STATE, check_agrees, read_state, saved_steps
@@ -26,7 +27,7 @@ from .images import BridgeImages
 from .latent_store import Latents
 from .latents import load_autoencoder
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
-from .logs import check_folder, claim_folder, log_to, only_training
+from .logs import check_folder, claim_folder, log_to
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
 from .pipeline import BrownianBridgePipeline
 from .sampling import sar_record
@@ -121,7 +122,9 @@ def train(cfg: Any) -> str:
     shown = data.held_groups or data.pairs.groups
     grid = SampleGrid(shown, cfg.BRIDGE.DIRECTION, images, cfg.BRIDGE.SAMPLE.STEPS) if _wants_grid(cfg) else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
-    with only_training(cfg.OUTPUT_DIR, accelerator.is_main_process):
+    with only_run(cfg.OUTPUT_DIR, accelerator.is_main_process):
+        if accelerator.is_main_process and _what_is_there(cfg, facts) != found:
+            raise MOSError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: another process has trained there meanwhile; run this again")
         _train(cfg, accelerator, data, start, store, vae, grid, found)
     accelerator.wait_for_everyone()
     return folder

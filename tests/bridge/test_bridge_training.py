@@ -17,7 +17,7 @@ import torch
 from pair_world import cfg_of, interrupted, same, tiny_cfg, training_of, weights, write_pairs
 from PIL import Image
 
-from fastreid_mos.bridge import BrownianBridgePipeline
+from fastreid_mos.bridge import BrownianBridgePipeline, program
 from fastreid_mos.bridge.checkpoints import saved_steps
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.leaks import held_out, open_tests
@@ -382,12 +382,20 @@ def test_folders_of_others_are_left_alone(pairs, tmp_path):
 
 
 def test_two_calls_do_not_train_in_one_folder(pairs, tmp_path):
-    from fastreid_mos.bridge.logs import only_training
+    from fastreid_mos.locking import only_run
 
-    with only_training(str(tmp_path / "out"), True):
-        with pytest.raises(MOSError, match="another process is training there"):
+    with only_run(str(tmp_path / "out")):
+        with pytest.raises(MOSError, match="another process is at work there"):
             train(cfg_of(pairs, tmp_path / "out"))
     train(cfg_of(pairs, tmp_path / "out"))
+
+
+def test_what_another_call_has_trained_meanwhile_is_kept(pairs, tmp_path, monkeypatch):
+    looks = iter([program._Found(), program._Found(step=1)])  # before the chips were read, and after
+    monkeypatch.setattr(program, "_what_is_there", lambda *_: next(looks))
+    with pytest.raises(MOSError, match="has trained there meanwhile"):
+        train(cfg_of(pairs, tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 # ---------------------------------------------------------------------- starts

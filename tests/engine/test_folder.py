@@ -7,6 +7,9 @@ import json
 import logging
 import os
 import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from fastreid.utils.logger import setup_logger
 
 from fastreid_mos.cli import train
 from fastreid_mos.engine import folder as folder_module
+from fastreid_mos.locking import only_run
 
 ROOT = Path(__file__).parents[2]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")
@@ -100,6 +104,47 @@ def test_nor_does_a_missing_data_root_change_it(run, refused, flag, monkeypatch,
     before = sums(run)
     assert "nowhere" in refused(flag, "OUTPUT_DIR", run)
     assert sums(run) == before
+
+
+@pytest.mark.parametrize("words", [(), ("--resume",), ("--eval-only",)], ids=lambda words: " ".join(words) or "no flag")
+def test_a_folder_where_a_run_is_at_work_is_left_to_it(finished, run, refused, tmp_path, words):
+    output = run if words else tmp_path / "new"
+    with only_run(str(output)):
+        before = sums(output)
+        assert "another process is at work there" in refused(*words, "OUTPUT_DIR", output)
+        assert sums(output) == before
+    assert not (output / ".lock").exists()
+
+
+def test_a_run_that_ended_while_another_one_began_is_kept(run, refused, monkeypatch):
+    before = sums(run)
+    module = sys.modules["fastreid_mos.engine.setup"]
+    monkeypatch.setattr(module, "refuse_earlier_run", lambda *_, **__: None)  # looked too early
+    assert "holds an earlier run" in refused("OUTPUT_DIR", run)
+    assert sums(run) == before
+
+
+def test_a_killed_run_leaves_no_lock_though_its_loader_workers_live_on(tmp_path):
+    receive, send = os.pipe()
+    parent = os.fork()
+    if not parent:
+        with only_run(str(tmp_path)):
+            worker = os.fork()
+            if not worker:
+                time.sleep(600)
+            os.write(send, str(worker).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    worker = int(os.read(receive, 20))
+    os.waitpid(parent, 0)
+    try:
+        assert (tmp_path / ".lock").exists()
+        with only_run(str(tmp_path)):
+            pass
+        assert not (tmp_path / ".lock").exists()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(receive)
+        os.close(send)
 
 
 def test_what_does_not_change_training_may_change_on_resuming(run):
