@@ -18,26 +18,15 @@ from ..compat.training import autocast_dtype
 from ..errors import MOSError
 
 
-class LateScalars(EventStorage):
-    """fast-reid's storage of scalars, for which the host need not wait in the forward pass.
+class _LateScalars(EventStorage):
+    """What a model logs in its forward pass, kept as it is: fast-reid's accuracy is a number on the device."""
 
-    fast-reid's models log their accuracy there, a number on the device. It is kept until :meth:`take`.
-    """
-
-    def __init__(self, start_iter: int = 0) -> None:
-        super().__init__(start_iter)
-        self._kept: dict[str, tuple[torch.Tensor, bool]] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.scalars: dict[str, tuple[Any, bool]] = {}
 
     def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True) -> None:
-        if isinstance(value, torch.Tensor):
-            self._kept[name] = (value, smoothing_hint)
-        else:
-            super().put_scalar(name, value, smoothing_hint)
-
-    def take(self) -> dict[str, tuple[torch.Tensor, bool]]:
-        """What is still on the device, by name, with its smoothing hint; the storage no longer has it."""
-        kept, self._kept = self._kept, {}
-        return kept
+        self.scalars[name] = (value, smoothing_hint)
 
 
 class MOSTrainStep(SimpleTrainer):
@@ -96,14 +85,15 @@ class MOSTrainStep(SimpleTrainer):
         if self.seed >= 0:
             torch.manual_seed((self.seed * 1_000_003 + self.iter) * 1_009 + comm.get_rank())
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(data)
+            with _LateScalars() as late:
+                losses = self.model(data)
             total = sum(losses.values())
         self.optimizer.zero_grad()
         if self.grad_scaler is not None:
             self.grad_scaler.scale(total).backward()
         else:
             total.backward()
-        self._log(losses, data, data_time)
+        self._log(losses, late.scalars, data, data_time)
         if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
@@ -119,18 +109,25 @@ class MOSTrainStep(SimpleTrainer):
             close()
         self._batches = None
 
-    def _log(self, losses: dict[str, torch.Tensor], data: dict[str, Any], data_time: float) -> None:
+    def _log(
+        self,
+        losses: dict[str, torch.Tensor],
+        logged: dict[str, tuple[Any, bool]],
+        data: dict[str, Any],
+        data_time: float,
+    ) -> None:
         """Bring the step's scalars to the host, all at once and behind the backward pass: here it waits for the device.
 
         Before the weights are changed: no process takes the step of a loss that is not finite.
         """
         storage = get_event_storage()
-        kept = storage.take() if isinstance(storage, LateScalars) else {}
-        scalars = [*losses.values(), *(value for value, _ in kept.values())]
-        device = scalars[0].device
-        numbers = torch.stack([one.detach().to(device, torch.float32).reshape(()) for one in scalars]).tolist()
+        scalars = [*losses.values(), *(value for value, _ in logged.values())]
+        device = next(iter(losses.values())).device
+        numbers = torch.stack(
+            [torch.as_tensor(one, dtype=torch.float32, device=device).detach().reshape(()) for one in scalars]
+        ).tolist()
         own = dict(zip(losses, numbers, strict=False))
-        for (name, (_, hint)), number in zip(kept.items(), numbers[len(own) :], strict=True):
+        for (name, (_, hint)), number in zip(logged.items(), numbers[len(own) :], strict=True):
             storage.put_scalar(name, number, hint)
         everyone = comm.all_gather((own, data_time))
         bad = [rank for rank, (parts, _) in enumerate(everyone) if not all(map(math.isfinite, parts.values()))]

@@ -17,7 +17,7 @@ from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.events import CommonMetricPrinter, TensorboardXWriter
+from fastreid.utils.events import CommonMetricPrinter, EventStorage, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.checkpoints import read_checkpoint
@@ -33,7 +33,7 @@ from .flat_results import report_flat
 from .folder import LOSSES
 from .fusing import FusedTests
 from .hooks import Checkpoints, HoldoutEval, LateWriters, LearningRate, LossLog
-from .loop import LateScalars, MOSTrainStep
+from .loop import MOSTrainStep
 from .resuming import check_config_agrees, check_optimizer_agrees, check_training_state, last_checkpoint
 
 Item = tuple[str, int, int]
@@ -272,7 +272,7 @@ class MOSTrainer(DefaultTrainer):
         self.logger.info(f"Starting training from epoch {self.start_epoch}: {self.iters_per_epoch} iterations each")
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
         self.epoch = self.start_epoch
-        with LateScalars(self.start_iter) as self.storage:
+        with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
