@@ -22,7 +22,7 @@ CSS = (
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
-  Roboto, "DejaVu Sans", sans-serif; }
+  Roboto, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
 main, header, nav, footer { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 24px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere; }
@@ -42,8 +42,8 @@ pre { background: var(--panel); padding: 10px 12px; border-radius: 4px; white-sp
   font-weight: 700; line-height: 1.6; letter-spacing: 0.04em; }
 .lead { font-size: 1.05rem; }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; margin: 12px 0 0; }
-dl.facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 16px; margin: 12px 0; }
-dl.facts dt { color: var(--soft); }
+dl.facts { display: grid; grid-template-columns: fit-content(40%) minmax(0, 1fr); gap: 2px 16px; margin: 12px 0; }
+dl.facts dt { color: var(--soft); overflow-wrap: anywhere; }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 .note, figcaption, caption, .legend { color: var(--soft); font-size: 0.875rem; }
 .missing { border: 1px dashed var(--soft); border-radius: 4px; padding: 8px 12px; color: var(--soft); }
@@ -53,10 +53,10 @@ footer { margin: 48px auto 32px; color: var(--soft); font-size: 0.875rem; }
 /* tables */
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin: 12px 0; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: 6px; }
+caption { text-align: left; padding-bottom: 6px; overflow-wrap: anywhere; }
 th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); font-size: 0.875rem; }
-tbody th { font-weight: 400; }
+tbody th { font-weight: 400; min-width: 5em; overflow-wrap: anywhere; }
 tbody tr.group th { font-weight: 700; padding-top: 18px; border-bottom: 1px solid var(--line); }
 tbody tr.group span { font-weight: 400; color: var(--soft); font-size: 0.875rem; margin-left: 8px; }
 tbody tr.own { background: var(--panel); }
@@ -119,6 +119,8 @@ td .note { white-space: nowrap; }
   body { font-size: 15px; }
   main, header, nav, footer { padding: 0 12px; }
   header { padding-top: 16px; }
+  dl.facts { display: block; }
+  dl.facts dd { margin-bottom: 6px; }
   .banner { padding: 6px 12px; font-size: 0.875rem; }
   .whisker { display: block; }
   th, td { padding-right: 8px; }
