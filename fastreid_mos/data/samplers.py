@@ -237,6 +237,25 @@ def build_batches(
     return FastReIDBatches(sampler, mini_batch, own_seed)
 
 
+def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instances: int) -> int:
+    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever identity sampler draws them.
+
+    Their pass is that of :class:`IdentitySampler`, in which an identity with fewer chips than K still has a full group
+    and chips beyond its last full group are left out. Where some identities have more groups than others the last ones
+    may not fill a batch, by the draw: the mean of 8 passes, the same for any seed.
+
+    Args:
+        name, items, batch_size, num_instances: as for :func:`build_batches`.
+
+    Returns:
+        At least 1. With samplers of chips, not of identities, it is fast-reid's: chips by the batch size.
+    """
+    if "Identity" not in name:
+        return max(len(items) // batch_size, 1)
+    sampler = IdentitySampler(items, batch_size, num_instances, seed=0, rank=0, world_size=1)
+    return round(sum(sum(1 for _ in sampler._one_pass(np.random.default_rng(draw))) for draw in range(8)) / 8)
+
+
 def _check_set_weight(items: Sequence[Item], batch_size: int, num_instances: int, set_weight: Sequence[int]) -> None:
     """What fast-reid asserts, said in words."""
     cameras = sorted({item[2] for item in items})

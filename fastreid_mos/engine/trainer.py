@@ -22,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.checkpoints import read_checkpoint
 from ..config import building
-from ..data import build_test_loader, build_train_loader, dataset_root
+from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
 from ..data.holdout import hold_out
 from ..data.opening import join_items, open_dataset, open_training
+from ..data.samplers import epoch_batches
 from ..errors import CheckpointError, DatasetError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.holdout import summarize_splits
@@ -109,7 +110,10 @@ class MOSTrainer(DefaultTrainer):
 
         self.cfg = cfg
         self.stream = stream
-        self.iters_per_epoch = max(len(stream.dataset) // cfg.SOLVER.IMS_PER_BATCH, 1)
+        loading = cfg.DATALOADER
+        self.iters_per_epoch = epoch_batches(
+            loading.SAMPLER_TRAIN, as_numbers(items), cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE
+        )
         self.start_epoch = 0
         self.max_epoch = cfg.SOLVER.MAX_EPOCH
         self.max_iter = self.max_epoch * self.iters_per_epoch

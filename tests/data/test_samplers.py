@@ -11,7 +11,7 @@ import torch
 from fastreid.utils import comm
 
 from fastreid_mos.data import HOSS, CrossModalIdentitySampler, IdentitySampler
-from fastreid_mos.data.samplers import SAMPLERS, build_batches
+from fastreid_mos.data.samplers import SAMPLERS, build_batches, epoch_batches
 from fastreid_mos.errors import ConfigError
 
 # Identity -> optical chips, SAR chips.
@@ -69,6 +69,31 @@ def test_identity_sampler_uses_every_chip_once_a_pass():
                 assert times == 1
         for pid, counts in CHIPS.items():
             assert per_identity[pid] == max(sum(counts) // 2, 1) * 2
+
+
+IDENTITY_SAMPLERS = [name for name in SAMPLERS if "Identity" in name]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(("batch", "theirs"), [(32, 2), (16, 5), (8, 10)])
+def test_an_epoch_is_one_pass_of_the_authors_sampler(name, batch, theirs, shared_dir):
+    """Iterations an epoch of their code on the real sample: 56 chips of 21 identities, none with 4."""
+    items = HOSS(root=shared_dir / "hoss_sample").train
+    assert epoch_batches(name, items, batch, 4) == (theirs if name in IDENTITY_SAMPLERS else 56 // batch)
+
+
+def test_an_epochs_groups():
+    """By hand: an identity has its chips in groups of K, at least one; what does not fill a group or batch is left."""
+    for counts, batch, expected in (
+        ([1] * 5, 8, 2),  # one group each, 2 identities a batch; the fifth is left
+        ([4, 5, 7, 7], 8, 2),  # still one each
+        ([8, 9, 11, 11], 16, 2),  # two each, 4 identities a batch
+        ([3, 40], 8, 1),  # ten groups of the second, and no partner after the first
+        ([8] * 60, 48, 9),  # 120 groups of 12, of which the last ones belong to too few identities in 9 draws of 10
+    ):
+        items = [(str(chip), pid, chip % 2) for pid, count in enumerate(counts) for chip in range(count)]
+        assert {epoch_batches(name, items, batch, 4) for name in IDENTITY_SAMPLERS} == {expected}
+    assert epoch_batches("TrainingSampler", items[:3], 8, 4) == 1
 
 
 def test_every_identity_and_chip_is_reached():

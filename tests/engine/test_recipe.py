@@ -83,3 +83,13 @@ def test_at_test_the_feature_is_the_class_token_before_the_neck(steps):
     with torch.no_grad():
         token = model.backbone(model.preprocess_image(batch["images"]), batch["modalities"], batch["sizes"])
         torch.testing.assert_close(model(batch), token)
+
+
+@pytest.mark.parametrize(("batch", "theirs"), [(32, 2), (16, 5), (8, 10)])
+def test_an_epoch_has_the_authors_steps(shared_dir, tmp_path, monkeypatch, batch, theirs):
+    monkeypatch.setenv("FASTREID_DATASETS", str(shared_dir / "hoss_sample"))
+    options = ["DATASETS.TESTS", "()", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", str(batch)]
+    cfg = fastreid_mos.load_cfg(str(CONFIGS / "mos_vit.yml"), [*SMALL, *options, "OUTPUT_DIR", str(tmp_path)])
+    trainer = MOSTrainer(cfg)
+    assert trainer.iters_per_epoch == trainer.run_facts()["iters_per_epoch"] == theirs
+    assert trainer.max_iter == 100 * theirs
