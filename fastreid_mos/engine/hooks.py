@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -14,9 +15,13 @@ from fastreid.utils import comm
 
 from ..json_lines import keep_lines_before
 
+logger = logging.getLogger("fastreid_mos.engine")
+
 
 class LossLog(HookBase):
     """``metrics.json``: one line an iteration with every loss part, learning rate and time, unsmoothed.
+
+    After an epoch with a test on held-out identities there is one line more, with the names ``holdout/...``.
 
     Lines from the iteration at which a run resumes are dropped first, so that the losses of a resumed run read like
     those of an uninterrupted one.
@@ -41,9 +46,16 @@ class LossLog(HookBase):
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._write({"iteration": iteration, "epoch": self.trainer.epoch, **values})
 
-    def write_results(self, results: dict[str, float]) -> None:
-        """Add a line of evaluation results (they are no part of the loss log proper)."""
-        self._write({"iteration": self.trainer.iter, "epoch": self.trainer.epoch, **results})
+    def after_epoch(self) -> None:
+        """What was measured on held-out identities after the epoch's last iteration, in a line of its own."""
+        storage = self.trainer.storage
+        values = {
+            name: float(value)
+            for name, (value, when) in storage.latest().items()
+            if name.startswith("holdout/") and when == storage.iter
+        }
+        if values:
+            self._write({"iteration": storage.iter, "epoch": self.trainer.epoch, **values})
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._stream is not None:
@@ -112,11 +124,13 @@ class HoldoutEval(HookBase):
     Args:
         period: epochs between two tests; 0 for the last epoch only.
         evaluate: gives the nested results and the figure that the best checkpoint is best at.
+        splits: number of splits that the results are means and standard deviations over.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], tuple[dict[str, Any], float]]) -> None:
+    def __init__(self, period: int, evaluate: Callable[[], tuple[dict[str, Any], float]], splits: int) -> None:
         self.period = period
         self.evaluate = evaluate
+        self.splits = splits
         self.metric: float | None = None
 
     def after_epoch(self) -> None:
@@ -124,10 +138,25 @@ class HoldoutEval(HookBase):
         self.metric = None
         if done == self.trainer.max_epoch or (self.period > 0 and done % self.period == 0):
             results, self.metric = self.evaluate()
-            flat = {f"holdout/{name}": float(value) for name, value in flatten_results_dict(results).items()}
-            if flat:
+            if results:
+                logger.info(f"Held-out identities after epoch {done}: {self._said(results)}")
+                flat = {f"holdout/{name}": float(value) for name, value in flatten_results_dict(results).items()
+                        if self.splits > 1 or not name.endswith("_std")}  # fmt: skip
+                flat["holdout/splits"] = float(self.splits)
                 self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
             comm.synchronize()
+
+    def _said(self, results: dict[str, Any]) -> str:
+        parts = []
+        for protocol, row in results.items():
+            figures = []
+            for metric in ("mAP", "Rank-1"):
+                if metric in row:
+                    spread = f" ± {row[f'{metric}_std']:.1f}" if self.splits > 1 else ""
+                    figures.append(f"{metric} {row[metric]:.1f}{spread}")
+            parts.append(f"{protocol} {', '.join(figures)}")
+        how = f"mean ± standard deviation over {self.splits} splits" if self.splits > 1 else "one split"
+        return f"{'; '.join(parts)} ({how})"
 
 
 class Checkpoints(HookBase):

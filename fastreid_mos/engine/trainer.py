@@ -207,7 +207,8 @@ class MOSTrainer(DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         """Timer, schedule, held-out tests, checkpoints, log writers."""
         cfg = self.cfg
-        holdout = HoldoutEval(cfg.TEST.EVAL_PERIOD, self.test_holdout) if self.holdout_splits else None
+        splits = len(self.holdout_splits)
+        holdout = HoldoutEval(cfg.TEST.EVAL_PERIOD, self.test_holdout, splits) if splits else None
         # Timed from the first iteration on: with none timed fast-reid's writer divides by zero in a very short run.
         timer = hooks.IterationTimer(warmup_iter=1)
         built: list[Any] = [timer, LearningRate(self.optimizer, self.scheduler)]

@@ -91,16 +91,21 @@ def learning_charts(title: str, lines: Lines, metrics: Sequence[str] = METRICS) 
         The charts; none where the run tested on no held-out identities.
     """
     epochs = {number(line.get("iteration")): number(line.get("epoch")) for line in lines}
-    charts = []
+    found, charts = columns(lines), []
+    splits = found.get("holdout/splits", [(0.0, 1.0)])[-1][1]
     for metric in metrics:
-        series = []
-        for name, points in columns(lines).items():
+        series, spread = [], []
+        for name, points in found.items():
             parts = name.split("/")
             if parts[0] != "holdout" or len(parts) != 3 or parts[2] != metric:
                 continue
             series.append(Series(parts[1], [(_epoch(epochs, when), value) for when, value in points]))
+            if deviation := found.get(f"{name}_std"):
+                spread.append(f"{parts[1]} {points[-1][1]:.1f} ± {deviation[-1][1]:.1f}")
         if series:
             note = "Held-out training identities; the test split is not looked at during training."
+            if splits > 1 and spread:
+                note += f" Means over {splits:g} splits; in the end, with the deviation over them: {', '.join(spread)}."
             charts.append(
                 line_chart(series, f"{title}: {metric} while it learns", "epochs done", f"{metric}, %", note=note)
             )

@@ -77,7 +77,17 @@ def test_a_run_leaves_what_it_promises(whole_run):
     log = (whole_run / "log.txt").read_text()
     assert "Held out" in log and "test split is read once" in log
     rows = losses(whole_run)
+    tested = [row for row in rows if "holdout/splits" in row]
+    rows = [row for row in rows if row not in tested]
     assert [row["iteration"] for row in rows] == list(range(len(rows))) and len(rows) >= 4
+    # Mean and spread of the held-out splits after each epoch: in the loss log, tensorboard and the text log.
+    per_epoch = len(rows) // 2
+    assert [(row["iteration"], row["epoch"]) for row in tested] == [(per_epoch - 1, 0), (2 * per_epoch - 1, 1)]
+    assert all(row["holdout/splits"] == 2 and row["holdout/O2S/mAP_std"] > 0 for row in tested)
+    for done, row in enumerate(tested, start=1):
+        figures = f"O2S mAP {row['holdout/O2S/mAP']:.1f} ± {row['holdout/O2S/mAP_std']:.1f}, Rank-1"
+        (line,) = [line for line in log.splitlines() if f"Held-out identities after epoch {done}: " in line]
+        assert figures in line and line.endswith("(mean ± standard deviation over 2 splits)")
     for part in ("loss_cls", "loss_triplet", "loss_cmal", "total_loss", "lr"):
         assert all(part in row for row in rows), part
 

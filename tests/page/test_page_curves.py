@@ -48,11 +48,13 @@ def test_learning_curves_are_by_epoch_and_only_of_held_out_identities():
         line = {"iteration": n, "epoch": n // 2, "loss": 1.0, "O2S/mAP": 99.0}
         if n % 2:
             line |= {"holdout/O2S/mAP": 10.0 + n, "holdout/S2O/mAP": 5.0 + n, "holdout/O2S/mAP_std": 1.0}
+            line["holdout/splits"] = 3
         lines.append(line)
     (chart,) = learning_charts("MOS", lines)
     found = Checked(chart)
     assert "O2S: 3 points, first 11, last 15" in found.text and "S2O: 3 points" in found.text and "99" not in found.text
     assert "O2S: 1, 11" in found.text and "O2S: 3, 15" in found.text  # epochs done, mAP
+    assert "Means over 3 splits; in the end, with the deviation over them: O2S 15.0 ± 1.0." in found.text
     assert learning_charts("MOS", lines, ["Rank-1"]) == [] and learning_charts("MOS", []) == []
 
 
