@@ -155,8 +155,10 @@ def test_images_that_do_not_fit_are_refused(tmp_path, images, message):
 
 
 def test_a_diverging_training_says_so(tmp_path):
-    with pytest.raises(MOSError, match="no longer finite; lower BRIDGE.LATENT.LR"):
-        train(tmp_path / "vae", settings=dataclasses.replace(SETTINGS, lr=1e30))
+    settings = dataclasses.replace(SETTINGS, lr=1e30, checkpoint=2)
+    with pytest.raises(MOSError, match="step 2: the loss is no longer finite; lower BRIDGE.LATENT.LR"):
+        train(tmp_path / "vae", settings=settings)  # at once, and nothing is written
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

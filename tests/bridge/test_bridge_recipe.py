@@ -77,14 +77,14 @@ def test_a_run_that_starts_from_a_pipeline_averages_from_its_first_update(pairs,
 PLATEAU = {
     "BRIDGE__SOLVER__SCHED": "plateau", "BRIDGE__SOLVER__PLATEAU__PATIENCE": 1,
     "BRIDGE__SOLVER__PLATEAU__COOLDOWN": 1, "BRIDGE__SOLVER__PLATEAU__MIN_LR": 0.0002,
-    "BRIDGE__SOLVER__PLATEAU__THRESHOLD": 0.05,
+    "BRIDGE__SOLVER__PLATEAU__THRESHOLD": 0.3,
 }  # fmt: skip
 
 
 def test_on_a_plateau_the_rate_falls_as_torch_lets_it(pairs, tmp_path):
     train(cfg_of(pairs, tmp_path / "out", BRIDGE__SOLVER__STEPS=14, **PLATEAU))
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.001)
-    wanted = ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=0.05, cooldown=1, min_lr=0.0002)
+    wanted = ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=0.3, cooldown=1, min_lr=0.0002)
     rates = []
     for row in rows(tmp_path / "out"):
         rates.append(optimizer.param_groups[0]["lr"])
