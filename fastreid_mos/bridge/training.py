@@ -245,9 +245,9 @@ class BridgeTraining:
         """
         everyone = self.accelerator.gather(values[None]).cpu()  # [processes, parts + 1]
         judged = everyone if self.accelerator.scaler is None else everyone[:, :-1]
-        wrong = torch.nonzero(~torch.isfinite(judged)).tolist()
+        wrong = torch.nonzero(~torch.isfinite(judged.T)).tolist()  # losses first: each spoils the gradient of all
         if wrong:
-            process, part = wrong[0]
+            part, process = wrong[0]
             parts = range(self.solver.ACCUMULATE)
             of_loss = part in parts
             batches = [(part, process)] if of_loss else [(n, rank) for n in parts for rank in range(len(everyone))]
