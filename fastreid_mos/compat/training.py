@@ -85,16 +85,19 @@ def _mixed_precision() -> None:
     if not record("AMPTrainer", "asserts CUDA; PyTorch's autocast also works on CPU (bfloat16)", fault):
         return
 
+    made = train_loop.AMPTrainer.__init__
+
     def __init__(
         self: Any, model: Any, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
     ) -> None:
-        train_loop.SimpleTrainer.__init__(self, model, data_loader, optimizer, param_wrapper)
         self.device_type = next(model.parameters()).device.type
         # bfloat16 has float32's range: scaling would only add a way to fail.
         enabled = autocast_dtype(self.device_type) is torch.float16
-        self.grad_scaler = grad_scaler or torch.amp.GradScaler(self.device_type, enabled=enabled)
+        scaler = grad_scaler or torch.amp.GradScaler(self.device_type, enabled=enabled)
+        made(self, model, data_loader, optimizer, param_wrapper, scaler)
 
     def run_step(self: Any) -> None:
+        assert self.model.training, "[AMPTrainer] model was changed to eval mode!"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start

@@ -41,10 +41,9 @@ def _batch_hard(features: Tensor, targets: Tensor, margin: float) -> Tensor:
 
 
 def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha: float = 0.2) -> Tensor:
-    """Cross-entropy; with label smoothing in fast-reid's form.
+    """PyTorch's cross-entropy; with label smoothing in fast-reid's form, the mean over rows with a non-zero loss.
 
-    Without smoothing it is PyTorch's: fast-reid's divides by the number of rows with a non-zero loss, which makes the
-    host wait for the device, and by ``classes - 1``.
+    fast-reid's own counts those rows on the host, which then waits for the device in every step.
 
     Args:
         logits: ``[B, classes]``.
@@ -57,6 +56,9 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha:
     """
     if eps == 0.0:
         return F.cross_entropy(logits, targets)
-    from fastreid.modeling.losses import cross_entropy_loss as smoothed
-
-    return smoothed(logits, targets, eps, alpha)
+    logarithms = F.log_softmax(logits, dim=1)
+    own = logarithms.gather(1, targets[:, None])[:, 0]
+    others = (logarithms.sum(dim=1) - own) / (logits.shape[1] - 1)
+    share = eps if eps > 0.0 else alpha * own.detach().exp()
+    rows = (share - 1) * own - share * others
+    return rows.sum() / (rows != 0).sum().clamp(min=1)

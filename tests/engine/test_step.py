@@ -59,13 +59,15 @@ class Events(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "schedule", [(), ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000")], ids=["ours", "fast-reid's"]
+    "recipe",
+    [(), ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000", "MODEL.LOSSES.CE.EPSILON", "0.1")],
+    ids=["ours", "fast-reid's"],
 )
-def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_trainer, tmp_path, monkeypatch, schedule):
+def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_trainer, tmp_path, monkeypatch, recipe):
     """On a CPU, with what is looked at on a CPU only left out, and with the loss scale of float16."""
     monkeypatch.setattr(inputs, "can_look_at", lambda values: False)
     monkeypatch.setattr("fastreid_mos.modeling.mos.can_look_at", lambda values: False)
-    trainer = made_trainer(tmp_path, "SOLVER.AMP.DTYPE", "float16", *schedule)
+    trainer = made_trainer(tmp_path, "SOLVER.AMP.DTYPE", "float16", *recipe)
     step = trainer._trainer
     step._batches = itertools.repeat(next(iter(trainer.stream)))
     step.grad_scaler.update(1.0)  # so that no gradient is infinite and no step left out

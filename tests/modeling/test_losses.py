@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from fastreid.modeling.losses import cross_entropy_loss as fastreid_cross_entropy
 
 from fastreid_mos.modeling import (
     ModelInputError,
@@ -63,6 +64,13 @@ def test_smoothing_is_fast_reids():
     soft = torch.full((6, 5), 0.1 / 4).scatter_(1, targets[:, None], 0.9)
     expected = -(soft * F.log_softmax(logits, 1)).sum(1).mean()
     torch.testing.assert_close(cross_entropy_loss(logits, targets, eps=0.1), expected)
+    for eps in (0.1, -1.0):  # fixed, and by how sure the model is
+        found, wanted = [], []
+        for values, function in ((found, cross_entropy_loss), (wanted, fastreid_cross_entropy)):
+            own = logits.clone().requires_grad_()
+            loss = function(own, targets, eps, 0.3)
+            values += [loss.detach(), *torch.autograd.grad(loss, own)]
+        torch.testing.assert_close(found, wanted)
 
 
 def test_pair_contrastive_golden(golden):
