@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
+
+# What a write meets that an open does not: a full disk, an exhausted quota, a disk that fails.
+_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A write in the block that fails for want of space names the file, whatever comes of it on its way out.
+
+    Such an OSError has no file name, and torch.save makes it a RuntimeError that says "unexpected pos".
+
+    Args:
+        path: the file, or the folder where nothing else is known.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        chain: list[BaseException] = [error]
+        while chain[-1].__context__ is not None:
+            chain.append(chain[-1].__context__)
+        causes = [one for one in chain if isinstance(one, OSError) and one.errno in _OF_WRITES]
+        if not causes:
+            raise
+        named = next((one for one in causes if one.filename), causes[0])
+        raise OSError(named.errno, named.strerror, named.filename or os.fspath(path)) from None
 
 
 @contextlib.contextmanager
@@ -18,6 +44,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Args:
         path: the file to write; its folder is made if absent.
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` is the path.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
@@ -26,7 +55,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".tmp", dir=folder)
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with naming(path), os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

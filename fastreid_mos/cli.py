@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
+from .atomic import naming
 from .errors import ConfigError, MOSError, WorkerError
 from .locking import only_run
 
@@ -34,6 +35,7 @@ def run(program: Callable[[], Any]) -> int:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's shell started it with "&"
+    _say_once()
     try:
         program()
     except MOSError as error:
@@ -52,24 +54,41 @@ def run(program: Callable[[], Any]) -> int:
             return error.exit_code
         print(f"error: {error}; SIGKILL is usually for want of memory", file=sys.stderr)
         return 1
-    except (BrokenPipeError, MemoryError, OSError) as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    except (MemoryError, OSError) as error:
+        print(f"error: {_of_system(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _of_system(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _say_once() -> None:
+    """What stops the program is said in its last line; tracebacks of the same from elsewhere are left out."""
+    logging.raiseExceptions = False  # a log.txt that can no longer be written
+    # tensorboard's writer, which says it in the main thread too.
+    threading.excepthook = lambda args: (
+        None if issubclass(args.exc_type, OSError) else threading.__excepthook__(args)
+    )
 
 
 def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """One of several processes: an error of ours is said in one line, once where all of them meet it."""
     from fastreid.utils import comm
 
+    _say_once()
     try:
         program(args)
-    except MOSError as error:
+    except (MOSError, OSError) as error:
         if comm.get_local_rank():
             # If the first process meets it too, its end ends this one before it speaks.
             time.sleep(OTHERS_WAIT)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(BAD_INPUT)
+        ours = isinstance(error, MOSError)
+        print(f"error: {error if ours else _of_system(error)}", file=sys.stderr, flush=True)
+        os._exit(BAD_INPUT if ours else 1)
     except KeyboardInterrupt:
         # A loader's workers would notice after some seconds only.
         util._exit_function()  # type: ignore[attr-defined]
@@ -88,7 +107,7 @@ def train_program(args: argparse.Namespace) -> dict[str, Any]:
     from .engine.folder import claim_folder, refuse_earlier_run
 
     cfg = setup(args)
-    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()):
+    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()), naming(cfg.OUTPUT_DIR):
         if args.eval_only:
             return _test_program(cfg)
         if comm.is_main_process():

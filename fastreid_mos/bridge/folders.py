@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from ..errors import MOSError
 
 _END = ".saving"
 _OLD = ".replaced"
+# Bytes left on a disk that is called full.
+_LITTLE = 2**20
 
 
 @contextlib.contextmanager
@@ -48,9 +51,12 @@ def whole_folder(
         _refuse(target, replaces)
         _take_place(temporary, target)
     except BaseException as error:
+        # Libraries that write a file themselves say it in errors and words of their own.
+        full = isinstance(error, Exception) and shutil.disk_usage(parent).free < _LITTLE
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise MOSError(f"{target}: cannot be written ({error.strerror or error})") from error
+        if full or isinstance(error, OSError):
+            reason = os.strerror(errno.ENOSPC) if full else error.strerror or error  # type: ignore[attr-defined]
+            raise MOSError(f"{target}: cannot be written ({reason})") from error
         raise
 
 

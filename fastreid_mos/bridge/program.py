@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write
+from ..atomic import atomic_write, naming
 from ..data.listing import Item
 from ..data.manifest import pipeline_id
 from ..data.sar_settings import sar_differences
@@ -122,7 +122,7 @@ def train(cfg: Any) -> str:
     shown = data.held_groups or data.pairs.groups
     grid = SampleGrid(shown, cfg.BRIDGE.DIRECTION, images, cfg.BRIDGE.SAMPLE.STEPS) if _wants_grid(cfg) else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
-    with only_run(cfg.OUTPUT_DIR, accelerator.is_main_process):
+    with only_run(cfg.OUTPUT_DIR, accelerator.is_main_process), naming(cfg.OUTPUT_DIR):
         if accelerator.is_main_process and _what_is_there(cfg, facts) != found:
             raise MOSError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: another process has trained there meanwhile; run this again")
         _train(cfg, accelerator, data, start, store, vae, grid, found)
