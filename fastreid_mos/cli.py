@@ -38,13 +38,8 @@ def run(program: Callable[[], Any]) -> int:
     _say_once()
     try:
         program()
-    except MOSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except RuntimeError as error:
-        if not WorkerError.is_it(error):
-            raise
-        print(f"error: {WorkerError()}", file=sys.stderr)
+    except (MOSError, RuntimeError) as error:
+        print(f"error: {_ours(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -69,10 +64,21 @@ def _of_system(error: BaseException) -> str:
 def _say_once() -> None:
     """What stops the program is said in its last line; tracebacks of the same from elsewhere are left out."""
     logging.raiseExceptions = False  # a log.txt that can no longer be written
-    # tensorboard's writer, which says it in the main thread too.
+    # tensorboard's writer, and what pins a loader's memory for a GPU: the main thread says it too.
     threading.excepthook = lambda args: (
-        None if issubclass(args.exc_type, OSError) else threading.__excepthook__(args)
+        None
+        if issubclass(args.exc_type, OSError) or "_pin_memory_loop" in getattr(args.thread, "name", "")
+        else threading.__excepthook__(args)
     )
+
+
+def _ours(error: Exception) -> Exception:
+    """An error that is said in one line; any other goes on its way, as the one that is handled."""
+    if WorkerError.is_it(error):
+        return WorkerError()
+    if not isinstance(error, MOSError):
+        raise error
+    return error
 
 
 def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -82,7 +88,8 @@ def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Name
     _say_once()
     try:
         program(args)
-    except (MOSError, OSError) as error:
+    except (MOSError, OSError, RuntimeError) as found:
+        error = found if isinstance(found, OSError) else _ours(found)
         if comm.get_local_rank():
             # If the first process meets it too, its end ends this one before it speaks.
             time.sleep(OTHERS_WAIT)
@@ -120,6 +127,7 @@ def train_program(args: argparse.Namespace) -> dict[str, Any]:
 
 def _test_program(cfg: Any) -> dict[str, Any]:
     from .compat.checkpoints import read_torch
+    from .data.build import check_shared_memory
     from .engine import MOSTrainer
     from .engine.folder import claim_folder, results_folder
     from .engine.fusing import fusion_settings
@@ -151,6 +159,7 @@ def _test_program(cfg: Any) -> dict[str, Any]:
     # Put on record: the same file wherever the next test is run from.
     cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
     fused = MOSTrainer.prepare_fusion(cfg, datasets)
+    check_shared_memory(cfg, MOSTrainer.largest_pass(datasets, fused))
     folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR, fusion_settings(cfg))
     if folder != cfg.OUTPUT_DIR:
         logger.warning(

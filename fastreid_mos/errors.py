@@ -54,15 +54,18 @@ class CheckpointError(MOSError):
 
 
 class WorkerError(MOSError):
-    """A loader worker that was ended from outside."""
+    """A loader worker that was ended from outside, or could not hand a batch over."""
 
     def __init__(self) -> None:
         super().__init__(
-            "a loader worker was ended from outside, usually for want of memory or shared memory (/dev/shm); "
-            "lower DATALOADER.NUM_WORKERS, 0 reads without workers"
+            "a loader worker was ended from outside, usually for want of memory or of shared memory (/dev/shm); lower "
+            "DATALOADER.NUM_WORKERS (0 reads without workers), or give a container more (docker run --shm-size)"
         )
 
     @staticmethod
     def is_it(error: BaseException) -> bool:
-        """Whether this is how torch says it: from a signal handler, wherever the main process happens to be."""
-        return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        """Whether this is how torch says it: from a signal handler, wherever the main process happens to be, or when it
+        waits for a batch. An error that a worker itself met and handed over begins with "Caught" and is none.
+        """
+        ways = ("DataLoader worker (pid", "Pin memory thread exited", "received 0 items of ancdata")
+        return isinstance(error, RuntimeError) and str(error).startswith(ways)

@@ -132,7 +132,6 @@ def train_autoencoder(
     output: str | os.PathLike[str],
     accelerator: Accelerator | None = None,
     data: str = "",
-    workers: int = 0,
     log: Log | None = None,
     progress: bool = True,
 ) -> str:
@@ -150,7 +149,6 @@ def train_autoencoder(
         output: the diffusers folder to write, whole or not at all, with ``training.json``.
         accelerator: of accelerate; its precision is used then, not ``settings.precision``.
         data: names the images, so that a training on others is not taken for this one.
-        workers: processes that read images; 0: this one.
         log: called every 50 steps, in the first process, with the step and losses.
         progress: show a progress bar.
 
@@ -174,7 +172,7 @@ def train_autoencoder(
             _remove(state_file)
         return folder
     _probe(folder)
-    training = _Training(images, settings, accelerator, workers)
+    training = _Training(images, settings, accelerator)
     training.resume(state_file, plan)
     training.run(lambda: training.save(state_file, plan), log, progress and accelerator.is_main_process)
     accelerator.wait_for_everyone()
@@ -195,9 +193,9 @@ def train_autoencoder(
 class _Training:
     """The state of a training, and its steps."""
 
-    def __init__(self, images: Images, settings: AutoencoderSettings, accelerator: Accelerator, workers: int) -> None:
+    def __init__(self, images: Images, settings: AutoencoderSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
-        self.images, self.workers, self.step = images, workers, 0
+        self.images, self.step = images, 0
         model = build_autoencoder(settings)
         # quantize learns by the straight-through loss; nothing else of the model is random.
         optimizer = torch.optim.Adam(model.parameters(), settings.lr)
@@ -250,7 +248,7 @@ class _Training:
             list(range(step * share + own, step * share + own + settings.batch))
             for step in range(self.step, settings.steps)
         ]
-        loader = DataLoader(positions, batch_sampler=places, num_workers=self.workers)
+        loader = DataLoader(positions, batch_sampler=places)
         self.model.train()
         bar = tqdm(total=settings.steps, initial=self.step, desc="autoencoder", disable=not progress)
         with bar, self.codebook.watched():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +13,17 @@ from fastreid.data.samplers import InferenceSampler
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler
 
+from ..config import require
 from ..errors import DatasetError
 from .augment import build_augmentation
 from .cache import build_cache
 from .listing import Item, as_numbers
-from .loader import ChipDataset, ChipLoader, GeneratedDataset, TrainDraws, image_settings
+from .loader import AHEAD, ChipDataset, ChipLoader, GeneratedDataset, TrainDraws, image_settings
 from .samplers import build_batches
 from .transforms import build_sar_transform
+
+# Where Linux keeps what processes hand to each other; 64 MB in a container, unless it was given more.
+SHARED_MEMORY = "/dev/shm"
 
 
 def dataset_root() -> str:
@@ -26,6 +32,42 @@ def dataset_root() -> str:
     Absolute: what is written down of a chip must name it wherever it is read again.
     """
     return os.path.abspath(os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets"))
+
+
+def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out: int = 0) -> None:
+    """Refuse loader workers whose batches do not fit into /dev/shm, through which they hand them over.
+
+    Args:
+        cfg: the config.
+        tested: the most chips that one pass of a test reads.
+        training: whether there is a training, whose workers stay while held-out identities are tested.
+        held_out: chips of those.
+
+    Raises:
+        ConfigError: one line with the figures and what to set.
+    """
+    if not os.path.isdir(SHARED_MEMORY):  # other systems have no such bound
+        return
+    on_test, on_training = _test_workers(cfg), cfg.DATALOADER.NUM_WORKERS
+
+    def megabytes(workers: int, batch: float, size: Sequence[int], chips: float = math.inf) -> float:
+        # Of all processes of this machine; each holds the batch in use beside those made ahead.
+        most = comm.get_local_size() * (AHEAD * workers + 1) * batch
+        return min(most, chips) * 3 * size[0] * size[1] * 4 / 1e6 if workers else 0.0
+
+    def of_test(chips: int) -> float:
+        return megabytes(on_test, cfg.TEST.IMS_PER_BATCH, cfg.INPUT.SIZE_TEST, chips)
+
+    share = cfg.SOLVER.IMS_PER_BATCH / comm.get_world_size()
+    train = megabytes(on_training, share, cfg.INPUT.SIZE_TRAIN) if training else 0.0
+    needed, room = max(of_test(tested), train + of_test(held_out)), shutil.disk_usage(SHARED_MEMORY)
+    require(
+        needed * 1e6 <= room.free,
+        f"DATALOADER.NUM_WORKERS {on_training}, TEST.NUM_WORKERS {on_test}: the batches that workers make ahead take "
+        f"up to {needed:.0f} MB of shared memory, and {SHARED_MEMORY} has {room.free / 1e6:.0f} of "
+        f"{room.total / 1e6:.0f} MB free; set fewer workers (0 reads without them), or give a container more "
+        f"(docker run --shm-size {math.ceil(needed / 256) * 256}m)",
+    )
 
 
 def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:
@@ -100,8 +142,12 @@ def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]
     return _in_order(cfg, GeneratedDataset(files, modality, build_augmentation(cfg, train=False)))
 
 
+def _test_workers(cfg: Any) -> int:
+    return int(cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS)
+
+
 def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
-    workers = cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS
+    workers = _test_workers(cfg)
     # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
     every = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
     return ChipLoader(dataset, [every[number] for number in InferenceSampler(len(every))], workers, **_placing(cfg))

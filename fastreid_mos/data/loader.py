@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.queues import Queue
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -19,6 +25,8 @@ from .listing import Item
 from .modality import OPTICAL, SAR, modality_from_name, ship_size_features
 from .seeding import drawn_from, spread_seed
 
+# Batches that each worker makes ahead.
+AHEAD = 2
 # A row of the items and the seed of its augmentation; None: no augmentation to draw.
 Draw = tuple[int, int | None]
 
@@ -230,6 +238,8 @@ class ChipLoader(DataLoader[Any]):
             pin_memory=pin_memory,
             # Of its own: opening the loader draws a number, which must not shift the run's generators.
             generator=torch.Generator(),
+            worker_init_fn=_end_when_dumb,
+            prefetch_factor=AHEAD if num_workers else None,
         )
         self.device = device
 
@@ -242,26 +252,31 @@ class ChipLoader(DataLoader[Any]):
             ChipError: a chip that cannot be used; the message starts with its path.
             WorkerError: a worker was ended from outside.
         """
-        stream = super().__iter__()
+        stream: Any = None
         doubts, seen, drawn = Doubts(), set[str](), 0
         endless = isinstance(self.batch_sampler, TrainDraws)
         while True:
             failure: MOSError | None = None
             try:
+                stream = super().__iter__() if stream is None else stream
                 batch = next(stream)
             except StopIteration:
                 doubts.report(len(seen))
                 return
-            except RuntimeError as error:
-                if not WorkerError.is_it(error):
+            except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+                # Torch sees some time after a worker's files that it is gone: until then reading from it fails somehow.
+                cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
+                if not (self.num_workers and cut_off or WorkerError.is_it(error)):
                     raise
                 failure = WorkerError()
             else:
                 failure = batch if isinstance(batch, ChipError) else None
             if failure is not None:
                 # The workers end here and now. Left to the traceback they would be ended by the garbage collector, by
-                # when their queues are closed, and each would be waited for 5 seconds.
-                del stream
+                # when their queues are closed, and each would be waited for 5 seconds. That others of them died as well
+                # is no news any more.
+                with _deaths_unheard():
+                    del stream
                 raise failure
             paths, kinds = batch["img_paths"], batch.pop("doubts")
             if drawn < len(self.dataset):
@@ -278,6 +293,27 @@ class ChipLoader(DataLoader[Any]):
                     for name, value in batch.items()
                 }
             yield batch
+
+
+@contextlib.contextmanager
+def _deaths_unheard() -> Iterator[None]:
+    """Without torch's handler, which raises an error wherever the main thread is for every worker that dies."""
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _end_when_dumb(worker: int) -> None:
+    """In a worker: end where a batch cannot be handed over, for want of shared memory; else it is waited for for ever.
+
+    Queues hand over in a thread, whose errors they print and forget.
+    """
+    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore[attr-defined]
 
 
 def image_settings(transform: Any, channel: str) -> str:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compat.checkpoints import read_checkpoint
 from ..config import building
 from ..data import as_numbers, build_test_loader, build_train_loader, dataset_root
+from ..data.build import check_shared_memory
 from ..data.holdout import hold_out
 from ..data.opening import join_items, open_dataset, open_training
 from ..data.samplers import epoch_batches
@@ -88,13 +89,15 @@ class MOSTrainer(DefaultTrainer):
                 f"DATASETS.NAMES: no training chips in {', '.join(cfg.DATASETS.NAMES) or 'an empty list'} "
                 f"under {dataset_root()}"
             )
-        self._look_at_tests(cfg)
+        tested = self._look_at_tests(cfg)
         items, self.holdout_splits = hold_out(cfg, items)
         if self.holdout_splits:
             held = len({pid for part in self.holdout_splits[0] for _, pid, _ in part})
             self.logger.info(
                 f"Held out {held} training identities for choosing; the test split is read once, at the end"
             )
+        held_out = max((len(query) + len(gallery) for query, gallery in self.holdout_splits), default=0)
+        check_shared_memory(cfg, tested, training=True, held_out=held_out)
         if cfg.SEED >= 0:
             torch.manual_seed(cfg.SEED)
         stream = TrainStream(cfg, items)
@@ -168,8 +171,12 @@ class MOSTrainer(DefaultTrainer):
         """
         return {name: cls._test_dataset(cfg, name) for name in cfg.DATASETS.TESTS}
 
-    def _look_at_tests(self, cfg: Any) -> None:
-        """Say before hours of training what the test after it would stop at; empty folders may be meant so."""
+    def _look_at_tests(self, cfg: Any) -> int:
+        """Say before hours of training what the test after it would stop at; empty folders may be meant so.
+
+        Returns:
+            :meth:`largest_pass`.
+        """
         datasets = {}
         for name in cfg.DATASETS.TESTS:
             try:
@@ -179,7 +186,13 @@ class MOSTrainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = ""  # the start's
-        self.prepare_fusion(cfg, datasets)
+        return self.largest_pass(datasets, self.prepare_fusion(cfg, datasets))
+
+    @staticmethod
+    def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
+        """The most chips that one pass of a test of these data sets reads."""
+        passes = [len(dataset.query) + len(dataset.gallery) for dataset in datasets.values()]
+        return max([*passes, 0 if fused is None else len(fused.files)])
 
     @staticmethod
     def auto_scale_hyperparams(cfg: Any, num_classes: int) -> Any:

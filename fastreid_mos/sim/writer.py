@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -199,7 +200,7 @@ def write_hoss(
         The folder ``output``, to be given as FASTREID_DATASETS.
 
     Raises:
-        DatasetError: the folder holds something else, or cannot be written to.
+        DatasetError: the folder holds something else, or cannot be written to; a process was ended from outside.
         ValueError: an argument out of range.
     """
     config = SimConfig(
@@ -213,6 +214,11 @@ def write_hoss(
     output = Path(output)
     try:
         return _write(output, config, chips, workers)
+    except BrokenProcessPool:
+        raise DatasetError(
+            f"{output}: a process that wrote the simulated data set was ended from outside, usually for want of "
+            "memory; run it again with fewer --workers, it goes on where it was"
+        ) from None
     except OSError as error:
         raise DatasetError(f"{output}: the simulated data set cannot be written there ({error.strerror})") from None
 
