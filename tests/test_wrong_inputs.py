@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fastreid.utils.logger import setup_logger
 
 from fastreid_mos.bridge.cli import main as train_bridge
 from fastreid_mos.cli import train
+from fastreid_mos.data import build as build_module
 
 ROOT = Path(__file__).parents[1]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")
@@ -100,6 +102,16 @@ def test_a_spoilt_test_chip(data, refused, workers):
     save_model(weights)
     line = refused("MODEL.WEIGHTS", weights, "DATALOADER.NUM_WORKERS", workers, flags=("--eval-only",))
     assert path.name in line
+
+
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_too_little_shared_memory(data, refused, tmp_path, monkeypatch, flags):
+    """Else the main process waits for ever for the batches of its workers."""
+    monkeypatch.setattr(build_module, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(build_module.shutil, "disk_usage", lambda path: SimpleNamespace(total=64 << 20, free=4096))
+    save_model(data / "weights.pth")
+    line = refused("MODEL.WEIGHTS", data / "weights.pth", "DATALOADER.NUM_WORKERS", 1, flags=flags)
+    assert "DATALOADER.NUM_WORKERS 1" in line and "--shm-size" in line
 
 
 def test_a_missing_root(refused, tmp_path, monkeypatch):

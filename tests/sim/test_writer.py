@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,15 @@ def test_output_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsys
         assert main(["--ids", "2", "--output", str(output)]) == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ") and err.count("\n") == 1 and reason in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_killed_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(writer_module, "encode", lambda pixels: os.kill(os.getpid(), signal.SIGKILL))
+    assert main(["--ids", "30", "--output", str(tmp_path / "out"), "--workers", "2"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path / 'out'}: a process that wrote") and err.count("\n") == 1
+    assert "--workers" in err
 
 
 def test_an_unwritable_folder_is_named(tmp_path, capsys, monkeypatch):
