@@ -131,7 +131,7 @@ def _test_program(cfg: Any) -> dict[str, Any]:
     from .engine import MOSTrainer
     from .engine.folder import claim_folder, results_folder
     from .engine.fusing import fusion_settings
-    from .engine.resuming import TAG, image_differences, last_checkpoint
+    from .engine.resuming import TAG, feature_differences, last_checkpoint
     from .errors import WeightsError
     from .modeling import load_reid_weights
 
@@ -153,7 +153,7 @@ def _test_program(cfg: Any) -> dict[str, Any]:
         )
     checkpoint = read_torch(weights) if weights.endswith(".pth") and os.path.isfile(weights) else None
     if isinstance(checkpoint, dict):
-        for difference in image_differences(checkpoint, cfg):
+        for difference in feature_differences(checkpoint, cfg):
             logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = MOSTrainer.test_datasets(cfg)
     # Put on record: the same file wherever the next test is run from.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 
+from ..data.sar_settings import SAR_KEYS, sar_differences
 from ..errors import CheckpointError
 
 TAG = "last_checkpoint"
@@ -29,13 +30,25 @@ _FREE = (
 )
 # Under TEST, yet they rule which identities are trained on and which checkpoint is the best.
 _BOUND = ("TEST.HOLDOUT.", "TEST.BEST_METRIC")
-# What a model's test images are made by.
-_IMAGE_KEYS = (
-    "INPUT.SAR.TRANSFORM",
-    "INPUT.SAR.LOW_PERCENTILE",
-    "INPUT.SAR.HIGH_PERCENTILE",
-    "INPUT.SAR.CHANNEL",
-    "INPUT.SIZE_TEST",
+# What the features of a chip depend on beside the weights: how its image is made, and all of the model ...
+_OF_FEATURES = ("INPUT.SIZE_TEST", "INPUT.RESIZE.TEST", "TEST.FLIP.", "MODEL.")
+# ... but what acts in training only.
+_IN_TRAINING = (
+    "MODEL.BACKBONE.ATT_DROP_RATE",
+    "MODEL.BACKBONE.DROP_",
+    "MODEL.BACKBONE.PRETRAIN",
+    "MODEL.DEVICE",
+    "MODEL.FREEZE_LAYERS",
+    "MODEL.HEADS.CLS_LAYER",
+    "MODEL.HEADS.JOIN_GAIN",
+    "MODEL.HEADS.MARGIN",
+    "MODEL.HEADS.NECK_FEAT",
+    "MODEL.HEADS.NUM_CLASSES",
+    "MODEL.HEADS.SCALE",
+    "MODEL.LOSSES.",
+    "MODEL.QUEUE_SIZE",
+    "MODEL.TRANSOSS.GRAD_CHECKPOINT",
+    "MODEL.WEIGHTS",
 )
 
 
@@ -107,10 +120,23 @@ def check_config_agrees(path: str, checkpoint: Mapping[str, Any], cfg: Any) -> N
     )
 
 
-def image_differences(checkpoint: Mapping[str, Any], cfg: Any) -> list[str]:
-    """Settings by which test images are made here otherwise than when the weights were trained, in words."""
-    differing = _differing(checkpoint, cfg)
-    return [f"{key} {differing[key][1]} (trained with {differing[key][0]})" for key in _IMAGE_KEYS if key in differing]
+def feature_differences(checkpoint: Mapping[str, Any], cfg: Any) -> list[str]:
+    """Settings by which features are made here otherwise than in the test that ends the weights' training, in words.
+
+    Args:
+        checkpoint: a checkpoint; one without a config differs in nothing that is known.
+        cfg: the config.
+
+    Returns:
+        One text a key, with both values.
+    """
+    saved = saved_config(checkpoint)
+    sar = {name: saved.get(f"INPUT.SAR.{key}", cfg.INPUT.SAR[key]) for name, key in SAR_KEYS.items()}
+    differing = {one.key: (one.there, one.here) for one in sar_differences(sar, cfg)}
+    for key, values in _differing(checkpoint, cfg).items():
+        if key.startswith(_OF_FEATURES) and not key.startswith(_IN_TRAINING):
+            differing[key] = values
+    return [f"{key} {here} (trained with {there})" for key, (there, here) in differing.items()]
 
 
 def check_training_state(path: str, checkpoint: Mapping[str, Any], model: torch.nn.Module, max_epoch: int) -> None:

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import fastreid_mos
 from fastreid_mos.engine import MOSTrainer
+from fastreid_mos.engine.resuming import feature_differences
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
 # A network with batch norm in the layers that are frozen, into the second epoch of 2 iterations each.
@@ -85,3 +86,49 @@ def test_tensorboard_has_every_epochs_held_out_figures_once(trained, tmp_path):
     events = EventAccumulator(str(first)).Reload()
     assert [(one.step, one.value) for one in events.Scalars("holdout/ALL/mAP")] == [(1, 30), (3, 20), (5, 25)]
     assert [one.step for one in events.Scalars("total_loss")] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("key", "trained_with", "here"),
+    [
+        ("INPUT.SAR.TRANSFORM", "SARDenoise", "SARMaxScale"),
+        ("INPUT.SAR.LOW_PERCENTILE", 5.0, 2.0),
+        ("INPUT.SAR.HIGH_PERCENTILE", 100.0, 98.0),
+        ("INPUT.SAR.CHANNEL", "auto", "mean"),
+        ("INPUT.RESIZE.TEST", "bilinear", "bicubic"),
+        ("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], [127.0, 127.0, 127.0]),
+        ("MODEL.PIXEL_STD", [58.395, 57.120000000000005, 57.375], [128.0, 128.0, 128.0]),
+        ("MODEL.TRANSOSS.MIE", True, False),
+        ("MODEL.TRANSOSS.MIE_SCALE", 3.0, 1.0),
+        ("MODEL.TRANSOSS.SSE", True, False),
+        ("MODEL.HEADS.TEST_NECK_FEAT", "before", "after"),
+        ("MODEL.HEADS.POOL_LAYER", "GlobalAvgPool", "GlobalMaxPool"),
+        ("MODEL.HEADS.JOIN", [], ["size"]),
+        ("MODEL.HEADS.STRIPES", 0, 4),
+        ("TEST.FLIP.ENABLED", False, True),
+    ],
+)
+def test_a_setting_that_changes_features_is_said_with_both_values(key, trained_with, here):
+    saved = {"config": fastreid_mos.load_cfg(DEBUG).dump()}
+    differences = feature_differences(saved, fastreid_mos.load_cfg(DEBUG, [key, str(here)]))
+    assert differences == [f"{key} {here} (trained with {trained_with})"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("MODEL.LOSSES.CMAL.SCALE", "1.0", "MODEL.HEADS.NECK_FEAT", "after", "SOLVER.BASE_LR", "1.0"),
+        ("INPUT.RESIZE.TRAIN", "nearest", "INPUT.SAR.CACHE", "memory", "TEST.RANDOM_DRAWS", "5"),
+    ],
+)
+def test_nothing_is_said_of_settings_that_leave_features_as_they_are(options):
+    cfg = fastreid_mos.load_cfg(DEBUG, list(options))
+    assert feature_differences({"config": fastreid_mos.load_cfg(DEBUG).dump()}, cfg) == []
+
+
+def test_percentiles_count_where_they_are_used_and_a_checkpoint_without_config_differs_in_nothing():
+    scaled = ["INPUT.SAR.TRANSFORM", "SARMaxScale"]
+    saved = {"config": fastreid_mos.load_cfg(DEBUG, scaled).dump()}
+    other = fastreid_mos.load_cfg(DEBUG, [*scaled, "INPUT.SAR.LOW_PERCENTILE", "2.0"])
+    assert feature_differences(saved, other) == [] == feature_differences({"model": {}}, other)
