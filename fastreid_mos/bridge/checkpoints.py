@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import yaml
 from accelerate.utils import broadcast_object_list
 
+from ..compat.checkpoints import saved_config
 from ..config import get_cfg
 from ..errors import CheckpointError
 from .folders import whole_folder
@@ -47,17 +47,9 @@ _FREE = (
 )
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def bound_config(cfg: Any) -> dict[str, Any]:
     """The settings that rule what a bridge's weights become, by key; the same wherever its data lie."""
-    values = dict(_flat(yaml.safe_load(cfg.dump())))
+    values = saved_config({"config": cfg.dump()})
     bound = {key: value for key, value in values.items() if key.startswith(_BOUND) and not key.startswith(_FREE)}
     for key in ("BRIDGE.INIT_FROM", "BRIDGE.LATENT.PATH"):
         if bound[key] and os.path.exists(os.path.expanduser(bound[key])):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from ..atomic import atomic_write
 from ..errors import CheckpointError, WeightsError
@@ -126,3 +128,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             f"{path}: no 'model' in it (found: {', '.join(map(str, list(checkpoint)[:5])) or 'nothing'})"
         )
     return checkpoint
+
+
+def saved_config(checkpoint: Any) -> dict[str, Any]:
+    """The config in a checkpoint, by key; empty where it holds none (checkpoints of fast-reid and of others)."""
+    try:
+        values = yaml.safe_load(checkpoint["config"])
+    except (LookupError, AttributeError, TypeError, yaml.YAMLError):
+        return {}
+    return dict(_flat(values)) if isinstance(values, dict) else {}
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..compat.checkpoints import read_torch
+from ..compat.checkpoints import read_torch, saved_config
 from ..data.build import build_generated_loader, build_test_loader
 from ..data.decoding import decode
 from ..data.holdout import Split, hold_out
@@ -25,7 +25,6 @@ from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import HeldOut, choose, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass
 from ..evaluation.settings import EvalSettings
-from .resuming import saved_config
 
 Ints = NDArray[np.int64]
 # A pass of the model: a loader's batches into an evaluator.
@@ -297,7 +296,7 @@ def check_holdout_agrees(cfg: Any) -> None:
     if not path:
         return
     checkpoint = read_torch(path) if path.endswith(".pth") and os.path.isfile(path) else None
-    saved = saved_config(checkpoint) if isinstance(checkpoint, Mapping) else {}
+    saved = saved_config(checkpoint)
     own = saved_config({"config": cfg.dump()})
     way_on = "set TEST.FUSION.ALPHA to a number (the paper's is 0.02)"
     if not set(_HOLDOUT_KEYS) <= set(saved):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import yaml
 
+from ..compat.checkpoints import saved_config
 from ..data.sar_settings import SAR_KEYS, sar_differences
 from ..errors import CheckpointError
 
@@ -75,26 +75,9 @@ def last_checkpoint(folder: str) -> str:
     return path
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in a checkpoint, by key; empty where it holds none (checkpoints of fast-reid)."""
-    try:
-        values = yaml.safe_load(checkpoint["config"])
-    except (KeyError, AttributeError, TypeError, yaml.YAMLError):
-        return {}
-    return dict(_flat(values)) if isinstance(values, dict) else {}
-
-
 def _differing(checkpoint: Mapping[str, Any], cfg: Any) -> dict[str, tuple[Any, Any]]:
     saved = saved_config(checkpoint)
-    own = dict(_flat(yaml.safe_load(cfg.dump())))
+    own = saved_config({"config": cfg.dump()})
     return {key: (saved[key], own[key]) for key in sorted(saved.keys() & own.keys()) if saved[key] != own[key]}
 
 

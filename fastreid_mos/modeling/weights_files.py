@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compat.checkpoints import read_torch
+from ..compat.checkpoints import read_torch, saved_config
 from ..errors import CheckpointError, WeightsError
 
 PACKAGE_PREFIX = "package:"
@@ -41,8 +41,8 @@ def find_weights(path: str | os.PathLike[str]) -> str:
     return str(files[0])
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU.
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a weights file by name, on the CPU, and the config of their training by key, if it is there.
 
     ``{"model": ...}``, ``{"state_dict": ...}`` and the like are unwrapped; entries that are no tensors are dropped.
 
@@ -67,7 +67,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             raise WeightsError(f"{file}: {key} is no plain tensor of real numbers ({value.dtype}, {value.layout})")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
-    return tensors
+    return tensors, saved_config(content)
 
 
 def _read_safetensors(file: str) -> Mapping[Any, Any]:

@@ -7,7 +7,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+import fastreid_mos
 from fastreid_mos.errors import CheckpointError, MOSError, WeightsError
 from fastreid_mos.modeling import MOS, TransOSS, load_reid_weights
 
@@ -119,7 +121,7 @@ def test_square_grid_onto_256x128():
     from fastreid_mos.modeling.weights import _resize_position
 
     source = torch.arange(197.0).reshape(1, 197, 1)
-    result = _resize_position(source, torch.zeros(1, 129, 1), (16, 8), 1)
+    result = _resize_position(source, torch.zeros(1, 129, 1), (14, 14), (16, 8), 1)
     assert result.shape == (1, 129, 1) and result[0, 0] == 0.0
     grid = result[0, 1:].reshape(16, 8)
     # Rows go up by 14 x 14/16, columns by 14/8, both in row-major order.
@@ -135,6 +137,65 @@ def test_own_grid_that_looks_like_a_square(tmp_path):
     model = small(img_size=(128, 64))
     report = load_reid_weights(model, save(tmp_path / "own.pth", state))
     assert report.resized == ["pos_embed"] and model.pos_embed[0, 0].eq(77.0).all()
+
+
+GRIDS = {
+    "wide": ({"img_size": (128, 64)}, {"img_size": (128, 128)}),
+    "looks square": ({"img_size": (288, 128)}, {"img_size": (256, 128)}),  # 18 x 8 is as many as 12 x 12
+    "as many patches": ({"img_size": (128, 64)}, {"img_size": (64, 128)}),  # 8 x 4 is as many as 4 x 8
+    "other strides": ({"img_size": (128, 64), "stride_size": (8, 16)}, {"img_size": (128, 64), "stride_size": 8}),
+    "other patches": ({"img_size": (72, 64), "patch_size": 8, "stride_size": 8}, {"img_size": (72, 64)}),  # 9 x 8
+    # 4 x 2 patches and a class token are 9 positions, and no second patch embedding tells TransOSS from timm.
+    "one patch embedding": (
+        {"img_size": (64, 32), "modality_patch_embed": False}, {"img_size": (128, 32), "modality_patch_embed": False}
+    ),
+}  # fmt: skip
+
+
+def write_grid(path, made, config):
+    """A TransOSS checkpoint whose positions are their rows and columns as shares of the chip; returns them."""
+    source = small(depth=1, **made)
+    rows, columns = source.grid_size
+    grid = torch.zeros(rows, columns, 48)
+    grid[..., 0], grid[..., 1] = torch.arange(rows)[:, None] / rows, torch.arange(columns) / columns
+    state = source.state_dict()
+    state["pos_embed"][0, 1:], state["pos_embed"][0, 0] = grid.reshape(-1, 48), 7.0
+    torch.save({"model": {f"backbone.{name}": value for name, value in state.items()}, **config}, path)
+    return grid
+
+
+@pytest.mark.parametrize("case", GRIDS)
+def test_the_grid_is_that_of_the_recorded_size(tmp_path, case):
+    made, wanted = GRIDS[case]
+    cfg = fastreid_mos.load_cfg("configs/HOSS/mos_vit.yml")
+    cfg.INPUT.SIZE_TRAIN = list(made["img_size"])
+    strides = made.get("stride_size", 16)
+    cfg.MODEL.BACKBONE.STRIDE_SIZE = strides if isinstance(strides, tuple) else (strides, strides)
+    grid = write_grid(tmp_path / "own.pth", made, {"config": cfg.dump()})
+    model = small(depth=1, **wanted)
+    report = load_reid_weights(model, tmp_path / "own.pth")
+    assert report.resized == ["pos_embed"] and "guess" not in str(report)
+    expected = functional.interpolate(grid.permute(2, 0, 1)[None], model.grid_size, mode="bilinear")[0]
+    position = model.pos_embed.detach()[0]
+    torch.testing.assert_close(position[1:].T.reshape(48, *model.grid_size), expected)
+    assert position[0].eq(7.0).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"config": "INPUT: {SIZE_TRAIN: [100, 100]}"}, {"config": "INPUT: {SIZE_TRAIN: [x, 8]}"}, {"config": 3},
+     {"config": "INPUT: ["}, {"config": "INPUT: {SIZE_TRAIN: [8, 8]}"}],
+)  # fmt: skip
+def test_a_guessed_grid_is_said(tmp_path, config):
+    grid = write_grid(tmp_path / "own.pth", {"img_size": (128, 64)}, config)
+    model = small(depth=1, img_size=(256, 128))
+    report = load_reid_weights(model, tmp_path / "own.pth")
+    assert "(a grid of 8x4 to 16x8, a guess: the file has no training size that gives it)" in str(report)
+    expected = functional.interpolate(grid.permute(2, 0, 1)[None], (16, 8), mode="bilinear")[0]
+    torch.testing.assert_close(model.pos_embed.detach()[0, 1:].T.reshape(48, 16, 8), expected)
+    # As many patches as the model's, and nothing on record: taken as they are.
+    same = small(depth=1, img_size=(128, 64))
+    assert load_reid_weights(same, tmp_path / "own.pth").resized == []
 
 
 def test_grid_without_a_class_position(tmp_path):
