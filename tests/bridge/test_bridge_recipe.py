@@ -242,6 +242,36 @@ def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_c
         train(cfg_of(pairs, tmp_path / "third", **{**keys, "BRIDGE__LATENT__NORMALIZE": True}, BRIDGE__INIT_FROM=first))
 
 
+def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
+    """Its gradients of the accumulated batches are added up, which Adam does not see but by its epsilon, here 0."""
+    keys = {**PLATEAU, "BRIDGE__SOLVER__PLATEAU__PATIENCE": 0, "BRIDGE__SOLVER__PLATEAU__COOLDOWN": 0,
+            "BRIDGE__SOLVER__ACCUMULATE": 2, "BRIDGE__SOLVER__EMA_EVERY": 2, "BRIDGE__SOLVER__EMA_START": 3,
+            "BRIDGE__SOLVER__PLATEAU__MIN_LR": 0.0, "BRIDGE__UNET__INIT": "normal"}  # fmt: skip
+    cfg = cfg_of(pairs, tmp_path / "out", **keys)
+    training, by_hand = training_of(cfg), training_of(cfg)
+    training.optimizer.param_groups[0]["eps"] = 1e-30
+    stream = training.batches.stream(0, 16)
+    for step in range(8):
+        training._step(step, stream)
+    optimizer = torch.optim.Adam(by_hand.bare.parameters(), lr=0.001, eps=1e-30)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.3, cooldown=0, min_lr=0)
+    average = state(by_hand)
+    for batch in range(16):
+        loss = by_hand.loss(by_hand.batches.batch(batch), batch)
+        loss.backward()
+        if (batch + 1) % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step(float(loss.detach()))
+        if (batch + 1) % 4 == 0:
+            decay = 0.9 if batch + 1 >= 6 else 0.0
+            average = {name: decay * average[name] + (1 - decay) * now for name, now in state(by_hand).items()}
+    for made, wanted in ((state(training), state(by_hand)), (training.pipeline().unet.state_dict(), average)):
+        for name, value in wanted.items():
+            assert torch.allclose(made[name], value, atol=1e-6), name
+    assert training.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 0.001
+
+
 def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     """BBDM's released settings, as far as a network small enough for a test shows them."""
     own = {"BRIDGE.DATA.NAMES": f"['{pairs}']", "DATASETS.TESTS": "()", "BRIDGE.LATENT.TRAIN": "False",
@@ -259,8 +289,11 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     # The EMA's n-th update is at batch 32 n; it averages from batch 30,000 on.
     decays = [training.ema.get_decay(n) for n in (1, 30_000 // 32, 30_000 // 32 + 1, 30_000 // 32 + 2)]
     assert decays == [0.0, 0.0, 0.995, 0.995] and cfg.BRIDGE.SOLVER.EMA_EVERY * cfg.BRIDGE.SOLVER.ACCUMULATE == 32
-    assert float(training.bare.conv_in.weight.std()) == pytest.approx(0.02, rel=0.2)
+    assert float(training.bare.conv_in.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
     assert training.bare.mid_block.attentions[0].group_norm is not None and training.bare.config.in_channels == 3
+    bridge = training.scheduler.config
+    assert (bridge.num_train_timesteps, bridge.mt_type, bridge.max_var) == (1000, "linear", 1.0)
+    assert not bridge.clip_sample
     cfg = fastreid_mos.load_cfg(BBDM)
     assert cfg.BRIDGE.DATA.FLIP == 0 and cfg.BRIDGE.SOLVER.BATCH == 8 and cfg.BRIDGE.SOLVER.LOSS == "l1"
     assert cfg.BRIDGE.SOLVER.CLIP_NORM == 0 and cfg.BRIDGE.SOLVER.PRECISION == "no" and cfg.BRIDGE.UNET.DROPOUT == 0
