@@ -214,7 +214,7 @@ def test_bbdms_starting_weights(pairs, tmp_path):
         elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and weight.numel() > 800:
             assert float(weight.std()) == pytest.approx(0.02, rel=0.12) and abs(float(weight.mean())) < 0.003, name
             assert float(module.bias.detach().abs().max()) > 0.02, name  # torch's own
-    assert float(plain.conv_in.weight.std()) > 0.05
+    assert float(plain.conv_in.weight.detach().std()) > 0.05
 
 
 def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_codebook(pairs, tmp_path):
