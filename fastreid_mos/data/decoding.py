@@ -264,30 +264,25 @@ def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
             raise ChipError(path, "is damaged: its image header cannot be read") from None
         _check_size(path, *image.size, len(image.getbands()), 2 if image.mode.startswith("I;16") else 4)
         _load_whole(path, image, stream)
-    transparent = image.info.get("transparency")
-    if image.format == "PNG" and _png_depth(stream) == 16 and len(image.getbands()) > 1:
-        # PIL cuts these to 8 bits.
+    if image.format == "PNG" and _png_depth(stream) == 16:
+        # PIL cuts colours to 8 bits, and the type it gives to grey is another in each of its versions.
         stream.seek(0)
         pixels = _upright(imagecodecs.png_decode(stream.read()), image.getexif().get(_ORIENTATION, 1))
     else:
         upright: Image.Image = ImageOps.exif_transpose(image)
-        if transparent is not None and upright.mode in ("1", "L", "P", "RGB"):
+        if "transparency" in image.info and upright.mode in ("1", "L", "P", "RGB"):
             upright = upright.convert("LA" if upright.mode in ("1", "L") else "RGBA")
         elif upright.mode == "1":
             upright = upright.convert("L")
-        elif upright.mode not in ("L", "RGB", "RGBA", "LA", "I", "F") and not upright.mode.startswith("I;16"):
+        elif upright.mode not in ("L", "RGB", "RGBA", "LA"):
             upright = upright.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
         pixels = np.asarray(upright)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    alpha = pixels.shape[2] in (2, 4)
-    if alpha:
-        mask = pixels[..., -1:] == 0
-    elif isinstance(transparent, int):  # grey of 16 bits
-        mask = pixels == transparent
-    else:
+    if pixels.shape[2] not in (2, 4):
         return Stored(pixels)
-    return Stored(pixels, mask if mask.any() else None, alpha)
+    mask = pixels[..., -1:] == 0
+    return Stored(pixels, mask if mask.any() else None, alpha=True)
 
 
 def _png_depth(stream: BinaryIO) -> int:

@@ -44,7 +44,7 @@ def with_mask(path, pixels, mask, **options):
 
 def check_sar(chip, pixels, empty=EMPTY):
     """No data: the lowest level, and not counted; all else as it is."""
-    values = pixels[~empty].astype(np.float32)
+    values = np.abs(pixels[~empty]) if np.iscomplexobj(pixels) else pixels[~empty].astype(np.float32)
     np.testing.assert_array_equal(chip.mask, empty)
     np.testing.assert_array_equal(chip.pixels[~empty], values)
     assert (chip.pixels[empty] == chip.pixels[~empty].min()).all()
@@ -69,6 +69,8 @@ NO_DATA = [
     ("f4", -np.inf, "-1.7976931348623157e+308"),
     ("f8", np.finfo("f8").min, "-1.797693134862316e+308"),
     ("f8", np.finfo("f4").min, "-3.4028234663852886e+38"),
+    ("f8", np.finfo("f4").min, "-3.40282347e+38"),
+    ("c8", -9999, "-9999"),
     ("f2", np.finfo("f2").min, "-65504"),
     ("f2", np.finfo("f2").min, "-3.4028234663852886e+38"),
     ("f4", np.nan, "nan"),
@@ -494,6 +496,14 @@ def test_palette_with_nodata(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16) * 257
     path = write(tmp_path / "1_RGB.tif", index, "9", photometric="palette", colormap=colours)
     check_optical(read_chip(path), colours[:, index].transpose(1, 2, 0) // 257)
+
+
+def test_cmyk_with_nodata(tmp_path):
+    """A value of the file's four channels, not of the three that are read."""
+    inks = np.asarray(Image.fromarray(RGB).convert("CMYK")).copy()
+    inks[EMPTY] = 7
+    check_optical(read_chip(write(tmp_path / "1_RGB.tif", inks, "7", photometric="separated")))
+    check_sar(read_chip(tmp_path / "1_RGB.tif", SAR), RGB[..., 0])
 
 
 def test_white_is_zero_with_nodata(tmp_path):
