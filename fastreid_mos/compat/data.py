@@ -62,11 +62,10 @@ def _float_images() -> None:
             eight_bit = False
         if eight_bit:
             return original(file_name, format)
-        from ..data import read_chip, sar_denoise
+        from ..data import SARDenoise, read_chip
         from ..data.modality import SAR
 
-        chip = read_chip(file_name, modality=SAR)
-        pixels = sar_denoise(chip.pixels, mask=chip.mask)
+        pixels = SARDenoise()(read_chip(file_name, modality=SAR))
         if format == "L":
             pixels = pixels[..., :1]
         return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])

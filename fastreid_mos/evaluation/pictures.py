@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from ..atomic import atomic_write
-from ..data import OPTICAL, SAR, read_chip, sar_denoise
+from ..data import OPTICAL, SARDenoise, read_chip
 from ..errors import MOSError
 
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
@@ -62,7 +62,7 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
 
 def _place(sheet: Image.Image, file: str, corner: tuple[int, int], colour: tuple[int, int, int], label: str) -> None:
     chip = read_chip(file)
-    picture = Image.fromarray(sar_denoise(chip.pixels, mask=chip.mask) if chip.modality == SAR else chip.pixels)
+    picture = Image.fromarray(SARDenoise()(chip))
     scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.BICUBIC)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data import OPTICAL, SAR, read_chip, sar_denoise
+from ..data import OPTICAL, SAR, SARDenoise, read_chip
 from ..data.decoding import decode
 from ..errors import ChipError, MOSError
 from .markup import Html, join, markup, missing, tag
@@ -89,7 +89,7 @@ def chip_picture(
         else:
             chip = read_chip(path, {"optical": OPTICAL, "sar": SAR}.get(kind))
             kind = "sar" if chip.modality == SAR else "optical"
-            pixels = sar_denoise(chip.pixels, *percentiles, mask=chip.mask) if chip.modality == SAR else chip.pixels
+            pixels = SARDenoise(*percentiles)(chip)
     except ChipError as error:
         return Picture("", 0, 0, error.problem, kind)
     return Picture(_data_uri(pixels, height, lossless=kind == "generated"), pixels.shape[1], pixels.shape[0], "", kind)

@@ -243,6 +243,9 @@ def test_a_chip_of_no_data_is_refused(tmp_path):
     Image.fromarray(np.dstack([RGB, ALPHA * 0])).save(tmp_path / "1_RGB.png")
     with pytest.raises(ChipError, match="no pixel with data"):
         read_chip(tmp_path / "1_RGB.png")
+    Image.fromarray(np.dstack([RGB * 0 + 90, ALPHA])).save(tmp_path / "1_RGB.png")
+    with pytest.raises(ChipError, match=r"constant: every pixel is \(90, 90, 90\)"):
+        read_chip(tmp_path / "1_RGB.png")
     pixels = np.full((40, 24), 7, "u2")
     pixels[EMPTY] = 65535  # a mask does not make a constant chip one with a ship in it
     for nodata, words in (("65535", "constant: every pixel is 7"), ("7", "constant: every pixel is 65535")):
