@@ -22,7 +22,7 @@ from fastreid.utils import comm
 from made_chips import TRAINING, optical, sar, write_optical
 from PIL import Image
 
-from fastreid_mos.cli import run
+from fastreid_mos.cli import in_process, run
 from fastreid_mos.data import HOSS, SAMPLERS, build_test_loader, build_train_loader, ship_size_features
 from fastreid_mos.data import build as build_module
 from fastreid_mos.data.build import check_shared_memory
@@ -219,6 +219,20 @@ def test_every_way_in_which_a_lost_worker_shows(make_cfg, items, monkeypatch, ca
     assert WorkerError.is_it(error) == isinstance(error, RuntimeError)
 
 
+def test_a_lost_worker_of_one_of_several_processes_is_one_line_too(capsys, monkeypatch):
+    def leave(status):
+        raise SystemExit(status)
+
+    def program(args):
+        raise WAYS[-4]
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as caught:
+        in_process(program, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and line.startswith("error: a loader worker was ended from outside")
+
+
 @pytest.mark.parametrize(("workers", "error"), OTHERS, ids=repr)
 def test_other_errors_stay_what_they_are(make_cfg, items, monkeypatch, workers, error):
     with pytest.raises(type(error)) as caught:
@@ -254,7 +268,6 @@ KILLED = """
 import multiprocessing, os, signal, sys, time
 from fastreid_mos.cli import run
 from fastreid_mos.config import load_cfg
-from fastreid_mos.cli import run
 from fastreid_mos.data import HOSS, build_train_loader
 
 def program(how, workers, chips, pause):
