@@ -159,10 +159,9 @@ def _sar_pixels(
     pixels = fill_non_finite(pixels)
     if not np.isfinite(pixels).all():
         raise ChipError(path, "holds no finite pixel")
-    valid = pixels[~mask]
-    if valid.min() == valid.max():
-        raise ChipError(path, f"is constant: every pixel is {valid[0]:.6g}, there is no ship in it")
-    return pixels, mask if mask.any() else None, doubts + sar_doubts(valid)
+    if pixels.min() == pixels.max():
+        raise ChipError(path, f"is constant: every pixel is {pixels.flat[0]:.6g}, there is no ship in it")
+    return pixels, mask if mask.any() else None, doubts + sar_doubts(pixels[~mask])
 
 
 def _is_number(channel: str) -> bool:

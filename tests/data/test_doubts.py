@@ -96,8 +96,7 @@ def test_ordinary_sar(tmp_path, kind):
 
 
 def test_ordinary_optical(tmp_path):
-    black = SMOOTH.copy()
-    black[:40] = 0  # beyond the swath, and declared
+    black = np.vstack([np.zeros((2500, 30, 3), np.uint8), SMOOTH])  # beyond the swath, and declared
     Image.fromarray(np.dstack([black, np.where(black.any(-1), 255, 0).astype(np.uint8)])).save(tmp_path / "1_RGB.png")
     assert not read_chip(tmp_path / "1_RGB.png").doubts
     tifffile.imwrite(tmp_path / "1_RGB.tif", SMOOTH[:2, :2], photometric="rgb")
