@@ -12,7 +12,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 
 from ..data.base import ShipDataset
 from ..data.build import dataset_root
-from ..data.listing import DISTRACTOR, Item, Skipped, list_chips
+from ..data.listing import DISTRACTOR, Item, Skipped, list_chips, refuse_unwritable
 from ..data.modality import OPTICAL, SAR
 from ..data.opening import base_name, open_dataset
 from ..errors import ConfigError, DatasetError
@@ -159,7 +159,9 @@ def _side_by_side(own: str, folder: str, skipped: Skipped) -> list[PairGroup]:
         names.append((match[1], OPTICAL if match[2].lower() == "rgb" else SAR))
         return len(names) - 1, names[-1][1]
 
-    for path, number, modality in list_chips(folder, parse, skipped):
+    chips = list_chips(folder, parse, skipped)
+    refuse_unwritable(chips)
+    for path, number, modality in chips:
         sides.setdefault(names[number][0], ([], []))[modality].append(path)
     groups: list[PairGroup] = []
     for _, (optical, sar) in sorted(sides.items()):

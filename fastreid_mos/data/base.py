@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ..errors import DatasetError
 from .chips import read_chip
-from .listing import DISTRACTOR, Item, Skipped, count_chips, same_file
+from .listing import DISTRACTOR, Item, Skipped, count_chips, refuse_unwritable, same_file
 from .modality import MODALITY_NAMES
 from .transforms import SARDenoise
 
@@ -27,6 +27,9 @@ class ShipDataset(ImageDataset):
         train, query, gallery: the chips.
         skipped: files that were left out.
         combineall: train on the test chips too (fast-reid's COMBINEALL).
+
+    Raises:
+        DatasetError: :func:`refuse_unwritable`.
     """
 
     _junk_pids = [DISTRACTOR]
@@ -42,6 +45,7 @@ class ShipDataset(ImageDataset):
         combineall: bool = False,
         **kwargs: Any,
     ) -> None:
+        refuse_unwritable(train, query, gallery)
         self.root = root
         self.skipped = skipped
         # Counted before fast-reid may add the test chips to the training ones.

@@ -87,7 +87,7 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
         (path, identity, modality) of each.
 
     Raises:
-        DatasetError: the folder cannot be read, or a chip in it has a name that cannot be written down.
+        DatasetError: the folder cannot be read.
     """
     items: list[Item] = []
     try:
@@ -111,17 +111,16 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
                 skipped.add(entry.path, meaning)
             else:
                 items.append((entry.path, *meaning))
-    refuse_unwritable(path for path, *_ in items)
     return items
 
 
-def refuse_unwritable(paths: Iterable[str]) -> None:
-    """Stop at chips whose names the results could not hold, before hours are spent on them.
+def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
+    """Stop at items of chips whose names the results could not hold, before hours are spent on them.
 
     Raises:
         DatasetError: one line with the first of them, escaped, and what to do.
     """
-    bad = [path for path in paths if UNWRITABLE.search(path)]
+    bad = [path for items in parts for path, *_ in items if UNWRITABLE.search(path)]
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
         raise DatasetError(

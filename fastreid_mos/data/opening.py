@@ -38,7 +38,7 @@ def open_dataset(name: str, **options: Any) -> Any:
         ) from None
     for warning in said:
         logger.warning(f"{name}: {warning.message}")
-    refuse_unwritable(path for split in ("train", "query", "gallery") for path, *_ in getattr(dataset, split))
+    refuse_unwritable(dataset.train, dataset.query, dataset.gallery)  # data sets of others too
     return dataset
 
 

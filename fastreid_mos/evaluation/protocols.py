@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.listing import Skipped, list_chips, parse_hoss_name, same_file
+from ..errors import shown
 from .chips import Chips
 
 Ints = NDArray[np.int64]
@@ -127,8 +128,8 @@ def _subset(chips: Chips, name: str) -> tuple[Ints, Ints] | None:
         missing = [file for file in listed if file not in by_name]
         if missing:
             logger.warning(
-                f"{name}: {len(missing)} chips of {folder} were not among those tested ({missing[0]} first), so the "
-                f"protocol is made by modality instead; DATASETS.TESTS HOSS_{name} tests that folder itself"
+                f"{name}: {len(missing)} chips of {folder} were not among those tested ({shown(missing[0])} first), so "
+                f"the protocol is made by modality instead; DATASETS.TESTS HOSS_{name} tests that folder itself"
             )
             return None
         parts.append(np.array(sorted(by_name[file] for file in listed), np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_a_folder_of_pairs(tmp_path):
             open_pairs([str(folder), other])
     # A folder that is called like a data set does not pass for it.
     assert list(open_pairs([str(write_pairs(tmp_path / "HOSS", ["1"]))]).roots) == [str(tmp_path / "HOSS")]
+
+
+def test_a_pair_whose_name_cannot_be_written_down(tmp_path):
+    folder = write_pairs(tmp_path / "mine", ["a"])
+    try:
+        shutil.copy(folder / "a_SAR.png", os.fsencode(folder) + b"/b\xff_SAR.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(DatasetError, match=r"mine/b.xff_SAR\.png: a name that is not UTF-8 text"):
+        open_pairs([str(folder)])
 
 
 def test_real_pairs_folder(shared_dir):
