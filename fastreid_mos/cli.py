@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import util
 from typing import Any
 
@@ -27,6 +28,20 @@ STOPPED = 130
 OTHERS_WAIT = 5.0
 
 
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """What stops the program is said in its last line: tracebacks of the same from elsewhere are left out."""
+    hook, loud = threading.excepthook, logging.raiseExceptions
+    logging.raiseExceptions = False  # a log.txt that can no longer be written
+    # tensorboard's writer, which says it in the main thread too.
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else hook(args)
+    try:
+        yield
+    finally:
+        threading.excepthook, logging.raiseExceptions = hook, loud
+
+
+@_said_once()
 def run(program: Callable[[], Any]) -> int:
     """Run a program; what it says to the user goes to standard error in one line.
 
@@ -35,7 +50,6 @@ def run(program: Callable[[], Any]) -> int:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's shell started it with "&"
-    _say_once()
     try:
         program()
     except (MOSError, RuntimeError) as error:
@@ -61,17 +75,6 @@ def _of_system(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _say_once() -> None:
-    """What stops the program is said in its last line; tracebacks of the same from elsewhere are left out."""
-    logging.raiseExceptions = False  # a log.txt that can no longer be written
-    # tensorboard's writer, and what pins a loader's memory for a GPU: the main thread says it too.
-    threading.excepthook = lambda args: (
-        None
-        if issubclass(args.exc_type, OSError) or "_pin_memory_loop" in getattr(args.thread, "name", "")
-        else threading.__excepthook__(args)
-    )
-
-
 def _ours(error: Exception) -> Exception:
     """An error that is said in one line; any other goes on its way, as the one that is handled."""
     if WorkerError.is_it(error):
@@ -81,11 +84,11 @@ def _ours(error: Exception) -> Exception:
     return error
 
 
+@_said_once()
 def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """One of several processes: an error of ours is said in one line, once where all of them meet it."""
     from fastreid.utils import comm
 
-    _say_once()
     try:
         program(args)
     except (MOSError, OSError, RuntimeError) as found:
