@@ -12,7 +12,7 @@ from fastreid.evaluation.testing import print_csv_format
 
 from ..atomic import atomic_write
 from ..errors import MOSError
-from ..evaluation.report import RESULTS
+from ..evaluation.report import RESULTS, simulation_of
 from .resuming import last_checkpoint
 
 
@@ -26,6 +26,7 @@ def report_flat(cfg: Any, name: str, dataset: Any, figures: Mapping[str, Any], f
         "dataset": type(dataset).__name__,
         "split": "test",
         "evaluator": "ReidEvaluator",
+        "simulated": simulation_of(item[0] for item in [*dataset.query, *dataset.gallery]) is not None,
         "chips": {"query": len(dataset.query), "gallery": len(dataset.gallery)},
         "first_query": str(dataset.query[0][0]),
         "model": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "last_checkpoint": last},
