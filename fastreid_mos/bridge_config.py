@@ -120,10 +120,12 @@ def add_bridge_config(cfg: Any) -> None:
     cfg.BRIDGE.SAMPLE.ORDER = 1
     cfg.BRIDGE.SAMPLE.SPACING = "linear"
     cfg.BRIDGE.SAMPLE.CLIP = True
-    # Samples of each chip, images generated at a time, and the seed of all.
+    # Samples of each chip, images generated at a time, the seed of all, and what the network runs in: "no" (single
+    # precision), "bf16" or "fp16"; an autoencoder stays in single.
     cfg.BRIDGE.SAMPLE.K = 5
     cfg.BRIDGE.SAMPLE.BATCH = 16
     cfg.BRIDGE.SAMPLE.SEED = 0
+    cfg.BRIDGE.SAMPLE.PRECISION = "no"
     # What is dumped after training: chips of "query", "gallery", and "holdout", the held-out training identities
     # (TEST.HOLDOUT) on which alpha is chosen; "train" dumps all training chips. The folder: empty is
     # OUTPUT_DIR/synthetic.

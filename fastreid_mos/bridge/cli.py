@@ -44,9 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     """``tools/train_bbdm.py`` and the ``mos-train-bbdm`` command."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(words)
-    # To be run again by hand, from where it was run.
-    args.command = f"python tools/train_bbdm.py {shlex.join(words)}"
+    args.command = f"{_called()} {shlex.join(words)}"
     return run(lambda: _first_speaks(args))
+
+
+def _called() -> str:
+    """How this program was called, to be run again by hand from where it was run."""
+    name = os.path.basename(sys.argv[0])
+    if name.startswith("mos-train-bbdm"):
+        return "mos-train-bbdm"
+    return f"python {shlex.quote(sys.argv[0] if name == 'train_bbdm.py' else 'tools/train_bbdm.py')}"
 
 
 def _first_speaks(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ _COMMON = {
     "sar": "INPUT.SAR",
     "size": "BRIDGE.SIZE",
     "resize": "BRIDGE.RESIZE",
-    "precision": "the precision",
+    "precision": "BRIDGE.SAMPLE.PRECISION",
 }
 # Times that a folder is read when journals vanish meanwhile.
 _LOOKS = 3
@@ -122,8 +122,7 @@ class DumpFolder:
             wanted: what this call would make.
 
         Returns:
-            ``wanted``, joined with what is there: the larger k, all data sets and splits, and on the same kind of
-            device its batch.
+            ``wanted``, joined with what is there: the larger k, all data sets and splits.
 
         Raises:
             DatasetError: chips made otherwise are there; the message says what differs.
@@ -138,21 +137,11 @@ class DumpFolder:
                     f"{self.root}: holds chips of another dump ({key}: {old} there, {new} now); give another folder "
                     "(BRIDGE.SAMPLE.OUTPUT), or remove this one"
                 )
-        batch = wanted.batch
-        if there.device != wanted.device:
-            logger.warning(
-                f"{self.root}: begun on {there.device}, goes on on {wanted.device}; its chips may differ by a grey "
-                "level from those made there"
-            )
-        elif there.batch != wanted.batch:
-            logger.info(f"{self.root}: begun with batches of {there.batch} on {there.device}, goes on with them")
-            batch = there.batch
         if there.k > wanted.k:
             logger.info(f"{self.root}: holds {there.k} samples of a chip, so {there.k} of each are made")
         splits = {*there.splits, *wanted.splits}
         return dataclasses.replace(
             wanted,
-            batch=batch,
             k=max(there.k, wanted.k),
             datasets=tuple(dict.fromkeys((*there.datasets, *wanted.datasets))),
             splits=tuple(split for split in SPLITS if split in splits),
@@ -255,7 +244,7 @@ class DumpFolder:
             checkpoint=facts.checkpoint,
             steps=facts.steps,
             rule=facts.rule,
-        )
+        ).sealed(facts)
 
     def finish(self, facts: DumpFacts, tasks: Sequence[Task]) -> bool:
         """Merge the journals into the manifest, if everything is made and no process is at work any more.

@@ -60,6 +60,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "SOLVER.SCHED": ("constant", "cosine", "plateau"),
     "SOLVER.LOSS": ("l1", "l2"),
     "SOLVER.PRECISION": ("no", "bf16", "fp16"),
+    "SAMPLE.PRECISION": ("no", "bf16", "fp16"),
     "SAMPLE.RULE": ("bbdm", "dbim"),
     "SAMPLE.SPACING": ("linear", "trailing", "quadratic", "variance"),
 }

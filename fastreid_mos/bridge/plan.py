@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..data.chips import read_chip
 from ..data.doubts import Doubts
 from ..data.listing import Item
-from ..data.manifest import IMAGES, SPLITS, SyntheticRow, file_sha256
+from ..data.manifest import IMAGES, SPLITS, SyntheticRow, file_sha256, sample_seed
 from ..data.modality import SAR
 from ..data.synthetic import source_name
 from ..errors import ChipError, ConfigError
@@ -57,16 +57,6 @@ class Task:
     def key(self) -> tuple[str, int]:
         """As :attr:`fastreid_mos.data.manifest.SyntheticRow.key`."""
         return self.source.name, self.sample
-
-
-def sample_seed(seed: int, source_sha256: str, sample: int) -> int:
-    """The seed of one image: a function of the dump's seed, the source's bytes and the number of the sample.
-
-    Returns:
-        0 .. 2^53 - 1, which every reader of JSON keeps exactly.
-    """
-    digest = hashlib.sha256(f"{seed} {source_sha256} {sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 11
 
 
 def read_sources(

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..data.sar_settings import sar_differences
 from ..errors import ConfigError
+
+# What the network runs in, by the name of BRIDGE.SAMPLE.PRECISION; "no": what its weights are saved in.
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """``BRIDGE.SAMPLE`` as numbers: network calls, scheduler's settings, samples of each chip, batch and seed."""
+    """``BRIDGE.SAMPLE``: network calls, scheduler's settings, samples of each chip, batch, seed and precision."""
 
     steps: int
     rule: str
@@ -22,13 +27,14 @@ class SampleSettings:
     k: int
     batch: int
     seed: int
+    precision: str
 
     @classmethod
     def from_cfg(cls, cfg: Any, **instead: Any) -> SampleSettings:
         """What the config says, but for the values in ``instead`` that are not None.
 
         Raises:
-            ConfigError: steps, k or batch below 1.
+            ConfigError: steps, k or batch below 1, or a precision of another name.
         """
         sample = cfg.BRIDGE.SAMPLE
         values = {name: getattr(sample, name.upper()) for name in cls.__dataclass_fields__}
@@ -37,6 +43,8 @@ class SampleSettings:
         for name in ("steps", "k", "batch"):
             if getattr(settings, name) < 1:
                 raise ConfigError(f"BRIDGE.SAMPLE.{name.upper()}: 1 or more, got {getattr(settings, name)}")
+        if settings.precision not in DTYPES:
+            raise ConfigError(f"BRIDGE.SAMPLE.PRECISION: one of {', '.join(DTYPES)}, got {settings.precision!r}")
         return settings
 
 

@@ -25,7 +25,7 @@ from .generating import ChipGenerator
 from .journal import Journal
 from .loading import load_pipeline
 from .plan import Task, make_tasks, read_sources
-from .sampling import SampleSettings, recorded_sar, sampling_scheduler
+from .sampling import DTYPES, SampleSettings, recorded_sar, sampling_scheduler
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -69,6 +69,7 @@ def dump(
     spacing: str | None = None,
     clip: bool | None = None,
     seed: int | None = None,
+    precision: str | None = None,
     device: str | torch.device | None = None,
     rank: int = 0,
     world: int = 1,
@@ -78,9 +79,10 @@ def dump(
 ) -> DumpReport:
     """Generate K chips from each chip of the source modality, into a folder that fused testing reads.
 
-    Killed anywhere and called again it makes only what is missing, and ends in the same bytes. So it does when K is
+    Killed anywhere and called again it makes only what is missing, and ends in the same chips. So it does when K is
     raised, or when splits are added. A file that is missing or differs from its checksum is named in the log and made
-    again. An image depends on its own seed alone, see :class:`fastreid_mos.bridge.generating.ChipGenerator`.
+    again. A chip is the same to within a grey level whatever it is made together with, see
+    :class:`fastreid_mos.bridge.generating.ChipGenerator`.
 
     Args:
         pipeline_folder: of a trained BrownianBridgePipeline.
@@ -90,7 +92,7 @@ def dump(
             modality are left out.
         output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``.
         k: samples of each chip; a folder that has more keeps them.
-        steps, batch, rule, eta, order, spacing, clip, seed: instead of ``BRIDGE.SAMPLE``.
+        steps, batch, rule, eta, order, spacing, clip, seed, precision: instead of ``BRIDGE.SAMPLE``.
         device: by default a GPU where there is one.
         rank, world: this process and how many there are; they share the chips out without talking to each other.
         datasets: names, for ``dump.json``.
@@ -108,14 +110,25 @@ def dump(
         MOSError: a pipeline or folder that cannot be used, or another process at work on the same share.
     """
     settings = SampleSettings.from_cfg(
-        cfg, k=k, steps=steps, batch=batch, rule=rule, eta=eta, order=order, spacing=spacing, clip=clip, seed=seed
+        cfg,
+        k=k,
+        steps=steps,
+        batch=batch,
+        rule=rule,
+        eta=eta,
+        order=order,
+        spacing=spacing,
+        clip=clip,
+        seed=seed,
+        precision=precision,
     )
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} of {world} processes: 0..{world - 1} is needed")
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     root = os.fspath(output) or cfg.BRIDGE.SAMPLE.OUTPUT or os.path.join(cfg.OUTPUT_DIR, "synthetic")
     bridge = os.path.expanduser(os.fspath(pipeline_folder))
-    pipeline = load_pipeline(bridge)
+    pipeline = load_pipeline(bridge, place)
+    torch.nn.Module.to(pipeline.unet, DTYPES[settings.precision])  # diffusers' own warns of what does not matter here
     sar = recorded_sar(pipeline.config, cfg)
     scheduler = sampling_scheduler(pipeline, settings)
     images = pipeline.chip_reader()
@@ -127,7 +140,7 @@ def dump(
             checkpoint=pipeline_id(bridge),
             steps=settings.steps,
             rule=settings.rule,
-            eta=settings.eta,
+            eta=float(settings.eta),
             order=settings.order,
             spacing=settings.spacing,
             clip=bool(scheduler.config.clip_sample),
@@ -137,8 +150,6 @@ def dump(
             size=images.size,
             resize=images.resize,
             precision=str(pipeline.unet.dtype).removeprefix("torch."),
-            device=place.type,
-            batch=1 if place.type == "cpu" else settings.batch,
             trained_identities={name: list(pids) for name, pids in pipeline.config.trained_identities.items()},
             datasets=tuple(datasets),
             splits=tuple(items_by_split),
@@ -149,11 +160,10 @@ def dump(
     sources = read_sources(items_by_split, source, dataset_root(), images.channel, folder.rows)
     tasks = make_tasks(sources, facts.k, facts.seed, target, folder.rows)
     mine = folder.missing(tasks, tasks[rank::world])
-    rows_together = settings.batch if place.type == "cpu" else facts.batch
     seconds, flat = 0.0, []
     if mine:
         folder.make()
-        generator = ChipGenerator(pipeline.to(place), scheduler, images, source, target, facts.steps, rows_together)
+        generator = ChipGenerator(pipeline, scheduler, images, source, target, facts.steps, settings.batch)
         started = time.monotonic()
         with Journal(folder.root, rank) as journal, closing(generator.generate(mine)) as chips:
             folder.write_facts(facts)

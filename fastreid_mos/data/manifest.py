@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..atomic import atomic_write
@@ -32,10 +33,12 @@ from .field_checks import (
 from .modality import OPTICAL, SAR
 
 MANIFEST, FACTS, IMAGES = "manifest.jsonl", "dump.json", "images"
-VERSION = 1
+VERSION = 2
 DIRECTIONS = {"optical_to_sar": (OPTICAL, SAR), "sar_to_optical": (SAR, OPTICAL)}
 SPLITS = ("query", "gallery", "train", "holdout")
 REMAKE = "python tools/train_bbdm.py --config-file <the bridge's config> --dump-only"
+# Of the facts of a dump, those that a later call may change.
+_OF_A_CALL = ("bridge", "k", "datasets", "splits", "command")
 # Files of a pipeline folder that its images depend on; a model card or a picture beside them does not count.
 _WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -57,6 +60,7 @@ class SyntheticRow:
         checkpoint: :func:`pipeline_id` of the bridge.
         steps: network calls.
         rule: step rule of the scheduler.
+        digest: of the rest of the line and of the dump's settings; see :meth:`sealed`.
     """
 
     source: str
@@ -71,6 +75,12 @@ class SyntheticRow:
     checkpoint: str
     steps: int
     rule: str
+    digest: str = ""
+
+    def sealed(self, facts: DumpFacts) -> SyntheticRow:
+        """The row with the digest that binds what it says together, and to the settings that the dump was made with."""
+        content = dataclasses.replace(self, digest=facts.settings).to_json()
+        return dataclasses.replace(self, digest=hashlib.sha256(content.encode()).hexdigest()[:16])
 
     @property
     def key(self) -> tuple[str, int]:
@@ -105,9 +115,7 @@ class DumpFacts:
         sar: INPUT.SAR.{TRANSFORM, LOW_PERCENTILE, HIGH_PERCENTILE, CHANNEL} as "transform", "low", "high", "channel".
         size: [height, width] of the generated chips.
         resize: filter that brought the sources to it.
-        precision: dtype that the networks ran in.
-        device, batch: where, and how many rows were computed together there; beside the rest they decide the last bit
-            of a float, and so a grey level here and there. On the CPU rows are computed one by one.
+        precision: dtype that the network ran in.
         trained_identities: by data set, the identities that the bridge was trained on; None: not known.
         datasets, splits: what was dumped.
         command: makes the dump again, or what is missing in it.
@@ -129,8 +137,6 @@ class DumpFacts:
     size: tuple[int, int]
     resize: str = "bilinear"
     precision: str = "float32"
-    device: str = "cpu"
-    batch: int = 1
     trained_identities: dict[str, list[Any]] | None = None
     datasets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
@@ -147,6 +153,12 @@ class DumpFacts:
         """Of the generated chips."""
         return DIRECTIONS[self.direction][1]
 
+    @cached_property
+    def settings(self) -> str:
+        """64 hexadecimal digits of SHA-256 over what no later call may change."""
+        fixed = {name: value for name, value in dataclasses.asdict(self).items() if name not in _OF_A_CALL}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
     def to_json(self) -> str:
         """The text of ``dump.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -159,6 +171,16 @@ class DumpFacts:
             ValueError: what is wrong with it.
         """
         return cls(**_checked(cls, text, _FACT_CHECKS))
+
+
+def sample_seed(seed: int, source_sha256: str, sample: int) -> int:
+    """The seed of one image: a function of the dump's seed, the source's bytes and the number of the sample.
+
+    Returns:
+        0 .. 2^53 - 1, which every reader of JSON keeps exactly.
+    """
+    digest = hashlib.sha256(f"{seed} {source_sha256} {sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11
 
 
 # Fields whose values cannot all be: what is asked of them, and how it is said.
@@ -175,6 +197,7 @@ _ROW_CHECKS: dict[str, tuple[Any, str]] = {
     "checkpoint": (is_text, "the bridge's id"),
     "steps": (is_count, "a whole number from 1 on"),
     "rule": (is_text, "a step rule"),
+    "digest": (is_text, "the line's digest"),
 }
 _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "version": (lambda value: value == VERSION, f"{VERSION}"),
@@ -193,8 +216,6 @@ _FACT_CHECKS: dict[str, tuple[Any, str]] = {
     "size": (is_size, "[height, width]"),
     "resize": (is_text, "a filter"),
     "precision": (is_text, "a dtype"),
-    "device": (is_text, "a kind of device"),
-    "batch": (is_count, "a whole number from 1 on"),
     "trained_identities": (is_identities, "lists by data set"),
     "datasets": (is_texts, "a list of names"),
     "splits": (is_texts, "a list of names"),

@@ -20,6 +20,7 @@ from .manifest import (
     pipeline_id,
     read_facts,
     read_rows,
+    sample_seed,
 )
 
 logger = logging.getLogger("fastreid_mos.data")
@@ -175,7 +176,8 @@ def check_rows(path: str, facts: DumpFacts, rows: Sequence[SyntheticRow]) -> Non
 
     Raises:
         DatasetError: a line of another checkpoint, number of steps or rule, a sample or output that is listed twice,
-            or a source of two contents; named by its number.
+            a source of two contents, a seed that does not follow, or a line or ``dump.json`` that is not as the dump
+            wrote it (chips under other owners, other settings); named by its number.
     """
     command = facts.command or REMAKE
     keys: dict[tuple[str, int], int] = {}
@@ -192,6 +194,10 @@ def check_rows(path: str, facts: DumpFacts, rows: Sequence[SyntheticRow]) -> Non
             problem = f"repeats the output of line {outputs[row.output]}: {row.output}"
         elif sources.setdefault(row.source, (row.source_sha256, number))[0] != row.source_sha256:
             problem = f"has another checksum of {row.source} than line {sources[row.source][1]}"
+        elif row.seed != sample_seed(facts.seed, row.source_sha256, row.sample):
+            problem = f"has a seed, {row.seed}, that does not follow from its source, its sample and dump.json's seed"
+        elif not problem and row != row.sealed(facts):
+            problem = "is not as the dump wrote it, or the settings in dump.json are not (another digest)"
         if problem:
             raise DatasetError(
                 f"{path}: line {number} {problem}; put the file back, or make the chips anew: remove "
@@ -233,11 +239,13 @@ def synthetic_rows_for(
             continue
         absent = [number for number in wanted if number not in all_rows]
         numbers = ", ".join(map(str, absent[:_NAMED])) + " ..." * (len(absent) > _NAMED)
-        there = f"{len(all_rows)} generated chip(s)" if all_rows else "no generated chips"
+        there = f"{len(all_rows)} generated chip(s) in {synthetic.root}"
+        if not all_rows:
+            there = f"no generated chips in {synthetic.root} (made for {', '.join(synthetic.facts.splits)})"
         raise DatasetError(
-            f"{path}: has {there} in {synthetic.root}, none numbered {numbers}; ask for fewer (TEST.FUSION.K, "
-            f"TEST.FUSION.SAMPLES), set TEST.FUSION.ALLOW_MISSING True, or make {wanted[-1] + 1} of each "
-            f"(BRIDGE.SAMPLE.K {wanted[-1] + 1}): {synthetic.command}"
+            f"{path}: has {there}, none numbered {numbers}; ask for fewer (TEST.FUSION.K, "
+            f"TEST.FUSION.SAMPLES), set TEST.FUSION.ALLOW_MISSING True, or make {wanted[-1] + 1} of each: "
+            f"{synthetic.command} BRIDGE.SAMPLE.K {wanted[-1] + 1}"
         )
     return found
 

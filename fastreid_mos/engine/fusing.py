@@ -175,8 +175,8 @@ class FusedTests:
     def _no_held_out_chips(self) -> str:
         return (
             f"{self.synthetic.root}: holds nothing generated from the held-out training identities, on which "
-            "TEST.FUSION.ALPHA auto chooses; make it (BRIDGE.SAMPLE.SPLITS with 'holdout', TEST.HOLDOUT as here: "
-            f"{self.synthetic.command}), or set a number"
+            "TEST.FUSION.ALPHA auto chooses; make it, with TEST.HOLDOUT as here "
+            f"({self.synthetic.command} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), or set a number"
         )
 
     def run(self, infer: Infer) -> None:

@@ -1,8 +1,7 @@
-"""Dumps of generated chips: the bytes depend on the seeds alone, and a killed dump goes on."""
+"""Dumps of generated chips: the noise depends on the seeds alone, and a killed dump goes on."""
 
 from __future__ import annotations
 
-import copy as copying
 import json
 import logging
 import os
@@ -11,17 +10,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import dump_world
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
-from dump_world import N_OPTICAL, N_SAR, dump_to, items, tree, write_chip, write_world
+from dump_world import N_OPTICAL, N_SAR, assert_same, dump_to, items, tree, write_chip, write_world
 from PIL import Image
 from tiny_bridge import tiny_pipeline, tiny_vae
 
-from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler, synthesis
+from fastreid_mos.bridge import BrownianBridgeScheduler, synthesis
+from fastreid_mos.bridge import scheduler as scheduler_module
 from fastreid_mos.bridge.generating import ChipGenerator
 from fastreid_mos.bridge.journal import Journal
 from fastreid_mos.bridge.plan import make_tasks, read_sources, sample_seed
@@ -90,80 +90,110 @@ def test_grey_is_the_mean_of_the_channels(world, done):
     row = open_synthetic(done).rows[0]
     source = pipeline.chip_reader().read(str(world / "data" / row.source), 0)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, step_rule="dbim")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     image = pipeline(source, 1, 3, generator=[torch.Generator().manual_seed(row.seed)], output_type="np").images[0]
-    torch.set_num_threads(threads)
     with Image.open(done / row.output) as stored:
         assert np.abs(np.asarray(stored) - image.mean(axis=2) * 255).max() <= 0.501
 
 
-def test_batch_threads_and_processes_do_not_change_a_byte(world, done, tmp_path):
-    expected = tree(done)
+@pytest.fixture
+def noises(monkeypatch) -> dict[int, list[bytes]]:
+    """All noise that is drawn from now on, by the seed of its generator."""
+    drawn: dict[int, list[bytes]] = {}
+    true = scheduler_module.randn_tensor
+
+    def randn(shape, generator, **settings):
+        noise = true(shape, generator=generator, **settings)
+        for one, row in zip(generator, noise, strict=True):
+            drawn.setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
+        return noise
+
+    monkeypatch.setattr(scheduler_module, "randn_tensor", randn)
+    return drawn
+
+
+def test_batch_threads_and_processes_change_no_noise_and_no_picture(world, done, tmp_path, noises):
+    found = []
+
+    def drawn() -> dict[int, list[bytes]]:
+        mine = dict(noises)
+        noises.clear()
+        return mine
+
     threads = torch.get_num_threads()
     try:
-        for batch, count in ((1, 1), (3, 2), (16, 3)):
+        for batch, count in ((1, 1), (3, 2), (16, 1)):
             torch.set_num_threads(count)
             dump_to(world, tmp_path / f"batch{batch}", batch=batch)
-            assert torch.get_num_threads() == count
-            assert tree(tmp_path / f"batch{batch}") == expected
+            found.append(drawn())
+            assert_same(tmp_path / f"batch{batch}", done)
     finally:
         torch.set_num_threads(threads)
     reports = [dump_to(world, tmp_path / "ranks", rank=rank, world=3) for rank in (2, 0, 1)]
+    found.append(drawn())
     assert [report.finished for report in reports] == [False, False, True]
     assert sum(report.made for report in reports) == 2 * N_OPTICAL and all(report.made for report in reports)
-    assert tree(tmp_path / "ranks") == expected
+    assert_same(tmp_path / "ranks", done)
+    # A restart that finds some of them made.
+    for path in sorted((tmp_path / "ranks").rglob("*_k1_SAR.png"))[::2]:
+        path.unlink()
+    dump_to(world, tmp_path / "ranks", batch=2)
+    again = drawn()
+    assert_same(tmp_path / "ranks", done)
+    assert 0 < len(again) < len(found[0]) and again.items() <= found[0].items()
+    assert set(found[0]) == {row.seed for row in open_synthetic(done).rows}
+    # The first two of three steps draw: 3 channels of 16 x 8 pixels in single precision.
+    assert all([len(row) for row in rows] == [3 * 16 * 8 * 4] * 2 for rows in found[0].values())
+    assert all(others == found[0] for others in found[1:])
 
 
-class _Recording:
-    """Keeps the unrounded images that a pipeline gives, by the first noise of their generators."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rule": "dbim", "eta": 0.4, "steps": 4},
+        {"rule": "dbim", "eta": 0.0, "steps": 5, "order": 2, "spacing": "quadratic", "seed": 9},
+        {"rule": "bbdm", "eta": 0.7, "steps": 6, "clip": False, "seed": 3},
+    ],
+)
+def test_a_chip_can_be_made_again_from_what_is_recorded(world, tmp_path, settings):
+    """With the pipeline alone, by dump.json and the row: the call's settings, its seed and steps are what counts."""
+    dump_to(world, tmp_path / "out", splits=("query",), **settings)
+    synthetic = open_synthetic(tmp_path / "out")
+    facts = synthetic.facts
+    assert {name: getattr(facts, name) for name in settings} == settings
 
-    def __init__(self, pipeline) -> None:
-        self.pipeline, self.device, self.images = pipeline, torch.device("cpu"), {}
-        self.scheduler = None
+    def again(row, **changed) -> np.ndarray:
+        own = {"step_rule": facts.rule, "eta": facts.eta, "solver_order": facts.order, "clip_sample": facts.clip}
+        own = {**own, "timestep_spacing": facts.spacing, "steps": facts.steps, **changed}
+        pipeline = tiny_pipeline()
+        source = pipeline.chip_reader().read(str(world / "data" / row.source), 0)
+        steps, seed = own.pop("steps"), own.pop("seed", facts.seed)
+        generator = torch.Generator().manual_seed(sample_seed(seed, row.source_sha256, row.sample))
+        pipeline.scheduler = BrownianBridgeScheduler.from_config(pipeline.scheduler.config, **own)
+        image = pipeline(source, 1, steps, generator=[generator], output_type="np").images[0]
+        return image.mean(axis=2) * 255
 
-    def set_progress_bar_config(self, **_):
-        pass
-
-    def __call__(self, images, generator, **settings):
-        seeds = [entry.initial_seed() for entry in generator]
-        pipeline = copying.copy(self.pipeline)
-        pipeline.scheduler = self.scheduler
-        output = pipeline(images, generator=generator, **settings)
-        self.images.update(zip(seeds, output.images, strict=True))
-        return output
-
-
-def _wider_pipeline() -> BrownianBridgePipeline:
-    """Wide enough for torch to share an image's arithmetic out over threads, if it is let."""
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=(32, 16), layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=4, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    return BrownianBridgePipeline(unet.eval(), BrownianBridgeScheduler())
+    others = [{"eta": 0.2, "solver_order": 1}, {"steps": facts.steps - 2}, {"seed": facts.seed + 1}]
+    others += [{"step_rule": "bbdm" if facts.rule == "dbim" else "dbim", "solver_order": 1}]
+    for row in synthetic.rows:
+        stored = np.asarray(Image.open(synthetic.path(row)))
+        assert np.abs(stored - again(row)).max() <= 1
+        for changed in others:
+            assert np.abs(stored - again(row, **changed)).max() > 3, changed
 
 
-def test_not_even_the_last_bit_of_a_float_changes(world):
-    # Most differences vanish when images are rounded to 8 bits; that is not what the bytes are to depend on.
-    threads = torch.get_num_threads()
-    sources = read_sources(items(world), 0, str(world / "data"), "auto")
-    tasks = make_tasks(sources, 2, 0, 1)
-    found = []
-    try:
-        for batch, count in ((1, 1), (5, 1), (16, 2)):
-            torch.set_num_threads(count)
-            pipeline = _wider_pipeline()
-            recording = _Recording(pipeline)
-            generator = ChipGenerator(recording, pipeline.scheduler, pipeline.chip_reader(), 0, 1, 4, batch)
-            list(generator.generate(tasks))
-            found.append(recording.images)
-    finally:
-        torch.set_num_threads(threads)
-    assert len(found[0]) == len(tasks)
-    for others in found[1:]:
-        assert others.keys() == found[0].keys()
-        assert all(torch.equal(image, found[0][seed]) for seed, image in others.items())
+@pytest.mark.parametrize("precision, dtype", [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_half_precision(world, done, tmp_path, precision, dtype):
+    dump_to(world, tmp_path / "half", precision=precision)
+    half = open_synthetic(tmp_path / "half")
+    half.verify()
+    assert half.facts.precision == dtype
+    off = [
+        np.abs(np.asarray(Image.open(half.path(row))).astype(int) - np.asarray(Image.open(done / row.output))).max()
+        for row in half.rows
+    ]
+    assert 0 < max(off) < 12
+    with pytest.raises(DatasetError, match=rf"BRIDGE.SAMPLE.PRECISION: {dtype} there, float32 now"):
+        dump_to(world, tmp_path / "half", k=3)
 
 
 def test_a_chip_alone_gets_the_same_image(world, done, tmp_path):
@@ -171,9 +201,10 @@ def test_a_chip_alone_gets_the_same_image(world, done, tmp_path):
     dump_to(world, tmp_path / "one", items={"gallery": [(path, identity, modality)]})
     for sample in (0, 1):
         name = f"images/gallery/0003_c_RGB_k{sample}_SAR.png"
-        assert (tmp_path / "one" / name).read_bytes() == (done / name).read_bytes()
+        alone, among = (np.asarray(Image.open(folder / name)).astype(int) for folder in (tmp_path / "one", done))
+        assert np.abs(alone - among).max() <= 1
     dump_to(world, tmp_path / "other", items={"gallery": [(path, identity, modality)]}, seed=1)
-    assert (tmp_path / "other" / name).read_bytes() != (done / name).read_bytes()
+    assert np.abs(np.asarray(Image.open(tmp_path / "other" / name)) - among).max() > 3
 
 
 def test_in_latents_as_well(world, tmp_path):
@@ -181,7 +212,7 @@ def test_in_latents_as_well(world, tmp_path):
     settings = {"pipe": tmp_path / "pipe", "splits": ("query",), "BRIDGE.SIZE": [16, 16]}
     dump_to(world, tmp_path / "a", batch=1, **settings)
     dump_to(world, tmp_path / "b", batch=16, **settings)
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert_same(tmp_path / "a", tmp_path / "b")
     facts = open_synthetic(tmp_path / "a").facts
     assert facts.clip is False and facts.size == (16, 16)
 
@@ -189,7 +220,7 @@ def test_in_latents_as_well(world, tmp_path):
 def test_the_dtype_that_the_network_runs_in_is_recorded(world, done, copy, monkeypatch):
     assert open_synthetic(done).facts.precision == "float32"
     true = synthesis.load_pipeline
-    monkeypatch.setattr(synthesis, "load_pipeline", lambda folder: true(folder).to(torch.float64))
+    monkeypatch.setattr(synthesis, "load_pipeline", lambda *where: true(*where).to(torch.float64))
     with pytest.raises(DatasetError, match="float32"):
         dump_to(world, copy, k=3)
 
@@ -228,7 +259,7 @@ def test_killed_and_called_again(world, done, killed, mode, tmp_path):
     expected = {"before_image-0": 0, "before_image-3": 3, "in_image-4": 4, "in_line-0": 0, "in_line-5": 5}
     assert there == expected.get(mode, 2 * N_OPTICAL)
     assert dump_to(world, folder).made == 2 * N_OPTICAL - there
-    assert tree(folder) == tree(done)
+    assert_same(folder, done)
     assert not [path for path in folder.rglob(".*")]
 
 
@@ -236,12 +267,12 @@ def test_killed_and_finished_by_several_processes(world, done, killed, tmp_path)
     folder = Path(shutil.copytree(world / "in_image-4", tmp_path / "killed"))
     made = [dump_to(world, folder, rank=rank, world=2).made for rank in (0, 1)]
     assert sum(made) == 2 * N_OPTICAL - 4
-    assert tree(folder) == tree(done)
+    assert_same(folder, done)
 
 
 def test_two_processes_at_once(world, done, killed):
     assert killed["together"] == killed["together too"] == 0
-    assert tree(world / "together") == tree(done)
+    assert_same(world / "together", done)
 
 
 def test_done_already(world, copy, done):
@@ -254,7 +285,7 @@ def test_done_already(world, copy, done):
 def test_more_samples(world, copy, tmp_path):
     assert dump_to(world, copy, k=4).made == 2 * N_OPTICAL
     dump_to(world, tmp_path / "four", k=4)
-    assert tree(copy) == tree(tmp_path / "four")
+    assert_same(copy, tmp_path / "four")
     assert dump_to(world, copy, k=1).made == 0  # fewer: all stay
     assert open_synthetic(copy).facts.k == 4
 
@@ -263,7 +294,7 @@ def test_splits_one_after_the_other(world, done, tmp_path):
     dump_to(world, tmp_path / "out", splits=("gallery",))
     assert open_synthetic(tmp_path / "out").facts.splits == ("gallery",)
     dump_to(world, tmp_path / "out", splits=("query",))
-    assert tree(tmp_path / "out") == tree(done)
+    assert_same(tmp_path / "out", done)
 
 
 def test_a_chip_in_two_splits_is_made_once(world, tmp_path):
@@ -303,7 +334,7 @@ def test_two_sources_of_one_stem(world, tmp_path):
     (alone / "manifest.jsonl").unlink()
     (alone / "journal-0.jsonl").write_text(lines[0])
     assert dump_to(folder, alone, k=1, items=chips).made == 2
-    assert tree(alone) == tree(tmp_path / "out")
+    assert_same(alone, tmp_path / "out")
 
 
 def test_missing_and_damaged_files_are_named_and_made_again(world, copy, done, caplog):
@@ -314,7 +345,7 @@ def test_missing_and_damaged_files_are_named_and_made_again(world, copy, done, c
         assert dump_to(world, copy).made == 2
     assert f"{gone} is in manifest.jsonl, but missing; made again" in caplog.text
     assert f"{cut} is of another checksum than was noted; made again" in caplog.text
-    assert tree(copy) == tree(done)
+    assert_same(copy, done)
 
 
 def test_foreign_file(world, copy):
@@ -339,7 +370,7 @@ def test_changed_source(world, tmp_path):
         Path(path).unlink()
     assert dump_to(folder, output).made == 2
     dump_to(folder, tmp_path / "anew")
-    assert tree(output) == tree(tmp_path / "anew")
+    assert_same(output, tmp_path / "anew")
 
 
 def test_another_bridge(world, copy, tmp_path):
@@ -377,12 +408,12 @@ def test_corrupt_lines(world, copy, done):
     # As the message says: without the manifest all are made again.
     manifest.unlink()
     assert dump_to(world, copy).made == 2 * N_OPTICAL
-    assert tree(copy) == tree(done)
+    assert_same(copy, done)
     manifest.rename(copy / "journal-1.jsonl")
     with open(copy / "journal-1.jsonl", "a") as stream:
         stream.write('{"source": "HO')
     assert dump_to(world, copy).made == 0  # half a line at the end is what a kill leaves
-    assert tree(copy) == tree(done)
+    assert_same(copy, done)
     (copy / "journal-0.jsonl").write_text("\n" + lines[0])
     with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 is no JSON"):
         dump_to(world, copy)
@@ -409,6 +440,8 @@ def test_unreadable_source(world, tmp_path):
         ({"steps": 2000}, "BRIDGE.SAMPLE"),
         ({"steps": 0}, "BRIDGE.SAMPLE.STEPS: 1 or more, got 0"),
         ({"k": 0}, "BRIDGE.SAMPLE.K: 1 or more, got 0"),
+        ({"precision": "half"}, "BRIDGE.SAMPLE.PRECISION: one of no, bf16, fp16, got 'half'"),
+        ({"eta": 0.5, "order": 2}, "BRIDGE.SAMPLE: solver_order: .*with eta 0 only"),
         ({"batch": -1}, "BRIDGE.SAMPLE.BATCH: 1 or more, got -1"),
         ({"rule": "ddim"}, "BRIDGE.SAMPLE: "),
         ({"rank": 2, "world": 2}, "rank 2 of 2 processes"),
@@ -463,39 +496,18 @@ def test_a_failed_dump_with_nothing_made_takes_other_settings(world, tmp_path, m
     assert open_synthetic(tmp_path / "out").facts.steps == 2
 
 
-class _OnDevice:
-    """A pipeline as on a GPU: what matters there is which rows are computed together."""
-
-    def __init__(self, pipeline, broken: bool = False) -> None:
-        self.pipeline, self.broken, self.device, self.batches = pipeline, broken, torch.device("cuda"), []
-        self.scheduler = None
+class _Broken:
+    """Called as a pipeline is."""
 
     def set_progress_bar_config(self, **_):
         pass
 
-    def __call__(self, images, generator, **settings):
-        self.batches.append(len(images))
-        output = self.pipeline(images, generator=generator, **settings)
-        output.images = output.images * (float("nan") if self.broken else 1.0)
-        return output
-
-
-def test_batches_elsewhere_are_always_full(world):
-    pipeline = tiny_pipeline()
-    sources = read_sources(items(world), 0, str(world / "data"), "auto")
-    tasks = make_tasks(sources, 2, 0, 1)
-    device = _OnDevice(pipeline)
-    generator = ChipGenerator(device, pipeline.scheduler, pipeline.chip_reader(), 0, 1, 2, batch=4)
-    whole = list(generator.generate(tasks))
-    assert device.batches == [4, 4, 4] and [task for task, _ in whole] == tasks
-    # After a restart the rows stand elsewhere in a batch, beside others.
-    for (task, pixels), (again, other) in zip(whole[3:], generator.generate(tasks[3:]), strict=True):
-        assert task == again and np.array_equal(pixels, other)
+    def __call__(self, images, **_):
+        return SimpleNamespace(images=torch.full_like(images, float("nan")))
 
 
 def test_values_that_are_not_finite(world):
-    pipeline = _OnDevice(tiny_pipeline(), broken=True)
     sources = read_sources(items(world), 0, str(world / "data"), "auto")
-    generator = ChipGenerator(pipeline, None, tiny_pipeline().chip_reader(), 0, 1, 2, batch=4)
+    generator = ChipGenerator(_Broken(), None, tiny_pipeline().chip_reader(), 0, 1, 2, batch=4)
     with pytest.raises(MOSError, match="0001_a_RGB.tif: the bridge gives values that are not finite"):
         list(generator.generate(make_tasks(sources, 1, 0, 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pair_world import DEBUG, TINY, same, weights, write_pairs
 from fastreid_mos.bridge import cli
 from fastreid_mos.bridge.checkpoints import saved_steps
 from fastreid_mos.data import HOSS
-from fastreid_mos.data.synthetic import open_synthetic
+from fastreid_mos.data.synthetic import open_synthetic, synthetic_rows_for
+from fastreid_mos.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [word for pair in TINY.items() for word in pair]
@@ -80,11 +82,32 @@ def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction, caps
     assert run(*words) == 0
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.png")} == before
     next(iter(before)).unlink()
-    assert run("--dump-only", *words, "BRIDGE.SAMPLE.K", 3) == 0
+    capsys.readouterr()
+    with pytest.raises(DatasetError) as few:
+        synthetic_rows_for(made, [str(tiny_hoss / made.rows[0].source)], 3)
+    shown = shlex.split(str(few.value).rpartition(": ")[2])
+    assert shown[:2] == ["python", "tools/train_bbdm.py"] and cli.main(shown[2:]) == 0
     more = open_synthetic(str(output / "synthetic"))
     more.verify()
     assert len(more.rows) == 3 * len(made.rows) // 2
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
+
+
+@pytest.mark.parametrize(
+    ("called", "command"),
+    [
+        ("/usr/bin/mos-train-bbdm", "mos-train-bbdm"),
+        ("C:/venv/mos-train-bbdm.exe", "mos-train-bbdm"),
+        ("../my code/tools/train_bbdm.py", "python '../my code/tools/train_bbdm.py'"),
+        ("/usr/bin/pytest", "python tools/train_bbdm.py"),
+    ],
+)
+def test_the_command_on_record_is_the_one_that_was_run(called, command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_launch", lambda args: seen.append(args.command))
+    monkeypatch.setattr(sys, "argv", [called, "--config-file", "a b.yml", "BRIDGE.SAMPLE.K", "2"])
+    assert cli.main() == 0
+    assert seen == [f"{command} --config-file 'a b.yml' BRIDGE.SAMPLE.K 2"]
 
 
 def test_killed_from_outside_the_same_command_goes_on(tmp_path):
@@ -198,6 +221,7 @@ def with_partners(query: Path, folder: Path) -> Path:
         ("BRIDGE.SOLVER.LR", "0", "above 0"),
         ("BRIDGE.SOLVER.LR", "nan", "above 0|number"),
         ("BRIDGE.SOLVER.PRECISION", "fp8", "no, bf16, fp16"),
+        ("BRIDGE.SAMPLE.PRECISION", "float16", "no, bf16, fp16"),
         ("BRIDGE.SAMPLE.STEPS", "2000", "not be above BRIDGE.SCHEDULER.TIMESTEPS"),
         ("BRIDGE.SAMPLE.SPLITS", "['test']", "query, gallery, holdout, train"),
         ("BRIDGE.SCHEDULER.M_MAX", "1.0", "0 < M_MIN < M_MAX < 1"),

@@ -18,6 +18,7 @@ from fastreid_mos.data.manifest import (
     pipeline_id,
     read_facts,
     read_rows,
+    sample_seed,
     write_facts,
     write_manifest,
 )
@@ -54,12 +55,12 @@ def folder(tmp_path, monkeypatch) -> Path:
         for sample in range(2):
             output = f"images/{split}/{source.stem}_k{sample}_SAR.png"
             write_sar(tmp_path / "out" / output, 10 * number + sample)
-            rows.append(
-                SyntheticRow(
-                    f"HOSS/{name}.tif", file_sha256(source), (14, 40), split, number, sample, output,
-                    file_sha256(tmp_path / "out" / output), 7, common.checkpoint, 5, "dbim",
-                )  # fmt: skip
-            )
+            content = file_sha256(source)
+            row = SyntheticRow(
+                f"HOSS/{name}.tif", content, (14, 40), split, number, sample, output,
+                file_sha256(tmp_path / "out" / output), sample_seed(0, content, sample), common.checkpoint, 5, "dbim",
+            )  # fmt: skip
+            rows.append(row.sealed(common))
     write_manifest(tmp_path / "out", rows)
     write_facts(tmp_path / "out", common)
     return tmp_path
@@ -115,11 +116,11 @@ def test_choosing_samples(folder):
     few = r"0002_a_RGB.tif: has 2 generated chip\(s\) .* none numbered 2, 3, 4"
     with pytest.raises(DatasetError, match=few) as error:
         chosen(paths, 5)
-    assert "BRIDGE.SAMPLE.K 5" in str(error.value) and COMMAND in str(error.value)
+    assert str(error.value).endswith(f"make 5 of each: {COMMAND} BRIDGE.SAMPLE.K 5")  # to be run as it stands
     unknown = folder / "data" / "new_RGB.tif"
     write_optical(unknown, 50)
     assert chosen([str(unknown), paths[0]], 1, allow_missing=True) == [[], [(1, 0)]]
-    with pytest.raises(DatasetError, match="new_RGB.tif: has no generated chips"):
+    with pytest.raises(DatasetError, match=r"new_RGB.tif: has no generated chips in .* \(made for query, gallery\)"):
         chosen([str(unknown)], 1)
 
 
@@ -214,6 +215,16 @@ def test_bridge_trained_on(folder):
         ({"sample": 0}, "repeats line 3: sample 0 of HOSS/query/0002_a_RGB.tif"),
         ({"output": "images/query/0001_a_RGB_k0_SAR.png"}, "repeats the output of line 1"),
         ({"source_sha256": "0" * 64}, "has another checksum of HOSS/query/0002_a_RGB.tif than line 3"),
+        ({"seed": 7}, "has a seed, 7, that does not follow from its source, its sample and dump.json's seed"),
+        ({"sample": 5}, "has a seed, "),
+        ({"identity": 2}, "is not as the dump wrote it"),
+        ({"source_size": [40, 14]}, "is not as the dump wrote it"),
+        ({"split": "gallery"}, "is not as the dump wrote it"),
+        ({"output_sha256": "0" * 64}, "is not as the dump wrote it"),
+        ({"output": "images/query/0002_b_RGB_k1_SAR.png"}, "is not as the dump wrote it"),
+        ({"source": "HOSS/query/0003_a_RGB.tif"}, "is not as the dump wrote it"),
+        ({"digest": "0123456789abcdef"}, "is not as the dump wrote it"),
+        ({"digest": None}, "has no digest"),
     ],
 )
 def test_bad_lines_are_named_by_number(folder, values, message):
@@ -221,6 +232,67 @@ def test_bad_lines_are_named_by_number(folder, values, message):
     with pytest.raises(DatasetError, match=rf"manifest.jsonl: line 4 {re.escape(message)}") as error:
         open_synthetic(folder / "out")
     assert COMMAND in str(error.value) and "\n" not in str(error.value)
+
+
+OWNER = ("source", "source_sha256", "source_size", "split", "identity")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        OWNER,
+        (*OWNER, "seed"),
+        ("identity",),
+        ("seed",),
+        ("sample", "seed"),
+        ("output",),
+        ("output_sha256",),
+        ("output", "output_sha256"),
+        ("digest",),
+    ],
+    ids=", ".join,
+)
+@pytest.mark.parametrize("lines", [(1, 3), (2, 5), (1, 2)])
+def test_rows_that_have_exchanged_what_is_theirs(folder, fields, lines):
+    """Two chips of one ship in one, of two ships, and two samples of one chip; whole rows may stand in any order."""
+    path = folder / "out" / "manifest.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    one, other = (rows[number - 1] for number in lines)
+    before = {name: one[name] for name in fields}, {name: other[name] for name in fields}
+    one.update(before[1]), other.update(before[0])
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    if before[0] == before[1]:
+        open_synthetic(folder / "out").verify()
+        return
+    if fields == ("output_sha256",):  # the files may have been exchanged with it
+        first, second = (folder / "out" / row["output"] for row in (one, other))
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes()), second.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"manifest.jsonl: line \d (has a|is not|repeats)") as error:
+        open_synthetic(folder / "out").verify()
+    assert COMMAND in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 1}, {"eta": 0.5}, {"order": 2}, {"steps": 6}, {"rule": "bbdm"}, {"spacing": "quadratic"},
+        {"clip": False}, {"checkpoint": "0123456789abcdef"}, {"size": [12, 30]}, {"resize": "bicubic"},
+        {"precision": "float16"}, {"trained_identities": {"HOSS": [3]}}, {"direction": "sar_to_optical"},
+        {"sar": {"transform": "SARDenoise", "low": 2.0, "high": 100.0, "channel": "auto"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_facts_of_another_dump(folder, values):
+    path = folder / "out" / "dump.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **values}))
+    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 1 (is|has)") as error:
+        open_synthetic(folder / "out")
+    assert COMMAND in str(error.value)
+    # What a later call may change is no part of it.
+    path.write_text(json.dumps({**content, "k": 9, "bridge": "/elsewhere", "splits": ["query"], "command": "anew"}))
+    open_synthetic(folder / "out").verify()
 
 
 def test_manifests_that_are_none(folder):
@@ -259,7 +331,8 @@ def test_only_a_journal_may_end_in_half_a_line(folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 9}, "is of version 9, and this program reads version 1"),
+        ({"version": 1}, "is of version 1, and this program reads version 2"),
+        ({"version": 9}, "is of version 9, and this program reads version 2"),
         ({"direction": "sar_to_sar"}, "direction: optical_to_sar or sar_to_optical is needed"),
         ({"direction": ["optical_to_sar"]}, "direction: optical_to_sar or sar_to_optical is needed"),
         ({"sar": {"transform": "SARDenoise"}}, "sar: transform, low, high and channel"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +13,15 @@ from PIL import Image
 
 from fastreid_mos.data import HOSS, read_chip, sar_denoise
 from fastreid_mos.data.holdout import split_holdout
-from fastreid_mos.data.manifest import DIRECTIONS, DumpFacts, SyntheticRow, write_facts, write_manifest
+from fastreid_mos.data.manifest import (
+    DIRECTIONS,
+    DumpFacts,
+    SyntheticRow,
+    read_facts,
+    sample_seed,
+    write_facts,
+    write_manifest,
+)
 
 SAR = {"transform": "SARDenoise", "low": 5.0, "high": 100.0, "channel": "auto"}
 COMMAND = "python tools/train_bbdm.py --config-file bridge.yml --dump-only"
@@ -54,7 +64,8 @@ def make_dump(root, data, direction="optical_to_sar", k=3, trained=(), keep=lamb
             rows.append(
                 SyntheticRow(
                     Path(path).relative_to(data).as_posix(), content, chip.size, split, int(identity), sample, output,
-                    hashlib.sha256((root / output).read_bytes()).hexdigest(), sample, "0123456789abcdef", 10, "dbim",
+                    hashlib.sha256((root / output).read_bytes()).hexdigest(), sample_seed(0, content, sample),
+                    "0123456789abcdef", 10, "dbim",
                 )
             )  # fmt: skip
     common = dict(
@@ -63,8 +74,9 @@ def make_dump(root, data, direction="optical_to_sar", k=3, trained=(), keep=lamb
         trained_identities={"HOSS": list(trained)}, datasets=("HOSS",), splits=("query", "gallery", "holdout"),
         command=COMMAND,
     )  # fmt: skip
-    write_facts(root, DumpFacts(**{**common, **facts}))
-    write_manifest(root, rows)
+    made = DumpFacts(**{**common, **facts})
+    write_facts(root, made)
+    write_manifest(root, [row.sealed(made) for row in rows])
     return root
 
 
@@ -73,6 +85,11 @@ def lines(root):
     return [json.loads(line) for line in (Path(root) / "manifest.jsonl").read_text().splitlines()]
 
 
-def rewrite(root, rows):
-    """Write other lines."""
+def rewrite(root, rows, **facts):
+    """Write other lines and other facts, as a dump that was made so would have them."""
+    made = dataclasses.replace(read_facts(root), **facts)
+    write_facts(root, made)
+    for number, row in enumerate(rows):
+        with contextlib.suppress(ValueError):  # what no dump can write is written as it is
+            rows[number] = json.loads(SyntheticRow.from_json(json.dumps(row)).sealed(made).to_json())
     (Path(root) / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

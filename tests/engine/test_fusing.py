@@ -315,11 +315,10 @@ def test_auto_refuses_identities_that_were_trained_on(data, dump, own_dump, tmp_
     query, gallery = held_out(data)[0]
     known = sorted({item[1] for item in (*query, *gallery)})
     other = sorted({item[1] for item in HOSS(root=str(data)).train} - set(known))
-    content = json.loads((own_dump / "dump.json").read_text())
     prepare = MOSTrainer.prepare_fusion
 
     def with_trained(identities):
-        (own_dump / "dump.json").write_text(json.dumps({**content, "trained_identities": identities}))
+        rewrite(own_dump, lines(own_dump), trained_identities=identities)
         cfg = config(data, own_dump, tmp_path, *auto)
         return prepare(cfg, MOSTrainer.test_datasets(cfg))
 
@@ -418,7 +417,7 @@ def test_a_source_that_changed_is_refused(data, dump, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (("TEST.FUSION.K", 4), "BRIDGE.SAMPLE.K 4"),
+        (("TEST.FUSION.K", 4), f"make 4 of each: {COMMAND} BRIDGE.SAMPLE.K 4"),
         (("TEST.FUSION.SAMPLES", "[0, 7]"), "none numbered 7"),
         (("INPUT.SAR.TRANSFORM", "SARMaxScale"), "INPUT.SAR.TRANSFORM: SARMaxScale, but"),
         (("INPUT.SAR.LOW_PERCENTILE", 1.0), "INPUT.SAR.LOW_PERCENTILE: 1.0, but"),
