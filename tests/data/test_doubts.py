@@ -29,7 +29,11 @@ def filled(pixels, value, count):
     return out
 
 
+LARGE = np.tile(SHIP, (3, 2))
+LARGE[100, 41] = -9999  # none of the pixels that are looked at one by one
+
 SAR_KINDS = {
+    "one -9999 in a large chip": (LARGE, doubts.OUTLIERS),
     "one -9999": (filled(SHIP, -9999, 1), doubts.OUTLIERS),
     "some -9999": (filled(SHIP, -9999, 60), doubts.OUTLIERS),
     "most -9999": (filled(SHIP, -9999, 1000), doubts.OUTLIERS),
@@ -79,7 +83,7 @@ ORDINARY = {
     "gamma": SHIP,
     "8 bits": (SHIP * 20).clip(max=255).astype(np.uint8),
     "intensity with a bright ship": filled(SHIP**2, 9_000, 1),
-    "zeros beyond the swath": np.where(COLUMNS < 14, 0, SHIP + 30),
+    "zeros beyond the swath": np.where(COLUMNS < 14, 0, SHIP + 300),
     "saturated": np.minimum(SHIP, 4),
     "sea alone": sar(3, 50, 30) * 0.01,
     "infinite where a logarithm was taken of zero": filled(SHIP, -np.inf, 9),
