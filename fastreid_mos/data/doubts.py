@@ -92,9 +92,8 @@ def sar_doubts(values: NDArray[np.float32]) -> list[str]:
         return [*doubts, FEW_LEVELS]
     widest = int(steps.argmax())
     step, others = steps[widest], top - bottom - steps[widest]
-    below, above = widest + 1, steps.size - widest
-    # Zeros are what a radar sees of nothing: no outlier.
-    many = (below < above or above > _FILLED * sample.size) and not bottom == sample[widest] == 0
+    # Zeros are what a radar sees of nothing: what lies above them is no outlier.
+    many = steps.size - widest > _FILLED * sample.size and not bottom == sample[widest] == 0
     if step > others * (_FAR if many else _FAR_ABOVE):
         doubts.append(OUTLIERS)
     elif mean - bottom > _LIGHT_SAR * (top - bottom):
