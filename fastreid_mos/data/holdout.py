@@ -13,12 +13,13 @@ from .listing import Item
 Split = tuple[list[Item], list[Item]]
 
 
-def hold_out(cfg: Any, items: Sequence[Item]) -> tuple[list[Item], list[Split]]:
+def hold_out(cfg: Any, items: Sequence[Item], at_least: int = 1) -> tuple[list[Item], list[Split]]:
     """What a config trains on and what it sets aside (``TEST.HOLDOUT``), for re-identifier, fusion and bridge alike.
 
     Args:
         cfg: the config.
         items: all training items of :func:`fastreid_mos.data.opening.open_training`, joined.
+        at_least: deal so many splits if ``TEST.HOLDOUT.SPLITS`` is lower; the first ones stay what they are.
 
     Returns:
         As :func:`split_holdout`; with a fraction of 0 all items and no split.
@@ -29,7 +30,7 @@ def hold_out(cfg: Any, items: Sequence[Item]) -> tuple[list[Item], list[Split]]:
     held = cfg.TEST.HOLDOUT
     if held.FRACTION <= 0:
         return list(items), []
-    return split_holdout(items, held.FRACTION, splits=held.SPLITS, seed=held.SEED)
+    return split_holdout(items, held.FRACTION, splits=max(held.SPLITS, at_least), seed=held.SEED)
 
 
 def split_holdout(

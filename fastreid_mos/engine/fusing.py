@@ -22,7 +22,7 @@ from ..data.opening import base_name, join_items, open_training
 from ..data.sar_settings import sar_differences
 from ..data.synthetic import SyntheticSet, open_synthetic, synthetic_rows_for
 from ..errors import CheckpointError, ConfigError, DatasetError
-from ..evaluation.alpha import HeldOut, choose, measure_curves
+from ..evaluation.alpha import HeldOut, choose, evidence, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass
 from ..evaluation.settings import EvalSettings
 
@@ -31,6 +31,8 @@ Ints = NDArray[np.int64]
 Infer = Callable[[Any, Any], Any]
 # What rules which identities are held out.
 _HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
+# Splits that alpha is chosen on at least: ranking the same features once more costs little.
+_SPLITS = 4
 logger = logging.getLogger("fastreid_mos.engine")
 
 
@@ -51,7 +53,7 @@ class HeldOutChips:
         """The chips that a training with this config holds out."""
         datasets = open_training(cfg)
         items = join_items(dataset.train for dataset in datasets)
-        _, splits = hold_out(cfg, items)
+        _, splits = hold_out(cfg, items, _SPLITS)
         held = {pid for part in splits[0] for _, pid, _ in part}
         own = [(base_name(dataset), pid) for dataset in datasets for _, pid, _ in dataset.train]
         identities: dict[str, set[Any]] = {}
@@ -130,6 +132,7 @@ class FusedTests:
         self._features: NDArray[np.float32] | None = None
         self._choices: dict[str, Choice] = {}
         self._curves: dict[str, Any] = {}
+        self._evidence: dict[str, float] | None = None
 
     @classmethod
     def of(cls, cfg: Any, datasets: Mapping[str, Any]) -> FusedTests:
@@ -205,6 +208,7 @@ class FusedTests:
             )  # fmt: skip
             self._choices = choose(curves, settings)
             self._curves = {name: curve.as_dict() for name, curve in curves.items()}
+            self._evidence = dict(zip(("found", "needed"), evidence(curves.values()), strict=True))
 
     def fusion(self, name: str) -> Fusion:
         """How the chips of a data set are fused; :meth:`run` comes before. Features are in the first process only."""
@@ -220,6 +224,7 @@ class FusedTests:
             "missing": {"without": used.without, "fewer": used.fewer},
             "settings": fusion_settings(self.cfg),
             "curves": self._curves,
+            "evidence": self._evidence,  # of auto, in standard errors over ships
         }
         return Fusion(used.chips(self._features), self.cfg.TEST.FUSION.MODE, self._choices, record)
 

@@ -2,17 +2,25 @@
 
 Nothing of a test split is within reach here: what comes in are the held-out chips, their features and those of the
 chips generated from them.
+
+The rule. Few ships are held out, and the best of many values on few ships is above the unfused by luck. So one question
+comes first, answered by all protocols and splits together: does fusing help at all? A ship's gain is the mean gain in
+log AP of its queries (that of the geometric mean AP: Robertson, "On GMAP", CIKM 2006), in which no few queries decide.
+Its mean over ships must be above 0 by Student's t at 2.5 % for some alpha from 0.1 on: below, features hardly change,
+and gains are luck; there, chips of another ship do harm. If it is not, alpha is 0. If it is, each protocol takes what
+gives it the highest mAP of all alphas and k; that may still be 0.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from ..errors import MOSError
 from .chips import Chips
@@ -26,6 +34,8 @@ Ints = NDArray[np.int64]
 logger = logging.getLogger("fastreid_mos.evaluation")
 # Percent: less is a sum's rounding, not a gain.
 _EQUAL = 1e-9
+# Share of useless generators that would pass at one alpha and k, and the alpha from which on they are asked.
+_LEVEL, _ASKED = 0.025, 0.1
 
 
 @dataclass(frozen=True)
@@ -67,37 +77,68 @@ class Curve:
         k: numbers of samples, ascending.
         mAP: ``[len(k), len(alphas)]`` percent, the mean over the splits.
         queries: measured in all splits together.
-        errors: ``[len(k), len(alphas)]``, standard error over query chips of what each is behind the highest, the same
-            queries compared; None: not known, and taken as 0.
+        errors: ``[len(k), len(alphas)]`` standard error over ships of the gain over the unfused, the same queries
+            compared; NaN with one ship.
+        ships: ``[queries]`` identity of each.
+        gains: ``[queries, len(k), len(alphas)]`` of each, in the logarithm of its AP.
     """
 
     alphas: tuple[float, ...]
     k: tuple[int, ...]
     mAP: NDArray[np.float64]
     queries: int
-    errors: NDArray[np.float64] | None = None
+    errors: NDArray[np.float64]
+    ships: Ints
+    gains: NDArray[np.float64]
 
     def best(self) -> Choice:
-        """The smallest alpha, then the fewest samples, that is within one standard error of the highest mAP.
-
-        The one-standard-error rule (Breiman et al., "Classification and regression trees", 1984, section 3.4.3), with
-        the error of the paired difference: the highest of many values on few queries is high by luck, and alpha 0, no
-        fusion, stands first in line.
-        """
-        behind = self.mAP.max() - self.mAP
-        allowed = behind <= (_EQUAL if self.errors is None else np.maximum(self.errors, _EQUAL))
-        column = int(np.flatnonzero(allowed.any(axis=0))[0])
+        """What gives the highest mAP: of equal ones the smallest alpha, then the fewest samples."""
+        column = int(np.flatnonzero((self.mAP >= self.mAP.max() - _EQUAL).any(axis=0))[0])
         if not column:
             return Choice(0.0, 0)
-        return Choice(self.alphas[column], self.k[int(np.flatnonzero(allowed[:, column])[0])])
+        values = self.mAP[:, column]
+        return Choice(self.alphas[column], self.k[int(np.flatnonzero(values >= self.mAP.max() - _EQUAL)[0])])
 
     def as_dict(self) -> dict[str, Any]:
         """For ``results.json``: one list of mAP over the alphas for each k, and of the standard errors."""
-        errors = None if self.errors is None else self.errors.tolist()
         return {
-            "alphas": list(self.alphas), "k": list(self.k), "mAP": self.mAP.tolist(), "errors": errors,
+            "alphas": list(self.alphas), "k": list(self.k), "mAP": self.mAP.tolist(), "errors": self.errors.tolist(),
             "queries": self.queries,
         }  # fmt: skip
+
+
+def evidence(curves: Iterable[Curve]) -> tuple[float, float]:
+    """How sure it is that fusing helps on the held-out ships, all protocols together.
+
+    Returns:
+        The largest gain over k and alphas from 0.1 on (or the largest alpha, if all are smaller) in standard errors
+        over ships, 0 where none is above 0; and what it must reach: infinite with fewer than two ships.
+    """
+    curves = list(curves)
+    if not curves:
+        return 0.0, float("inf")
+    alphas = np.array(curves[0].alphas)
+    gains = np.concatenate([curve.gains for curve in curves])[:, :, alphas >= min(_ASKED, alphas.max())]
+    means = _by_ship(np.concatenate([curve.ships for curve in curves]), gains)
+    if len(means) < 2:
+        return 0.0, float("inf")
+    mean, error = means.mean(axis=0), _standard_error(means)
+    ratio = np.divide(mean, error, out=np.zeros_like(mean), where=error > _EQUAL)
+    return max(0.0, float(ratio.max())), float(student_t.ppf(1 - _LEVEL, len(means) - 1))
+
+
+def _by_ship(ships: Ints, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[ships, ...]`` mean of each ship's rows of ``values``."""
+    _, ship = np.unique(ships, return_inverse=True)
+    sums = np.zeros((ship.max() + 1, *values.shape[1:]))
+    np.add.at(sums, ship, values)
+    return sums / np.bincount(ship).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _standard_error(by_ship: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(by_ship) < 2:
+        return np.full(by_ship.shape[1:], np.nan)
+    return np.asarray(by_ship.std(axis=0, ddof=1) / np.sqrt(len(by_ship)))
 
 
 def measure_curves(
@@ -147,29 +188,35 @@ def measure_curves(
 
 
 def choose(curves: dict[str, Curve], settings: EvalSettings) -> dict[str, Choice]:
-    """Alpha and k of each protocol; alpha 0 for one that could not be measured.
+    """Alpha and k of each protocol by the rule above; alpha 0 for one that could not be measured.
 
     Args:
         curves: of :func:`measure_curves`.
         settings: of the evaluator; its protocols are chosen for.
     """
+    found, needed = evidence(curves.values())
+    helps = found >= needed
+    logger.info(
+        f"TEST.FUSION.ALPHA auto: fusing {'helps' if helps else 'is not shown to help'}: its largest gain, over all "
+        f"protocols, is {found:.1f} standard errors over ships above 0, and {needed:.1f} are needed"
+    )
     choices = {}
     for name, *_ in settings.protocols:
+        choices[name] = Choice(0.0, 0)
         if name not in curves:
             logger.warning(
                 f"TEST.FUSION.ALPHA auto: {name} cannot be measured on the held-out identities, so nothing is fused in "
                 "it; raise TEST.HOLDOUT.FRACTION, or set a value"
             )
-            choices[name] = Choice(0.0, 0)
             continue
         curve = curves[name]
-        choices[name] = curve.best()
+        if helps:
+            choices[name] = curve.best()
         gain = curve.mAP.max() - curve.mAP[0, 0]
         taken = f"alpha {choices[name].alpha:g} with {choices[name].k} sample(s)" if choices[name].alpha else "alpha 0"
         logger.info(
             f"TEST.FUSION.ALPHA auto: {name}: {taken}; the highest mAP is {gain:+.2f} above the unfused "
-            f"{curve.mAP[0, 0]:.2f}, and what is within its standard error counts as equal ({curve.queries} queries of "
-            "held-out training identities)"
+            f"{curve.mAP[0, 0]:.2f} ({curve.queries} queries of held-out training identities)"
         )
     return choices
 
@@ -209,7 +256,8 @@ class _Dealt:
         return int(known.sum())
 
 
-# Of one setting: for each split that can measure a protocol its query chips and their average precisions in percent.
+# Of one setting: for each split that can measure a protocol the identities of its queries and their average precisions
+# in percent.
 _Precisions = list[tuple[Ints, NDArray[np.float64]]]
 
 
@@ -222,8 +270,8 @@ def _precisions(
             protocol = split.protocols[name]
             result = rank_protocol(split.chips, features[split.order], protocol, settings)
             if result.num_valid:
-                rows = split.order[protocol.query[result.valid]]
-                found.append((rows, 100 * np.asarray(result.ap[result.valid], np.float64)))
+                ships = split.chips.ids[protocol.query[result.valid]]
+                found.append((ships, 100 * np.asarray(result.ap[result.valid], np.float64)))
     return found
 
 
@@ -231,13 +279,9 @@ def _curve(
     alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequence[_Precisions]], queries: int
 ) -> Curve:
     mean_ap = np.array([[np.mean([values.mean() for _, values in cell]) for cell in line] for line in table])
-    # A chip that is a query in several splits is one observation.
-    chips, chip = np.unique(np.concatenate([rows for rows, _ in table[0][0]]), return_inverse=True)
-    times = np.bincount(chip)
-    by_chip = np.array(
-        [[np.bincount(chip, np.concatenate([values for _, values in cell])) / times for cell in line] for line in table]
-    )
-    top = np.unravel_index(mean_ap.argmax(), mean_ap.shape)
-    behind = by_chip[top] - by_chip
-    errors = behind.std(axis=2, ddof=1) / np.sqrt(len(chips)) if len(chips) > 1 else np.full(mean_ap.shape, np.inf)
-    return Curve(alphas, k, mean_ap, queries, errors)
+    ships = np.concatenate([ids for ids, _ in table[0][0]])
+    values = np.array([[np.concatenate([values for _, values in cell]) for cell in line] for line in table])
+    values = np.moveaxis(values, -1, 0)
+    errors = _standard_error(_by_ship(ships, values - values[:, :1, :1]))
+    logs = np.log(values)
+    return Curve(alphas, k, mean_ap, queries, errors, ships, logs - logs[:, :1, :1])

@@ -252,7 +252,7 @@ def test_training_ends_with_a_fused_test_that_eval_only_repeats(data, dump, tmp_
 # ---------------------------------------------------------------------- alpha
 
 
-def test_auto_writes_its_curves_and_follows_them(tested):
+def test_auto_writes_its_curves_and_follows_them(data, tested):
     fusion = tested("TEST.FUSION.ALPHA", "auto", "TEST.FUSION.ALPHAS", "[0.1, 0.5, 0.9]")["fusion"]
     assert set(fusion["curves"]) == set(KINDS)
     for name, curve in fusion["curves"].items():
@@ -260,11 +260,19 @@ def test_auto_writes_its_curves_and_follows_them(tested):
         assert curve["alphas"] == [0.0, 0.1, 0.5, 0.9] and curve["k"] == [1, 2, 3] and table.shape == (3, 4)
         assert (table[:, 0] == table[0, 0]).all()
         alpha, k = fusion["alpha"][name], fusion["k"][name]
-        # The least alpha, then the least k, that is within its standard error of the highest.
-        allowed = table.max() - table <= np.maximum(np.array(curve["errors"]), 1e-9)
+        # With evidence the least alpha, then the least k, of the highest mAP.
+        allowed = table >= table.max() - 1e-9
         column = int(np.flatnonzero(allowed.any(axis=0))[0])
+        column *= fusion["evidence"]["found"] >= fusion["evidence"]["needed"]
         assert alpha == curve["alphas"][column]
         assert k == (1 + int(np.flatnonzero(allowed[:, column])[0]) if column else 0)
+        # All splits: of the debug config's two, and two more.
+        left, right = {"ALL": ((0, 1), (0, 1)), "O2S": ((0,), (1,)), "S2O": ((1,), (0,))}[name]
+        valid = 0
+        for query, gallery in held_out(data, splits=4):
+            there = {item[1] for item in gallery if item[2] in right}
+            valid += sum(item[2] in left and item[1] in there for item in query)
+        assert curve["queries"] == valid > 0
 
 
 class Unreadable:
@@ -287,6 +295,8 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, tmp_pa
         return true(held, generated, *rest)
 
     monkeypatch.setattr(fusing_module, "measure_curves", watched)
+    # So few ships are no evidence; here any will do.
+    monkeypatch.setattr("fastreid_mos.evaluation.alpha._LEVEL", 0.5)
     for labels in ("true", "unreadable"):
         cfg = config(data, dump, tmp_path / labels, "TEST.FUSION.ALPHA", "auto")
         datasets = MOSTrainer.test_datasets(cfg)
