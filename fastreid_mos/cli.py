@@ -31,14 +31,23 @@ OTHERS_WAIT = 5.0
 @contextmanager
 def _said_once() -> Iterator[None]:
     """What stops the program is said in its last line: tracebacks of the same from elsewhere are left out."""
-    hook, loud = threading.excepthook, logging.raiseExceptions
+    before = threading.excepthook, sys.unraisablehook, logging.raiseExceptions
+    hook, unraisable, _ = before
     logging.raiseExceptions = False  # a log.txt that can no longer be written
-    # tensorboard's writer, which says it in the main thread too.
-    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else hook(args)
+    # tensorboard's writer, and what pins a loader's memory for a GPU: the main thread says it too.
+    threading.excepthook = lambda args: (
+        None
+        if issubclass(args.exc_type, OSError) or "_pin_memory_loop" in getattr(args.thread, "name", "")
+        else hook(args)
+    )
+    # A lost loader worker is an error wherever the main thread is, a destructor too; it is met again at the next batch.
+    sys.unraisablehook = lambda args: (
+        None if isinstance(args.exc_value, RuntimeError) and WorkerError.is_it(args.exc_value) else unraisable(args)
+    )
     try:
         yield
     finally:
-        threading.excepthook, logging.raiseExceptions = hook, loud
+        threading.excepthook, sys.unraisablehook, logging.raiseExceptions = before
 
 
 @_said_once()

@@ -241,7 +241,7 @@ def test_other_errors_stay_what_they_are(make_cfg, items, monkeypatch, workers, 
 
 
 def test_the_thread_that_pins_memory_says_nothing_of_its_own(capsys, monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
 
     def _pin_memory_loop():
         raise EOFError
