@@ -262,6 +262,26 @@ def test_the_thread_that_pins_memory_says_nothing_of_its_own(capsys, monkeypatch
     assert said.splitlines()[-1].startswith("error: a loader worker was ended")
 
 
+def test_a_lost_worker_that_shows_in_a_destructor_says_nothing_there(capsys, monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    class Closing:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    def program():
+        for error in (WAYS[-4], RuntimeError("mine")):
+            Closing(error)
+        raise WorkerError
+
+    assert run(program) == 2 and capsys.readouterr().err.count("\n") == 1
+    assert [str(args.exc_value) for args in said] == ["mine"]
+
+
 # A worker that dies at its n-th chip by a signal, or whose batches cannot be handed over; the main process waits for
 # it, or sleeps meanwhile. Each in a process of its own, since torch says so from a signal handler.
 KILLED = """
