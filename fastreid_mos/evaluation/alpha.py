@@ -181,7 +181,7 @@ def measure_curves(
                 for name in names:
                     tables[name][row][column] = _precisions(dealt, name, fused, settings)
     return {
-        name: _curve(values, numbers, table, sum(split.valid(name) for split in dealt))
+        name: _curve(values, numbers, table)
         for name, table in tables.items()
         if plain[name]
     }
@@ -246,15 +246,6 @@ class _Dealt:
         found, _ = select_protocols(own, settings.protocols, subsets=False)
         return cls(own, order, {protocol.name: protocol for protocol in found})
 
-    def valid(self, name: str) -> int:
-        """Queries of a protocol that have a match in its gallery."""
-        protocol = self.protocols.get(name)
-        if protocol is None:
-            return 0
-        ids = self.chips.ids
-        known = np.isin(ids[protocol.query], ids[protocol.gallery]) & (ids[protocol.query] != -1)
-        return int(known.sum())
-
 
 # Of one setting: for each split that can measure a protocol the identities of its queries and their average precisions
 # in percent.
@@ -275,13 +266,11 @@ def _precisions(
     return found
 
 
-def _curve(
-    alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequence[_Precisions]], queries: int
-) -> Curve:
+def _curve(alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequence[_Precisions]]) -> Curve:
     mean_ap = np.array([[np.mean([values.mean() for _, values in cell]) for cell in line] for line in table])
     ships = np.concatenate([ids for ids, _ in table[0][0]])
     values = np.array([[np.concatenate([values for _, values in cell]) for cell in line] for line in table])
     values = np.moveaxis(values, -1, 0)
     errors = _standard_error(_by_ship(ships, values - values[:, :1, :1]))
     logs = np.log(values)
-    return Curve(alphas, k, mean_ap, queries, errors, ships, logs - logs[:, :1, :1])
+    return Curve(alphas, k, mean_ap, len(ships), errors, ships, logs - logs[:, :1, :1])

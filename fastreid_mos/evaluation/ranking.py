@@ -273,7 +273,7 @@ def _summarize(
         ranks = np.sort(positions[~removed])
         if removed.any():
             ranks -= np.searchsorted(np.sort(positions[removed]), ranks)
-        if len(ranks) and ids.query_ids[row] != -1:
+        if len(ranks):
             matches[row], first[row] = len(ranks), ranks[0] + 1
             ap[row] = np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))
             inp[row] = len(ranks) / (ranks[-1] + 1)
