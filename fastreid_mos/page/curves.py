@@ -160,7 +160,7 @@ def _alpha_chart(protocol: str, curve: Any, fusion: Mapping[str, Any]) -> Html:
         else:  # k 0: no sample is used, where every row is the same
             row = dict(zip(alphas, rows[0], strict=True)) if alpha == 0 else {}
         height = row.get(alpha)
-        words = "alpha 0: fusion did not help" if alpha == 0 else f"alpha {alpha:g}" + (f", K {k:g}" if k else "")
+        words = "alpha 0: fusion not shown to help" if alpha == 0 else f"alpha {alpha:g}" + (f", K {k:g}" if k else "")
         if height is not None:
             chosen = (alpha, height, f"chosen: {words}")
         else:

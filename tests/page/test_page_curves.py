@@ -65,7 +65,7 @@ def _ring(chart):
 
 def test_the_chosen_alpha_is_marked_on_the_line_of_its_k(results):
     first, second = (Checked(chart) for chart in alpha_charts(results["fusion"]))
-    assert "chosen: alpha 0.1, K 2" in first.text and "chosen: alpha 0: fusion did not help" in second.text
+    assert "chosen: alpha 0.1, K 2" in first.text and "chosen: alpha 0: fusion not shown to help" in second.text
     squares = first.all("rect", "mark")  # K = 2 is the second line
     x, y = _ring(first)
     assert (float(squares[1]["x"]) + 3, float(squares[1]["y"]) + 3) == (pytest.approx(x), pytest.approx(y))
