@@ -16,6 +16,8 @@ from fastreid.utils.logger import setup_logger  # noqa: E402
 import fastreid_mos  # noqa: E402, F401  repairs what a CPU-only torchvision stumbles over, before any test imports diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
+# Sums depend on the number of threads; here, as the fixtures of a module come before those of its tests.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +65,8 @@ def _forget_loggers() -> None:
 
 @pytest.fixture(autouse=True)
 def as_in_a_fresh_process():
-    """No logger writes to a stream that pytest has closed or keeps records from caplog; one thread, so that sums do
-    not depend on the machine."""
+    """No logger writes to a stream that pytest has closed or keeps records from caplog; torch has one thread."""
     _forget_loggers()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
     _forget_loggers()
+    torch.set_num_threads(1)

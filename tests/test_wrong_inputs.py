@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from fastreid.utils.logger import setup_logger
 
 from fastreid_mos.bridge.cli import main as train_bridge
 from fastreid_mos.cli import train
@@ -30,20 +28,12 @@ def data(tiny_hoss, tmp_path, monkeypatch):
     return folder
 
 
-def _forget_loggers() -> None:
-    """The loggers of an earlier call write to a stream that pytest has closed."""
-    for name in ("fastreid", "fastreid_mos"):
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
-
-
 @pytest.fixture
 def refused(tmp_path, capsys):
     """A function: arguments -> the one line that they are refused with."""
 
     def call(*arguments: object, config: str = DEBUG, flags: tuple[str, ...] = ()) -> str:
         output = tmp_path / "run"
-        _forget_loggers()
         capsys.readouterr()
         status = train(["--config-file", config, *flags, "OUTPUT_DIR", str(output), *map(str, arguments)])
         lines = capsys.readouterr().err.strip().splitlines()
@@ -240,7 +230,6 @@ def test_a_broken_checkpoint_to_resume_from_is_kept(data, tmp_path, capsys):
     folder.mkdir()
     (folder / "model_0000.pth").write_bytes(b"half")
     (folder / "last_checkpoint").write_text("model_0000.pth")
-    _forget_loggers()
     assert train(["--config-file", DEBUG, "--resume", "OUTPUT_DIR", str(folder)]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "model_0000.pth" in lines[0]

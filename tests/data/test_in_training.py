@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 
 import pytest
-import torch
 
 from fastreid_mos.config import load_cfg
 from fastreid_mos.engine import MOSTrainer
@@ -16,7 +15,6 @@ from fastreid_mos.errors import ChipError
 @pytest.fixture
 def cfg(hoss_root, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTREID_DATASETS", str(hoss_root))
-    torch.set_num_threads(1)
     (tmp_path / "out").mkdir()
     return load_cfg(
         "configs/HOSS/demo/debug.yml",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastreid.utils.logger import setup_logger
 
 from fastreid_mos.cli import train
 from fastreid_mos.engine import folder as folder_module
@@ -25,9 +23,6 @@ DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")
 
 
 def call(*words: object) -> int:
-    for name in ("fastreid", "fastreid_mos"):  # they write to a stream that pytest has closed
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
     return train(["--config-file", DEBUG, *map(str, words)])
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from fastreid.evaluation import inference_on_dataset
-from fastreid.utils.logger import setup_logger
 from made_dump import COMMAND, held_out, lines, make_dump, rewrite
 from PIL import Image
 from torch import nn
@@ -203,9 +202,6 @@ def test_several_data_sets_read_each_generated_chip_once(data, dump, tmp_path):
 
 
 def call(*words):
-    for name in ("fastreid", "fastreid_mos"):  # they write to a stream that pytest has closed
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
     return train(["--config-file", DEBUG, *map(str, words)])
 
 

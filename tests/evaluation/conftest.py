@@ -15,11 +15,8 @@ from fastreid_mos.data import ship_size_features
 @pytest.fixture(autouse=True)
 def one_thread():
     """The matrices are small, and other processes may be using the other cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

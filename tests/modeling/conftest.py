@@ -13,14 +13,6 @@ import fastreid_mos
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def golden_keys() -> dict[str, list[int]]:
     """Names and shapes of a released MOS / TransOSS ViT-B checkpoint."""
