@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastreid_mos import load_cfg
-from fastreid_mos.engine import MOSTrainer
-from fastreid_mos.sim import write_hoss
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the tools do
+from fastreid_mos import load_cfg  # noqa: E402
+from fastreid_mos.engine import MOSTrainer  # noqa: E402
+from fastreid_mos.sim import write_hoss  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

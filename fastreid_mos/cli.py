@@ -68,9 +68,12 @@ def run(program: Callable[[], Any]) -> int:
         print("stopped", file=sys.stderr)
         return STOPPED
     except mp.ProcessExitedException as error:
+        if error.exit_code == STOPPED:
+            print("stopped", file=sys.stderr)
         if error.exit_code > 0:  # it has said why
             return error.exit_code
-        print(f"error: {error}; SIGKILL is usually for want of memory", file=sys.stderr)
+        cause = "; usually for want of memory" if error.signal_name == "SIGKILL" else ""
+        print(f"error: {error}{cause}", file=sys.stderr)
         return 1
     except (MemoryError, OSError) as error:
         print(f"error: {_of_system(error)}", file=sys.stderr)

@@ -140,8 +140,8 @@ def add_mos_config(cfg: Any) -> None:
     cfg.TEST.FUSION.K = 5
     cfg.TEST.FUSION.SAMPLES = []
     # Weight of the generated chips' feature; the paper's is 0.02. "auto" chooses it, and K, on held-out training
-    # identities (TEST.HOLDOUT) from the values in ALPHAS: the best for each protocol if fusing is
-    # shown to help in all of them together, else 0 (see evaluation/alpha.py).
+    # identities (TEST.HOLDOUT) from the values in ALPHAS: the best for each protocol if fusing is shown to help in all
+    # of them together, else 0 (see evaluation/alpha.py).
     cfg.TEST.FUSION.ALPHA = "0.02"
     cfg.TEST.FUSION.ALPHAS = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     # Which rows are fused: "optical_to_sar" the optical ones, "sar_to_optical" the SAR ones.

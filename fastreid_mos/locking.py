@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ try:
 except ImportError:  # Windows: no locks, the user minds what runs where
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger("fastreid_mos")
 LOCK = ".lock"
 _held: set[int] = set()
 
@@ -35,12 +37,14 @@ def open_locked(path: str) -> int | None:
         except BlockingIOError:
             os.close(file)
             return None
-        except OSError:
-            return file  # a file system without locks
-        # Its holder may have removed it between the two calls.
-        if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file)):
-            _held.add(file)
+        except OSError as error:
+            logger.warning(f"{path}: no locks on this file system ({error.strerror}); let one run at a time write")
             return file
+        # Its holder may have removed it between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file)):
+                _held.add(file)
+                return file
         os.close(file)
 
 

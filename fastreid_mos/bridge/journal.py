@@ -76,7 +76,8 @@ def all_journals(root: str) -> Iterator[list[str] | None]:
             return
         folder = os.open(root, os.O_RDONLY)
         held.callback(os.close, folder)
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
         paths = journals(root)
         for path in paths:
             file = open_locked(path)

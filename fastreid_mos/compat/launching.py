@@ -96,13 +96,13 @@ def _ending_together() -> Iterator[None]:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
         processes = [process for process in mp.active_children() if process not in others]
-        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. SIGKILL is
+        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. The last is
         # for one that waits for another one inside a library, where it hears no other signal.
-        for sent, seconds in ((0, 1.0), (signal.SIGINT, 20.0), (signal.SIGKILL, 10.0)):
+        for end_it, seconds in ((lambda _: None, 1.0), (_interrupt, 20.0), (lambda process: process.kill(), 10.0)):
             end = time.monotonic() + seconds
             for process in processes:
-                if process.pid and process.is_alive():
-                    os.kill(process.pid, sent)
+                if process.is_alive():
+                    end_it(process)
             for process in processes:
                 process.join(max(end - time.monotonic(), 0.0))
         raise
@@ -113,6 +113,13 @@ def _ending_together() -> Iterator[None]:
 
 def _stop(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _interrupt(process: Any) -> None:
+    if os.name == "posix":
+        os.kill(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
 
 
 def _free_port() -> int:

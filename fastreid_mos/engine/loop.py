@@ -21,8 +21,8 @@ from ..errors import MOSError
 class _LateScalars(EventStorage):
     """What a model logs in its forward pass, kept as it is: fast-reid's accuracy is a number on the device."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, start_iter: int) -> None:
+        super().__init__(start_iter)
         self.scalars: dict[str, tuple[Any, bool]] = {}
 
     def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True) -> None:
@@ -85,7 +85,7 @@ class MOSTrainStep(SimpleTrainer):
         if self.seed >= 0:
             torch.manual_seed((self.seed * 1_000_003 + self.iter) * 1_009 + comm.get_rank())
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            with _LateScalars() as late:
+            with _LateScalars(get_event_storage().iter) as late:
                 losses = self.model(data)
             total = sum(losses.values())
         self.optimizer.zero_grad()

@@ -59,9 +59,7 @@ class HeldOut:
             splits: for each split its query and gallery items (path, identity, modality).
         """
         rows = {path: row for row, path in enumerate(chips.paths)}
-        return cls(
-            chips, [(_places(rows, query), _places(rows, gallery)) for query, gallery in splits]
-        )  # fmt: skip
+        return cls(chips, [(_places(rows, query), _places(rows, gallery)) for query, gallery in splits])
 
 
 def _places(rows: dict[str, int], items: Sequence[Any]) -> Ints:
@@ -180,11 +178,7 @@ def measure_curves(
                 fused = mix(own, drawn, alpha).astype(np.float32)
                 for name in names:
                     tables[name][row][column] = _precisions(dealt, name, fused, settings)
-    return {
-        name: _curve(values, numbers, table)
-        for name, table in tables.items()
-        if plain[name]
-    }
+    return {name: _curve(values, numbers, table) for name, table in tables.items() if plain[name]}
 
 
 def choose(curves: dict[str, Curve], settings: EvalSettings) -> dict[str, Choice]:

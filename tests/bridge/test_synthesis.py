@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -511,3 +512,12 @@ def test_values_that_are_not_finite(world):
     generator = ChipGenerator(_Broken(), None, tiny_pipeline().chip_reader(), 0, 1, 2, batch=4)
     with pytest.raises(MOSError, match="0001_a_RGB.tif: the bridge gives values that are not finite"):
         list(generator.generate(make_tasks(sources, 1, 0, 1)))
+
+
+def test_a_dump_comes_to_its_end_where_a_file_system_has_no_locks(world, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert dump_to(world, tmp_path / "dump").finished
+    assert "no locks on this file system" in caplog.text

@@ -400,3 +400,20 @@ def test_a_signal_to_the_first_process_stops_those_it_has_started(monkeypatch, c
     assert cli.run(lambda: launching.launch(print, 2)) == 130
     assert capsys.readouterr().err == "stopped\n"
     assert not started[0].is_alive() and signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    "code, signal_name, said", [(130, None, "stopped\n"), (-9, "SIGKILL", "memory"), (-11, "SIGSEGV", "SIGSEGV")]
+)
+def test_how_one_of_several_processes_ended_is_said(capsys, code, signal_name, said):
+    from fastreid_mos import cli
+
+    def program():
+        text = f"process 1 terminated with {signal_name or code}"
+        raise torch.multiprocessing.ProcessExitedException(
+            text, error_index=1, error_pid=7, exit_code=code, signal_name=signal_name
+        )
+
+    assert cli.run(program) == (code if code > 0 else 1)
+    error = capsys.readouterr().err
+    assert said in error and ("memory" in error) == (signal_name == "SIGKILL")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fastreid.engine import launch
 from fastreid.utils import comm
-from fastreid.utils.events import EventStorage
+from fastreid.utils.events import EventStorage, get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -184,6 +184,21 @@ def test_a_loss_that_is_not_finite_changes_no_weight(amp):
     with EventStorage(), pytest.raises(MOSError, match=r"iteration 0 \(loss_one inf, loss_two 1\).*0_a.tif, 0_b.tif"):
         step.run_step()
     assert model.weight.item() == 1.0
+
+
+def test_a_model_knows_the_iteration_in_its_forward_pass():
+    seen = []
+
+    class Counting(Dividing):
+        def forward(self, batch):
+            seen.append(get_event_storage().iter)
+            return super().forward(batch)
+
+    model = Counting()
+    step = MOSTrainStep(model, iter([black(0, white=True)]), torch.optim.SGD(model.parameters(), 0.1))
+    with EventStorage(7):
+        step.run_step()
+    assert seen == [7]
 
 
 def osnet():
