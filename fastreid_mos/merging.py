@@ -87,7 +87,7 @@ def _read(path: str, above: str | None) -> dict[Any, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).replace("<unicode string>", path).split()) or type(error).__name__
         raise ConfigError(f"{path}: not a readable YAML config: {reason[:300]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; {_MAPPING}")

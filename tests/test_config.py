@@ -123,7 +123,7 @@ def test_a_wrong_option_is_one_line_with_the_key(opts, words):
     [
         ("", ["holds no keys"]),
         ("just words", ["holds no keys"]),
-        ("SOLVER: [1, 2", ["not a readable YAML"]),
+        ("SOLVER: [1, 2", ["not a readable YAML", '.yml", line 1']),
         ("SOLVER: 3", ["SOLVER: a group of keys"]),
         ("SOLVERR: {MAX_EPOCH: 3}", ["no such key SOLVERR"]),
         ("_BASE_: missing.yml\nSEED: 1", ["_BASE_ is missing"]),

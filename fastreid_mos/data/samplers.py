@@ -238,7 +238,8 @@ def build_batches(
 
 
 def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instances: int) -> int:
-    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever identity sampler draws them.
+    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever sampler with Identity in its
+    name draws them.
 
     Their pass is that of :class:`IdentitySampler`, in which an identity with fewer chips than K still has a full group
     and chips beyond its last full group are left out. Where some identities have more groups than others the last ones
@@ -248,7 +249,7 @@ def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instanc
         name, items, batch_size, num_instances: as for :func:`build_batches`.
 
     Returns:
-        At least 1. With samplers of chips, not of identities, it is fast-reid's: chips by the batch size.
+        At least 1. With the others, SetReWeightSampler too, it is fast-reid's: chips by the batch size.
     """
     if "Identity" not in name:
         return max(len(items) // batch_size, 1)
