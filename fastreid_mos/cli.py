@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import util
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.multiprocessing as mp
 
 from .atomic import naming
-from .errors import ConfigError, MOSError, WorkerError
+from .errors import ConfigError, FileLimitError, MOSError, WorkerError
 from .locking import only_run
 
 # Exit status of a program stopped by bad input, as argparse uses it.
@@ -34,10 +35,13 @@ def _said_once() -> Iterator[None]:
     before = threading.excepthook, sys.unraisablehook, logging.raiseExceptions
     hook, unraisable, _ = before
     logging.raiseExceptions = False  # a log.txt that can no longer be written
-    # tensorboard's writer, and what pins a loader's memory for a GPU: the main thread says it too.
+    # tensorboard's writer, and what pins a loader's memory for a GPU and reads from a lost worker: the main thread says
+    # it too.
     threading.excepthook = lambda args: (
         None
-        if issubclass(args.exc_type, OSError) or "_pin_memory_loop" in getattr(args.thread, "name", "")
+        if issubclass(args.exc_type, OSError)
+        or issubclass(args.exc_type, (EOFError, UnpicklingError))
+        and "_pin_memory_loop" in getattr(args.thread, "name", "")
         else hook(args)
     )
     # A lost loader worker is an error wherever the main thread is, a destructor too; it is met again at the next batch.
@@ -82,6 +86,8 @@ def run(program: Callable[[], Any]) -> int:
 
 
 def _of_system(error: BaseException) -> str:
+    if FileLimitError.is_it(error):
+        return str(FileLimitError())
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {error}"
@@ -89,8 +95,9 @@ def _of_system(error: BaseException) -> str:
 
 def _ours(error: Exception) -> Exception:
     """An error that is said in one line; any other goes on its way, as the one that is handled."""
-    if WorkerError.is_it(error):
-        return WorkerError()
+    for kind in (FileLimitError, WorkerError):
+        if kind.is_it(error):
+            return kind()
     if not isinstance(error, MOSError):
         raise error
     return error

@@ -67,5 +67,21 @@ class WorkerError(MOSError):
         """Whether this is how torch says it: from a signal handler, wherever the main process happens to be, or when it
         waits for a batch. An error that a worker itself met and handed over begins with "Caught" and is none.
         """
-        ways = ("DataLoader worker (pid", "Pin memory thread exited", "received 0 items of ancdata")
+        ways = ("DataLoader worker (pid", "Pin memory thread exited")
         return isinstance(error, RuntimeError) and str(error).startswith(ways)
+
+
+class FileLimitError(MOSError):
+    """A process, or a loader worker of it, has as many files open as its limit allows."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many open files (batches from loader workers hold some each); raise the limit (ulimit -n 4096), "
+            "or lower DATALOADER.NUM_WORKERS and TEST.NUM_WORKERS (0 reads without workers)"
+        )
+
+    @staticmethod
+    def is_it(error: BaseException) -> bool:
+        """Whether this is how the system (EMFILE) or torch says it, or a worker handed it over."""
+        ways = ("Too many open files", "received 0 items of ancdata")
+        return isinstance(error, (OSError, RuntimeError)) and any(way in str(error) for way in ways)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import ChipError, MOSError, WorkerError
+from ..errors import ChipError, FileLimitError, MOSError, WorkerError
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
 from .decoding import decode
@@ -251,6 +251,7 @@ class ChipLoader(DataLoader[Any]):
         Raises:
             ChipError: a chip that cannot be used; the message starts with its path.
             WorkerError: a worker was ended from outside.
+            FileLimitError: too many open files, here or in a worker.
         """
         stream: Any = None
         doubts, seen, drawn = Doubts(), set[str](), 0
@@ -266,9 +267,12 @@ class ChipLoader(DataLoader[Any]):
             except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
                 # Torch sees some time after a worker's files that it is gone: until then reading from it fails somehow.
                 cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
-                if not (self.num_workers and cut_off or WorkerError.is_it(error)):
+                if FileLimitError.is_it(error):
+                    failure = FileLimitError()
+                elif self.num_workers and cut_off or WorkerError.is_it(error):
+                    failure = WorkerError()
+                else:
                     raise
-                failure = WorkerError()
             else:
                 failure = batch if isinstance(batch, ChipError) else None
             if failure is not None:

@@ -27,7 +27,7 @@ from fastreid_mos.data import HOSS, SAMPLERS, build_test_loader, build_train_loa
 from fastreid_mos.data import build as build_module
 from fastreid_mos.data.build import check_shared_memory
 from fastreid_mos.data.listing import as_numbers, identity_key
-from fastreid_mos.errors import ChipError, ConfigError, DatasetError, WorkerError
+from fastreid_mos.errors import ChipError, ConfigError, DatasetError, FileLimitError, WorkerError
 
 
 def same(first, second):
@@ -179,7 +179,6 @@ WAYS = [
     BrokenPipeError(32, "Broken pipe"),
     FileNotFoundError(2, "No such file or directory"),
     pickle.UnpicklingError("pickle data was truncated"),
-    RuntimeError("received 0 items of ancdata"),
     RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
     RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost"),
     RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
@@ -219,6 +218,28 @@ def test_every_way_in_which_a_lost_worker_shows(make_cfg, items, monkeypatch, ca
     assert WorkerError.is_it(error) == isinstance(error, RuntimeError)
 
 
+FILE_LIMIT = [
+    RuntimeError("received 0 items of ancdata"),
+    RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+    OSError(24, "Too many open files"),
+    OSError("Caught OSError in DataLoader worker process 0.\n...\nOSError: [Errno 24] Too many open files: 'x'"),
+    RuntimeError("unable to open shared memory object </torch_7> in read-write mode: Too many open files (24)"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", FILE_LIMIT, ids=str)
+def test_too_many_open_files_have_a_remedy_of_their_own(make_cfg, items, monkeypatch, capsys, error, workers):
+    def elsewhere():
+        raise error
+
+    assert run(lambda: list(failing(make_cfg, items, monkeypatch, workers, error, 1))) == 2
+    assert run(elsewhere) == (1 if isinstance(error, OSError) else 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("ulimit -n" in line and "DATALOADER.NUM_WORKERS" in line for line in lines)
+    assert not WorkerError.is_it(error) and "memory" not in str(FileLimitError())
+
+
 def test_a_lost_worker_of_one_of_several_processes_is_one_line_too(capsys, monkeypatch):
     def leave(status):
         raise SystemExit(status)
@@ -243,22 +264,26 @@ def test_other_errors_stay_what_they_are(make_cfg, items, monkeypatch, workers, 
 def test_the_thread_that_pins_memory_says_nothing_of_its_own(capsys, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
 
-    def _pin_memory_loop():
-        raise EOFError
+    def _pin_memory_loop(error):
+        raise error
 
-    def other():
-        raise EOFError("mine")
+    def other(error):
+        raise error
 
     def program():
-        for target in (_pin_memory_loop, other):
-            thread = threading.Thread(target=target)
-            thread.start()
-            thread.join()
+        for error in (EOFError(), ConnectionResetError(), pickle.UnpicklingError(), RuntimeError("CUDA error")):
+            start(_pin_memory_loop, error)
+        start(other, EOFError("mine"))
         raise WorkerError
+
+    def start(target, error):
+        thread = threading.Thread(target=target, args=(error,))
+        thread.start()
+        thread.join()
 
     assert run(program) == 2
     said = capsys.readouterr().err
-    assert said.count("Traceback") == 1 and "EOFError: mine" in said
+    assert said.count("Traceback") == 2 and "EOFError: mine" in said and "RuntimeError: CUDA error" in said
     assert said.splitlines()[-1].startswith("error: a loader worker was ended")
 
 
