@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 
 from ..config import building
 from ..errors import CheckpointError, ConfigError, MOSError
-from .latents import latent_channels, latent_factor, scaling
+from .latents import latent_channels, latent_factor
 from .loading import load_pipeline
 from .pipeline import BrownianBridgePipeline
 from .scheduler import BrownianBridgeScheduler
@@ -130,14 +130,12 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
         "BRIDGE.SCHEDULER.M_MAX": (scheduler.m_max, own.M_MAX),
         "BRIDGE.SCHEDULER.MAX_VAR": (scheduler.max_var, own.MAX_VAR),
     }
-    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
-    if latent and start.vae is not None:
-        pairs["BRIDGE.LATENT.NORMALIZE"] = (scaling(start.vae) != (1.0, 0.0), cfg.BRIDGE.LATENT.NORMALIZE)
     differing = [f"{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
         raise CheckpointError(
             f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here, or start anew"
         )
+    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
     if latent != (start.vae is not None):
         where = ("in pixels", "in the latents of an autoencoder")
         raise CheckpointError(

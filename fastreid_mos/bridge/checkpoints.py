@@ -57,11 +57,23 @@ def bound_config(cfg: Any) -> dict[str, Any]:
     return bound
 
 
+def _unused(cfg: Any) -> tuple[str, ...]:
+    """Keys that rule nothing in a run of this config; of a node, all keys under it."""
+    latent, unused = cfg.BRIDGE.LATENT, []
+    if not latent.TRAIN or cfg.BRIDGE.INIT_FROM:  # no autoencoder is made
+        unused += [f"BRIDGE.LATENT.{key}" for key in latent if key not in ("PATH", "TRAIN", "NORMALIZE")]
+    if not (latent.PATH or latent.TRAIN):
+        unused.append("BRIDGE.LATENT.NORMALIZE")
+    if cfg.BRIDGE.SOLVER.SCHED != "plateau":
+        unused.append("BRIDGE.SOLVER.PLATEAU.")
+    return tuple(unused)
+
+
 def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
     """Refuse to go on with another config, other pairs or another number of processes than the run began with.
 
-    More ``STEPS`` than before are no difference where the rate does not look at them: the steps done are the same. A
-    key that the checkpoint does not know had its default.
+    More ``STEPS`` than before are no difference where the rate does not look at them: the steps done are the same. Nor
+    are keys that rule nothing here. A key that the checkpoint does not know had its default.
 
     Args:
         path: the checkpoint, for the message.
@@ -73,7 +85,7 @@ def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[s
         CheckpointError: one line with what differs.
     """
     there, here = {**bound_config(get_cfg()), **state["config"]}, bound_config(cfg)
-    differing = [key for key in sorted(here) if there[key] != here[key]]
+    differing = [key for key in sorted(here) if there[key] != here[key] and not key.startswith(_unused(cfg))]
     if cfg.BRIDGE.SOLVER.SCHED != "cosine" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
         differing = [key for key in differing if key != "BRIDGE.SOLVER.STEPS"]
     listed = [f"{key} {there[key]} (now {here[key]})" for key in differing]

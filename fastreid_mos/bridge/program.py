@@ -25,7 +25,7 @@ from .dataset import ChipStore, PairBatches, store_paths
 from .grids import SampleGrid
 from .images import BridgeImages
 from .latent_store import Latents
-from .latents import load_autoencoder
+from .latents import load_autoencoder, scaling
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
 from .logs import check_folder, claim_folder, log_to
 from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
@@ -245,16 +245,23 @@ def _given_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
     latent = cfg.BRIDGE.LATENT
     if latent.PATH:
         vae = load_autoencoder(os.path.expanduser(latent.PATH), latent.NORMALIZE)
-        if start is not None and not _same_weights(vae, start.vae):
+    elif latent.TRAIN and start is not None:
+        vae = start.vae
+        logger.info(
+            f"The autoencoder is that of {cfg.BRIDGE.INIT_FROM}, scaling_factor {scaling(vae)[0]:g}: its network works "
+            "in those latents only"
+        )
+    else:
+        return None
+    if start is not None:
+        used = scaling(vae) if latent.NORMALIZE else (1.0, 0.0)
+        if used != scaling(start.vae) or not _same_weights(vae, start.vae):
             raise CheckpointError(
                 f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}: its network works in other latents than those of "
-                f"BRIDGE.LATENT.PATH {latent.PATH}; set PATH to {os.path.join(cfg.BRIDGE.INIT_FROM, 'vae')}"
+                f"BRIDGE.LATENT; set PATH to {os.path.join(cfg.BRIDGE.INIT_FROM, 'vae')}, TRAIN to False and NORMALIZE "
+                "to True"
             )
-        return vae
-    if latent.TRAIN and start is not None:
-        logger.info(f"The autoencoder is that of {cfg.BRIDGE.INIT_FROM}: its network works in those latents only")
-        return start.vae
-    return None
+    return vae
 
 
 def _check_network(cfg: Any, vae: Any, start: BrownianBridgePipeline | None) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from pair_world import TINY, cfg_of, interrupted, same, training_of, weights
-from tiny_bridge import tiny_vae
+from tiny_bridge import tiny_pipeline, tiny_vae
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import fastreid_mos
-from fastreid_mos.bridge import BrownianBridgePipeline
+from fastreid_mos.bridge import BrownianBridgePipeline, program
 from fastreid_mos.bridge.autoencoder import AutoencoderSettings, build_autoencoder
-from fastreid_mos.bridge.building import build_unet
-from fastreid_mos.bridge.checkpoints import saved_steps
-from fastreid_mos.bridge.latents import decode, encode, load_autoencoder
+from fastreid_mos.bridge.building import build_unet, check_start
+from fastreid_mos.bridge.checkpoints import bound_config, check_agrees, saved_steps
+from fastreid_mos.bridge.latents import decode, encode, load_autoencoder, scaling
 from fastreid_mos.bridge.program import train
 from fastreid_mos.bridge.training import BridgeTraining
 from fastreid_mos.errors import CheckpointError, MOSError
@@ -238,8 +238,84 @@ def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_c
             torch.testing.assert_close(decode(vae, latents), vae.decoder(vae.post_quant_conv(quantized)))
     assert load_autoencoder(tmp_path / "vae").config.scaling_factor == 3.0
     # A network works in the latents that it was trained in only.
-    with pytest.raises(CheckpointError, match=r"BRIDGE.LATENT.NORMALIZE False .now True."):
-        train(cfg_of(pairs, tmp_path / "third", **{**keys, "BRIDGE__LATENT__NORMALIZE": True}, BRIDGE__INIT_FROM=first))
+    with pytest.raises(CheckpointError, match="works in other latents than those of BRIDGE.LATENT; set PATH to "):
+        scaled = {**path, "BRIDGE__LATENT__NORMALIZE": True, "BRIDGE__INIT_FROM": folder}
+        train(cfg_of(pairs, tmp_path / "third", **scaled))
+
+
+@pytest.mark.parametrize(
+    ("there", "path", "normalize", "agree"),
+    [
+        (1.0, 1.0, True, True),
+        (1.0, 1.0, False, True),
+        (1.0, 3.0, False, True),
+        (1.0, 3.0, True, False),
+        (3.0, 3.0, True, True),
+        (3.0, 3.0, False, False),
+        # Without PATH: TRAIN, which takes the start's own.
+        (1.0, None, True, True),
+        (3.0, None, True, True),
+        (3.0, None, False, False),
+    ],
+)
+def test_a_start_must_have_worked_in_latents_of_this_runs_scale(pairs, tmp_path, there, path, normalize, agree):
+    start = tiny_pipeline(vae=tiny_vae(scaling_factor=there))
+    where = {"BRIDGE__LATENT__TRAIN": True, "BRIDGE__LATENT__CHANNELS": "[8,8]"}
+    if path is not None:
+        tiny_vae(scaling_factor=path).save_pretrained(tmp_path / "vae")
+        where = {"BRIDGE__LATENT__PATH": str(tmp_path / "vae")}
+    cfg = cfg_of(pairs, tmp_path / "out", BRIDGE__LATENT__NORMALIZE=normalize, BRIDGE__INIT_FROM="start", **where)
+    check_start(start, "start", cfg)
+    if agree:
+        assert scaling(program._given_autoencoder(cfg, start)) == (there, 0.0)
+    else:
+        with pytest.raises(CheckpointError, match="works in other latents .*start/vae, TRAIN to False and NORMALIZE"):
+            program._given_autoencoder(cfg, start)
+
+
+IN_LATENTS = {"BRIDGE__LATENT__TRAIN": True, "BRIDGE__LATENT__CHANNELS": "[8,8]"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({"BRIDGE__LATENT__CODES": 16, "BRIDGE__LATENT__NORMALIZE": False}, {}, ""),
+        ({"BRIDGE__SOLVER__PLATEAU__PATIENCE": 7}, {}, ""),
+        ({"BRIDGE__LATENT__PATH": "a", "BRIDGE__LATENT__CODES": 16}, {"BRIDGE__LATENT__PATH": "a"}, ""),
+        (
+            {"BRIDGE__LATENT__PATH": "a", "BRIDGE__LATENT__NORMALIZE": False},
+            {"BRIDGE__LATENT__PATH": "a"},
+            "BRIDGE.LATENT.NORMALIZE False (now True)",
+        ),
+        ({"BRIDGE__LATENT__PATH": "a"}, {"BRIDGE__LATENT__PATH": "b"}, "BRIDGE.LATENT.PATH a (now b)"),
+        ({"BRIDGE__LATENT__PATH": "a"}, {}, "BRIDGE.LATENT.PATH a (now )"),
+        (IN_LATENTS, {}, "BRIDGE.LATENT.TRAIN True (now False)"),
+        (
+            {**IN_LATENTS, "BRIDGE__LATENT__CODES": 16, "BRIDGE__LATENT__NORMALIZE": False},
+            IN_LATENTS,
+            "BRIDGE.LATENT.CODES 16 (now 1024), BRIDGE.LATENT.NORMALIZE False (now True)",
+        ),
+        (
+            {**IN_LATENTS, "BRIDGE__LATENT__CODES": 16, "BRIDGE__INIT_FROM": "a"},
+            {**IN_LATENTS, "BRIDGE__INIT_FROM": "a"},
+            "",
+        ),
+        (
+            {"BRIDGE__SOLVER__SCHED": "plateau", "BRIDGE__SOLVER__PLATEAU__PATIENCE": 7},
+            {"BRIDGE__SOLVER__SCHED": "plateau"},
+            "BRIDGE.SOLVER.PLATEAU.PATIENCE 7 (now 3000)",
+        ),
+    ],
+)
+def test_a_run_is_bound_to_the_keys_that_it_uses(tmp_path, before, now, differs):
+    state = {"config": bound_config(cfg_of("pairs", tmp_path, **before)), "facts": {}, "step": 1}
+    here = cfg_of("pairs", tmp_path, **now)
+    if differs:
+        with pytest.raises(CheckpointError) as caught:
+            check_agrees("step_1", state, here, {})
+        assert f"other settings or data: {differs}; go on" in str(caught.value)
+    else:
+        check_agrees("step_1", state, here, {})
 
 
 def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
