@@ -268,7 +268,8 @@ class MOSTrainer(DefaultTrainer):
             if checkpoint.get(name, value) != value:
                 raise CheckpointError(
                     f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; "
-                    "resume with the same data, seed, batch and processes, or start anew in another OUTPUT_DIR"
+                    "resume with the same data, seed, batch and processes, or with the version of fastreid-mos that "
+                    "began it, or start anew in another OUTPUT_DIR"
                 )
         try:
             self.checkpointer.load(path)
@@ -277,6 +278,10 @@ class MOSTrainer(DefaultTrainer):
             raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from None
         self.start_epoch = int(checkpoint["epoch"]) + 1
         self.stream.start_iter = self.start_epoch * self.iters_per_epoch
+        if self.cfg.MODEL.FREEZE_LAYERS and self.cfg.SOLVER.FREEZE_ITERS > 0:
+            # Checkpoints of earlier versions lack the count.
+            done = min(self.stream.start_iter, self.cfg.SOLVER.FREEZE_ITERS)
+            self.optimizer.param_groups[0].setdefault("frozen_steps", done)
         self.checkpoints.best_metric = float(checkpoint.get("best_metric", -1.0))
         self.checkpoints.best_epoch = int(checkpoint.get("best_epoch", -1))
         self.logger.info(f"Going on after epoch {self.start_epoch} of {self.max_epoch}")

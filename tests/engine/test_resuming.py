@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fastreid_mos
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine.resuming import feature_differences
+from fastreid_mos.errors import CheckpointError
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
 # A network with batch norm in the layers that are frozen, into the second epoch of 2 iterations each.
@@ -59,6 +60,16 @@ def test_frozen_layers_stay_frozen_as_long_as_in_a_run_that_was_never_stopped(tr
     assert [int(state["backbone.conv1.bn.num_batches_tracked"]) for state in after] == [0, 1]
     resumed = trained(started_again(tmp_path / "resumed", tmp_path / "whole", 0), options=FROZEN, resume=True)
     expected, got = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    # A checkpoint of a version that did not count: the iterations are its count.
+    earlier = started_again(tmp_path / "earlier", tmp_path / "whole", 0)
+    checkpoint = torch.load(earlier / "model_0000.pth", weights_only=True)
+    del checkpoint["optimizer"]["param_groups"][0]["frozen_steps"]
+    torch.save({**checkpoint, "iters_per_epoch": 1}, earlier / "model_0000.pth")
+    with pytest.raises(CheckpointError, match="iters_per_epoch 1, .* or with the version .* that began it"):
+        trained(earlier, options=FROZEN, resume=True)
+    torch.save(checkpoint, earlier / "model_0000.pth")
+    got = trained(earlier, options=FROZEN, resume=True).model.state_dict()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
