@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fastreid_mos import atomic, cli
 from fastreid_mos.atomic import atomic_write, naming
@@ -107,6 +108,38 @@ def test_a_folder_whose_writer_has_words_of_its_own(tmp_path, monkeypatch):
             raise RuntimeError("file write failed")
         assert (str(caught.value) == f"{target}: cannot be written (No space left on device)") == (expected is MOSError)
         assert not os.listdir(tmp_path)
+
+
+def of_quota():
+    try:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    finally:
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("write", "free", "expected", "said"),
+    [
+        (of_quota, 2**30, MOSError, "cannot be written (Disk quota exceeded)"),
+        (lambda: raises(SafetensorError("I/O error: Disk (os error 122)")), 2**30, MOSError, "Disk (os error 122))"),
+        (lambda: raises(MOSError("the loss is not finite")), 10, MOSError, "the loss is not finite"),
+        (lambda: raises(KeyError("x")), 10, KeyError, "'x'"),
+        (lambda: raises(RuntimeError("file write failed")), OSError("gone"), RuntimeError, "file write failed"),
+    ],
+)
+def test_only_what_the_disk_refused_is_called_so(tmp_path, monkeypatch, write, free, expected, said):
+    usage = shutil.disk_usage(tmp_path)
+    told = (lambda _: raises(free)) if isinstance(free, OSError) else (lambda _: usage._replace(free=free))
+    monkeypatch.setattr(folders.shutil, "disk_usage", told)
+    with pytest.raises(expected) as caught, folders.whole_folder(tmp_path / "step_3"):
+        write()
+    assert str(caught.value).endswith(said)
+    assert ("cannot be written" in str(caught.value)) == said.endswith(")")
+    assert not os.listdir(tmp_path)
 
 
 def test_one_of_several_processes_says_it_in_one_line(monkeypatch, capsys):

@@ -10,8 +10,11 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 
-from ..atomic import _umask, in_the_way
+from safetensors import SafetensorError
+
+from ..atomic import _umask, in_the_way, naming
 from ..errors import MOSError
+from .latents import one_line
 
 _END = ".saving"
 _OLD = ".replaced"
@@ -45,19 +48,35 @@ def whole_folder(
     except OSError as error:
         raise MOSError(f"{target}: cannot be written ({error.strerror})") from None
     try:
-        os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        _sync(temporary)
-        _refuse(target, replaces)
-        _take_place(temporary, target)
+        with naming(target):
+            os.chmod(temporary, 0o777 & ~_umask())
+            yield temporary
+            _sync(temporary)
+            _refuse(target, replaces)
+            _take_place(temporary, target)
     except BaseException as error:
-        # Libraries that write a file themselves say it in errors and words of their own.
-        full = isinstance(error, Exception) and shutil.disk_usage(parent).free < _LITTLE
+        reason = _of_the_disk(error, parent)  # while the files are there
         shutil.rmtree(temporary, ignore_errors=True)
-        if full or isinstance(error, OSError):
-            reason = os.strerror(errno.ENOSPC) if full else error.strerror or error  # type: ignore[attr-defined]
+        if reason:
             raise MOSError(f"{target}: cannot be written ({reason})") from error
         raise
+
+
+def _of_the_disk(error: BaseException, folder: str) -> str:
+    """Why a file could not be written, "" where the error is of another kind.
+
+    Libraries that write a file themselves say it in errors of their own: safetensors with the system's reason, torch
+    in words that tell nothing, for which only the disk can be asked.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or one_line(error)
+    if isinstance(error, SafetensorError):
+        return one_line(error)
+    if isinstance(error, RuntimeError):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(folder).free < _LITTLE:
+                return os.strerror(errno.ENOSPC)
+    return ""
 
 
 def _refuse(target: str, replaces: Callable[[str], str] | None) -> None:
