@@ -40,10 +40,6 @@ def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | Non
         broken = next((key for key, value in weights.items() if not bool(torch.isfinite(value).all())), None)
         if broken is not None:
             raise MOSError(f"{name}: {broken} holds NaN or infinite values; the training that wrote it had diverged")
-        for parameter in () if part is None else part.parameters():
-            # Mapped from the file they lie at odd addresses, where the CPU's kernels round otherwise than for the
-            # weights that were saved: in memory of their own they give the same images to the bit.
-            parameter.data = parameter.data.clone()
     return pipeline if device is None else pipeline.to(device)
 
 
