@@ -14,7 +14,7 @@ from diffusers.utils import logging as diffusers_logging
 from fastreid.utils.logger import setup_logger
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write, in_the_way
+from ..atomic import atomic_write
 from ..errors import MOSError
 from ..json_lines import keep_lines_before
 
@@ -54,8 +54,6 @@ def check_folder(folder: str) -> None:
     """
     if os.path.isfile(os.path.join(folder, CONFIG)):
         return
-    if reason := in_the_way(folder):
-        raise MOSError(f"OUTPUT_DIR {folder}: no folder can be made there ({reason}); give another")
     other = [name for name in _OTHERS if os.path.lexists(os.path.join(folder, name))]
     if other:
         raise MOSError(f"OUTPUT_DIR {folder}: holds another run ({other[0]}); set OUTPUT_DIR to a folder of its own")

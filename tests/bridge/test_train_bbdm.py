@@ -177,6 +177,8 @@ def test_wrong_calls_are_one_line(tmp_path, capsys, monkeypatch):
 
     out = ["OUTPUT_DIR", tmp_path / "out"]
     assert "--config-file: name one" in said(plain=True)
+    (tmp_path / "file").write_text("")
+    assert "file: no folder can be made there (" in said("OUTPUT_DIR", tmp_path / "file")
     assert "no bridge there; train it first: python tools/train_bbdm.py" in said("--dump-only", *out)
     assert "no such pipeline folder" in said("--init-from", tmp_path / "none", *out)
     assert "BRIDGE.SOLVER.BATCH: a whole number" in said("BRIDGE.SOLVER.BATCH", "0", *out)
