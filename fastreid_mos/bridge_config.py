@@ -95,7 +95,7 @@ def add_bridge_config(cfg: Any) -> None:
     cfg.BRIDGE.SOLVER.LOSS = "l1"
     # The averaged weights, which are the result: their decay; steps between two updates of them; the step from which on
     # they are averaged: before it they are copies. At EMA_START 0 the decay rises to EMA, (1 + n) / (10 + n) in update
-    # n. With INIT_FROM any other EMA_START is the first step.
+    # n. With INIT_FROM and an EMA_START above 0, averaging begins at the first step.
     cfg.BRIDGE.SOLVER.EMA = 0.995
     cfg.BRIDGE.SOLVER.EMA_EVERY = 1
     cfg.BRIDGE.SOLVER.EMA_START = 0

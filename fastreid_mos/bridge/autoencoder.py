@@ -138,9 +138,9 @@ def train_autoencoder(
     """Train a VQModel on images of both modalities: L1 error, commitment and codebook loss (VQ-VAE, arXiv 1711.00937).
 
     The codebook starts from encoded images, and codes that nothing uses are replaced by encoded pixels, so that few
-    images and few steps do not end in a handful of codes. Killed anywhere, the same call goes on
-    from the last checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; done already, it
-    returns at once.
+    images and few steps do not end in a handful of codes. Killed anywhere, the same call goes on from the last
+    checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; done already, it returns at
+    once.
 
     Args:
         images: ``len(images)`` and ``images[i]``, ``[H, W, 3]`` uint8, all of one size that is a multiple of

@@ -21,8 +21,8 @@ class ChipGenerator:
 
     The noise of a chip comes from a generator of its own, on the CPU, on any device: it depends on the chip's seed
     alone, not on the batch, the process or a restart. What remains is arithmetic: libraries choose other kernels for
-    other batch sizes and numbers of threads, which changes the last bits of a float and so, in single precision, a grey
-    level here and there.
+    other batch sizes and numbers of threads, which changes the last bits of a float and so, in single precision on the
+    CPU, a grey level here and there. On CUDA, where convolutions may use TF32, it may be more.
 
     Args:
         pipeline: a BrownianBridgePipeline (or anything called like it), on its device.

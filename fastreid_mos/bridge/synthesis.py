@@ -81,8 +81,8 @@ def dump(
 
     Killed anywhere and called again it makes only what is missing, and ends in the same chips. So it does when K is
     raised, or when splits are added. A file that is missing or differs from its checksum is named in the log and made
-    again. A chip is the same to within a grey level whatever it is made together with, see
-    :class:`fastreid_mos.bridge.generating.ChipGenerator`.
+    again. A chip's noise is the same whatever it is made together with, and in single precision on the CPU the chip
+    to within a grey level, see :class:`fastreid_mos.bridge.generating.ChipGenerator`.
 
     Args:
         pipeline_folder: of a trained BrownianBridgePipeline.
