@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from errno import EMFILE
 
 # What no result, log or manifest can hold as the text of a name: bytes that are not UTF-8, as Python has them in paths,
 # and a carriage return, which a CSV file takes for the end of its line.
@@ -82,6 +83,6 @@ class FileLimitError(MOSError):
 
     @staticmethod
     def is_it(error: BaseException) -> bool:
-        """Whether this is how the system (EMFILE) or torch says it, or a worker handed it over."""
-        ways = ("Too many open files", "received 0 items of ancdata")
+        """Whether this is how the system (EMFILE) or torch says it, or a worker handed it over or ended with it."""
+        ways = ("Too many open files", "received 0 items of ancdata", f"exited unexpectedly with exit code {EMFILE}.")
         return isinstance(error, (OSError, RuntimeError)) and any(way in str(error) for way in ways)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -267,7 +268,8 @@ class ChipLoader(DataLoader[Any]):
             except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
                 # Torch sees some time after a worker's files that it is gone: until then reading from it fails somehow.
                 cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
-                if FileLimitError.is_it(error):
+                ends = [worker.exitcode for worker in getattr(stream, "_workers", ())]
+                if FileLimitError.is_it(error) or errno.EMFILE in ends:
                     failure = FileLimitError()
                 elif self.num_workers and cut_off or WorkerError.is_it(error):
                     failure = WorkerError()
@@ -313,11 +315,16 @@ def _deaths_unheard() -> Iterator[None]:
 
 
 def _end_when_dumb(worker: int) -> None:
-    """In a worker: end where a batch cannot be handed over, for want of shared memory; else it is waited for for ever.
+    """In a worker: end where a batch cannot be handed over, for want of shared memory or of open files; else it is
+    waited for for ever.
 
     Queues hand over in a thread, whose errors they print and forget.
     """
-    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore[attr-defined]
+
+    def end(error: BaseException, batch: Any) -> None:
+        os._exit(errno.EMFILE if FileLimitError.is_it(error) else 1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 
 
 def image_settings(transform: Any, channel: str) -> str:
