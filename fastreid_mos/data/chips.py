@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ChipError
 from .decoding import Stored, decode
-from .doubts import COLOUR_SAR, FEWER_BITS, optical_doubts, sar_doubts
+from .doubts import AS_IQ, COLOUR_SAR, CUT, FEWER_BITS, MUCH_CUT, optical_doubts, sar_doubts
 from .modality import OPTICAL, SAR, modality_from_name
 
 MIN_SIDE = 2
@@ -124,7 +124,8 @@ def _eight_bit(
     if kind == "f":
         # Reflectance goes a little beyond its range, over foam and metal and where the air was taken away.
         if -0.2 <= low and high <= 2:
-            return (np.clip(np.nan_to_num(channels), 0, 1) * 255.0 + 0.5).astype(np.uint8), []
+            doubts = [CUT] if (valid > 1).any(axis=1).mean() >= MUCH_CUT else []
+            return (np.clip(np.nan_to_num(channels), 0, 1) * 255.0 + 0.5).astype(np.uint8), doubts
         if low >= 0 and 16 <= high <= 255:
             return (np.nan_to_num(channels).astype(np.float64) + 0.5).astype(np.uint8), []
     elif low >= 0 and (high <= 255 or channels.dtype == np.uint16):
@@ -150,6 +151,9 @@ def _sar_pixels(
         channels = np.abs(channels)
     doubts = [COLOUR_SAR] if _is_colour(channels) else []
     empty = np.broadcast_to(np.zeros(1, bool) if stored.mask is None else stored.mask, channels.shape)
+    if channel == "auto":
+        channel = "magnitude" if _is_iq(path, channels, empty) else "0"
+        doubts += [AS_IQ] * (channel == "magnitude")
     values, mask = _select_channel(path, channels, empty, channel)
     # A finite float64 beyond float32's range becomes infinite here, and the largest finite value below.
     with np.errstate(over="ignore"):
@@ -173,8 +177,6 @@ def _select_channel(
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The channel asked for ``[height, width]``, and where it holds no data."""
     count = channels.shape[2]
-    if channel == "auto":
-        channel = "magnitude" if _is_iq(path, channels, empty) else "0"
     if count == 1 and channel in ("magnitude", "mean"):
         channel = "0"
     if channel == "magnitude":

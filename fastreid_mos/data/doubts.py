@@ -17,6 +17,11 @@ FEWER_BITS = (
     "chip's brightest, so the scale may change from chip to chip: write them as 8 bits to be sure"
 )
 COLOUR_SAR = "are SAR and in colour; their first channel is taken, or what INPUT.SAR.CHANNEL says"
+AS_IQ = (
+    "are SAR whose first two channels are taken for I and Q, by their signs, and made a magnitude; set "
+    "INPUT.SAR.CHANNEL to magnitude if that is right, or else to the number of the channel to take"
+)
+CUT = "hold numbers of 0 to 1 and brighter, and 5 % of the pixels or more are cut at 1; divide by a larger number"
 NEGATIVE = "are SAR and mostly negative, as decibels are; taken as they are, HOSS holds linear amplitudes"
 OUTLIERS = "have pixels far from all others, as a no-data value has that the file does not declare (GDAL's nodata tag)"
 FEW_LEVELS = "have hardly any grey levels: too dark, of fewer bits than their type, or a mask instead of an image"
@@ -31,6 +36,7 @@ _FEW_OPTICAL, _FEW_SAR = 24, 8
 _DARK, _LIGHT = 4.0, 251.0
 _LIGHT_SAR = 0.97
 _FILLED, _FAR, _FAR_ABOVE = 0.01, 3.0, 1e4
+MUCH_CUT = 0.05
 
 
 class Doubts:

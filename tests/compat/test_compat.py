@@ -271,6 +271,16 @@ def test_jaccard_distance_on_cpu():
     assert distances.shape == (10, 30) and 0 <= distances.min() and distances.max() <= 1 + 1e-6
 
 
+def test_the_evaluator_keeps_no_open_file_of_a_loader_worker():
+    from fastreid.evaluation import ReidEvaluator
+
+    labels = torch.arange(3).share_memory_()
+    evaluator = ReidEvaluator(None, 1)
+    evaluator.process({"targets": labels, "camids": labels}, torch.zeros(3, 2))
+    (kept,) = evaluator._predictions
+    assert all(kept[name].equal(labels) and not kept[name].is_shared() for name in ("pids", "camids"))
+
+
 def test_evaluate_rank_with_a_small_gallery():
     from fastreid.evaluation.rank import evaluate_rank
 

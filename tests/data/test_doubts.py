@@ -79,6 +79,25 @@ def test_doubtful_optical(tmp_path, kind):
     assert wanted in read_chip(tmp_path / "1_RGB.tif").doubts
 
 
+@pytest.mark.parametrize("share, cut", [(0.03, False), (0.06, True)])
+def test_reflectance_that_is_cut(tmp_path, share, cut):
+    pixels = (SMOOTH / 255).astype(np.float32)
+    pixels.reshape(-1, 3)[: round(share * ROWS.size), 1] = 1.5
+    tifffile.imwrite(tmp_path / "1_RGB.tif", pixels, photometric="rgb", metadata=None)
+    assert read_chip(tmp_path / "1_RGB.tif").doubts == (doubts.CUT,) * cut
+
+
+def test_two_channels_taken_for_i_and_q(tmp_path):
+    phase = np.random.default_rng(0).uniform(0, 2 * np.pi, SHIP.shape)
+    pair = np.stack([SHIP * np.cos(phase), SHIP * np.sin(phase)], -1).astype(np.float32)
+    path = tmp_path / "1_SAR.tif"
+    tifffile.imwrite(path, pair, metadata=None, photometric="minisblack", planarconfig="contig")
+    assert read_chip(path).doubts == (doubts.AS_IQ,)
+    assert not read_chip(path, channel="magnitude").doubts
+    tifffile.imwrite(path, pair[..., 0] + 1j * pair[..., 1], metadata=None)
+    assert not read_chip(path).doubts
+
+
 ORDINARY = {
     "gamma": SHIP,
     "8 bits": (SHIP * 20).clip(max=255).astype(np.uint8),
@@ -116,14 +135,15 @@ def test_simulated_chips_are_ordinary(tmp_path, enl):
 
 
 def test_real_chips_are_ordinary(shared_dir):
-    """But for a coloured plot of a chip, which is none."""
+    """But for a coloured plot of a chip, which is none; of I and Q in channels it is said that they were taken so."""
     paths = [
         *(shared_dir / "hoss_sample" / "HOSS").rglob("*.tif"),
         *(shared_dir / "real_chips" / "pairs").glob("*.png"),
         *(shared_dir / "real_chips" / "sar_formats").glob("*.tif"),
     ]
     found = {path.name: read_chip(path).doubts for path in paths if read_chip(path).doubts}
-    assert all(name.startswith("misnamed_png") and kinds == (doubts.COLOUR_SAR,) for name, kinds in found.items())
+    wanted = {"misnamed": (doubts.COLOUR_SAR,), "slc": (doubts.AS_IQ,)}
+    assert {name.split("_")[0]: kinds for name, kinds in found.items()} == wanted
 
 
 # ---------------------------------------------------------------------- in the log
