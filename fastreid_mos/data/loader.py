@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastreid.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -246,8 +247,9 @@ class ChipLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Batches: ``images`` ``[B, 3, H, W]`` float32 RGB 0..255; ``targets``, ``camids``, ``modalities`` ``[B]``
-        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``. After the first pass over the chips the log has a warning
-        for each kind of :mod:`.doubts`, with the number of chips.
+        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``. After the first pass over the chips (of several processes
+        that train: over this one's share), or when the stream ends before, the log has a warning for each kind of
+        :mod:`.doubts`, with the number of chips.
 
         Raises:
             ChipError: a chip that cannot be used; the message starts with its path.
@@ -257,48 +259,53 @@ class ChipLoader(DataLoader[Any]):
         stream: Any = None
         doubts, seen, drawn = Doubts(), set[str](), 0
         endless = isinstance(self.batch_sampler, TrainDraws)
-        while True:
-            failure: MOSError | None = None
-            try:
-                stream = super().__iter__() if stream is None else stream
-                batch = next(stream)
-            except StopIteration:
-                doubts.report(len(seen))
-                return
-            except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-                # Torch sees some time after a worker's files that it is gone: until then reading from it fails somehow.
-                cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
-                ends = [worker.exitcode for worker in getattr(stream, "_workers", ())]
-                if FileLimitError.is_it(error) or errno.EMFILE in ends:
-                    failure = FileLimitError()
-                elif self.num_workers and cut_off or WorkerError.is_it(error):
-                    failure = WorkerError()
+        # Of an endless stream each process draws its share of a pass.
+        chips = -(-len(self.dataset) // (comm.get_world_size() if endless else 1))
+        try:
+            while True:
+                failure: MOSError | None = None
+                try:
+                    stream = super().__iter__() if stream is None else stream
+                    batch = next(stream)
+                except StopIteration:
+                    return
+                except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+                    # Torch sees some time after a worker's files that it is gone: until then reading from it fails
+                    # somehow.
+                    cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
+                    ends = [worker.exitcode for worker in getattr(stream, "_workers", ())]
+                    if FileLimitError.is_it(error) or errno.EMFILE in ends:
+                        failure = FileLimitError()
+                    elif self.num_workers and cut_off or WorkerError.is_it(error):
+                        failure = WorkerError()
+                    else:
+                        raise
                 else:
-                    raise
-            else:
-                failure = batch if isinstance(batch, ChipError) else None
-            if failure is not None:
-                # The workers end here and now. Left to the traceback they would be ended by the garbage collector, by
-                # when their queues are closed, and each would be waited for 5 seconds. That others of them died as well
-                # is no news any more.
-                with _deaths_unheard():
-                    del stream
-                raise failure
-            paths, kinds = batch["img_paths"], batch.pop("doubts")
-            if drawn < len(self.dataset):
-                for path, kind in zip(paths, kinds, strict=True):
-                    seen.add(path)
-                    doubts.note(path, kind)
-                drawn += len(paths)
-                if endless and drawn + len(paths) > len(self.dataset):
-                    drawn = len(self.dataset)
-                    doubts.report(len(seen))
-            if self.device is not None:
-                batch = {
-                    name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                    for name, value in batch.items()
-                }
-            yield batch
+                    failure = batch if isinstance(batch, ChipError) else None
+                if failure is not None:
+                    # The workers end here and now. Left to the traceback they would be ended by the garbage collector,
+                    # by when their queues are closed, and each would be waited for 5 seconds. That others of them died
+                    # as well is no news any more.
+                    with _deaths_unheard():
+                        del stream
+                    raise failure
+                paths, kinds = batch["img_paths"], batch.pop("doubts")
+                if drawn < chips:
+                    for path, kind in zip(paths, kinds, strict=True):
+                        seen.add(path)
+                        doubts.note(path, kind)
+                    drawn += len(paths)
+                    if endless and drawn + len(paths) > chips:
+                        drawn = chips
+                        doubts.report(len(seen))
+                if self.device is not None:
+                    batch = {
+                        name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                        for name, value in batch.items()
+                    }
+                yield batch
+        finally:
+            doubts.report(len(seen))
 
 
 @contextlib.contextmanager

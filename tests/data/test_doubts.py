@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fastreid_mos.bridge.dataset import ChipStore
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.plan import read_sources
 from fastreid_mos.data import OPTICAL, SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
+from fastreid_mos.data import loader as loader_module
 from fastreid_mos.data.doubts import Doubts
 from fastreid_mos.sim import write_hoss
 
@@ -191,6 +193,21 @@ def test_training_says_it_after_the_first_pass(make_cfg, chips, caplog):
         next(stream)
     assert warnings(caplog) == [warnings(caplog)[0]]
     assert warnings(caplog)[0].startswith(f"4 of 9 chips {doubts.NEGATIVE}; such as ")
+
+
+@pytest.mark.parametrize("processes, batches", [(1, 1), (1, 3), (2, 2)])
+def test_a_short_training_says_it_too(make_cfg, chips, caplog, monkeypatch, processes, batches):
+    """When it ends, and each of several processes after its share of a pass."""
+    monkeypatch.setattr(loader_module, "comm", SimpleNamespace(get_world_size=lambda: processes))
+    decibels = [chips[number] for number in (1, 4, 6, 8)]
+    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler", "SOLVER.IMS_PER_BATCH", 1)
+    stream = iter(build_train_loader(cfg, decibels))
+    for _ in range(batches):
+        assert not warnings(caplog)
+        next(stream)
+    assert len(warnings(caplog)) == processes - 1
+    stream.close()
+    assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith(f"{batches} of {batches} chips ")
 
 
 def test_bridge_says_it_when_it_reads(chips, caplog, tmp_path):

@@ -352,7 +352,7 @@ for _ in sys.argv[3:]:
 """
 MODES = (
     "SIGKILL 1 0 0", "SIGKILL 1 12 0", "SIGKILL 2 20 0", "SIGKILL 1 12 60", "SIGBUS 2 12 0", "dumb 1 0 0", "dumb 2 0 0",
-    "full 1 0 0", "full 2 0 0",
+    "full 2 0 0",
 )  # fmt: skip
 
 
