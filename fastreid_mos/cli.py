@@ -182,10 +182,10 @@ def _test_program(cfg: Any) -> dict[str, Any]:
     cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
     fused = MOSTrainer.prepare_fusion(cfg, datasets)
     check_shared_memory(cfg, MOSTrainer.largest_pass(datasets, fused))
-    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg.TEST.EVALUATOR, fusion_settings(cfg))
+    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg, fusion_settings(cfg))
     if folder != cfg.OUTPUT_DIR:
         logger.warning(
-            f"{cfg.OUTPUT_DIR} holds results of other weights, data or fusion; these are written to {folder}"
+            f"{cfg.OUTPUT_DIR} holds results of other weights, data, settings or fusion; these are written to {folder}"
         )
     cfg.OUTPUT_DIR = folder
     claim_folder(folder, cfg, "eval_config.yaml")

@@ -46,11 +46,12 @@ def merge_options(cfg: Any, opts: list[str]) -> None:
     Raises:
         ConfigError: one line naming the key.
     """
+    for word in opts:
+        if word.startswith("--"):
+            raise ConfigError(f"{word}: flags such as --eval-only come before the KEY VALUE options")
     if len(opts) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        if key.startswith("-"):
-            raise ConfigError(f"{key}: flags such as --eval-only come before the KEY VALUE options")
         if UNWRITABLE.search(str(value)):
             raise ConfigError(f"{key}: is not UTF-8 text, which a config cannot hold: {shown(str(value))}")
         _set(cfg, cfg, key, value)

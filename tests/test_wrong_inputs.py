@@ -139,6 +139,7 @@ def test_names_that_do_not_parse_leave_nothing(data, refused):
         (["SOLVER.MAX_EPOHC", "3"], "SOLVER.MAX_EPOCH"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR"),
         (["SOLVER.MAX_EPOCH"], "KEY VALUE"),
+        (["SOLVER.MAX_EPOCH", 1, "--resume"], "--resume: flags"),
         (["MODEL.BACKBONE.NAME", "build_transoss"], "build_transoss_backbone"),
         (["MODEL.HEADS.POOL_LAYER", "MaxPol"], "POOL_LAYER"),
         (["MODEL.HEADS.NORM", "BM"], "NORM"),

@@ -115,7 +115,8 @@ def _check_file(path: str | os.PathLike[str]) -> int:
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:160] or type(error).__name__
+    text = " ".join(text.split())[:160]
+    return text if any(letter.isalpha() for letter in text) else type(error).__name__  # a KeyError's is a number
 
 
 def _check_size(path: Any, width: int, height: int, channels: int, itemsize: int) -> None:

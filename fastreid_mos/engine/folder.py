@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from typing import Any
 
 from fastreid.utils import comm
@@ -22,7 +23,7 @@ from fastreid.utils.logger import setup_logger
 from ..atomic import atomic_write
 from ..errors import MOSError
 from ..evaluation.report import FUSED_RANKS, RANKS, RESULTS
-from .resuming import TAG
+from .resuming import TAG, feature_differences
 
 LOSSES = "metrics.json"
 _WRITTEN = (RESULTS, RANKS, FUSED_RANKS, LOSSES, "config.yaml", "eval_config.yaml", "log.txt")
@@ -131,16 +132,16 @@ def results_folder(
     output_dir: str,
     weights: str,
     datasets: Mapping[str, Any],
-    evaluator: str,
+    cfg: Any,
     fusion: Mapping[str, Any] | None = None,
 ) -> str:
-    """Where ``--eval-only`` writes: never over results of other weights, another data set or another fusion.
+    """Where ``--eval-only`` writes: never over results of other weights, data, features or another fusion.
 
     Args:
         output_dir: the folder that was asked for.
         weights: the tested weights.
         datasets: the tested data sets by name, with ``query`` and ``gallery``.
-        evaluator: ``TEST.EVALUATOR``.
+        cfg: the config; ``TEST.EVALUATOR`` and what features are made by count.
         fusion: settings of the fusion, as they are put on record; None: without. Fused results hold the unfused ones
             too, and may be written over these.
 
@@ -151,7 +152,7 @@ def results_folder(
     folder, number = output_dir, 0
     while not all(
         _may_write(
-            folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, evaluator, fusion
+            folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, cfg, fusion
         )
         for name, dataset in datasets.items()
     ):
@@ -162,7 +163,7 @@ def results_folder(
 
 
 def _may_write(
-    run: str, folder: str, weights: str, dataset: Any, evaluator: str, fusion: Mapping[str, Any] | None
+    run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None
 ) -> bool:
     path = os.path.join(folder, RESULTS)
     if not os.path.lexists(path):
@@ -176,13 +177,22 @@ def _may_write(
             os.path.realpath(tested) == os.path.realpath(weights)
             and earlier["dataset"] == type(dataset).__name__
             and (chips["query"], chips["gallery"]) == (len(dataset.query), len(dataset.gallery))
-            and (earlier.get("evaluator") == "ReidEvaluator") == (evaluator == "ReidEvaluator")
+            and (earlier.get("evaluator") == "ReidEvaluator") == (cfg.TEST.EVALUATOR == "ReidEvaluator")
             and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
         )
+        same = same and not feature_differences({"config": _config_of_results(run)}, cfg)
         first = os.path.realpath(_first_query(folder, earlier))
         return same and any(os.path.realpath(item[0]) == first for item in dataset.query)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # somebody else's file
+
+
+def _config_of_results(run: str) -> str:
+    """The config of the last test there, or else of the training that ended in one."""
+    for name in ("eval_config.yaml", "config.yaml"):
+        with contextlib.suppress(FileNotFoundError):
+            return Path(run, name).read_text(encoding="utf-8")
+    return ""
 
 
 def _first_query(folder: str, results: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastreid.utils.env import seed_all_rng
 
 from ..config import load_cfg, settle_output
 from ..limits import require_device
+from ..locking import LOCK, only_run
 from .folder import probe_folder, refuse_earlier_run, start_log
 
 
@@ -32,6 +34,9 @@ def read_config(args: argparse.Namespace) -> Any:
     settle_output(cfg)
     # Other machines may come when the first one has begun to write.
     if not args.eval_only and comm.is_main_process() and getattr(args, "machine_rank", 0) == 0:
+        if os.path.exists(os.path.join(cfg.OUTPUT_DIR, LOCK)):
+            with only_run(cfg.OUTPUT_DIR):  # a live run is said as such
+                pass
         refuse_earlier_run(cfg.OUTPUT_DIR, resume=args.resume)
     return cfg
 

@@ -101,6 +101,22 @@ def test_nor_does_a_missing_data_root_change_it(run, refused, flag, monkeypatch,
     assert sums(run) == before
 
 
+def test_a_live_run_with_files_is_not_called_an_earlier_one(run, refused):
+    with only_run(str(run)):
+        assert "another process is at work there" in refused("OUTPUT_DIR", run)
+
+
+def test_results_of_other_features_are_kept(run, data):
+    for folder, size in (("eval_1", "bicubic"), ("eval_2", "nearest"), ("eval_1", "bicubic")):
+        before = sums(run)
+        assert call("--eval-only", "OUTPUT_DIR", run, "INPUT.RESIZE.TEST", size) == 0
+        after = sums(run)
+        assert (run / folder / "results.json").exists()
+        assert {path for path in before if before[path] != after[path]} <= {
+            f"{folder}/{name}" for name in ("results.json", "query_ranks.csv", "eval_config.yaml", "log.txt")
+        }
+
+
 @pytest.mark.parametrize("words", [(), ("--resume",), ("--eval-only",)], ids=lambda words: " ".join(words) or "no flag")
 def test_a_folder_where_a_run_is_at_work_is_left_to_it(finished, run, refused, tmp_path, words):
     output = run if words else tmp_path / "new"

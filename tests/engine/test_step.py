@@ -270,3 +270,9 @@ def test_two_processes_test_with_the_first_ones_statistics_and_stop_together(tin
     said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1] and said[0].startswith("1.0 the loss is not finite")
     assert said[0].endswith("Its files: 1_a.tif, 1_b.tif")
+
+
+@pytest.mark.parametrize("chips, said", [("4", True), ("8", False)])
+def test_a_batch_of_one_ship_is_warned_of(made_trainer, tmp_path, caplog, chips, said):
+    made_trainer(tmp_path, "SOLVER.IMS_PER_BATCH", chips)
+    assert ("the triplet loss is 0" in caplog.text) == said
