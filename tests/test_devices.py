@@ -142,3 +142,10 @@ def test_memory_is_pinned_for_a_gpu_only(monkeypatch, tiny_hoss, device):
 def test_the_small_configs_are_for_a_cpu():
     for path in CONFIGS.rglob("*.yml"):
         assert fastreid_mos.load_cfg(str(path)).MODEL.DEVICE == ("cpu" if path.parent.name == "demo" else "cuda"), path
+
+
+def test_more_processes_than_gpus_are_on_the_cpu_where_no_device_is_named(started, monkeypatch):
+    with_gpus(monkeypatch, 1)
+    with pytest.raises(Stop):
+        launch(print, 2)
+    assert started == GLOO

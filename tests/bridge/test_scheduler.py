@@ -260,3 +260,15 @@ def test_wrong_use_is_named():
         scheduler.step(x, 500, x, x)
     with pytest.raises(ValueError, match="0 to 999"):
         scheduler.add_noise(x, x, x, torch.tensor([1000]))
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.5, 1.0])
+def test_bbdms_own_rule_draws_eta_squared_of_the_chains_variance(eta):
+    scheduler = BrownianBridgeScheduler(step_rule="bbdm", eta=eta, clip_sample=False)
+    scheduler.set_timesteps(20)
+    t, n = scheduler.timesteps[:2].tolist()
+    (m_t, m_n), (d_t, d_n) = scheduler.m_t[[t, n]].tolist(), scheduler.variance_t[[t, n]].tolist()
+    chain = d_n * (d_t - d_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) / d_t
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    moved = scheduler.step(zero, t, zero, zero, variance_noise=torch.ones_like(zero)).prev_sample
+    assert moved.item() ** 2 == pytest.approx(eta**2 * chain, rel=1e-4)

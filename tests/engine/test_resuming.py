@@ -143,3 +143,9 @@ def test_percentiles_count_where_they_are_used_and_a_checkpoint_without_config_d
     saved = {"config": fastreid_mos.load_cfg(DEBUG, scaled).dump()}
     other = fastreid_mos.load_cfg(DEBUG, [*scaled, "INPUT.SAR.LOW_PERCENTILE", "2.0"])
     assert feature_differences(saved, other) == [] == feature_differences({"model": {}}, other)
+
+
+def test_of_two_equal_figures_the_earlier_epoch_stays(trained, tmp_path):
+    run = trained(tmp_path / "run", (30.0, 30.0, 10.0))
+    assert run.checkpoints.best_epoch == 0
+    assert torch.load(tmp_path / "run/model_best.pth", weights_only=True)["epoch"] == 0

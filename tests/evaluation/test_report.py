@@ -13,6 +13,7 @@ import pytest
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, report
 from fastreid_mos.evaluation.pictures import read_top_lists
+from fastreid_mos.evaluation.report import simulation_of
 
 
 class HOSS:
@@ -155,3 +156,13 @@ def test_no_resamplings_are_null_in_json_and_absent_in_the_log(split, tmp_path, 
         _, content = evaluate(split, tmp_path, bootstrap_samples=0)
     assert content["protocols"]["ALL"]["model"]["intervals"]["mAP"] == [None, None]
     assert "nan" not in caplog.text
+
+
+def test_simulated_data_that_links_out_of_its_folder_is_called_so(tmp_path):
+    folder = tmp_path / "HOSS/query"
+    folder.mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/a.tif").touch()
+    (tmp_path / "HOSS/sim.json").write_text('{"simulated": true}')
+    (folder / "a.tif").symlink_to(tmp_path / "store/a.tif")
+    assert simulation_of([str(folder / "a.tif")]) == {"simulated": True}
