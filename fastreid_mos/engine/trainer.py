@@ -98,12 +98,12 @@ class MOSTrainer(DefaultTrainer):
             )
         held_out = max((len(query) + len(gallery) for query, gallery in self.holdout_splits), default=0)
         check_shared_memory(cfg, tested, training=True, held_out=held_out)
-        own, sampled = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER
-        grouped = "Identity" in sampled.SAMPLER_TRAIN and own < 2 * sampled.NUM_INSTANCE
+        own, loading = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER
+        grouped = "Identity" in loading.SAMPLER_TRAIN and own < 2 * loading.NUM_INSTANCE
         if grouped and "TripletLoss" in cfg.MODEL.LOSSES.NAME:
             self.logger.warning(
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} leaves each process {own} chips, by NUM_INSTANCE "
-                f"{sampled.NUM_INSTANCE} all of one ship: the triplet loss is 0. Raise it, or take fewer processes"
+                f"{loading.NUM_INSTANCE} all of one ship: the triplet loss is 0. Raise it, or take fewer processes"
             )
         if cfg.SEED >= 0:
             torch.manual_seed(cfg.SEED)
@@ -120,7 +120,6 @@ class MOSTrainer(DefaultTrainer):
 
         self.cfg = cfg
         self.stream = stream
-        loading = cfg.DATALOADER
         self.iters_per_epoch = epoch_batches(
             loading.SAMPLER_TRAIN, as_numbers(items), cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE
         )

@@ -426,8 +426,8 @@ def test_reflectance(tmp_path, dtype, low, high):
     np.testing.assert_allclose(chip.pixels, pixels.astype("f8").clip(0, 1) * 255, atol=0.7)
 
 
-@pytest.mark.parametrize("dtype, scale", [("f4", 1), ("f8", 1), ("u4", 1), ("i4", 1), ("i2", 1), ("u8", 1)])
-def test_eight_bits_in_other_types(tmp_path, dtype, scale):
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u4", "i4", "i2", "u8"])
+def test_eight_bits_in_other_types(tmp_path, dtype):
     image_of(write(tmp_path / "1_RGB.tif", RGB.astype(dtype), photometric="rgb"), near=0)
 
 
