@@ -121,9 +121,7 @@ def principal_axes(features: Floats, count: int = COMPONENTS) -> tuple[Floats, F
 def picture_distances(made: Sequence[NDArray[np.uint8]], real: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
     """Mean SSIM (Wang et al., 2004, 7 x 7 windows) and PSNR in dB of pairs of grey images of one size."""
     ssim = [structural_similarity(one, other, data_range=255) for one, other in zip(made, real, strict=True)]
-    errors = [
-        ((one.astype(float) - other.astype(float)) ** 2).mean() for one, other in zip(made, real, strict=True)
-    ]
+    errors = [((one.astype(float) - other.astype(float)) ** 2).mean() for one, other in zip(made, real, strict=True)]
     return float(np.mean(ssim)), float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-12))))
 
 

@@ -23,9 +23,7 @@ _LITTLE = 2**20
 
 
 @contextlib.contextmanager
-def whole_folder(
-    path: str | os.PathLike[str], replaces: Callable[[str], str] | None = None
-) -> Iterator[str]:
+def whole_folder(path: str | os.PathLike[str], replaces: Callable[[str], str] | None = None) -> Iterator[str]:
     """A temporary folder beside ``path`` that takes its place when the block ends well.
 
     An exception or a kill inside the block leaves ``path`` as it was. What a killed process left behind is put right by

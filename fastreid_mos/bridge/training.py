@@ -216,9 +216,7 @@ class BridgeTraining:
         source, target = self.latents.pair(batch, device)
         seed = spread_seed(self.seed, _NOISE, number, self.accelerator.process_index, count=2)
         # On the host, where the scheduler looks them up without waiting for the device.
-        t = torch.randint(
-            0, len(self.scheduler), (len(source),), generator=torch.Generator().manual_seed(seed[0])
-        )
+        t = torch.randint(0, len(self.scheduler), (len(source),), generator=torch.Generator().manual_seed(seed[0]))
         torch.manual_seed(seed[1])  # of the noise on any device, and of dropout
         noise = torch.randn(source.shape, device=device)
         noisy = self.scheduler.add_noise(target, source, noise, t)

@@ -91,9 +91,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
         ConfigError: a batch that these items cannot fill, or a cache folder that cannot be written.
     """
     if not items:
-        raise DatasetError(
-            f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {dataset_root()}"
-        )
+        raise DatasetError(f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {dataset_root()}")
     items = as_numbers(items)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     loading = cfg.DATALOADER

@@ -88,9 +88,7 @@ class SyntheticSet:
                 f"run: {self.command}"
             )
         if foreign := foreign_files(self.root, {row.output for row in self.rows}):
-            raise DatasetError(
-                f"{named(foreign)} not listed in {MANIFEST}; remove what does not belong there"
-            )
+            raise DatasetError(f"{named(foreign)} not listed in {MANIFEST}; remove what does not belong there")
         self._verify_bridge()
 
     def _verify_bridge(self) -> None:

@@ -151,9 +151,7 @@ def results_folder(
     """
     folder, number = output_dir, 0
     while not all(
-        _may_write(
-            folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, cfg, fusion
-        )
+        _may_write(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, dataset, cfg, fusion)
         for name, dataset in datasets.items()
     ):
         number += 1
@@ -162,9 +160,7 @@ def results_folder(
     return str(comm.all_gather(folder)[0])
 
 
-def _may_write(
-    run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None
-) -> bool:
+def _may_write(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None) -> bool:
     path = os.path.join(folder, RESULTS)
     if not os.path.lexists(path):
         return True

@@ -246,9 +246,7 @@ class _Dealt:
 _Precisions = list[tuple[Ints, NDArray[np.float64]]]
 
 
-def _precisions(
-    dealt: Sequence[_Dealt], name: str, features: NDArray[Any], settings: EvalSettings
-) -> _Precisions:
+def _precisions(dealt: Sequence[_Dealt], name: str, features: NDArray[Any], settings: EvalSettings) -> _Precisions:
     found = []
     for split in dealt:
         if name in split.protocols:

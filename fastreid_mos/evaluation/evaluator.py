@@ -180,9 +180,7 @@ class FusionReidEvaluator(DatasetEvaluator):
         if fused is not None:
             per_query["fused"] = query_metrics(fused, ranks)
         if chips.metres is not None:
-            by_size = rank_protocol(
-                chips, size_features(chips.metres), protocol, settings, plain_metric="euclidean"
-            )
+            by_size = rank_protocol(chips, size_features(chips.metres), protocol, settings, plain_metric="euclidean")
             per_query["size-only"] = query_metrics(by_size, ranks)
         seed = [settings.bootstrap_seed, zlib.crc32(protocol.name.encode())]
         valid = result.valid

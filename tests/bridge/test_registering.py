@@ -51,9 +51,7 @@ def test_loads_in_a_fresh_process_after_the_import_alone(folder):
         """,
         str(folder),
     )
-    assert out.strip() == str(
-        [[], set(), True, "fastreid_mos.bridge.pipeline", "fastreid_mos.bridge.scheduler", False]
-    )
+    assert out.strip() == str([[], set(), True, "fastreid_mos.bridge.pipeline", "fastreid_mos.bridge.scheduler", False])
 
 
 def test_registers_when_diffusers_was_imported_first(folder):

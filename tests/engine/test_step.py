@@ -148,9 +148,7 @@ def test_every_process_and_step_draws_its_own_dropout(monkeypatch):
     with EventStorage():
         for seed, iteration, rank in [*itertools.product((0, 1), (0, 1), (0, 1)), (0, 0, 0)]:
             model = Drawing()
-            step = MOSTrainStep(
-                model, itertools.repeat({}), torch.optim.SGD(model.parameters(), 0.1), seed=seed
-            )
+            step = MOSTrainStep(model, itertools.repeat({}), torch.optim.SGD(model.parameters(), 0.1), seed=seed)
             step.iter = iteration
             with monkeypatch.context() as patch:
                 patch.setattr(comm, "get_rank", lambda rank=rank: rank)

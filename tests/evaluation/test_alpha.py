@@ -96,9 +96,7 @@ def drawn(seed, wrong, noise=1.3, made=4.2, width=32):
     another one, so much noisier than a real one that the best alpha gains some 3 points of mAP.
     """
     rng = np.random.default_rng(seed)
-    items = [
-        (f"{pid}_{k}", pid, k % 2 if pid < 65 else 0) for pid in range(80) for k in range(4 if pid < 65 else 2)
-    ]
+    items = [(f"{pid}_{k}", pid, k % 2 if pid < 65 else 0) for pid in range(80) for k in range(4 if pid < 65 else 2)]
     _, splits = split_holdout(items, 0.8, splits=4, seed=seed)
     held = sorted({item for part in splits[0] for item in part})
     ids, modalities = (np.array([item[place] for item in held]) for place in (1, 2))

@@ -78,10 +78,7 @@ def test_rows_of_a_ship(tmp_path, ships):
         Image.new("L", (16, 16), 40 * k).save(files[-1])
     ship = Ship("ship <7>", ships[0]["RGB"][0], files, ships[0]["SAR"][:1])
     found = Checked(ship_rows([ship, Ship("bare", ships[1]["RGB"][0])], shown=4))
-    assert (
-        "ship <7>; 2 more generated not shown" in found.text
-        and "bare; no generated chip; no SAR chip" in found.text
-    )
+    assert "ship <7>; 2 more generated not shown" in found.text and "bare; no generated chip; no SAR chip" in found.text
     assert len(found.all("figure", "generated")) == 4 and len(found.all("figure", "real")) == 1
     alts = [image["alt"] for image in found.all("img")]
     assert (
