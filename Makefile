@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-fast lint clean
 
 install: $(STAMP)
 
@@ -25,8 +25,12 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	$(PY) -m pytest -n auto --maxprocesses 4
 
+test-fast: $(STAMP)
+	$(PY) -m pytest -n auto --maxprocesses 4 -m "not slow"
+
 lint: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 clean:

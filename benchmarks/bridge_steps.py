@@ -101,8 +101,8 @@ def main() -> None:
 
     from fastreid_mos.bridge.loading import load_pipeline
     from fastreid_mos.data import HOSS, OPTICAL, SAR
-    from fastreid_mos.data.synthetic import open_synthetic
     from fastreid_mos.evaluation.baselines import random_metrics
+    from fastreid_mos.synthetic.folder import open_synthetic
 
     model, dataset = Reidentifier(reid, data), HOSS(data)
     tests = [item for item in (*dataset.query, *dataset.gallery) if item[1] >= 0]

@@ -72,8 +72,8 @@ def paper_pipeline() -> Any:
     """A pipeline of the size in configs/HOSS/bbdm.yml, with random weights."""
     import fastreid_mos
     from fastreid_mos.bridge import BrownianBridgePipeline
-    from fastreid_mos.bridge.autoencoder import AutoencoderSettings, build_autoencoder
-    from fastreid_mos.bridge.building import build_scheduler, build_unet
+    from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder
+    from fastreid_mos.bridge.train.building import build_scheduler, build_unet
 
     cfg = fastreid_mos.load_cfg(str(ROOT / "configs/HOSS/bbdm.yml"))
     vae = build_autoencoder(AutoencoderSettings.from_cfg(cfg)).eval()

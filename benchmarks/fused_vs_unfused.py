@@ -48,9 +48,9 @@ def control(dump: Path, folder: Path, data: Path, kind: str) -> Path:
     """A copy of a dump with other pixels: of another ship's generated chips, or of the source itself."""
     from PIL import Image
 
-    from fastreid_mos.atomic import atomic_write
-    from fastreid_mos.data.manifest import FACTS, MANIFEST, SyntheticRow, file_sha256
-    from fastreid_mos.data.synthetic import open_synthetic
+    from fastreid_mos.files import atomic_write
+    from fastreid_mos.synthetic.folder import open_synthetic
+    from fastreid_mos.synthetic.manifest import FACTS, MANIFEST, SyntheticRow, file_sha256
 
     if (folder / MANIFEST).is_file():
         return folder

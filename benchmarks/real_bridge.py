@@ -44,8 +44,8 @@ def pairs_as_hoss(pairs: Path, folder: Path, training: int = 11) -> Path:
 def page(path: Path, data: Path, dump: Path, results: dict[str, Any], title: str, facts: dict[str, Any]) -> None:
     """Test chips with what was generated from them."""
     from fastreid_mos.data import HOSS, OPTICAL, SAR
-    from fastreid_mos.data.synthetic import open_synthetic
     from fastreid_mos.page import MethodInputs, Ship, method_page
+    from fastreid_mos.synthetic.folder import open_synthetic
 
     dataset, made = HOSS(data), open_synthetic(dump)
     tests = [item for item in (*dataset.query, *dataset.gallery) if item[1] >= 0]

@@ -12,9 +12,8 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-from . import limits
-from .bridge import limits as bridge_limits
-from .config import require
+from .config import bridge_limits as bridge_limits
+from .config import limits, require
 from .data import SAMPLERS, TRANSFORM_REGISTRY
 from .evaluation import EVALUATOR_REGISTRY
 from .modeling import LOSS_NAMES

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from .atomic import naming
 from .errors import ConfigError, FileLimitError, MOSError, WorkerError
-from .locking import only_run
+from .files import naming, only_run
 
 # Exit status of a program stopped by bad input, as argparse uses it.
 BAD_INPUT = 2

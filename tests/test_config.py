@@ -53,7 +53,7 @@ def test_mos_vit_is_the_papers_recipe():
 
 def test_every_mos_key_has_a_comment():
     """A key is explained by a comment above it, or above the group of keys that it stands in."""
-    lines = (Path(fastreid_mos.__file__).parent / "config.py").read_text(encoding="utf-8").splitlines()
+    lines = (Path(fastreid_mos.__file__).parent / "config/core.py").read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if "def add_mos_config" in line)
     stop = next(i for i, line in enumerate(lines) if "def get_cfg" in line)
     unexplained, explained = [], False

@@ -11,10 +11,10 @@ from fastreid.engine import launch
 import fastreid_mos
 from fastreid_mos import cli
 from fastreid_mos.compat import launching
+from fastreid_mos.config.limits import require_device
 from fastreid_mos.data import HOSS, build_test_loader
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ConfigError
-from fastreid_mos.limits import require_device
 
 CONFIGS = Path(__file__).parents[1] / "configs/HOSS"
 DEBUG = str(CONFIGS / "demo/debug.yml")
@@ -78,7 +78,7 @@ def test_without_the_command_line_too(monkeypatch):
     with pytest.raises(ConfigError, match=r"add MODEL\.DEVICE cpu"):
         MOSTrainer.build_model(cfg)
     pytest.importorskip("accelerate")
-    from fastreid_mos.bridge.training import make_accelerator
+    from fastreid_mos.bridge.train.trainer import make_accelerator
 
     with pytest.raises(ConfigError, match=r"add MODEL\.DEVICE cpu"):
         make_accelerator(cfg)

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from fastreid_mos import atomic, cli
-from fastreid_mos.atomic import atomic_write, naming
+from fastreid_mos import cli
+from fastreid_mos import files as atomic
 from fastreid_mos.bridge import folders
 from fastreid_mos.errors import MOSError
+from fastreid_mos.files import atomic_write, naming
 
 DEBUG = str(Path(__file__).parents[1] / "configs/HOSS/demo/debug.yml")
 

@@ -58,8 +58,8 @@ class Demo:
 
     def check_output(self) -> None:
         """Refuse a place that is no folder, or holds what no earlier demo has left there."""
-        from fastreid_mos.atomic import in_the_way
         from fastreid_mos.errors import MOSError
+        from fastreid_mos.files import in_the_way
 
         given = self.args.output
         if reason := in_the_way(given) if str(given).strip() else "it is empty":
@@ -123,8 +123,8 @@ class Demo:
 
     def draw(self) -> None:
         """The page, the picture of top-5 lists, and the table as JSON."""
-        from fastreid_mos.atomic import atomic_write
         from fastreid_mos.evaluation.pictures import draw_top_lists, read_top_lists
+        from fastreid_mos.files import atomic_write
         from fastreid_mos.page import MethodInputs, method_page, read_metrics
 
         results = read_json(self.fused / "results.json")
@@ -165,8 +165,8 @@ class Demo:
     def ships(self) -> Iterator[Any]:
         """Optical query chips with the chips generated from them and real SAR chips of the same ship."""
         from fastreid_mos.data import HOSS, OPTICAL, SAR
-        from fastreid_mos.data.synthetic import open_synthetic
         from fastreid_mos.page import Ship
+        from fastreid_mos.synthetic.folder import open_synthetic
 
         dataset, made = HOSS(self.data), open_synthetic(self.bridge / "synthetic")
         tests = [*dataset.query, *dataset.gallery]

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from ..cli import OTHERS_WAIT, run, start_processes
 from ..config import load_cfg, settle_output
+from ..config.limits import require_device
 from ..errors import ConfigError, MOSError
-from ..limits import require_device
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -137,10 +137,10 @@ def program(args: argparse.Namespace) -> None:
     """
     from accelerate import PartialState
 
-    from .dumping import dump_splits
-    from .logs import log_to, start_log
-    from .program import PIPELINE, train
-    from .training import make_accelerator
+    from .dump.splits import dump_splits
+    from .train.logs import log_to, start_log
+    from .train.run import PIPELINE, train
+    from .train.trainer import make_accelerator
 
     cfg = read_config(args)
     state = make_accelerator(cfg).state

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from safetensors import SafetensorError
 
-from ..atomic import _umask, in_the_way, naming
 from ..errors import MOSError
+from ..files import _umask, in_the_way, naming
 from .latents import one_line
 
 _END = ".saving"

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import yaml
 
-from ..atomic import atomic_write
 from ..errors import CheckpointError, WeightsError
+from ..files import atomic_write
 from .registry import record, source_has
 
 

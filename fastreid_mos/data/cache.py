@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write, in_the_way
 from ..errors import ConfigError
+from ..files import atomic_write, in_the_way
 
 logger = logging.getLogger("fastreid_mos.data")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from fastreid.evaluation.testing import print_csv_format
 
-from ..atomic import atomic_write
 from ..errors import MOSError
 from ..evaluation.report import RESULTS, simulation_of
+from ..files import atomic_write
 from .resuming import last_checkpoint
 
 

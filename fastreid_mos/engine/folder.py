@@ -20,9 +20,9 @@ from typing import Any
 from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
 
-from ..atomic import atomic_write
 from ..errors import MOSError
 from ..evaluation.report import FUSED_RANKS, RANKS, RESULTS
+from ..files import atomic_write
 from .resuming import TAG, feature_differences
 
 LOSSES = "metrics.json"

@@ -17,14 +17,14 @@ from ..data.build import build_generated_loader, build_test_loader
 from ..data.decoding import decode
 from ..data.holdout import Split, hold_out
 from ..data.listing import Item
-from ..data.manifest import DIRECTIONS, SyntheticRow
 from ..data.opening import base_name, join_items, open_training
 from ..data.sar_settings import sar_differences
-from ..data.synthetic import SyntheticSet, open_synthetic, synthetic_rows_for
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import HeldOut, choose, evidence, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass
 from ..evaluation.settings import EvalSettings
+from ..synthetic.folder import SyntheticSet, open_synthetic, synthetic_rows_for
+from ..synthetic.manifest import DIRECTIONS, SyntheticRow
 
 Ints = NDArray[np.int64]
 # A pass of the model: a loader's batches into an evaluator.

@@ -13,7 +13,7 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 
-from ..json_lines import keep_lines_before
+from ..files import keep_lines_before
 
 logger = logging.getLogger("fastreid_mos.engine")
 

@@ -12,8 +12,8 @@ from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.env import seed_all_rng
 
 from ..config import load_cfg, settle_output
-from ..limits import require_device
-from ..locking import LOCK, only_run
+from ..config.limits import require_device
+from ..files import LOCK, only_run
 from .folder import probe_folder, refuse_earlier_run, start_log
 
 

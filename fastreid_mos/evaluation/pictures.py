@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..atomic import atomic_write
 from ..data import OPTICAL, SARDenoise, read_chip
 from ..errors import MOSError
+from ..files import atomic_write
 
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
 

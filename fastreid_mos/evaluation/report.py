@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from ..atomic import atomic_write
 from ..errors import MOSError
+from ..files import atomic_write
 from .chips import Chips
 from .intervals import bootstrap_intervals, wilson_interval
 from .protocols import Protocol

@@ -10,7 +10,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from ..config import building, require
-from ..limits import require_device
+from ..config.limits import require_device
 from .heads import CMALHead
 from .mos import MOS
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..atomic import atomic_write
 from ..errors import MOSError
+from ..files import atomic_write
 from .markup import Html, join, tag
 from .style import CSS
 

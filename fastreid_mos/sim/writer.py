@@ -19,8 +19,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write, in_the_way
 from ..errors import DatasetError
+from ..files import atomic_write, in_the_way
 from .classes import sample_ship
 from .optical import render_optical
 from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass

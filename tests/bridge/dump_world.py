@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 import fastreid_mos  # noqa: F401  (before diffusers)
-from fastreid_mos.bridge import dump_folder, synthesis
-from fastreid_mos.bridge.journal import Journal
-from fastreid_mos.bridge.synthesis import DumpReport, dump
+from fastreid_mos.bridge.dump import folder as dump_folder
+from fastreid_mos.bridge.dump import run as synthesis
+from fastreid_mos.bridge.dump.journal import Journal
+from fastreid_mos.bridge.dump.run import DumpReport, dump
 from fastreid_mos.config import get_cfg
 from fastreid_mos.data.listing import parse_hoss_name
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import fastreid_mos
-from fastreid_mos.bridge.dataset import ChipStore, PairBatches, store_paths
 from fastreid_mos.bridge.images import BridgeImages
-from fastreid_mos.bridge.latent_store import Latents
-from fastreid_mos.bridge.pairing import open_pairs, pair_table
-from fastreid_mos.bridge.program import train
-from fastreid_mos.bridge.training import BridgeTraining, make_accelerator
+from fastreid_mos.bridge.train.batches import ChipStore, PairBatches, store_paths
+from fastreid_mos.bridge.train.latent_store import Latents
+from fastreid_mos.bridge.train.pairs import open_pairs, pair_table
+from fastreid_mos.bridge.train.run import train
+from fastreid_mos.bridge.train.trainer import BridgeTraining, make_accelerator
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/bbdm_debug.yml")
 TINY = {

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import VQModel
 
-from fastreid_mos.bridge.autoencoder import AutoencoderSettings, build_autoencoder, train_autoencoder
-from fastreid_mos.bridge.codebook import Codebook
 from fastreid_mos.bridge.images import to_tensor
 from fastreid_mos.bridge.latents import encode, load_autoencoder
-from fastreid_mos.bridge.positions import Positions
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder, train_autoencoder
+from fastreid_mos.bridge.train.codebook import Codebook
+from fastreid_mos.bridge.train.positions import Positions
 from fastreid_mos.config import get_cfg
 from fastreid_mos.errors import MOSError
 
@@ -112,7 +112,9 @@ def test_killed_anywhere_it_goes_on_exactly(trained, tmp_path, last, monkeypatch
 
 
 def test_done_already_returns_at_once(trained, monkeypatch):
-    monkeypatch.setattr("fastreid_mos.bridge.autoencoder.build_autoencoder", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "fastreid_mos.bridge.train.autoencoder.build_autoencoder", lambda _: pytest.fail("trained again")
+    )
     assert train(trained) == trained
 
 

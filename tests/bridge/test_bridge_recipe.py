@@ -13,13 +13,14 @@ from tiny_bridge import tiny_pipeline, tiny_vae
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import fastreid_mos
-from fastreid_mos.bridge import BrownianBridgePipeline, program
-from fastreid_mos.bridge.autoencoder import AutoencoderSettings, build_autoencoder
-from fastreid_mos.bridge.building import build_unet, check_start
-from fastreid_mos.bridge.checkpoints import bound_config, check_agrees, saved_steps
+from fastreid_mos.bridge import BrownianBridgePipeline
 from fastreid_mos.bridge.latents import decode, encode, load_autoencoder, scaling
-from fastreid_mos.bridge.program import train
-from fastreid_mos.bridge.training import BridgeTraining
+from fastreid_mos.bridge.train import run as program
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder
+from fastreid_mos.bridge.train.building import build_unet, check_start
+from fastreid_mos.bridge.train.checkpoints import bound_config, check_agrees, saved_steps
+from fastreid_mos.bridge.train.run import train
+from fastreid_mos.bridge.train.trainer import BridgeTraining
 from fastreid_mos.errors import CheckpointError, MOSError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

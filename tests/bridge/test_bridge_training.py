@@ -17,15 +17,16 @@ import torch
 from pair_world import cfg_of, interrupted, same, tiny_cfg, training_of, weights, write_pairs
 from PIL import Image
 
-from fastreid_mos.bridge import BrownianBridgePipeline, program
-from fastreid_mos.bridge.checkpoints import saved_steps
+from fastreid_mos.bridge import BrownianBridgePipeline
 from fastreid_mos.bridge.images import BridgeImages
-from fastreid_mos.bridge.leaks import held_out, open_tests
-from fastreid_mos.bridge.pairing import open_pairs
-from fastreid_mos.bridge.program import train
-from fastreid_mos.bridge.training import BridgeTraining
-from fastreid_mos.data.manifest import pipeline_id
+from fastreid_mos.bridge.train import run as program
+from fastreid_mos.bridge.train.checkpoints import saved_steps
+from fastreid_mos.bridge.train.leaks import held_out, open_tests
+from fastreid_mos.bridge.train.pairs import open_pairs
+from fastreid_mos.bridge.train.run import train
+from fastreid_mos.bridge.train.trainer import BridgeTraining
 from fastreid_mos.errors import CheckpointError, ChipError, DatasetError, MOSError
+from fastreid_mos.synthetic.manifest import pipeline_id
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -245,7 +246,10 @@ sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
 from pair_world import tiny_cfg
-from fastreid_mos.bridge import checkpoints, pipeline, program, training
+from fastreid_mos.bridge import pipeline
+from fastreid_mos.bridge.train import checkpoints
+from fastreid_mos.bridge.train import run as program
+from fastreid_mos.bridge.train import trainer as training
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -379,7 +383,7 @@ def test_folders_of_others_are_left_alone(pairs, tmp_path):
 
 
 def test_two_calls_do_not_train_in_one_folder(pairs, tmp_path):
-    from fastreid_mos.locking import only_run
+    from fastreid_mos.files import only_run
 
     with only_run(str(tmp_path / "out")):
         with pytest.raises(MOSError, match="another process is at work there"):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from pair_world import write_pairs
 
-from fastreid_mos.bridge.dataset import ChipStore, PairBatches, store_paths
 from fastreid_mos.bridge.images import BridgeImages
-from fastreid_mos.bridge.latent_store import Latents
-from fastreid_mos.bridge.pairing import PairGroup, open_pairs, pair_table
+from fastreid_mos.bridge.train.batches import ChipStore, PairBatches, store_paths
+from fastreid_mos.bridge.train.latent_store import Latents
+from fastreid_mos.bridge.train.pairs import PairGroup, open_pairs, pair_table
 from fastreid_mos.data import SARDenoise
 from fastreid_mos.errors import ChipError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pair_world import tiny_cfg, write_pairs
 
-from fastreid_mos.bridge.leaks import Contents, held_out, leave_out, open_tests, refuse_test_chips
-from fastreid_mos.bridge.pairing import PairGroup, open_pairs, pair_table, table_facts
-from fastreid_mos.bridge.program import open_data
+from fastreid_mos.bridge.train.leaks import Contents, held_out, leave_out, open_tests, refuse_test_chips
+from fastreid_mos.bridge.train.pairs import PairGroup, open_pairs, pair_table, table_facts
+from fastreid_mos.bridge.train.run import open_data
 from fastreid_mos.data import HOSS
 from fastreid_mos.errors import ConfigError, DatasetError, MOSError
 

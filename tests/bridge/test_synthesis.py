@@ -21,15 +21,16 @@ from dump_world import N_OPTICAL, N_SAR, assert_same, dump_to, items, tree, writ
 from PIL import Image
 from tiny_bridge import tiny_pipeline, tiny_vae
 
-from fastreid_mos.bridge import BrownianBridgeScheduler, synthesis
+from fastreid_mos.bridge import BrownianBridgeScheduler
 from fastreid_mos.bridge import scheduler as scheduler_module
-from fastreid_mos.bridge.generating import ChipGenerator
-from fastreid_mos.bridge.journal import Journal
-from fastreid_mos.bridge.plan import make_tasks, read_sources, sample_seed
+from fastreid_mos.bridge.dump import run as synthesis
+from fastreid_mos.bridge.dump.generate import ChipGenerator
+from fastreid_mos.bridge.dump.journal import Journal
+from fastreid_mos.bridge.dump.plan import make_tasks, read_sources, sample_seed
 from fastreid_mos.data.chips import read_chip
-from fastreid_mos.data.manifest import pipeline_id
-from fastreid_mos.data.synthetic import open_synthetic
 from fastreid_mos.errors import ChipError, ConfigError, DatasetError, MOSError
+from fastreid_mos.synthetic.folder import open_synthetic
+from fastreid_mos.synthetic.manifest import pipeline_id
 
 KILLS = ("before_image-0", "before_image-3", "in_image-4", "in_line-0", "in_line-5", "after_manifest")
 

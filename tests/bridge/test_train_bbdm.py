@@ -16,10 +16,10 @@ import torch
 from pair_world import DEBUG, TINY, same, weights, write_pairs
 
 from fastreid_mos.bridge import cli
-from fastreid_mos.bridge.checkpoints import saved_steps
+from fastreid_mos.bridge.train.checkpoints import saved_steps
 from fastreid_mos.data import HOSS
-from fastreid_mos.data.synthetic import open_synthetic, synthetic_rows_for
 from fastreid_mos.errors import DatasetError
+from fastreid_mos.synthetic.folder import open_synthetic, synthetic_rows_for
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [word for pair in TINY.items() for word in pair]
@@ -37,7 +37,7 @@ def run(*words) -> int:
 # tools/train_bbdm.py, killed some steps behind its first checkpoint, whatever the machine does beside.
 KILLED = """
 import os, runpy
-from fastreid_mos.bridge.logs import BridgeLog
+from fastreid_mos.bridge.train.logs import BridgeLog
 
 write = BridgeLog.write
 BridgeLog.write = lambda log, step, values: write(log, step, values) or step < 13 or os.kill(os.getpid(), 9)
@@ -259,8 +259,8 @@ def test_combinations_that_contradict_each_other():
 def test_the_papers_configs_are_the_papers():
     """LBBDM-f4 has 237.09 M parameters (BBDM, CVPR 2023)."""
     import fastreid_mos
-    from fastreid_mos.bridge.autoencoder import AutoencoderSettings
-    from fastreid_mos.bridge.building import build_scheduler, build_unet
+    from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
+    from fastreid_mos.bridge.train.building import build_scheduler, build_unet
 
     for name in ("bbdm", "bbdm_pretrain_qxs"):
         cfg = fastreid_mos.load_cfg(str(ROOT / f"configs/HOSS/{name}.yml"))

@@ -11,9 +11,9 @@ import tifffile
 from made_chips import sar
 from PIL import Image
 
-from fastreid_mos.bridge.dataset import ChipStore
+from fastreid_mos.bridge.dump.plan import read_sources
 from fastreid_mos.bridge.images import BridgeImages
-from fastreid_mos.bridge.plan import read_sources
+from fastreid_mos.bridge.train.batches import ChipStore
 from fastreid_mos.data import OPTICAL, SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
 from fastreid_mos.data import loader as loader_module
 from fastreid_mos.data.doubts import Doubts

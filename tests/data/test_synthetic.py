@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from made_chips import write_optical, write_sar
 
-from fastreid_mos.data.manifest import (
+from fastreid_mos.errors import CheckpointError, ChipError, DatasetError
+from fastreid_mos.synthetic.folder import open_synthetic, source_name, synthetic_rows_for
+from fastreid_mos.synthetic.manifest import (
     DumpFacts,
     SyntheticRow,
     file_sha256,
@@ -22,8 +24,6 @@ from fastreid_mos.data.manifest import (
     write_facts,
     write_manifest,
 )
-from fastreid_mos.data.synthetic import open_synthetic, source_name, synthetic_rows_for
-from fastreid_mos.errors import CheckpointError, ChipError, DatasetError
 
 COMMAND = "python tools/train_bbdm.py --config-file my.yml --dump-only"
 NAMES = ("query/0001_a_RGB", "query/0002_a_RGB", "bounding_box_test/0001_b_RGB")

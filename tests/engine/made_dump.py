@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastreid_mos.data import HOSS, read_chip, sar_denoise
 from fastreid_mos.data.holdout import split_holdout
-from fastreid_mos.data.manifest import (
+from fastreid_mos.synthetic.manifest import (
     DIRECTIONS,
     DumpFacts,
     SyntheticRow,

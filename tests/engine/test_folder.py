@@ -16,7 +16,7 @@ import torch
 
 from fastreid_mos.cli import train
 from fastreid_mos.engine import folder as folder_module
-from fastreid_mos.locking import only_run
+from fastreid_mos.files import only_run
 
 ROOT = Path(__file__).parents[2]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")

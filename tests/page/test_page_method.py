@@ -160,4 +160,4 @@ def test_nothing_of_the_upper_floors_is_imported():
     for file in Path(fastreid_mos.page.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == 2:
-                assert (node.module or "").split(".")[0] in ("data", "errors", "atomic"), (file.name, node.module)
+                assert (node.module or "").split(".")[0] in ("data", "errors", "files"), (file.name, node.module)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from .config import require
-from .data.manifest import DIRECTIONS
-from .evaluation.fusion import MODES
+from ..evaluation.fusion import MODES
+from ..synthetic.manifest import DIRECTIONS
+from . import require
 
 # The longest side of a chip that is let through: more is a slip of the finger that fills the memory.
 MAX_SIDE = 4096

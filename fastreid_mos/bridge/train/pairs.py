@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from ..data.base import ShipDataset
-from ..data.build import dataset_root
-from ..data.listing import DISTRACTOR, Item, Skipped, list_chips, refuse_unwritable
-from ..data.modality import OPTICAL, SAR
-from ..data.opening import base_name, open_dataset
-from ..errors import ConfigError, DatasetError
+from ...data.base import ShipDataset
+from ...data.build import dataset_root
+from ...data.listing import DISTRACTOR, Item, Skipped, list_chips, refuse_unwritable
+from ...data.modality import OPTICAL, SAR
+from ...data.opening import base_name, open_dataset
+from ...errors import ConfigError, DatasetError
 
 POLICIES = ("random", "all", "ordered")
 DIRECTIONS = ("optical_to_sar", "sar_to_optical")

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..data.chips import read_chip
-from ..data.doubts import Doubts
-from ..data.listing import Item
-from ..data.manifest import IMAGES, SPLITS, SyntheticRow, file_sha256, sample_seed
-from ..data.modality import SAR
-from ..data.synthetic import source_name
-from ..errors import ChipError, ConfigError
+from ...data.chips import read_chip
+from ...data.doubts import Doubts
+from ...data.listing import Item
+from ...data.modality import SAR
+from ...errors import ChipError, ConfigError
+from ...synthetic.folder import source_name
+from ...synthetic.manifest import IMAGES, SPLITS, SyntheticRow, file_sha256, sample_seed
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -55,7 +55,7 @@ class Task:
 
     @property
     def key(self) -> tuple[str, int]:
-        """As :attr:`fastreid_mos.data.manifest.SyntheticRow.key`."""
+        """As :attr:`fastreid_mos.synthetic.manifest.SyntheticRow.key`."""
         return self.source.name, self.sample
 
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..data.modality import OPTICAL, SAR
-from ..data.seeding import spread_seed
-from .images import BridgeImages, to_tensor
-from .pairing import DIRECTIONS, PairTable
+from ...data.modality import OPTICAL, SAR
+from ...data.seeding import spread_seed
+from ..images import BridgeImages, to_tensor
+from .pairs import DIRECTIONS, PairTable
 
 # Bytes of images that the processes of one machine hold together; chips beyond it are read each time.
 MEMORY_LIMIT = 4 * 2**30

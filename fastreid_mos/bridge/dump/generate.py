@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.modality import SAR
-from ..errors import MOSError
-from .images import BridgeImages, to_tensor
+from ...data.modality import SAR
+from ...errors import MOSError
+from ..images import BridgeImages, to_tensor
 from .plan import Task
 
 

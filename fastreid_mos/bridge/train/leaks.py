@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.holdout import hold_out
-from ..data.listing import DISTRACTOR, Item
-from ..data.manifest import file_sha256
-from ..data.opening import base_name, join_items, open_dataset, open_training
-from ..errors import ChipError, DatasetError
-from .pairing import PairGroup, PairSet, is_registered
+from ...data.holdout import hold_out
+from ...data.listing import DISTRACTOR, Item
+from ...data.opening import base_name, join_items, open_dataset, open_training
+from ...errors import ChipError, DatasetError
+from ...synthetic.manifest import file_sha256
+from .pairs import PairGroup, PairSet, is_registered
 
 
 class Contents:

@@ -7,9 +7,9 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 
-from ..data.manifest import SyntheticRow, journal_path, journals
-from ..errors import MOSError
-from ..locking import close_locked, fcntl, open_locked
+from ...errors import MOSError
+from ...files import close_locked, fcntl, open_locked
+from ...synthetic.manifest import SyntheticRow, journal_path, journals
 
 
 class Journal:
@@ -96,7 +96,7 @@ def remove_journals(paths: Iterable[str]) -> None:
 
 
 def remove_half_written(root: str) -> None:
-    """Remove what kills left under a temporary name (:func:`fastreid_mos.atomic.atomic_write`)."""
+    """Remove what kills left under a temporary name (:func:`fastreid_mos.files.atomic_write`)."""
     for pattern in (".*.tmp", "images/*/.*.tmp"):
         for path in glob.glob(os.path.join(glob.escape(root), pattern)):
             with contextlib.suppress(FileNotFoundError):

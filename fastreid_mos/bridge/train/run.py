@@ -12,26 +12,25 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write, naming
-from ..data.listing import Item
-from ..data.manifest import pipeline_id
-from ..data.sar_settings import sar_differences
-from ..errors import CheckpointError, MOSError
-from ..locking import only_run
+from ...data.listing import Item
+from ...data.sar_settings import sar_differences
+from ...errors import CheckpointError, MOSError
+from ...files import atomic_write, naming, only_run
+from ...synthetic.manifest import pipeline_id
+from ..dump.sampling import sar_record
+from ..images import BridgeImages
+from ..latents import load_autoencoder, scaling
+from ..pipeline import BrownianBridgePipeline
 from .autoencoder import AutoencoderSettings, train_autoencoder
+from .batches import ChipStore, PairBatches, store_paths
 from .building import build_unet, check_matching, check_start, read_start
 from .checkpoints import STATE, check_agrees, read_state, saved_steps
-from .dataset import ChipStore, PairBatches, store_paths
 from .grids import SampleGrid
-from .images import BridgeImages
 from .latent_store import Latents
-from .latents import load_autoencoder, scaling
 from .leaks import TestSplits, held_out, leave_out, open_tests, refuse_test_chips, refuse_test_identities
 from .logs import check_folder, claim_folder, log_to
-from .pairing import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
-from .pipeline import BrownianBridgePipeline
-from .sampling import sar_record
-from .training import BridgeTraining, make_accelerator, pairs_digest, run_record
+from .pairs import PairGroup, PairSet, PairTable, open_pairs, pair_table, table_facts
+from .trainer import BridgeTraining, make_accelerator, pairs_digest, run_record
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -306,7 +305,7 @@ def _seed(cfg: Any) -> int:
 
 
 def _share_of_memory() -> int:
-    from .dataset import MEMORY_LIMIT
+    from .batches import MEMORY_LIMIT
 
     return MEMORY_LIMIT // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1), 1)
 

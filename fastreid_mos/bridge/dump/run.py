@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..atomic import atomic_write
-from ..data.build import dataset_root
-from ..data.listing import Item
-from ..data.manifest import DIRECTIONS, DumpFacts, pipeline_id
-from ..errors import ConfigError, MOSError
-from .dump_folder import DumpFolder
-from .generating import ChipGenerator
+from ...data.build import dataset_root
+from ...data.listing import Item
+from ...errors import ConfigError, MOSError
+from ...files import atomic_write
+from ...synthetic.manifest import DIRECTIONS, DumpFacts, pipeline_id
+from ..loading import load_pipeline
+from .folder import DumpFolder
+from .generate import ChipGenerator
 from .journal import Journal
-from .loading import load_pipeline
 from .plan import Task, make_tasks, read_sources
 from .sampling import DTYPES, SampleSettings, recorded_sar, sampling_scheduler
 
@@ -82,7 +82,7 @@ def dump(
     Killed anywhere and called again it makes only what is missing, and ends in the same chips. So it does when K is
     raised, or when splits are added. A file that is missing or differs from its checksum is named in the log and made
     again. A chip's noise is the same whatever it is made together with, and in single precision on the CPU the chip
-    to within a grey level, see :class:`fastreid_mos.bridge.generating.ChipGenerator`.
+    to within a grey level, see :class:`fastreid_mos.bridge.dump.generate.ChipGenerator`.
 
     Args:
         pipeline_folder: of a trained BrownianBridgePipeline.

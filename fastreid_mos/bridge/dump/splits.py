@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data.listing import Item
-from ..data.opening import join_items, open_training
-from ..errors import DatasetError
-from .leaks import held_out, open_tests
-from .synthesis import dump
+from ...data.listing import Item
+from ...data.opening import join_items, open_training
+from ...errors import DatasetError
+from ..train.leaks import held_out, open_tests
+from .run import dump
 
 
 def split_items(cfg: Any) -> dict[str, list[Item]]:
@@ -49,7 +49,7 @@ def dump_splits(cfg: Any, folder: str, state: Any, command: str) -> None:
         command: that makes the dump again.
 
     Raises:
-        MOSError: as :func:`fastreid_mos.bridge.synthesis.dump`.
+        MOSError: as :func:`fastreid_mos.bridge.dump.run.dump`.
     """
     dump(
         folder,

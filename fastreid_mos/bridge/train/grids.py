@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.modality import OPTICAL, SAR
-from .images import BridgeImages, to_tensor, to_uint8
-from .pairing import DIRECTIONS, PairGroup
+from ...data.modality import OPTICAL, SAR
+from ..images import BridgeImages, to_tensor, to_uint8
+from .pairs import DIRECTIONS, PairGroup
 
 # Pairs shown, and network calls for each at most: a picture must not cost what a thousand steps do.
 _SHOWN, _CALLS = 4, 50

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UNWRITABLE, ConfigError, shown
+from ..errors import UNWRITABLE, ConfigError, shown
 
 _BASE = "_BASE_"
 # Whole numbers in fast-reid's defaults, but only because they were written so: any number will do.

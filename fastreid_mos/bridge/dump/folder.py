@@ -9,8 +9,10 @@ import logging
 import os
 from collections.abc import Sequence
 
-from ..atomic import in_the_way
-from ..data.manifest import (
+from ...errors import DatasetError, MOSError
+from ...files import in_the_way
+from ...synthetic.folder import check_rows, foreign_files, named
+from ...synthetic.manifest import (
     FACTS,
     MANIFEST,
     REMAKE,
@@ -25,8 +27,6 @@ from ..data.manifest import (
     write_facts,
     write_manifest,
 )
-from ..data.synthetic import check_rows, foreign_files, named
-from ..errors import DatasetError, MOSError
 from .journal import all_journals, remove_half_written, remove_journals
 from .plan import Task
 

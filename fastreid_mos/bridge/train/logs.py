@@ -14,9 +14,8 @@ from diffusers.utils import logging as diffusers_logging
 from fastreid.utils.logger import setup_logger
 from numpy.typing import NDArray
 
-from ..atomic import atomic_write
-from ..errors import MOSError
-from ..json_lines import keep_lines_before
+from ...errors import MOSError
+from ...files import atomic_write, keep_lines_before
 
 LOSSES, LOG, CONFIG = "metrics.json", "log.txt", "bbdm.yaml"
 # What runs of the re-identifier leave: their files have the same names.

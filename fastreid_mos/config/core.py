@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from .atomic import in_the_way
-from .bridge_config import add_bridge_config
-from .errors import ConfigError, MOSError
-from .merging import merge_file, merge_options
+from ..errors import ConfigError, MOSError
+from ..files import in_the_way
+from .bridge_keys import add_bridge_config
+from .load import merge_file, merge_options
 
 # Further checks, added by the parts that know the names (see checks.py): this module is at the bottom and imports none.
 CHECKS: list[Callable[[Any], None]] = []

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..data.sar_settings import sar_differences
-from ..errors import ConfigError
+from ...data.sar_settings import sar_differences
+from ...errors import ConfigError
 
 # What the network runs in, by the name of BRIDGE.SAMPLE.PRECISION; "no": what its weights are saved in.
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -18,16 +18,16 @@ from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from ..data.seeding import spread_seed
-from ..errors import CheckpointError, MOSError
-from ..limits import require_device
+from ...config.limits import require_device
+from ...data.seeding import spread_seed
+from ...errors import CheckpointError, MOSError
+from ..pipeline import BrownianBridgePipeline
+from .batches import PairBatch, PairBatches
 from .building import build_scheduler, build_unet, check_matching, start_normal
 from .checkpoints import Checkpoints, bound_config
-from .dataset import PairBatch, PairBatches
 from .grids import SampleGrid
 from .latent_store import Latents
 from .logs import BridgeLog
-from .pipeline import BrownianBridgePipeline
 
 logger = logging.getLogger("fastreid_mos.bridge")
 

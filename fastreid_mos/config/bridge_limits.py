@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..config import require
+from . import require
 
 _INF = float("inf")
 _MAX_SIDE, _MAX_WIDTH, _MAX_LEVELS, _MAX_COUNT = 4096, 16384, 10, 1_000_000_000

@@ -19,11 +19,11 @@ from diffusers import VQModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..atomic import atomic_write, in_the_way
-from ..errors import MOSError
+from ...errors import MOSError
+from ...files import atomic_write, in_the_way
+from ..folders import whole_folder
+from ..latents import one_line
 from .codebook import Codebook
-from .folders import whole_folder
-from .latents import one_line
 from .positions import Images, Positions, check_images
 
 FACTS = "training.json"

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..atomic import atomic_write
+from ..data.modality import OPTICAL, SAR
 from ..errors import CheckpointError, DatasetError
+from ..files import atomic_write
 from .field_checks import (
     is_count,
     is_identities,
@@ -30,7 +31,6 @@ from .field_checks import (
     is_text,
     is_texts,
 )
-from .modality import OPTICAL, SAR
 
 MANIFEST, FACTS, IMAGES = "manifest.jsonl", "dump.json", "images"
 VERSION = 2

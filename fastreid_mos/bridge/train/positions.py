@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..errors import MOSError
-from .images import to_tensor
+from ...errors import MOSError
+from ..images import to_tensor
 
 
 class Images(Protocol):

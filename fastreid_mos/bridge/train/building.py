@@ -10,12 +10,12 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 
-from ..config import building
-from ..errors import CheckpointError, ConfigError, MOSError
-from .latents import latent_channels, latent_factor
-from .loading import load_pipeline
-from .pipeline import BrownianBridgePipeline
-from .scheduler import BrownianBridgeScheduler
+from ...config import building
+from ...errors import CheckpointError, ConfigError, MOSError
+from ..latents import latent_channels, latent_factor
+from ..loading import load_pipeline
+from ..pipeline import BrownianBridgePipeline
+from ..scheduler import BrownianBridgeScheduler
 
 
 def build_scheduler(cfg: Any, latent: bool = False) -> BrownianBridgeScheduler:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..data.build import dataset_root
 from ..errors import ChipError, DatasetError
-from .build import dataset_root
 from .manifest import (
     IMAGES,
     MANIFEST,

@@ -1,0 +1,1 @@
+"""Training of a Brownian bridge: pairs, batches, the trainer and the program."""
