@@ -61,6 +61,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["fastreid_mos", "fastreid_mos.*"]),
+    package_data={"fastreid_mos": ["py.typed"]},
     py_modules=["mos_commands"],
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
