@@ -1,4 +1,4 @@
-"""What the command-line tools share: errors in one line, exit codes, and the training program itself."""
+"""What the command-line programs share: errors in one line, exit statuses, several processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback as tracebacks
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import util
@@ -16,111 +17,133 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch.multiprocessing as mp
+from fastreid.engine import launch
+from fastreid.utils import comm
 
 from .errors import ConfigError, FileLimitError, MOSError, WorkerError
 from .files import naming, only_run
 
-# Exit status of a program stopped by bad input, as argparse uses it.
-BAD_INPUT = 2
-# That of a program stopped by Ctrl-C, as shells have it.
-STOPPED = 130
-# Seconds that the other processes wait with an error for the first one to say it.
-OTHERS_WAIT = 5.0
+BAD_INPUT = 2  # exit status after an error that the user can put right, as argparse has it
+STOPPED = 130  # exit status after Ctrl-C, as shells have it
+OTHERS_WAIT = 5.0  # seconds in which the first process reports an error that all processes meet
+
+
+def run(program: Callable[[], Any], traceback: bool = False) -> int:
+    """Run a program and report what stops it in one line on standard error.
+
+    Args:
+        program: the program.
+        traceback: show the whole error instead of the line (``--traceback``).
+
+    Returns:
+        The exit status: 0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after an error of the
+        system such as a full disk.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's "&" makes Python ignore it
+    with _reported_once():
+        try:
+            program()
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return STOPPED
+        except mp.ProcessExitedException as error:
+            return _report_process(error)
+        except (MOSError, RuntimeError, MemoryError, OSError) as error:
+            return _report(error, traceback, int(os.environ.get("LOCAL_RANK", "0")))
+    return 0
+
+
+def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace, device: str) -> None:
+    """Run ``program(args)`` in as many processes as ``--num-gpus`` and its like ask for, on ``MODEL.DEVICE``."""
+    if (args.num_gpus, args.num_machines) == (1, 1):
+        program(args)
+        return
+    # It warns of ending the other processes after an error.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    launch(
+        in_process,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(program, args),
+        device=device,
+    )
+
+
+def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``program(args)`` as one of several processes; an error that all of them meet is reported once."""
+    with _reported_once():
+        try:
+            program(args)
+        except (MOSError, RuntimeError, OSError) as error:
+            os._exit(_report(error, getattr(args, "traceback", False), comm.get_local_rank()))
+        except KeyboardInterrupt:
+            util._exit_function()  # type: ignore[attr-defined]  # else a loader's workers live on for some seconds
+            os._exit(STOPPED)
+
+
+def _report(error: Exception, traceback: bool, rank: int) -> int:
+    """Print what stopped the program; a RuntimeError that nobody knows is a bug and goes on its way."""
+    known = next((kind() for kind in (FileLimitError, WorkerError) if kind.is_it(error)), None)
+    if isinstance(error, RuntimeError) and known is None:
+        raise error
+    if rank:
+        time.sleep(OTHERS_WAIT)  # if the first process meets it too, its end ends this one meanwhile
+    if traceback:
+        _print_whole(error)
+    elif isinstance(error, MOSError) or known:
+        print(f"error: {known or error}", file=sys.stderr, flush=True)
+    elif isinstance(error, OSError) and error.filename:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+    else:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return 1 if isinstance(error, (OSError, MemoryError)) else BAD_INPUT
+
+
+def _print_whole(error: BaseException) -> None:
+    """With the errors that a "raise ... from None" hides."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__suppress_context__ = False
+        cause = cause.__context__
+    tracebacks.print_exception(error)
+    sys.stderr.flush()
+
+
+def _report_process(error: mp.ProcessExitedException) -> int:
+    if error.exit_code == STOPPED:
+        print("stopped", file=sys.stderr)
+    if error.exit_code > 0:  # it has reported its error itself
+        return error.exit_code
+    cause = "; usually for want of memory" if error.signal_name == "SIGKILL" else ""
+    print(f"error: {error}{cause}", file=sys.stderr)
+    return 1
 
 
 @contextmanager
-def _said_once() -> Iterator[None]:
-    """What stops the program is said in its last line: tracebacks of the same from elsewhere are left out."""
-    before = threading.excepthook, sys.unraisablehook, logging.raiseExceptions
-    hook, unraisable, _ = before
+def _reported_once() -> Iterator[None]:
+    """Other threads, destructors and the log keep quiet about what the main thread reports."""
+
+    def in_thread(args: Any) -> None:
+        # A full disk, met by tensorboard's writer; a lost loader worker, met by what pins memory for a GPU.
+        lost = issubclass(args.exc_type, (EOFError, UnpicklingError)) and "_pin_memory_loop" in args.thread.name
+        if not lost and not issubclass(args.exc_type, OSError):
+            hook(args)
+
+    def in_destructor(args: Any) -> None:
+        # torch raises for a lost loader worker wherever the main thread is, and again at the next batch.
+        if not WorkerError.is_it(args.exc_value):
+            unraisable(args)
+
+    before = hook, unraisable, _ = threading.excepthook, sys.unraisablehook, logging.raiseExceptions
+    threading.excepthook, sys.unraisablehook = in_thread, in_destructor
     logging.raiseExceptions = False  # a log.txt that can no longer be written
-    # tensorboard's writer, and what pins a loader's memory for a GPU and reads from a lost worker: the main thread says
-    # it too.
-    threading.excepthook = lambda args: (
-        None
-        if issubclass(args.exc_type, OSError)
-        or issubclass(args.exc_type, (EOFError, UnpicklingError))
-        and "_pin_memory_loop" in getattr(args.thread, "name", "")
-        else hook(args)
-    )
-    # A lost loader worker is an error wherever the main thread is, a destructor too; it is met again at the next batch.
-    sys.unraisablehook = lambda args: (
-        None if isinstance(args.exc_value, RuntimeError) and WorkerError.is_it(args.exc_value) else unraisable(args)
-    )
     try:
         yield
     finally:
         threading.excepthook, sys.unraisablehook, logging.raiseExceptions = before
-
-
-@_said_once()
-def run(program: Callable[[], Any]) -> int:
-    """Run a program; what it says to the user goes to standard error in one line.
-
-    Returns:
-        The process's exit status: 0, :data:`BAD_INPUT` for an error of ours, :data:`STOPPED` for Ctrl-C.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's shell started it with "&"
-    try:
-        program()
-    except (MOSError, RuntimeError) as error:
-        print(f"error: {_ours(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return STOPPED
-    except mp.ProcessExitedException as error:
-        if error.exit_code == STOPPED:
-            print("stopped", file=sys.stderr)
-        if error.exit_code > 0:  # it has said why
-            return error.exit_code
-        cause = "; usually for want of memory" if error.signal_name == "SIGKILL" else ""
-        print(f"error: {error}{cause}", file=sys.stderr)
-        return 1
-    except (MemoryError, OSError) as error:
-        print(f"error: {_of_system(error)}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _of_system(error: BaseException) -> str:
-    if FileLimitError.is_it(error):
-        return str(FileLimitError())
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}"
-
-
-def _ours(error: Exception) -> Exception:
-    """An error that is said in one line; any other goes on its way, as the one that is handled."""
-    for kind in (FileLimitError, WorkerError):
-        if kind.is_it(error):
-            return kind()
-    if not isinstance(error, MOSError):
-        raise error
-    return error
-
-
-@_said_once()
-def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """One of several processes: an error of ours is said in one line, once where all of them meet it."""
-    from fastreid.utils import comm
-
-    try:
-        program(args)
-    except (MOSError, OSError, RuntimeError) as found:
-        error = found if isinstance(found, OSError) else _ours(found)
-        if comm.get_local_rank():
-            # If the first process meets it too, its end ends this one before it speaks.
-            time.sleep(OTHERS_WAIT)
-        ours = isinstance(error, MOSError)
-        print(f"error: {error if ours else _of_system(error)}", file=sys.stderr, flush=True)
-        os._exit(BAD_INPUT if ours else 1)
-    except KeyboardInterrupt:
-        # A loader's workers would notice after some seconds only.
-        util._exit_function()  # type: ignore[attr-defined]
-        os._exit(STOPPED)
 
 
 def train_program(args: argparse.Namespace) -> dict[str, Any]:
@@ -129,8 +152,6 @@ def train_program(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The test results (first process only).
     """
-    from fastreid.utils import comm
-
     from .engine import MOSTrainer, setup
     from .engine.folder import claim_folder, refuse_earlier_run
 
@@ -198,8 +219,9 @@ def train(argv: list[str] | None = None) -> int:
     parser = default_argument_parser()
     parser.description = "Train or test MOS and any fast-reid model on HOSS."
     parser.set_defaults(dist_url="auto")
+    parser.add_argument("--traceback", action="store_true", help="show the whole error instead of its one line")
     args = parser.parse_args(argv)
-    return run(lambda: _train(args))
+    return run(lambda: _train(args), args.traceback)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -207,25 +229,5 @@ def _train(args: argparse.Namespace) -> None:
 
     if not args.config_file:
         raise ConfigError("--config-file: name one, such as configs/HOSS/mos_vit.yml (configs/HOSS/demo/ for a CPU)")
-    if (args.num_gpus, args.num_machines) == (1, 1):
-        train_program(args)
-        return
     cfg = read_config(args)  # what is wrong with it is said once, before the processes start
     start_processes(train_program, args, cfg.MODEL.DEVICE)
-
-
-def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace, device: str) -> None:
-    """Run a program in the processes that ``--num-gpus``, ``--num-machines`` and so on ask for, on ``MODEL.DEVICE``."""
-    from fastreid.engine import launch
-
-    # That it ends the other processes after an error is no news to the user.
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    launch(
-        in_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(program, args),
-        device=device,
-    )
