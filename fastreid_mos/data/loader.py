@@ -24,7 +24,7 @@ from .chips import read_chip
 from .decoding import decode
 from .doubts import Doubts
 from .listing import Item
-from .modality import OPTICAL, SAR, modality_from_name, ship_size_features
+from .modality import OPTICAL, SAR, modality_from_name, ship_metres, ship_size_features
 from .seeding import drawn_from, spread_seed
 
 # Batches that each worker makes ahead.
@@ -89,7 +89,7 @@ class ChipDataset(Dataset[Any]):
             "targets": pid if self.labels is None else self.labels[pid],
             "camids": camera,
             "modalities": entry.modality,
-            "sizes": torch.from_numpy(ship_size_features(*entry.size, entry.modality)).float(),
+            **size_entries(entry.size, entry.modality),
             "img_paths": path,
             "doubts": entry.doubts,
         }
@@ -141,7 +141,7 @@ class GeneratedDataset(Dataset[Any]):
 
     def __getitem__(self, row: int) -> dict[str, Any] | ChipError:
         """One chip as :class:`ChipDataset` gives it; ``targets`` is its row: whose it is, is nobody's business here."""
-        path, (width, height) = self.files[row]
+        path, size = self.files[row]
         try:
             image = read_generated(path)
         except ChipError as error:
@@ -153,7 +153,7 @@ class GeneratedDataset(Dataset[Any]):
             "targets": row,
             "camids": self.modality,
             "modalities": self.modality,
-            "sizes": torch.from_numpy(ship_size_features(width, height, source)).float(),
+            **size_entries(size, source),
             "img_paths": path,
         }
 
@@ -196,6 +196,14 @@ class TrainDraws(Sampler[list[Draw]]):
                 yield list(zip(rows, seeds, strict=True))
 
 
+def size_entries(size: tuple[int, int], modality: int) -> dict[str, torch.Tensor]:
+    """What a batch says of a ship's size: ``sizes`` [3] for SSE and ``metres`` [2], from (width, height) in pixels."""
+    return {
+        "sizes": torch.from_numpy(ship_size_features(*size, modality)).float(),
+        "metres": torch.from_numpy(ship_metres(*size, modality)).float(),
+    }
+
+
 def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipError:
     """Samples to a batch: tensors stacked, numbers as int64, paths as a list; or the first error among them."""
     good: list[dict[str, Any]] = []
@@ -203,7 +211,9 @@ def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipE
         if isinstance(sample, ChipError):
             return sample
         good.append(sample)
-    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in good]) for name in ("images", "sizes")}
+    batch: dict[str, Any] = {
+        name: torch.stack([sample[name] for sample in good]) for name in ("images", "sizes", "metres")
+    }
     for name in ("targets", "camids", "modalities"):
         batch[name] = torch.tensor([sample[name] for sample in good], dtype=torch.int64)
     batch["img_paths"] = [sample["img_paths"] for sample in good]
@@ -247,7 +257,8 @@ class ChipLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Batches: ``images`` ``[B, 3, H, W]`` float32 RGB 0..255; ``targets``, ``camids``, ``modalities`` ``[B]``
-        int64; ``sizes`` ``[B, 3]`` float32; ``img_paths``. After the first pass over the chips (of several processes
+        int64; ``sizes`` ``[B, 3]`` and ``metres`` ``[B, 2]`` (width, height) float32; ``img_paths``.
+        After the first pass over the chips (of several processes
         that train: over this one's share), or when the stream ends before, the log has a warning for each kind of
         :mod:`.doubts`, with the number of chips.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,45 +40,44 @@ def modality_from_name(path: str | os.PathLike[str]) -> int | None:
     return _FOLDER_WORDS.get(os.path.basename(folder).lower())
 
 
+def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
+    """Width and height of a chip in metres, from its size in pixels.
+
+    Args:
+        width, height: the chip's own size in pixels, before any resize; numbers or arrays of one shape.
+        modality: 0 optical (a pixel is 0.75 m), 1 SAR (1 m).
+
+    Returns:
+        ``[..., 2]``: width, height.
+
+    Raises:
+        ValueError: a size that is not above 0, or a modality other than 0 and 1.
+    """
+    pixels = np.stack(np.broadcast_arrays(np.asarray(width, np.float64), np.asarray(height, np.float64)), axis=-1)
+    kinds = np.asarray(modality)
+    if not (pixels > 0).all():
+        raise ValueError("width and height: above 0")
+    if not np.isin(kinds, (OPTICAL, SAR)).all():
+        raise ValueError(f"modality: 0 (optical) or 1 (SAR), got {np.unique(kinds).tolist()}")
+    return pixels * np.array(PIXEL_METRES)[kinds.astype(int)][..., None]
+
+
 def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
     """The three numbers of the Ship Size Embedding (TransOSS, ICCV 2025).
 
     Args:
-        width, height: the chip's own size in pixels, before any resize; numbers or arrays of one shape.
-        modality: 0 optical, 1 SAR; optical pixels are first turned into metres (x 0.75), the SAR pixel's size.
+        width, height, modality: as for :func:`ship_metres`.
 
     Returns:
         ``[..., 3]``: standardized width, standardized height, height / width.
 
     Raises:
-        ValueError: a size that is not above 0, or a modality other than 0 and 1.
+        ValueError: as :func:`ship_metres`.
     """
-    wide, high = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
-    kind = np.asarray(modality)
-    if not ((wide > 0) & (high > 0)).all():
-        raise ValueError("width and height must be above 0")
-    if not np.isin(kind, (OPTICAL, SAR)).all():
-        raise ValueError(f"modality must be 0 (optical) or 1 (SAR), got {np.unique(kind).tolist()}")
-    metres = np.where(kind == OPTICAL, PIXEL_METRES[OPTICAL], PIXEL_METRES[SAR])
-    wide, high = wide * metres, high * metres
+    wide, high = np.moveaxis(ship_metres(width, height, modality), -1, 0)
     parts = (
         (wide / _WIDTH_UNIT - _WIDTH_MEAN) / _WIDTH_STD,
         (high / _HEIGHT_UNIT - _HEIGHT_MEAN) / _HEIGHT_STD,
         high / wide,
     )
-    return np.stack(np.broadcast_arrays(*parts), axis=-1)
-
-
-def ship_metres(features: Any) -> Any:
-    """Width and height in metres that :func:`ship_size_features` was given, from its first two numbers.
-
-    Args:
-        features: ``[N, 3]``, a NumPy array or a torch tensor.
-
-    Returns:
-        ``[N, 2]`` of the same kind: width, height.
-    """
-    metres = features[:, :2] * 1.0
-    metres[:, 0] = (metres[:, 0] * _WIDTH_STD + _WIDTH_MEAN) * _WIDTH_UNIT
-    metres[:, 1] = (metres[:, 1] * _HEIGHT_STD + _HEIGHT_MEAN) * _HEIGHT_UNIT
-    return metres
+    return np.stack(parts, axis=-1)

@@ -237,7 +237,7 @@ class _Dealt:
             num_query=len(query),
         )
         # By modality: the folders subset/<name> list the test split.
-        found, _ = select_protocols(own, settings.protocols, subsets=False)
+        found, _ = select_protocols(own, settings.protocols)
         return cls(own, order, {protocol.name: protocol for protocol in found})
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from fastreid.utils import comm
 from numpy.typing import NDArray
 
-from ..data import ship_metres
 from ..errors import MOSError
 from .ranking import not_finite_rows
 
@@ -28,7 +27,7 @@ class Chips:
         ids: ``[N]`` identities; -1 is a distractor.
         modalities: ``[N]``, 0 optical, 1 SAR.
         cameras: ``[N]`` fast-reid's camera numbers.
-        metres: ``[N, 2]`` width and height of the chip, or None where the batches carry no sizes.
+        metres: ``[N, 2]`` width and height of the chip, or None where the batches carry none.
         paths: ``[N]`` files; ``chip 7`` where the batches carry none.
         num_query: number of queries.
     """
@@ -56,7 +55,7 @@ class ChipCollector:
 
         Args:
             inputs: the loader's batch: ``targets`` ``[B]``, ``camids`` ``[B]`` and, where there are, ``modalities``
-                ``[B]``, ``sizes`` ``[B, 3]``, ``img_paths``.
+                ``[B]``, ``metres`` ``[B, 2]``, ``img_paths``.
             outputs: ``[B, D]`` features, on any device and of any floating type.
 
         Raises:
@@ -76,7 +75,7 @@ class ChipCollector:
                 "ids": ids,
                 "cameras": cameras,
                 "modalities": _numbers(inputs["modalities"]) if "modalities" in inputs else cameras,
-                "sizes": inputs["sizes"].detach().double().cpu().numpy() if "sizes" in inputs else None,
+                "metres": inputs["metres"].detach().double().cpu().numpy() if "metres" in inputs else None,
                 "paths": [os.fspath(path) for path in inputs["img_paths"]] if "img_paths" in inputs else None,
             }
         )
@@ -114,10 +113,8 @@ class ChipCollector:
                 f"evaluation: the model's feature is not finite for {', '.join(paths[row] for row in bad[:5])}{more}; "
                 "nothing was ranked: check the weights (a diverged training?) and, under mixed precision, try without"
             )
-        sizes = whole["sizes"]
-        metres = None if sizes is None else ship_metres(sizes)
         return Chips(
-            whole["features"], whole["ids"], whole["modalities"], whole["cameras"], metres, paths, num_query
+            whole["features"], whole["ids"], whole["modalities"], whole["cameras"], whole["metres"], paths, num_query
         )  # fmt: skip
 
 

@@ -143,7 +143,8 @@ class FusionReidEvaluator(DatasetEvaluator):
         chips = self._collector.gather(self.num_query, expected)
         if chips is None:
             return {}
-        protocols, left_out = select_protocols(chips, self.settings.protocols, subsets=self.split != "held-out")
+        root = None if self.split == "held-out" else getattr(self.dataset, "root", None)
+        protocols, left_out = select_protocols(chips, self.settings.protocols, root)
         if not protocols:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise MOSError(f"evaluation: no protocol of TEST.PROTOCOLS can be ranked on these chips ({reasons})")

@@ -44,7 +44,7 @@ class Protocol:
 
 
 def select_protocols(
-    chips: Chips, wanted: Sequence[Sequence[str]], subsets: bool = True
+    chips: Chips, wanted: Sequence[Sequence[str]], root: str | None = None
 ) -> tuple[list[Protocol], dict[str, str]]:
     """Rows of the protocols that the chips allow.
 
@@ -57,7 +57,7 @@ def select_protocols(
         chips: all test chips.
         wanted: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
             ``sar``.
-        subsets: look for ``subset/<name>``; those folders list the chips of a test split and of no other.
+        root: folder of the data set, whose ``subset/<name>`` list chips of its test split; None: of no test split.
 
     Returns:
         The protocols, and by name the reason for each that is left out: no query, no gallery, or the very chips of a
@@ -68,7 +68,7 @@ def select_protocols(
     found: list[tuple[Protocol, int]] = []
     left_out: dict[str, str] = {}
     for name, left, right in wanted:
-        listed = _subset(chips, name) if subsets else None
+        listed = None if root is None else _subset(chips, name, root)
         protocol = Protocol(
             name,
             _of_modality(chips, query if listed is None else listed[0], left),
@@ -114,9 +114,8 @@ def _own_files(chips: Chips, protocol: Protocol) -> Ints:
     return own
 
 
-def _subset(chips: Chips, name: str) -> tuple[Ints, Ints] | None:
+def _subset(chips: Chips, name: str, root: str) -> tuple[Ints, Ints] | None:
     """Query and gallery rows that ``subset/<name>`` lists; None where there is no such folder or chips are missing."""
-    root = os.path.dirname(os.path.dirname(chips.paths[0]))
     folders = [os.path.join(root, "subset", name, part) for part in ("query", "bounding_box_test")]
     if not all(os.path.isdir(folder) for folder in folders):
         return None

@@ -49,6 +49,7 @@ def _try_one_chip(cfg: Any, model: nn.Module) -> None:
         "modalities": torch.zeros(1, dtype=torch.long, device=device),
         "camids": torch.zeros(1, dtype=torch.long, device=device),
         "sizes": torch.ones(1, 3, device=device),
+        "metres": torch.ones(1, 2, device=device),
     }
     model.eval()
     try:

@@ -12,11 +12,10 @@ from fastreid.layers import any_softmax, pooling
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 from torch import Tensor, nn
 
-from ..data import ship_metres
 from ..errors import ConfigError
 from .inputs import ModelInputError, check_modalities
 from .precision import no_autocast
-from .transoss import NUM_MODALITIES, NUM_SIZES
+from .transoss import NUM_MODALITIES
 
 _COSINE_LIMIT = 1.0 - 1e-6
 
@@ -38,8 +37,8 @@ class SizeJoin(nn.Module):
             nn.init.orthogonal_(self.linear.weight, gain=gain * (dim / 2) ** 0.5)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, pooled: Tensor, sizes: Tensor) -> Tensor:
-        logarithms = ship_metres(sizes.to(pooled.dtype)).clamp(min=1.0).log()
+    def forward(self, pooled: Tensor, metres: Tensor) -> Tensor:
+        logarithms = metres.to(pooled.dtype).clamp(min=1.0).log()
         return torch.cat([pooled, self.linear(self.norm(logarithms))], dim=1)
 
 
@@ -194,8 +193,8 @@ class CMALHead(EmbeddingHead):
         return self.modality_join is not None
 
     @property
-    def uses_sizes(self) -> bool:
-        """Whether ``forward`` needs ``sizes``."""
+    def uses_metres(self) -> bool:
+        """Whether ``forward`` needs ``metres``."""
         return self.size_join is not None
 
     @property
@@ -208,7 +207,7 @@ class CMALHead(EmbeddingHead):
         features: Tensor,
         targets: Tensor | None = None,
         modalities: Tensor | None = None,
-        sizes: Tensor | None = None,
+        metres: Tensor | None = None,
     ) -> Any:
         """Feature (evaluation mode) or classifier outputs and feature (training mode).
 
@@ -216,7 +215,7 @@ class CMALHead(EmbeddingHead):
             features: the backbone's, ``[B, C, h, w]`` or ``[B, C]``.
             targets: ``[B]``, training mode only.
             modalities: ``[B]``, for the modality join.
-            sizes: ``[B, 3]``, for the size join.
+            metres: ``[B, 2]``, width and height of each ship, for the size join.
 
         Returns:
             Evaluation: ``[B, out_dim]``, not normalized. Training: a dict of ``cls_outputs`` (with the margin),
@@ -236,7 +235,7 @@ class CMALHead(EmbeddingHead):
                 "batch norm cannot train on a batch of one chip: raise SOLVER.IMS_PER_BATCH (which all processes share)"
             )
         with no_autocast(features.device):
-            pooled = self._join(self._pool(features.float()), modalities, sizes)
+            pooled = self._join(self._pool(features.float()), modalities, metres)
             before = self.bottleneck[: self.num_reduction](pooled[..., None, None])
             after = self.bottleneck[self.num_reduction :](before).flatten(1)
             before = before.flatten(1)
@@ -272,15 +271,15 @@ class CMALHead(EmbeddingHead):
             )
         return pooled.flatten(1)
 
-    def _join(self, pooled: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> Tensor:
+    def _join(self, pooled: Tensor, modalities: Tensor | None, metres: Tensor | None) -> Tensor:
         if self.modality_join is not None:
             if modalities is None:
                 raise ModelInputError("MODEL.HEADS.JOIN has 'modality': the batch needs 'modalities' [B]")
             pooled = self.modality_join(pooled, check_modalities(modalities, pooled.shape[0]))
         if self.size_join is not None:
-            if sizes is None or tuple(sizes.shape) != (pooled.shape[0], NUM_SIZES):
-                raise ModelInputError("MODEL.HEADS.JOIN has 'size': the batch needs 'sizes' [B, 3]")
-            pooled = self.size_join(pooled, sizes)
+            if metres is None or tuple(metres.shape) != (pooled.shape[0], 2):
+                raise ModelInputError("MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
+            pooled = self.size_join(pooled, metres)
         return pooled
 
     def _logits(self, feature: Tensor) -> Tensor:

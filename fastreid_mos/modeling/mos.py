@@ -23,11 +23,11 @@ from .losses import batch_hard_triplet_loss, cross_entropy_loss
 from .precision import no_autocast
 
 LOSS_NAMES = ("CrossEntropyLoss", "TripletLoss", "CMALLoss", "CircleLoss", "Cosface")
-_SIDE_INPUTS = ("modalities", "sizes")
+_SIDE_INPUTS = ("modalities", "sizes", "metres")
 
 
 def _side_inputs(module: nn.Module) -> tuple[str, ...]:
-    """Which of modalities and sizes the module's ``forward`` takes, and does not say it has no use for."""
+    """Which of modalities, sizes and metres the module's ``forward`` takes, and does not say it has no use for."""
     parameters = inspect.signature(module.forward).parameters
     return tuple(name for name in _SIDE_INPUTS if name in parameters and getattr(module, f"uses_{name}", True))
 
@@ -36,7 +36,8 @@ def _side_inputs(module: nn.Module) -> tuple[str, ...]:
 class MOS(Baseline):
     """fast-reid's Baseline for batches that carry the modality and size of each chip.
 
-    Backbones and heads that take ``modalities`` or ``sizes`` get them; others get images alone. Normalization works on
+    Backbones and heads that take ``modalities``, ``sizes`` or ``metres`` get them; others get images alone.
+    Normalization works on
     a copy (fast-reid's changes the batch, so flip testing normalizes twice). Losses are computed in float32.
 
     Args:
@@ -95,7 +96,8 @@ class MOS(Baseline):
         Args:
             batched_inputs: the loader's batch, on any device; a dict of ``images`` (``[B, 3, H, W]``, RGB, 0..255) and,
                 where the parts need them, ``modalities`` ``[B]`` (or fast-reid's ``camids``, which are the same here),
-                ``sizes`` ``[B, 3]``, ``targets`` ``[B]``. For image-only models the images alone will do.
+                ``sizes`` ``[B, 3]``, ``metres`` ``[B, 2]``, ``targets`` ``[B]``. For image-only models the images alone
+                will do.
 
         Returns:
             Evaluation: ``[B, D]``, not normalized. Training: a dict of weighted losses by name.
@@ -125,7 +127,8 @@ class MOS(Baseline):
         images = inputs.get("images")
         if not isinstance(images, Tensor) or images.dim() != 4:
             raise ModelInputError("the batch needs 'images', a tensor [B, 3, H, W] of pixels 0..255")
-        batch: dict[str, Tensor | None] = {"sizes": inputs.get("sizes"), "targets": None}
+        batch: dict[str, Tensor | None] = {name: inputs.get(name) for name in ("sizes", "metres")}
+        batch["targets"] = None
         batch["modalities"] = inputs.get("modalities", inputs.get("camids")) if self._needs_modalities else None
         if batch["modalities"] is not None:
             batch["modalities"] = check_modalities(batch["modalities"], images.shape[0])

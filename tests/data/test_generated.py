@@ -35,9 +35,10 @@ def test_batches(make_cfg, images, modality, metres, workers):
     assert [value for batch in batches for value in batch["targets"].tolist()] == [0, 1, 2]
     assert [path for batch in batches for path in batch["img_paths"]] == images
     # Optical sources: their pixels are 0.75 m, whatever the generated chip is taken for.
-    rows = [row for batch in batches for row in batch["sizes"]]
-    for row, (width, height) in zip(rows, sizes, strict=True):
-        np.testing.assert_allclose(row, ship_size_features(width * metres, height * metres, 1), rtol=1e-5)
+    rows = [row for batch in batches for row in zip(batch["sizes"], batch["metres"], strict=True)]
+    for (features, in_metres), (width, height) in zip(rows, sizes, strict=True):
+        np.testing.assert_allclose(features, ship_size_features(width * metres, height * metres, 1), rtol=1e-5)
+        assert in_metres.tolist() == [width * metres, height * metres]
     # As they are: the percentiles of INPUT.SAR would make 255 of 77.
     first, second = batches[0]["images"]
     assert first.equal(second) and sorted(first.unique().tolist()) == [0, 77]

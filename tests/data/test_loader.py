@@ -31,7 +31,8 @@ from fastreid_mos.errors import ChipError, ConfigError, DatasetError, FileLimitE
 
 
 def same(first, second):
-    tensors = all(first[name].equal(second[name]) for name in ("images", "sizes", "targets", "camids", "modalities"))
+    names = ("images", "sizes", "metres", "targets", "camids", "modalities")
+    tensors = all(first[name].equal(second[name]) for name in names)
     return tensors and first["img_paths"] == second["img_paths"]
 
 
@@ -58,6 +59,7 @@ def test_training_batch(make_cfg, items):
         assert batch["camids"][n] == batch["modalities"][n] == modality
         width, height = (12, 30) if modality else (14, 40)
         np.testing.assert_allclose(batch["sizes"][n], ship_size_features(width, height, modality), rtol=1e-6)
+        assert batch["metres"][n].tolist() == ([12, 30] if modality else [10.5, 30])
     for name in ("targets", "camids", "modalities"):
         assert batch[name].dtype == torch.int64 and batch[name].shape == (8,)
 

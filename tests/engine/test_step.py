@@ -226,7 +226,7 @@ def in_two_processes(folder):
         "images": 255 * torch.rand(8, 3, 64, 32, generator=generator) ** (1 + rank),
         "targets": torch.arange(8) // 4,
         "modalities": torch.arange(8) % 2,
-        "sizes": torch.rand(8, 3, generator=generator) + 1,
+        "metres": 90 * torch.rand(8, 2, generator=generator) + 9,
     }
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with EventStorage():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from fastreid_mos.data import ship_size_features
+from fastreid_mos.data import ship_metres
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,12 @@ class Split:
         """(inputs, outputs) as an evaluator's ``process`` takes them."""
         for start in range(0, len(self.ids), size):
             part = slice(start, start + size)
-            kinds = zip(self.pixels[part].tolist(), self.modalities[part].tolist(), strict=True)
-            sizes = np.stack([ship_size_features(*pixels, kind) for pixels, kind in kinds])
+            metres = ship_metres(*self.pixels[part].T, self.modalities[part])
             inputs = {
                 "targets": torch.from_numpy(self.ids[part]),
                 "camids": torch.from_numpy(self.modalities[part]),
                 "modalities": torch.from_numpy(self.modalities[part]),
-                "sizes": torch.from_numpy(sizes).float(),
+                "metres": torch.from_numpy(metres).float(),
                 "img_paths": list(self.paths[part]),
             }
             yield inputs, torch.from_numpy(self.features[part])

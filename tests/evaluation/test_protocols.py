@@ -74,7 +74,7 @@ def test_subset_folders_say_what_a_protocol_holds(tmp_path, caplog):
     paths = hoss(tmp_path, QUERY, GALLERY)
     subset(tmp_path, "O2S", ["1_q_RGB.tif", "Thumbs.db"], ["1_g_SAR.tif", "-1_g_SAR.tif"])
     with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
-        protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS)
+        protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS, str(tmp_path))
     rows = {part.name: (part.query.tolist(), part.gallery.tolist()) for part in protocols}
     assert rows["O2S"] == ([0], [3, 5]) and rows["S2O"] == ([1], [4, 6])
     assert "O2S: 1 queries and 2 gallery chips, as subset/O2S lists them" in caplog.text
@@ -88,7 +88,7 @@ def test_a_subset_with_chips_of_its_own_is_left_to_its_data_set(tmp_path, caplog
         subset(tmp_path, "O2S", ["1_q_RGB.tif", os.fsdecode(name)], ["1_g_SAR.tif"])
     except OSError:
         pytest.skip("this file system takes no such name")
-    protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS)
+    protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS, str(tmp_path))
     assert {part.name: part.query.tolist() for part in protocols}["O2S"] == [0, 2]
     assert f"{name.decode('utf-8', 'backslashreplace')} first" in caplog.text
     assert "DATASETS.TESTS HOSS_O2S tests that folder" in caplog.text

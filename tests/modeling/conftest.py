@@ -67,7 +67,7 @@ def tiny_batch():
             "camids": modalities.clone(),
             "modalities": modalities,
             "sizes": torch.randn(rows, 3, generator=generator),
-            "chip_sizes": torch.ones(rows, 2),
+            "metres": torch.full((rows, 2), 30.0) + torch.arange(rows)[:, None],
             "img_paths": [f"{row}.tif" for row in range(rows)],
         }
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fastreid_mos.data import ship_size_features
 from fastreid_mos.errors import ConfigError
 from fastreid_mos.modeling import CMALHead, ModelInputError
 
@@ -20,7 +18,7 @@ def head(**changes):
 def batch(rows=8):
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(rows, 6, 3, 2, generator=generator)
-    return features, torch.arange(rows) % 4, torch.arange(rows) % 2, torch.randn(rows, 3, generator=generator)
+    return features, torch.arange(rows) % 4, torch.arange(rows) % 2, 50 * torch.rand(rows, 2, generator=generator) + 9
 
 
 def test_before_and_after_the_neck():
@@ -98,12 +96,11 @@ def test_arc_at_a_perfect_match_has_a_finite_gradient():
 def test_size_join_keeps_the_distance_of_sizes():
     features, targets, _, _ = batch()
     metres = torch.tensor([[20.0 + 3 * k, 90.0 + 25 * k * (k % 3)] for k in range(8)])
-    sizes = torch.from_numpy(ship_size_features(metres[:, 0].numpy(), metres[:, 1].numpy(), np.ones(8, int))).float()
     model = head(join=["size"], join_dim=12, join_gain=2.0)
     assert model.out_dim == 18
     for _ in range(200):
-        model.train()(features, targets, sizes=sizes)  # running statistics settle
-    joined = model.eval()(features, sizes=sizes)
+        model.train()(features, targets, metres=metres)  # running statistics settle
+    joined = model.eval()(features, metres=metres)
     torch.testing.assert_close(joined[:, :6], features.mean((2, 3)))
     logarithms = metres.log()
     standard = (logarithms - logarithms.mean(0)) / (logarithms.var(0) + 1e-5).sqrt()
@@ -142,12 +139,12 @@ def test_modality_join_starts_as_the_identity_and_learns_an_offset():
 
 
 def test_float32_under_autocast():
-    features, targets, modalities, sizes = batch()
+    features, targets, modalities, metres = batch()
     model = head(join=["size", "modality"]).train()
-    exact = model(features.bfloat16().float(), targets, modalities, sizes)
+    exact = model(features.bfloat16().float(), targets, modalities, metres)
     model = head(join=["size", "modality"]).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = model(features.bfloat16(), targets, modalities, sizes.double())
+        mixed = model(features.bfloat16(), targets, modalities, metres.double())
     for name, value in mixed.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, exact[name])
@@ -160,7 +157,7 @@ def test_unknown_names(key):
 
 
 def test_errors():
-    features, targets, modalities, sizes = batch()
+    features, targets, modalities, metres = batch()
     with pytest.raises(ConfigError, match="FEAT_DIM is 7, but this backbone gives 6"):
         head(feat_dim=7).eval()(features)
     with pytest.raises(ConfigError, match="JOIN: one of"):
@@ -178,6 +175,6 @@ def test_errors():
         head().train()(features[:1], targets[:1])
     with pytest.raises(ModelInputError, match="'modalities'"):
         head(join=["modality"]).eval()(features)
-    with pytest.raises(ModelInputError, match="'sizes'"):
-        head(join=["size"]).eval()(features, sizes=sizes[:, :2])
+    with pytest.raises(ModelInputError, match="'metres'"):
+        head(join=["size"]).eval()(features, metres=metres[:, :1])
     assert head().eval()(features[:1]).shape == (1, 6)

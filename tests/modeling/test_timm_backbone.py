@@ -100,7 +100,7 @@ def test_under_mos_with_size_and_modality(tiny_cfg, tiny_batch):
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     features = model.eval()(batch)
     assert features.shape == (8, 1280 + 32)
-    other_size = model({**batch, "sizes": batch["sizes"] + 1})
+    other_size = model({**batch, "metres": batch["metres"] + 1})
     assert torch.equal(other_size[:, :1280], features[:, :1280]) and not torch.equal(other_size, features)
 
 
