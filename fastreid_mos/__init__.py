@@ -9,11 +9,11 @@ from . import compat
 
 compat.apply()
 
-from . import checks, data, engine, evaluation, modeling  # noqa: E402, F401
+from . import data, engine, evaluation, modeling  # noqa: E402, F401
 from .bridge import registering  # noqa: E402
-from .config import CHECKS, add_mos_config, get_cfg, load_cfg  # noqa: E402
+from .checks import load_cfg  # noqa: E402
+from .config import add_mos_config, get_cfg  # noqa: E402
 
-CHECKS.extend(checks.ALL)
 registering.register()
 
 __version__ = "0.1.0"

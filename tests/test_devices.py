@@ -11,7 +11,7 @@ from fastreid.engine import launch
 import fastreid_mos
 from fastreid_mos import cli
 from fastreid_mos.compat import launching
-from fastreid_mos.config.limits import require_device
+from fastreid_mos.config import require_device
 from fastreid_mos.data import HOSS, build_test_loader
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ConfigError

@@ -14,9 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..checks import load_cfg
 from ..cli import OTHERS_WAIT, run, start_processes
-from ..config import load_cfg, settle_output
-from ..config.limits import require_device
+from ..config import require_device, settle_output
 from ..errors import ConfigError, MOSError
 
 logger = logging.getLogger("fastreid_mos.bridge")
@@ -119,6 +119,8 @@ def read_config(args: argparse.Namespace) -> Any:
         raise ConfigError(
             "--config-file: name one, such as configs/HOSS/bbdm.yml (configs/HOSS/demo/bbdm_debug.yml for a CPU)"
         )
+    from .train.building import build_scheduler
+
     options = list(args.opts or [])
     if args.init_from:
         options += ["BRIDGE.INIT_FROM", args.init_from]
@@ -126,6 +128,7 @@ def read_config(args: argparse.Namespace) -> Any:
     # A launcher's processes, or those that --num-gpus asks for.
     require_device(cfg, int(os.environ.get("LOCAL_WORLD_SIZE") or args.num_gpus), args.num_machines)
     settle_output(cfg)
+    build_scheduler(cfg)  # which checks its own keys
     return cfg
 
 

@@ -1,30 +1,23 @@
-"""What the user wrote, a YAML file or ``KEY VALUE`` options, laid over a config: every value becomes its key's type."""
+"""What the user wrote, a YAML file or ``KEY VALUE`` options, laid over a config: every value gets its key's type."""
 
 from __future__ import annotations
 
 import ast
-import datetime
 import difflib
+import functools
 import math
 import os
+from operator import attrgetter
 from typing import Any
 
 import yaml
 
-from ..errors import UNWRITABLE, ConfigError, shown
+from ..errors import ConfigError
+from .keys import RULES, get_cfg
 
 _BASE = "_BASE_"
-# Whole numbers in fast-reid's defaults, but only because they were written so: any number will do.
-_REAL_KEYS = (
-    "MODEL.HEADS.SCALE",
-    "MODEL.LOSSES.CIRCLE.GAMMA",
-    "MODEL.LOSSES.COSFACE.GAMMA",
-    "MODEL.LOSSES.FL.GAMMA",
-)
-# Lists that are empty by default and do not hold names.
-_NUMBER_LISTS = ("DATALOADER.SET_WEIGHT",)
-_WHOLE_LISTS = ("TEST.FUSION.SAMPLES", "BRIDGE.UNET.ATTENTION")
 _MAPPING = "a config file is a YAML mapping such as 'SOLVER: {MAX_EPOCH: 100}'"
+_WORDS = {str: "text", bool: "True or False", float: "a number", int: "a whole number", list: "a list", tuple: "a list"}
 
 
 def merge_file(cfg: Any, config_file: str) -> None:
@@ -35,7 +28,7 @@ def merge_file(cfg: Any, config_file: str) -> None:
     """
     for path, values in _read_with_bases(config_file):
         try:
-            _merge(cfg, cfg, values)
+            _merge(cfg, values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -52,43 +45,38 @@ def merge_options(cfg: Any, opts: list[str]) -> None:
     if len(opts) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}")
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        if UNWRITABLE.search(str(value)):
-            raise ConfigError(f"{key}: is not UTF-8 text, which a config cannot hold: {shown(str(value))}")
-        _set(cfg, cfg, key, value)
+        _set(cfg, key, value)
 
 
 def _read_with_bases(config_file: str) -> list[tuple[str, dict[Any, Any]]]:
-    """The file and those that it stands on, the lowest first, each with what it holds."""
+    """The file and those below it, the lowest first, each with its values."""
     chain: list[tuple[str, dict[Any, Any]]] = []
     path = config_file
     while True:
         if any(os.path.realpath(path) == os.path.realpath(above) for above, _ in chain):
             raise ConfigError(f"{config_file}: its chain of {_BASE} files comes back to {path}")
-        values = _read(path, chain[-1][0] if chain else None)
+        if chain and not os.path.lexists(path):
+            raise ConfigError(f"{chain[-1][0]}: its {_BASE} is missing: {path}")
+        values = _read(path)
         chain.append((path, values))
         if _BASE not in values:
             return chain[::-1]
         base = values.pop(_BASE)
-        if not isinstance(base, str) or not base.strip():
-            raise ConfigError(f"{path}: {_BASE}: the name of another config file is wanted, got {_short(base)}")
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: {_BASE}: must be the name of another config file, got {_short(base)}")
         path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
 
 
-def _read(path: str, above: str | None) -> dict[Any, Any]:
-    missing = f"{path}: no such config file" if above is None else f"{above}: its {_BASE} is missing: {path}"
-    if os.path.isdir(path):
-        raise ConfigError(f"{path}: is a folder; a config file is wanted")
+def _read(path: str) -> dict[Any, Any]:
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
         _refuse_repeated(path, yaml.compose(text, yaml.SafeLoader), {})
         values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ConfigError(missing) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).replace("<unicode string>", path).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).replace("<unicode string>", path).split())
         raise ConfigError(f"{path}: not a readable YAML config: {reason[:300]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; {_MAPPING}")
@@ -96,45 +84,55 @@ def _read(path: str, above: str | None) -> dict[Any, Any]:
 
 
 def _refuse_repeated(path: str, node: Any, lines: dict[str, int], prefix: str = "") -> None:
-    """Of two equal keys YAML keeps the last, and what stood under the first is gone."""
+    """Of two equal keys YAML keeps the last, and what stood under the first is lost."""
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if name in lines:
             raise ConfigError(f"{path}: {name} stands in line {lines[name]} and again in line {line}; join them")
         lines[name] = line
-        if value.start_mark.index > key.start_mark.index:  # else an alias of what was looked at above
-            _refuse_repeated(path, value, lines, f"{name}.")
+        _refuse_repeated(path, value, lines, f"{name}.")
 
 
-def _merge(cfg: Any, node: Any, values: dict[Any, Any], prefix: str = "") -> None:
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Every key with its default."""
+
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        keys: dict[str, Any] = {}
+        for name, value in node.items():
+            keys.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        return keys
+
+    return flat(get_cfg())
+
+
+def _merge(cfg: Any, values: dict[Any, Any], prefix: str = "") -> None:
     for key, value in values.items():
-        if not isinstance(key, str):
-            raise ConfigError(f"{prefix}{_short(key)}: keys are names; {_MAPPING}")
-        _set(cfg, node, key, value, prefix)
+        _set(cfg, f"{prefix}{key}", value)
 
 
-def _set(cfg: Any, node: Any, key: str, value: Any, prefix: str = "") -> None:
-    name = prefix + key
-    *groups, last = key.split(".")
-    for part in groups:
-        node = node[part] if isinstance(node, dict) and part in node else None
-    if not isinstance(node, dict) or last not in node:
-        raise ConfigError(_unknown(cfg, name))
-    if not isinstance(node[last], dict):
-        node[last] = coerce(name, value, node[last])
+def _set(cfg: Any, name: str, value: Any) -> None:
+    if cfg.key_is_deprecated(name):  # yacs logs that it is ignored
         return
+    if name in _defaults():
+        group, _, last = name.rpartition(".")
+        node = attrgetter(group)(cfg) if group else cfg
+        node[last] = coerce(name, value, _defaults()[name])
+        return
+    inner = [key for key in _defaults() if key.startswith(f"{name}.")]
+    if not inner:
+        raise ConfigError(_unknown(name))
     value = _literal(value)
     if not isinstance(value, dict):
-        some = ", ".join(f"{name}.{inner}" for inner in list(node[last])[:2])
-        raise ConfigError(f"{name}: a group of keys ({some} ...), not a value; set one of them; got {_short(value)}")
-    _merge(cfg, node[last], value, name + ".")
+        raise ConfigError(f"{name}: a group of keys ({', '.join(inner[:2])} ...); set one of them, got {_short(value)}")
+    _merge(cfg, value, f"{name}.")
 
 
 def coerce(key: str, value: Any, default: Any) -> Any:
     """A value as the type of its key's default.
 
     Text is read as Python where the default is no text; whole numbers become floats, numbers become text, one name or
-    several between commas becomes a list of names, lists and tuples become each other.
+    several between commas become a list of names, lists and tuples become each other.
 
     Args:
         key: the full key, for the message.
@@ -144,77 +142,54 @@ def coerce(key: str, value: Any, default: Any) -> Any:
     Raises:
         ConfigError: "KEY: what is wanted, got what".
     """
-    taken, wanted = _coerce(key, value, default)
+    kind = RULES[key].kind if key in RULES else None
+    taken = _as_type(value, default, kind)
     if taken is None:
-        raise ConfigError(f"{key}: {wanted} is wanted, got {_short(_literal(value))}")
+        wanted = _WORDS[float if kind is float and isinstance(default, int) else type(default)]
+        example = "" if isinstance(default, bool) or default in ([], ()) else f" such as {default!r}"
+        raise ConfigError(f"{key}: must be {wanted}{example}, got {_short(_literal(value))}")
     return taken
 
 
-def _coerce(key: str, value: Any, default: Any) -> tuple[Any, str]:
-    """The value, None where it cannot be taken, and what is wanted."""
+def _as_type(value: Any, default: Any, kind: type | None = None) -> Any:
+    """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be."""
     if isinstance(default, str):
-        return _text(value), "text"
+        return _as_text(value)
     value = _literal(value)
     if isinstance(default, bool):
-        if isinstance(value, str):
-            value = {"true": True, "false": False}.get(value.lower())
-        return value if isinstance(value, bool) else None, "True or False"
-    if isinstance(default, float) or key in _REAL_KEYS:
-        return _real(value), f"a number such as {default:g}"
-    if isinstance(default, int):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return value if whole else None, f"a whole number such as {default}"
+        return {"true": True, "false": False}.get(str(value).lower())
     if isinstance(default, (list, tuple)):
-        return _sequence(key, value, default)
-    return value, "a value"
+        return _as_sequence(value, default, default[0] if default else (kind or str)())
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    if isinstance(default, float) or kind is float:
+        return float(value)
+    return value if isinstance(value, int) else None
 
 
-def _text(value: Any) -> str | None:
+def _as_text(value: Any) -> str | None:
     if isinstance(value, str):
         literal = _literal(value)
         return literal if isinstance(literal, str) else value
     if value is None:  # a key in YAML with nothing behind it
         return ""
-    numeric = isinstance(value, (int, float, datetime.date)) and not isinstance(value, bool)
-    return str(value) if numeric else None
+    return None if isinstance(value, (bool, list, dict)) else str(value)
 
 
-def _real(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _sequence(key: str, value: Any, default: Any) -> tuple[Any, str]:
-    empty = float if key in _NUMBER_LISTS else int if key in _WHOLE_LISTS else str
-    kind = type(default[0]) if default else empty
-    example = list(default) or {str: ["name"], int: [0, 1], float: [1.0]}[empty]
-    wanted = f"a list such as {example}"
-    if kind is str:
-        if isinstance(value, str):
-            value = [part.strip().strip("'\"") for part in value.strip("()[] ").split(",")]
-            value = [part for part in value if part]
-        wanted = f"a list of names such as {example}"
+def _as_sequence(value: Any, default: Any, part: Any) -> Any:
+    if isinstance(part, str) and isinstance(value, str):
+        value = [name.strip(" '\"") for name in value.strip("()[] ").split(",") if name.strip()]
     if not isinstance(value, (list, tuple)):
-        return None, wanted
-    parts = [part if kind in (list, tuple) else _coerce("", part, kind())[0] for part in value]
-    if kind is str and not all(isinstance(part, str) for part in value):
-        return None, wanted
-    if any(part is None for part in parts):
-        return None, wanted
-    return type(default)(parts), wanted
+        return None
+    parts = list(value) if isinstance(part, (list, tuple)) else [_as_type(one, part) for one in value]
+    return None if None in parts else type(default)(parts)
 
 
 def _literal(value: Any) -> Any:
     """Text read as Python where it is a Python literal."""
-    if not isinstance(value, str):
-        return value
     try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return ast.literal_eval(value.strip()) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
         return value
 
 
@@ -223,18 +198,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _all_keys(node: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        keys += _all_keys(value, name + ".") if isinstance(value, dict) else [name]
-    return keys
-
-
-def _unknown(cfg: Any, key: str) -> str:
+def _unknown(key: str) -> str:
     if key == _BASE:
         return f"{_BASE}: belongs in a config file, where it names the file below"
-    known = _all_keys(cfg)
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    near = near or [name for name in known if name.split(".")[-1] == key.split(".")[-1]][:3]
+    near = difflib.get_close_matches(key, _defaults(), n=3)
+    near = near or [name for name in _defaults() if name.split(".")[-1] == key.split(".")[-1]][:3]
     return f"no such key {_short(key)[1:-1]}" + (f"; near: {', '.join(near)}" if near else "")

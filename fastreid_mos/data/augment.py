@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
-from ..config import CHECKS, building, require
+from ..config import building, require
 
 _INTERPOLATION = {
     "bicubic": T.InterpolationMode.BICUBIC,
@@ -154,7 +154,7 @@ def _step(cfg: Any, name: str) -> Callable[[Any], Any]:
 
 
 def check_augmentation(cfg: Any) -> None:
-    """Refuse an order or a setting of the augmentation that cannot work.
+    """Refuse an order of the augmentation that cannot work.
 
     Raises:
         ConfigError: one line with the key.
@@ -165,35 +165,3 @@ def check_augmentation(cfg: Any) -> None:
     require(len(set(order)) == len(order), f"INPUT.AUGMENT.ORDER: a step twice in {order}")
     kinds = [name in TENSOR_STEPS for name in order]
     require(kinds == sorted(kinds), f"INPUT.AUGMENT.ORDER: {', '.join(TENSOR_STEPS)} come last, got {order}")
-    padding, side = cfg.INPUT.PADDING, min(cfg.INPUT.SIZE_TRAIN)
-    require(padding.SIZE >= 0, f"INPUT.PADDING.SIZE: pixels, 0 or more, got {padding.SIZE}")
-    require(
-        not padding.ENABLED or padding.SIZE < side,
-        f"INPUT.PADDING.SIZE: below the shorter side of INPUT.SIZE_TRAIN, {side} pixels, got {padding.SIZE}",
-    )
-    modes = ("constant", "edge", "reflect", "symmetric")
-    require(cfg.INPUT.PADDING.MODE in modes, f"INPUT.PADDING.MODE: one of {modes}, got {cfg.INPUT.PADDING.MODE!r}")
-    for node in ("REA", "CROP"):
-        for key, low, high in (("SCALE", 0.0, 1.0), ("RATIO", 1e-3, 1e3)):
-            pair = list(cfg.INPUT[node][key])
-            require(
-                len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
-                f"INPUT.{node}.{key}: [smallest, largest] between {low:g} and {high:g}, got {pair}",
-            )
-    require(len(cfg.INPUT.REA.VALUE) == 3, f"INPUT.REA.VALUE: three numbers, got {list(cfg.INPUT.REA.VALUE)}")
-    if cfg.INPUT.CROP.ENABLED:
-        size = list(cfg.INPUT.CROP.SIZE)
-        require(
-            len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in size),
-            f"INPUT.CROP.SIZE: [height, width] in pixels, each 1 to 4096, got {size}",
-        )
-    jitter = cfg.INPUT.CJ
-    for key in ("BRIGHTNESS", "CONTRAST", "SATURATION"):
-        require(jitter[key] >= 0, f"INPUT.CJ.{key}: 0 or more, got {jitter[key]}")
-    require(0 <= jitter.HUE <= 0.5, f"INPUT.CJ.HUE: a share of the colour circle, 0 to 0.5, got {jitter.HUE}")
-    for node in ("AUTOAUG", "AUGMIX", "CJ", "RPT"):
-        prob = cfg.INPUT[node].PROB
-        require(0 <= prob <= 1, f"INPUT.{node}.PROB: a probability 0..1, got {prob}")
-
-
-CHECKS.append(check_augmentation)

@@ -226,7 +226,7 @@ class FusedTests:
             "curves": self._curves,
             "evidence": self._evidence,  # of auto, in standard errors over ships
         }
-        return Fusion(used.chips(self._features), self.cfg.TEST.FUSION.MODE, self._choices, record)
+        return Fusion(used.chips(self._features), "mean", self._choices, record)
 
 
 def _opened(root: str) -> SyntheticSet:

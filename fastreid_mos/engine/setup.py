@@ -11,8 +11,8 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.env import seed_all_rng
 
-from ..config import load_cfg, settle_output
-from ..config.limits import require_device
+from ..checks import load_cfg
+from ..config import require_device, settle_output
 from ..files import LOCK, only_run
 from .folder import probe_folder, refuse_earlier_run, start_log
 

@@ -74,7 +74,7 @@ class MOSTrainer(DefaultTrainer):
     (``TEST.HOLDOUT``); the test split is read once, after the last epoch.
 
     Args:
-        cfg: a config with the MOS keys, checked by :func:`fastreid_mos.config.check_config`.
+        cfg: a config with the MOS keys, checked by :func:`fastreid_mos.checks.check_config`.
 
     Raises:
         MOSError: data, weights or settings that cannot be trained on.

@@ -14,7 +14,6 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils.registry import Registry
 from numpy.typing import NDArray
 
-from ..config import CHECKS
 from ..errors import ConfigError, MOSError
 from .baselines import query_metrics, random_metrics, size_features
 from .chips import ChipCollector, Chips
@@ -22,7 +21,7 @@ from .fused_chips import Fusion
 from .protocol_ranking import rank_protocol
 from .protocols import Protocol, select_protocols
 from .report import TOP, ProtocolReport, Report, describe, log_report, write_report
-from .settings import EvalSettings, check_settings
+from .settings import EvalSettings
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """Evaluators by the name given in ``TEST.EVALUATOR``, called as
@@ -208,6 +207,3 @@ def check_fusion(cfg: Any) -> None:
             f"TEST.FUSION.ENABLED: {cfg.TEST.EVALUATOR} cannot fuse; set TEST.EVALUATOR to FusionReidEvaluator, or "
             "TEST.FUSION.ENABLED to False"
         )
-
-
-CHECKS.extend([check_settings, check_fusion])

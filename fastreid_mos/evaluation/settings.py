@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import require
-
 
 @dataclass(frozen=True)
 class EvalSettings:
@@ -65,34 +63,4 @@ class EvalSettings:
             seed=int(cfg.SEED),
             weights=str(cfg.MODEL.WEIGHTS),
             run_folder=str(cfg.OUTPUT_DIR),
-        )
-
-
-def check_settings(cfg: Any) -> None:
-    """Refuse settings that would stop the evaluation at the end of a training.
-
-    Raises:
-        ConfigError: one line with the key, its value and what is needed.
-    """
-    test = cfg.TEST
-    require(test.RANDOM_DRAWS >= 1, f"TEST.RANDOM_DRAWS: at least 1, got {test.RANDOM_DRAWS}")
-    require(test.BOOTSTRAP.SAMPLES >= 0, f"TEST.BOOTSTRAP.SAMPLES: 0 (none) or more, got {test.BOOTSTRAP.SAMPLES}")
-    require(test.BOOTSTRAP.SEED >= 0, f"TEST.BOOTSTRAP.SEED: 0 or more, got {test.BOOTSTRAP.SEED}")
-    if test.RERANK.ENABLED:
-        rerank = test.RERANK
-        require(
-            rerank.K1 >= 1 and rerank.K2 >= 1 and 0 <= rerank.LAMBDA <= 1,
-            f"TEST.RERANK: K1 and K2 from 1 and LAMBDA 0..1, got {rerank.K1}, {rerank.K2} and {rerank.LAMBDA}",
-        )
-    if test.AQE.ENABLED:
-        aqe = test.AQE
-        require(
-            aqe.QE_TIME >= 1 and aqe.QE_K >= 1 and aqe.ALPHA >= 0,
-            f"TEST.AQE: QE_TIME and QE_K from 1 and ALPHA from 0, got {aqe.QE_TIME}, {aqe.QE_K} and {aqe.ALPHA}",
-        )
-    if test.EVALUATOR == "FusionReidEvaluator":
-        require(
-            not test.ROC.ENABLED,
-            "TEST.ROC.ENABLED: FusionReidEvaluator measures rankings only; set it to False, or TEST.EVALUATOR to "
-            "ReidEvaluator",
         )

@@ -98,8 +98,16 @@ def build_transoss_backbone(cfg: Any) -> TransOSS:
         ConfigError: an impossible combination.
         MOSError: start weights that cannot be read or do not fit.
     """
+    backbone = transoss_from_config(cfg)
+    with_feat_dim(cfg, backbone)
+    load_start_weights(cfg, backbone)
+    return backbone
+
+
+def transoss_from_config(cfg: Any) -> TransOSS:
+    """TransOSS without start weights."""
     shape, common = cfg.MODEL.TRANSOSS, cfg.MODEL.BACKBONE
-    backbone = TransOSS(
+    return TransOSS(
         img_size=tuple(cfg.INPUT.SIZE_TRAIN),
         patch_size=shape.PATCH_SIZE,
         stride_size=tuple(common.STRIDE_SIZE),
@@ -116,6 +124,3 @@ def build_transoss_backbone(cfg: Any) -> TransOSS:
         modality_patch_embed=shape.MODALITY_PATCH_EMBED,
         grad_checkpoint=shape.GRAD_CHECKPOINT,
     )
-    with_feat_dim(cfg, backbone)
-    load_start_weights(cfg, backbone)
-    return backbone

@@ -9,8 +9,7 @@ import torch
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, build_model
 from torch import nn
 
-from ..config import building, require
-from ..config.limits import require_device
+from ..config import building, require, require_device
 from .heads import CMALHead
 from .mos import MOS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_chips import TRAINING, write_optical, write_sar
 
-from fastreid_mos.config import load_cfg
+from fastreid_mos import load_cfg
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastreid_mos.config import load_cfg
+from fastreid_mos import load_cfg
 from fastreid_mos.data import build_test_loader
 from fastreid_mos.data.augment import NoiseErasing, build_augmentation, steps_in_order
 from fastreid_mos.data.loader import ChipDataset

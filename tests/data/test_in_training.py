@@ -7,7 +7,7 @@ import multiprocessing
 
 import pytest
 
-from fastreid_mos.config import load_cfg
+from fastreid_mos import load_cfg
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ChipError
 

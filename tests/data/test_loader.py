@@ -315,7 +315,7 @@ def test_a_lost_worker_that_shows_in_a_destructor_says_nothing_there(capsys, mon
 KILLED = """
 import multiprocessing, os, signal, sys, time
 from fastreid_mos.cli import run
-from fastreid_mos.config import load_cfg
+from fastreid_mos import load_cfg
 from fastreid_mos.data import HOSS, build_train_loader
 
 class Full:
@@ -505,7 +505,7 @@ def run_rank(rank, folder, root):
     """One of two processes that train together; one identity's chip is broken."""
     import torch.distributed as dist
 
-    from fastreid_mos.config import load_cfg
+    from fastreid_mos import load_cfg
 
     torch.set_num_threads(1)
     os.environ["FASTREID_DATASETS"] = root

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastreid_mos.config import load_cfg
+from fastreid_mos import load_cfg
 from fastreid_mos.data import TRANSFORM_REGISTRY, Chip, SARDenoise, SARMaxScale, read_chip, sar_denoise, sar_max_scale
 from fastreid_mos.data.transforms import build_sar_transform
 

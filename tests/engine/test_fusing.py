@@ -24,7 +24,7 @@ from fastreid_mos.cli import train
 from fastreid_mos.data import HOSS, build_test_loader, read_chip, ship_size_features
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine import fusing as fusing_module
-from fastreid_mos.errors import CheckpointError, ConfigError, DatasetError, MOSError
+from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
 from fastreid_mos.evaluation import fuse_features, rank_features
 from fastreid_mos.evaluation.fused_chips import ChipPass
 
@@ -451,23 +451,3 @@ def test_missing_samples_are_counted_where_they_are_allowed(data, tested, tmp_pa
     assert results["fusion"]["missing"] == {"without": 1, "fewer": 1}
     assert "1 of them have fewer and 1 none" in caplog.text
     assert results["protocols"]["ALL"]["fused_chips"]["queries"] == sum(item[2] == 0 for item in hoss.query) - 1
-
-
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        (("TEST.FUSION.MODE", "median"), "TEST.FUSION.MODE: one of mean, got 'median'"),
-        (("TEST.FUSION.DIRECTION", "both"), "TEST.FUSION.DIRECTION: one of optical_to_sar, sar_to_optical"),
-        (("TEST.FUSION.K", 0), "TEST.FUSION.K: 1 or more"),
-        (("TEST.FUSION.SAMPLES", "[1, 1]"), "TEST.FUSION.SAMPLES: different numbers"),
-        (("TEST.FUSION.SAMPLES", "[-1]"), "TEST.FUSION.SAMPLES: different numbers"),
-        (("TEST.FUSION.ALPHAS", "[]"), "TEST.FUSION.ALPHAS: at least one"),
-        (("TEST.FUSION.ALPHAS", "[0.1, 2.0]"), "TEST.FUSION.ALPHAS: at least one number, each 0..1"),
-        (("TEST.FUSION.ALPHA", "auto", "TEST.HOLDOUT.FRACTION", 0.0), "TEST.FUSION.ALPHA: 'auto' chooses on held-out"),
-        (("TEST.EVALUATOR", "ReidEvaluator"), "TEST.FUSION.ENABLED: ReidEvaluator cannot fuse"),
-    ],
-)
-def test_values_are_checked_before_any_data_is_read(opts, message):
-    with pytest.raises(ConfigError) as caught:
-        config("", "/nowhere", "", *opts)
-    assert message in str(caught.value)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastreid_mos
-from fastreid_mos.config import check_config
+from fastreid_mos.checks import check_config
 from fastreid_mos.errors import ConfigError, MOSError
 from fastreid_mos.evaluation import (
     EVALUATOR_REGISTRY,
@@ -308,22 +308,3 @@ def test_half_precision_and_batches_without_sizes_or_paths(split):
     results = made.evaluate()
     assert results["ALL"]["mAP"] == pytest.approx(split.run(evaluator(split))["ALL"]["mAP"], abs=2)
     assert list(made.report.protocols[0].rows) == ["model", "random"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("RANDOM_DRAWS", 0, "TEST.RANDOM_DRAWS: at least 1"),
-        ("BOOTSTRAP.SAMPLES", -1, "TEST.BOOTSTRAP.SAMPLES: 0"),
-        ("RERANK.LAMBDA", 1.5, "TEST.RERANK: K1 and K2 from 1 and LAMBDA 0..1"),
-        ("AQE.QE_K", 0, "TEST.AQE: QE_TIME and QE_K from 1"),
-        ("ROC.ENABLED", True, "TEST.ROC.ENABLED: FusionReidEvaluator measures rankings only"),
-    ],
-)
-def test_settings_are_checked_before_any_data_is_read(key, value, message):
-    cfg = fastreid_mos.get_cfg()
-    cfg.TEST.RERANK.ENABLED = cfg.TEST.AQE.ENABLED = True
-    check_config(cfg)
-    cfg.merge_from_list([f"TEST.{key}", value])
-    with pytest.raises(ConfigError, match=message):
-        check_config(cfg)

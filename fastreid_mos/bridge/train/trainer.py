@@ -18,7 +18,7 @@ from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from ...config.limits import require_device
+from ...config import require_device
 from ...data.seeding import spread_seed
 from ...errors import CheckpointError, MOSError
 from ..pipeline import BrownianBridgePipeline

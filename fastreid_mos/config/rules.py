@@ -1,0 +1,82 @@
+"""What a key may hold: small rules, each a text for the user and a test of the value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """What is wanted, in words, and whether a value is that.
+
+    ``kind`` is the type of a number, or of a list's parts, where the key's default does not tell it.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool]
+    kind: type | None = None
+
+
+class Key(NamedTuple):
+    """A key of MOS: its dotted name, default (which gives the type), meaning and rule."""
+
+    name: str
+    default: Any
+    meaning: str
+    rule: Rule | None = None
+
+
+def between(low: float, high: float) -> Rule:
+    """A number from ``low`` to ``high``, both included."""
+    return Rule(f"{low} to {high}", lambda value: low <= value <= high)
+
+
+def at_least(low: float, kind: type | None = None) -> Rule:
+    """A number from ``low`` on."""
+    return Rule(f"{low} or more", lambda value: value >= low, kind)
+
+
+def above(low: float, kind: type | None = None) -> Rule:
+    """A number above ``low``."""
+    return Rule(f"above {low}", lambda value: value > low, kind)
+
+
+def share_below_1() -> Rule:
+    """A share that is not the whole."""
+    return Rule("0 or more and below 1", lambda value: 0 <= value < 1)
+
+
+def one_of(*names: str) -> Rule:
+    """One of some names."""
+    return Rule(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def any_of(*names: str) -> Rule:
+    """A list of some of these names, or of none."""
+    return Rule(f"any of {', '.join(names)}", lambda values: set(values) <= set(names))
+
+
+def each(rule: Rule, count: int | None = None, least: int = 0) -> Rule:
+    """A list, every part of which keeps ``rule``: of ``count`` parts, or of at least ``least``."""
+    number = f"a list of {count}" if count else "a list of at least one" if least else "a list"
+    return Rule(
+        f"{number}, each {rule.wanted}",
+        lambda values: (len(values) == count if count else len(values) >= least) and all(map(rule.holds, values)),
+        rule.kind,
+    )
+
+
+def different(what: str, least: int = 0) -> Rule:
+    """A list without repetition."""
+    return Rule(
+        f"different {what}" + (", at least one" if least else ""),
+        lambda values: len(values) >= least and len(set(values)) == len(values),
+    )
+
+
+def rising(low: float, high: float) -> Rule:
+    """A pair [smallest, largest] within ``low`` and ``high``."""
+    return Rule(
+        f"[smallest, largest] within {low} and {high}",
+        lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
+    )
