@@ -102,7 +102,7 @@ def main() -> None:
     from fastreid_mos.bridge.loading import load_pipeline
     from fastreid_mos.data import HOSS, OPTICAL, SAR
     from fastreid_mos.evaluation.baselines import random_metrics
-    from fastreid_mos.synthetic.folder import open_synthetic
+    from fastreid_mos.synthetic.folder import open_generated
 
     model, dataset = Reidentifier(reid, data), HOSS(data)
     tests = [item for item in (*dataset.query, *dataset.gallery) if item[1] >= 0]
@@ -144,9 +144,9 @@ def main() -> None:
         if fresh:
             bridge(BRIDGE, data, base, *steps, *options, dump_only=True)
             (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.1f}")
-        made = open_synthetic(folder)
+        made = open_generated(folder)
         made.verify()
-        matched = made.match(optical.paths).rows
+        matched = made.match(optical.paths)
         files = [made.path(found[0]) for found in matched]
         images = [grey(path) for path in files]
         features = model.generated(list(zip(files, optical.sizes, strict=True)))

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,34 +48,32 @@ def control(dump: Path, folder: Path, data: Path, kind: str) -> Path:
     """A copy of a dump with other pixels: of another ship's generated chips, or of the source itself."""
     from PIL import Image
 
-    from fastreid_mos.files import atomic_write
-    from fastreid_mos.synthetic.folder import open_synthetic
-    from fastreid_mos.synthetic.manifest import FACTS, MANIFEST, SyntheticRow, file_sha256
+    from fastreid_mos.synthetic.folder import open_generated
+    from fastreid_mos.synthetic.manifest import FACTS, MANIFEST, file_sha256, write_manifest
 
     if (folder / MANIFEST).is_file():
         return folder
-    made = open_synthetic(dump)
+    made = open_generated(dump)
     shutil.rmtree(folder, ignore_errors=True)
     by_split: dict[str, list[Any]] = {}
-    for row in made.rows:
-        by_split.setdefault(row.split, []).append(row)
-    lines = []
-    for rows in by_split.values():
-        # A chip of the same sample number, of another ship of the split: which one goes round with the row's place.
-        for place, row in enumerate(rows):
-            target = folder / row.output
+    for record in made.records:
+        by_split.setdefault(record.split, []).append(record)
+    records = []
+    for same_split in by_split.values():
+        # A chip of the same sample index, of another ship of the split: which one depends on the record's index.
+        for index, record in enumerate(same_split):
+            target = folder / record.output
             target.parent.mkdir(parents=True, exist_ok=True)
             if kind == "shuffled":
-                others = [other for other in rows if other.identity != row.identity and other.sample == row.sample]
-                shutil.copyfile(made.path(others[(place * 7) % len(others)]), target)
+                others = [one for one in same_split if one.identity != record.identity and one.sample == record.sample]
+                shutil.copyfile(made.path(others[(index * 7) % len(others)]), target)
             else:
                 height, width = made.facts.size
-                with Image.open(data / row.source) as image:
+                with Image.open(data / record.source) as image:
                     image.convert("L").resize((width, height), Image.Resampling.BILINEAR).save(target)
-            lines.append({**json.loads(row.to_json()), "output_sha256": file_sha256(str(target))})
+            records.append(replace(record, output_sha256=file_sha256(target)).sealed(made.facts))
     shutil.copyfile(dump / FACTS, folder / FACTS)
-    with atomic_write(folder / MANIFEST) as stream:
-        stream.writelines(SyntheticRow.from_json(json.dumps(line)).to_json() + "\n" for line in lines)
+    write_manifest(folder, records)
     return folder
 
 

@@ -45,16 +45,16 @@ def page(path: Path, data: Path, dump: Path, results: dict[str, Any], title: str
     """Test chips with what was generated from them."""
     from fastreid_mos.data import HOSS, OPTICAL, SAR
     from fastreid_mos.page import MethodInputs, Ship, method_page
-    from fastreid_mos.synthetic.folder import open_synthetic
+    from fastreid_mos.synthetic.folder import open_generated
 
-    dataset, made = HOSS(data), open_synthetic(dump)
+    dataset, made = HOSS(data), open_generated(dump)
     tests = [item for item in (*dataset.query, *dataset.gallery) if item[1] >= 0]
     real: dict[int, list[str]] = {}
     for name, pid, modality in tests:
         if modality == SAR:
             real.setdefault(pid, []).append(name)
     chosen = [item for item in tests if item[2] == OPTICAL and item[1] in real][:12]
-    found = made.match([item[0] for item in chosen]).rows
+    found = made.match([item[0] for item in chosen])
     ships = [
         Ship(f"identity {pid}", name, [made.path(rows[k]) for k in sorted(rows)][:3], real[pid][:2])
         for (name, pid, _), rows in zip(chosen, found, strict=True)

@@ -166,9 +166,9 @@ class Demo:
         """Optical query chips with the chips generated from them and real SAR chips of the same ship."""
         from fastreid_mos.data import HOSS, OPTICAL, SAR
         from fastreid_mos.page import Ship
-        from fastreid_mos.synthetic.folder import open_synthetic
+        from fastreid_mos.synthetic.folder import open_generated
 
-        dataset, made = HOSS(self.data), open_synthetic(self.bridge / "synthetic")
+        dataset, made = HOSS(self.data), open_generated(self.bridge / "synthetic")
         tests = [*dataset.query, *dataset.gallery]
         real: dict[int, list[str]] = {}
         for path, pid, modality in tests:
@@ -176,7 +176,7 @@ class Demo:
                 real.setdefault(pid, []).append(path)
         queries = [item for item in dataset.query if item[2] == OPTICAL and item[1] in real]
         chosen = queries[:: max(1, len(queries) // SHIPS)][:SHIPS]
-        for (path, pid, _), rows in zip(chosen, made.match([item[0] for item in chosen]).rows, strict=True):
+        for (path, pid, _), rows in zip(chosen, made.match([item[0] for item in chosen]), strict=True):
             yield Ship(f"ship {pid}", path, [made.path(rows[k]) for k in sorted(rows)], real[pid][:2])
 
     def say(self, seconds: float) -> None:

@@ -140,7 +140,7 @@ def program(args: argparse.Namespace) -> None:
     """
     from accelerate import PartialState
 
-    from .dump.splits import dump_splits
+    from .dump.run import dump_splits
     from .train.logs import log_to, start_log
     from .train.run import PIPELINE, train
     from .train.trainer import make_accelerator

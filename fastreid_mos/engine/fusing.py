@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..compat.checkpoints import read_torch, saved_config
 from ..data.build import build_generated_loader, build_test_loader
-from ..data.decoding import decode
 from ..data.holdout import Split, hold_out
 from ..data.listing import Item
 from ..data.opening import base_name, join_items, open_training
@@ -23,8 +21,8 @@ from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import HeldOut, choose, evidence, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass
 from ..evaluation.settings import EvalSettings
-from ..synthetic.folder import SyntheticSet, open_synthetic, synthetic_rows_for
-from ..synthetic.manifest import DIRECTIONS, SyntheticRow
+from ..synthetic.folder import GeneratedSet, open_generated
+from ..synthetic.manifest import DIRECTIONS, ChipRecord
 
 Ints = NDArray[np.int64]
 # A pass of the model: a loader's batches into an evaluator.
@@ -125,7 +123,7 @@ class FusedTests:
         if self.held is not None:
             chips = [(path, modality) for path, _, modality in self.held.items]
             sources = [path for path, modality in chips if modality == self.source_modality]
-            if not any(self.synthetic.match(sources).rows):
+            if not any(self.synthetic.match(sources)):
                 raise DatasetError(self._no_held_out_chips())
             self._held_used = self._match("held-out training identities", chips)
         self.synthetic.verify()
@@ -148,11 +146,7 @@ class FusedTests:
     def _match(self, name: str, chips: Sequence[tuple[str, int]]) -> _Used:
         fusion = self.cfg.TEST.FUSION
         owners = [row for row, (_, modality) in enumerate(chips) if modality == self.source_modality]
-        found = synthetic_rows_for(
-            self.synthetic, [chips[row][0] for row in owners], fusion.K, self.samples, fusion.ALLOW_MISSING
-        )
-        for row, rows in zip(owners, found, strict=True):
-            _check_size(self.synthetic, chips[row][0], rows)
+        found = self.synthetic.select([chips[row][0] for row in owners], self.samples, fusion.ALLOW_MISSING)
         places = {number: place for place, number in enumerate(self.samples)}
         used = [
             (self._number(row), owner, places[row.sample])
@@ -167,7 +161,7 @@ class FusedTests:
         logger.info(f"Fusion: {name}: {len(owners)} of {len(chips)} chips are {kind}, {len(used)} generated ones{gaps}")
         return _Used(table[:, 0], table[:, 1], table[:, 2], len(owners), fewer, without)
 
-    def _number(self, row: SyntheticRow) -> int:
+    def _number(self, row: ChipRecord) -> int:
         """Number of a row's file, the same for each chip that uses it."""
         path = self.synthetic.path(row)
         if path not in self._numbers:
@@ -179,7 +173,7 @@ class FusedTests:
         return (
             f"{self.synthetic.root}: holds nothing generated from the held-out training identities, on which "
             "TEST.FUSION.ALPHA auto chooses; make it, with TEST.HOLDOUT as here "
-            f"({self.synthetic.command} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), or set a number"
+            f"({self.synthetic.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), or set a number"
         )
 
     def run(self, infer: Infer) -> None:
@@ -229,34 +223,11 @@ class FusedTests:
         return Fusion(used.chips(self._features), "mean", self._choices, record)
 
 
-def _opened(root: str) -> SyntheticSet:
+def _opened(root: str) -> GeneratedSet:
     try:
-        return open_synthetic(root)
+        return open_generated(root)
     except DatasetError as error:
         raise DatasetError(f"TEST.FUSION.ROOT: {error}") from None
-
-
-def _check_size(synthetic: SyntheticSet, path: str, rows: Sequence[SyntheticRow]) -> None:
-    """The ship's size is taken from the manifest, where it must be that of the chip."""
-    sizes = {row.source_size for row in rows}
-    if not sizes or sizes == {_header_size(path)}:
-        return
-    height, width = decode(path).pixels.shape[:2]
-    if sizes != {(width, height)}:
-        raise DatasetError(
-            f"{synthetic.root}: its manifest says {' x '.join(map(str, min(sizes - {(width, height)})))} pixels of "
-            f"{path}, which has {width} x {height}; put the manifest back, or make the chips again into an empty "
-            f"folder: {synthetic.command}"
-        )
-
-
-def _header_size(path: str) -> tuple[int, int] | None:
-    """(width, height) without reading the pixels; None where that takes more."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception:  # whatever PIL says: the chip's own reader is asked then
-        return None
 
 
 def fusion_settings(cfg: Any) -> dict[str, Any] | None:
@@ -272,7 +243,7 @@ def fusion_settings(cfg: Any) -> dict[str, Any] | None:
     return {**settings, "ROOT": os.path.realpath(os.path.expanduser(fusion.ROOT))}
 
 
-def check_settings_agree(synthetic: SyntheticSet, cfg: Any) -> None:
+def check_settings_agree(synthetic: GeneratedSet, cfg: Any) -> None:
     """Refuse chips generated in the other direction, or by a bridge that knew SAR chips otherwise than the model does.
 
     Raises:
@@ -317,7 +288,7 @@ def check_holdout_agrees(cfg: Any) -> None:
         )
 
 
-def check_bridge_is_strange(synthetic: SyntheticSet, identities: Mapping[str, Iterable[Any]]) -> None:
+def check_bridge_is_strange(synthetic: GeneratedSet, identities: Mapping[str, Iterable[Any]]) -> None:
     """Refuse to choose alpha on identities that the bridge was trained on.
 
     Args:

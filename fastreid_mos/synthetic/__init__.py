@@ -1,1 +1,1 @@
-"""Generated chips on disk: the manifest, and a folder opened, verified and matched to the chips it was made from."""
+"""Generated chips on disk: their manifest, and a folder opened, verified and matched to the source chips."""

@@ -19,7 +19,7 @@ from fastreid_mos.bridge import cli
 from fastreid_mos.bridge.train.checkpoints import saved_steps
 from fastreid_mos.data import HOSS
 from fastreid_mos.errors import DatasetError
-from fastreid_mos.synthetic.folder import open_synthetic, synthetic_rows_for
+from fastreid_mos.synthetic.folder import open_generated
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [word for pair in TINY.items() for word in pair]
@@ -64,15 +64,15 @@ def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction, caps
     output = tmp_path / "out"
     words = [*OPTIONS, "BRIDGE.DIRECTION", direction, "TEST.HOLDOUT.FRACTION", "0.3", "OUTPUT_DIR", output]
     assert run(*words) == 0
-    made = open_synthetic(str(output / "synthetic"))
+    made = open_generated(str(output / "synthetic"))
     made.verify()
     source = 0 if direction == "optical_to_sar" else 1
     dataset = HOSS(str(tiny_hoss))
     for split in ("query", "gallery"):
         chips = {os.path.basename(path) for path, _, modality in getattr(dataset, split) if modality == source}
-        rows = [row for row in made.rows if row.split == split]
+        rows = [row for row in made.records if row.split == split]
         assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
-    held = {row.identity for row in made.rows if row.split == "holdout"}
+    held = {row.identity for row in made.records if row.split == "holdout"}
     trained = set(made.facts.trained_identities["HOSS"])
     assert held and not held & trained and trained <= {pid for _, pid, _ in dataset.train}
     assert made.facts.direction == direction and "tools/train_bbdm.py" in made.facts.command
@@ -84,12 +84,12 @@ def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction, caps
     next(iter(before)).unlink()
     capsys.readouterr()
     with pytest.raises(DatasetError) as few:
-        synthetic_rows_for(made, [str(tiny_hoss / made.rows[0].source)], 3)
+        made.select([str(tiny_hoss / made.records[0].source)], [0, 1, 2])
     shown = shlex.split(str(few.value).rpartition(": ")[2])
     assert shown[:2] == ["python", "tools/train_bbdm.py"] and cli.main(shown[2:]) == 0
-    more = open_synthetic(str(output / "synthetic"))
+    more = open_generated(str(output / "synthetic"))
     more.verify()
-    assert len(more.rows) == 3 * len(made.rows) // 2
+    assert len(more.records) == 3 * len(made.records) // 2
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
 
 
@@ -132,7 +132,7 @@ def test_two_processes_train_and_dump_together(tmp_path, capsys):
     told, said = process.communicate(timeout=240)
     assert process.returncode == 0, said[-3000:]
     assert told.count("2 x cpu, 8 steps of 4 pairs") == 1 and "Traceback" not in said and "Warning" not in said
-    made = open_synthetic(str(output / "synthetic"))
+    made = open_generated(str(output / "synthetic"))
     made.verify()
     state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
     assert state["facts"]["processes"] == 2
@@ -156,7 +156,7 @@ def test_init_from_and_a_folder_of_pairs(tmp_path):
     assert not (tmp_path / "first" / "synthetic").exists()
     words = [*OPTIONS, "BRIDGE.SAMPLE.SPLITS", "['query']", "OUTPUT_DIR", tmp_path / "second"]
     assert run("--init-from", tmp_path / "first" / "pipeline", *words) == 0
-    facts = open_synthetic(str(tmp_path / "second" / "synthetic")).facts
+    facts = open_generated(str(tmp_path / "second" / "synthetic")).facts
     assert set(facts.trained_identities) == {"HOSS", "mine"} and facts.trained_identities["mine"] == [0, 1, 2]
 
 
@@ -164,7 +164,7 @@ def test_real_pairs_train_without_a_change_of_code(shared_dir, tmp_path):
     pairs = shared_dir / "real_chips" / "pairs"
     words = ["BRIDGE.DATA.NAMES", f"['{pairs}']", "BRIDGE.SAMPLE.SPLITS", "['query']", "OUTPUT_DIR", tmp_path / "out"]
     assert run(*OPTIONS, *words) == 0
-    made = open_synthetic(str(tmp_path / "out" / "synthetic"))
+    made = open_generated(str(tmp_path / "out" / "synthetic"))
     made.verify()
     assert made.facts.trained_identities == {"pairs": list(range(17))}
 

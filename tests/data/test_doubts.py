@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import tifffile
 from made_chips import sar
+from made_dump import SETTINGS
 from PIL import Image
 
-from fastreid_mos.bridge.dump.plan import read_sources
+from fastreid_mos.bridge.dump.plan import plan_dump
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.train.batches import ChipStore
 from fastreid_mos.data import OPTICAL, SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
 from fastreid_mos.data import loader as loader_module
 from fastreid_mos.data.doubts import Doubts
 from fastreid_mos.sim import write_hoss
+from fastreid_mos.synthetic.manifest import DumpFacts
 
 ROWS, COLUMNS = np.mgrid[:50, :30]
 SMOOTH = np.stack([ROWS * 4 + 20, COLUMNS * 7 + 10, ROWS + COLUMNS + 30], -1).astype(np.uint8)
@@ -215,5 +217,6 @@ def test_bridge_says_it_when_it_reads(chips, caplog, tmp_path):
     ChipStore(images, [(path, SAR) for path, _, _ in chips])
     assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith("4 of 9 chips ")
     Doubts._told.clear()
-    read_sources({"query": chips}, SAR, str(tmp_path), "auto")
+    facts = DumpFacts(**{**SETTINGS, "direction": "sar_to_optical"})
+    plan_dump({"query": chips}, facts, str(tmp_path), "auto")
     assert len(warnings(caplog)) == 2 and warnings(caplog)[1].startswith("4 of 9 chips ")

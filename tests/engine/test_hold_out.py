@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fastreid_mos
-from fastreid_mos.bridge.dump.splits import split_items
+from fastreid_mos.bridge.dump.run import split_items
 from fastreid_mos.bridge.train.leaks import held_out
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine.fusing import HeldOutChips

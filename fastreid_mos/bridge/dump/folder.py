@@ -1,70 +1,55 @@
-"""The folder of a dump: what an earlier call left there, what of it can stay, and the manifest at the end."""
+"""The folder of a dump: what earlier calls left in it, the journal of each process, and the manifest at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ...errors import DatasetError, MOSError
-from ...files import in_the_way
-from ...synthetic.folder import check_rows, foreign_files, named
+from ...files import atomic_write, close_locked, fcntl, in_the_way, open_locked
+from ...synthetic.folder import foreign_files, is_intact, named
 from ...synthetic.manifest import (
     FACTS,
+    IMAGES,
     MANIFEST,
-    REMAKE,
+    PER_CALL,
     SPLITS,
+    ChipRecord,
     DumpFacts,
-    SyntheticRow,
-    file_sha256,
     journals,
     read_facts,
-    read_rows,
-    sorted_rows,
+    read_records,
+    sorted_records,
     write_facts,
     write_manifest,
 )
-from .journal import all_journals, remove_half_written, remove_journals
-from .plan import Task
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
-# What all chips of a folder must share, and how it is set.
-_COMMON = {
+# How to set facts that all chips of a folder share; the others are BRIDGE.SAMPLE's.
+_KEYS = {
     "direction": "BRIDGE.DIRECTION",
     "checkpoint": "the bridge's weights",
-    "steps": "BRIDGE.SAMPLE.STEPS",
-    "rule": "BRIDGE.SAMPLE.RULE",
-    "eta": "BRIDGE.SAMPLE.ETA",
-    "order": "BRIDGE.SAMPLE.ORDER",
-    "spacing": "BRIDGE.SAMPLE.SPACING",
-    "clip": "BRIDGE.SAMPLE.CLIP",
-    "seed": "BRIDGE.SAMPLE.SEED",
     "sar": "INPUT.SAR",
     "size": "BRIDGE.SIZE",
     "resize": "BRIDGE.RESIZE",
-    "precision": "BRIDGE.SAMPLE.PRECISION",
 }
-# Times that a folder is read when journals vanish meanwhile.
-_LOOKS = 3
-
-
-class _Merged(DatasetError):
-    """A journal that was there a moment ago."""
 
 
 class DumpFolder:
-    """Reads what is there; nothing is written before :meth:`make`.
+    """What a folder holds; nothing is written before :meth:`journal` or :meth:`finish`.
 
     Args:
         root: the folder, which need not exist; ``~`` is the home.
 
     Attributes:
         facts: ``dump.json``, or None.
-        rows: of the manifest and of all journals.
+        records: of the manifest and of all journals.
 
     Raises:
         DatasetError: it holds something else, or a broken ``dump.json``, manifest or journal.
@@ -74,247 +59,244 @@ class DumpFolder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         self.facts: DumpFacts | None = None
-        self._listed: list[SyntheticRow] = []
-        self.rows: list[SyntheticRow] = []
+        self.records: list[ChipRecord] = []
+        self._listed: list[ChipRecord] = []
         try:
-            entries = [name for name in os.listdir(self.root) if not name.startswith(".")]
+            entries = [name for name in os.listdir(self.root) if not name.startswith((".", "journal-"))]
         except FileNotFoundError:
             return
         except OSError as error:
             raise MOSError(
                 f"{self.root}: cannot be read as a folder ({in_the_way(self.root) or error.strerror})"
             ) from None
-        if FACTS not in entries:
-            if others := [name for name in entries if not name.startswith("journal-")]:
-                raise DatasetError(
-                    f"{self.root}: holds {others[0]} but no {FACTS}, so it is not a folder of generated chips; give "
-                    "another folder (BRIDGE.SAMPLE.OUTPUT), or empty this one"
-                )
-            return
-        self.facts = read_facts(self.root)
-        self._read(self.facts)
+        if FACTS in entries:
+            self.facts = read_facts(self.root)
+            self._read(self.facts)
+        elif entries:
+            raise DatasetError(
+                f"{self.root}: holds {entries[0]} but no {FACTS}, so it is not a folder of generated chips; give "
+                "another folder (BRIDGE.SAMPLE.OUTPUT), or empty this one"
+            )
 
     def _read(self, facts: DumpFacts) -> None:
-        # Another process may merge the journals away between two looks; the manifest then has their rows.
-        for _ in range(_LOOKS - 1):
-            with contextlib.suppress(_Merged):
-                return self._look(facts)
-        self._look(facts)
-
-    def _look(self, facts: DumpFacts) -> None:
-        path, command = os.path.join(self.root, MANIFEST), facts.command or REMAKE
-        self._listed = read_rows(path, command).rows if os.path.lexists(path) else []
-        check_rows(path, facts, self._listed)
-        self.rows = list(self._listed)
-        for journal in journals(self.root):
-            try:
-                noted = read_rows(journal, command, journal=True).rows
-            except DatasetError as error:
-                raise error if os.path.lexists(journal) else _Merged(str(error)) from None
-            for row in noted:
-                check_rows(journal, facts, [row])
-            self.rows += noted
+        # Journals first: one that another process merges and removes meanwhile is in the manifest read after it.
+        noted = [record for path in journals(self.root) for record in read_records(path, facts, journal=True)]
+        manifest = os.path.join(self.root, MANIFEST)
+        self._listed = read_records(manifest, facts) if os.path.lexists(manifest) else []
+        self.records = self._listed + noted
 
     def agree(self, wanted: DumpFacts) -> DumpFacts:
-        """What the folder's chips will have in common after this call.
+        """The facts of the folder's chips after this call: the larger k, all data sets and splits.
 
         Args:
-            wanted: what this call would make.
-
-        Returns:
-            ``wanted``, joined with what is there: the larger k, all data sets and splits.
+            wanted: of what this call is to generate.
 
         Raises:
-            DatasetError: chips made otherwise are there; the message says what differs.
+            DatasetError: the folder holds chips generated otherwise; the message names what differs.
         """
         there = self.facts
-        if there is None or not self.rows:
+        if there is None or not self.records:
             return wanted
-        for name, key in _COMMON.items():
+        for name in [field.name for field in dataclasses.fields(wanted)]:
             old, new = getattr(there, name), getattr(wanted, name)
-            if old != new:
+            if old != new and name not in PER_CALL:
                 raise DatasetError(
-                    f"{self.root}: holds chips of another dump ({key}: {old} there, {new} now); give another folder "
-                    "(BRIDGE.SAMPLE.OUTPUT), or remove this one"
+                    f"{self.root}: holds chips of another dump ({_KEYS.get(name, f'BRIDGE.SAMPLE.{name.upper()}')}: "
+                    f"{old} there, {new} now); give another folder (BRIDGE.SAMPLE.OUTPUT), or remove this one"
                 )
         if there.k > wanted.k:
-            logger.info(f"{self.root}: holds {there.k} samples of a chip, so {there.k} of each are made")
-        splits = {*there.splits, *wanted.splits}
+            logger.info(f"{self.root}: holds {there.k} samples of a chip, so {there.k} of each are generated")
         return dataclasses.replace(
             wanted,
             k=max(there.k, wanted.k),
             datasets=tuple(dict.fromkeys((*there.datasets, *wanted.datasets))),
-            splits=tuple(split for split in SPLITS if split in splits),
+            splits=tuple(split for split in SPLITS if split in (*there.splits, *wanted.splits)),
             command=wanted.command or there.command,
         )
 
-    def missing(self, tasks: Sequence[Task], mine: Sequence[Task]) -> list[Task]:
-        """Those of a process's tasks that are still to be done.
-
-        What the manifest lists but is gone or differs from its checksum is named in the log.
+    def missing(self, plan: Sequence[ChipRecord], mine: Sequence[ChipRecord]) -> list[ChipRecord]:
+        """The chips of a process that are still to be generated; lost and damaged ones are logged.
 
         Args:
-            tasks: of all processes.
+            plan: of all processes.
             mine: of this one.
 
         Raises:
             DatasetError: chips of a source that has changed since, or files that belong to nothing.
         """
-        self._refuse_changed_sources(tasks)
-        outputs = {row.output for row in self.rows} | {task.output for task in tasks}
-        foreign = [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]
-        if foreign:
+        self._refuse_changed_sources(plan)
+        outputs = {record.output for record in (*self.records, *plan)}
+        if foreign := [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]:
             raise DatasetError(
                 f"{named(foreign)} not of this dump; remove what does not belong there, or give another folder "
                 "(BRIDGE.SAMPLE.OUTPUT)"
             )
-        listed = {row.key for row in self._listed}
-        noted = _by_key(self.rows)
-        left, gone, damaged = [], [], []
-        for task in mine:
-            candidates = [row for row in noted.get(task.key, ()) if _is_of(row, task)]
-            content = self._sha256(task.output) if candidates else None
-            if content is not None and content in {row.output_sha256 for row in candidates}:
-                continue
-            left.append(task)
-            if candidates and content is not None:
-                damaged.append(self._path(task.output))
-            elif task.key in listed:
-                gone.append(self._path(task.output))
-        for paths, what in ((gone, f"in {MANIFEST}, but missing"), (damaged, "of another checksum than was noted")):
-            if paths:
-                logger.warning(f"{named(paths)} {what}; made again")
+        known = _by_key(self.records)
+        left = [chip for chip in mine if self._intact(_of_chip(known, chip)) is None]
+        listed = {record.key for record in self._listed}
+        lost = [self._path(chip) for chip in left if chip.key in listed or os.path.lexists(self._path(chip))]
+        if lost:
+            logger.warning(f"{named(lost)} missing or not what was generated; generated again")
         return left
 
-    def _refuse_changed_sources(self, tasks: Sequence[Task]) -> None:
-        now = {task.source.name: task.source for task in tasks}
-        stale = [
-            row
-            for row in self.rows
-            if row.source in now
-            and row.source_sha256 != now[row.source].sha256
-            and os.path.lexists(self._path(row.output))
-        ]
-        if stale:
-            source = now[stale[0].source]
-            chips = [self._path(row.output) for row in stale if row.source == source.name]
+    def _refuse_changed_sources(self, plan: Sequence[ChipRecord]) -> None:
+        now = {chip.source: chip.source_sha256 for chip in plan}
+        stale: dict[str, list[str]] = {}
+        for record in self.records:
+            if now.get(record.source, record.source_sha256) != record.source_sha256:
+                if os.path.lexists(self._path(record)):
+                    stale.setdefault(record.source, []).append(self._path(record))
+        for source, chips in stale.items():
             raise DatasetError(
-                f"{source.path}: changed since chips were generated from it; put the earlier file back, or remove "
-                f"those chips and run this again: {', '.join(dict.fromkeys(chips))}"
+                f"{source}: changed since chips were generated from it; put the earlier file back, or remove those "
+                f"chips and run this again: {', '.join(dict.fromkeys(chips))}"
             )
 
-    def make(self) -> None:
-        """Make the folder.
+    @contextlib.contextmanager
+    def journal(self, rank: int, facts: DumpFacts) -> Iterator[int]:
+        """Make the folder, and open ``journal-<rank>.jsonl`` for :meth:`add`; no other process can write it meanwhile.
 
         Raises:
-            MOSError: it cannot be made.
+            MOSError: another process writes this journal, or the folder cannot be written.
         """
-        try:
+        path = os.path.join(self.root, f"journal-{rank}.jsonl")
+        with _writing(path):
             os.makedirs(self.root, exist_ok=True)
-        except OSError as error:
-            raise MOSError(f"{self.root}: cannot be made ({in_the_way(self.root) or error.strerror})") from None
+            file = open_locked(path)
+        if file is None:
+            raise MOSError(
+                f"{path}: another process is generating chips in this folder; wait for it, or give another folder "
+                "(BRIDGE.SAMPLE.OUTPUT)"
+            )
+        try:
+            with _writing(path):
+                with open(path, "rb") as stream:
+                    os.ftruncate(file, stream.read().rfind(b"\n") + 1)  # a kill may have cut the last line off
+                self._write_facts(facts)
+            yield file
+        finally:
+            close_locked(file)
 
-    def write_facts(self, facts: DumpFacts) -> None:
-        """Write ``dump.json`` where it is not the same already.
+    def add(self, journal: int, facts: DumpFacts, chip: ChipRecord, png: bytes) -> None:
+        """Write a generated chip, and its record into the journal first: so every image in the folder has its record.
 
         Raises:
-            MOSError: it cannot be written.
+            MOSError: the disk is full, or the like.
         """
-        if facts == self.facts:
-            return
-        try:
-            write_facts(self.root, facts)
-        except OSError as error:
-            raise MOSError(f"{os.path.join(self.root, FACTS)}: cannot be written ({error.strerror})") from None
-        self.facts = facts
+        record = dataclasses.replace(chip, output_sha256=hashlib.sha256(png).hexdigest()).sealed(facts)
+        with _writing(self._path(chip)):
+            _append(journal, f"{record.to_json()}\n".encode())
+            with atomic_write(self._path(chip), "wb") as stream:
+                stream.write(png)
 
-    def row(self, facts: DumpFacts, task: Task, content: bytes) -> SyntheticRow:
-        """The line of a chip that was made."""
-        source = task.source
-        return SyntheticRow(
-            source=source.name,
-            source_sha256=source.sha256,
-            source_size=source.size,
-            split=source.split,
-            identity=source.identity,
-            sample=task.sample,
-            output=task.output,
-            output_sha256=hashlib.sha256(content).hexdigest(),
-            seed=task.seed,
-            checkpoint=facts.checkpoint,
-            steps=facts.steps,
-            rule=facts.rule,
-        ).sealed(facts)
-
-    def finish(self, facts: DumpFacts, tasks: Sequence[Task]) -> bool:
-        """Merge the journals into the manifest, if everything is made and no process is at work any more.
+    def finish(self, facts: DumpFacts, plan: Sequence[ChipRecord]) -> bool:
+        """Merge the journals into the manifest, if all chips are there and no process is at work any more.
 
         Returns:
             Whether the manifest is written.
         """
         if not os.path.isdir(self.root):
             return False
-        with all_journals(self.root) as paths:
+        with _locked_journals(self.root) as paths:
             if paths is None:
                 return False
             self._read(facts)
-            rows = self._final_rows(tasks)
-            if rows is None:
+            records = self._final(plan)
+            if records is None:
                 return False
-            try:
-                if rows != self._listed:
-                    write_manifest(self.root, rows)
-                self.write_facts(facts)
-            except OSError as error:
-                raise MOSError(f"{os.path.join(self.root, MANIFEST)}: cannot be written ({error.strerror})") from None
-            remove_half_written(self.root)
-            remove_journals(paths)
+            with _writing(os.path.join(self.root, MANIFEST)):
+                if records != self._listed:
+                    write_manifest(self.root, records)
+                self._write_facts(facts)
+            # What kills left under a temporary name.
+            half_written = (os.path.join(glob.escape(self.root), name) for name in (".*.tmp", f"{IMAGES}/*/.*.tmp"))
+            remove([*(path for pattern in half_written for path in glob.glob(pattern)), *paths])
         return True
 
-    def _final_rows(self, tasks: Sequence[Task]) -> list[SyntheticRow] | None:
-        noted = _by_key(self.rows)
-        listed = {row.key for row in self._listed}
-        final: dict[tuple[str, int], SyntheticRow] = {}
-        for task in tasks:
-            row = self._standing([row for row in noted.pop(task.key, ()) if _is_of(row, task)])
-            if row is None:
+    def _write_facts(self, facts: DumpFacts) -> None:
+        if facts != self.facts:
+            write_facts(self.root, facts)
+            self.facts = facts
+
+    def _final(self, plan: Sequence[ChipRecord]) -> list[ChipRecord] | None:
+        known, listed = _by_key(self.records), {record.key for record in self._listed}
+        final: list[ChipRecord] = []
+        for chip in plan:
+            record = self._intact(_of_chip(known, chip), trust_one=True)
+            if record is None:
                 return None
-            final[task.key] = row
-        now = {task.source.name: task.source.sha256 for task in tasks}
-        for key, rows in noted.items():
-            # Of other splits: a row of the manifest stays, whose file may be missing; the journal of a call that was
-            # killed may note a chip that was not written any more.
-            row = self._standing(rows) or (rows[0] if key in listed else None)
-            if row is not None and now.get(row.source, row.source_sha256) == row.source_sha256:
-                final[key] = row
-        return sorted_rows(final.values())
+            known.pop(chip.key, None)
+            final.append(record)
+        now = {chip.source: chip.source_sha256 for chip in plan}
+        for key, records in known.items():
+            # Of other splits: a record of the manifest stays even if its file is missing; the journal of a call that
+            # was killed may note a chip that was not written any more.
+            record = self._intact(records, trust_one=True) or (records[0] if key in listed else None)
+            if record is not None and now.get(record.source, record.source_sha256) == record.source_sha256:
+                final.append(record)
+        return sorted_records(final)
 
-    def _standing(self, rows: Sequence[SyntheticRow]) -> SyntheticRow | None:
-        """The row whose file stands in the folder; the contents are looked at only where rows differ."""
-        different = list(dict.fromkeys(rows))
-        if len(different) == 1:
-            return different[0] if os.path.isfile(self._path(different[0].output)) else None
-        return next((row for row in different if self._sha256(row.output) == row.output_sha256), None)
+    def _intact(self, records: Iterable[ChipRecord], trust_one: bool = False) -> ChipRecord | None:
+        """The record whose file is in the folder; with ``trust_one`` a single one's file is not read."""
+        different = list(dict.fromkeys(records))
+        if trust_one and len(different) == 1:
+            return different[0] if os.path.isfile(self._path(different[0])) else None
+        return next((one for one in different if is_intact(self._path(one), one.output_sha256)), None)
 
-    def _path(self, output: str) -> str:
-        return os.path.join(self.root, *output.split("/"))
-
-    def _sha256(self, output: str) -> str | None:
-        try:
-            return file_sha256(self._path(output))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise MOSError(f"{self._path(output)}: cannot be read ({error.strerror})") from None
+    def _path(self, record: ChipRecord) -> str:
+        return os.path.join(self.root, *record.output.split("/"))
 
 
-def _by_key(rows: Sequence[SyntheticRow]) -> dict[tuple[str, int], list[SyntheticRow]]:
-    found: dict[tuple[str, int], list[SyntheticRow]] = {}
-    for row in rows:
-        found.setdefault(row.key, []).append(row)
+def _by_key(records: Iterable[ChipRecord]) -> dict[tuple[str, int], list[ChipRecord]]:
+    found: dict[tuple[str, int], list[ChipRecord]] = {}
+    for record in records:
+        found.setdefault(record.key, []).append(record)
     return found
 
 
-def _is_of(row: SyntheticRow, task: Task) -> bool:
-    """Whether a row is of a task, made from the source as it is now."""
-    return (row.source_sha256, row.seed, row.output) == (task.source.sha256, task.seed, task.output)
+def _of_chip(known: dict[tuple[str, int], list[ChipRecord]], chip: ChipRecord) -> list[ChipRecord]:
+    """The records of a planned chip that are of its source as it is now."""
+    wanted = (chip.source_sha256, chip.seed, chip.output)
+    return [one for one in known.get(chip.key, ()) if (one.source_sha256, one.seed, one.output) == wanted]
+
+
+def _append(file: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(file, line) :]
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MOSError(f"{path}: cannot be written ({in_the_way(os.path.dirname(path)) or error.strerror})") from None
+
+
+@contextlib.contextmanager
+def _locked_journals(root: str) -> Iterator[list[str] | None]:
+    """The journals of a folder while nobody can write them, or None while somebody does.
+
+    One process at a time gets this far; the others wait for it.
+    """
+    with contextlib.ExitStack() as held:
+        if fcntl is None:
+            yield journals(root)
+            return
+        folder = os.open(root, os.O_RDONLY)
+        held.callback(os.close, folder)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        paths = journals(root)
+        files = [open_locked(path) for path in paths]
+        for file in files:
+            if file is not None:
+                held.callback(close_locked, file)
+        yield None if None in files else paths
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Remove files that are there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,9 +1,9 @@
-"""Chips generated in batches, each with noise of its own."""
+"""How a trained bridge is sampled, and chips generated in batches, each with noise of its own."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Generator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,73 +11,94 @@ import torch
 from numpy.typing import NDArray
 
 from ...data.modality import SAR
-from ...errors import MOSError
-from ..images import BridgeImages, to_tensor
-from .plan import Task
+from ...data.sar_settings import sar_differences
+from ...errors import ConfigError, MOSError
+from ...synthetic.manifest import ChipRecord, DumpFacts
+from ..images import BridgeImages
+
+# What the network runs in, by BRIDGE.SAMPLE.PRECISION; "no": what its weights are saved in.
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class ChipGenerator:
-    """Runs a pipeline over tasks.
+def sampling_scheduler(pipeline: Any, sample: Any) -> Any:
+    """The pipeline's scheduler set as ``BRIDGE.SAMPLE`` says; in latents nothing is clamped.
+
+    Raises:
+        ConfigError: settings that it cannot take.
+    """
+    try:
+        scheduler = type(pipeline.scheduler).from_config(
+            pipeline.scheduler.config,
+            step_rule=sample.RULE,
+            eta=float(sample.ETA),
+            solver_order=sample.ORDER,
+            timestep_spacing=sample.SPACING,
+            clip_sample=bool(sample.CLIP) and pipeline.vae is None,
+        )
+        scheduler.set_timesteps(sample.STEPS)
+    except ValueError as error:
+        raise ConfigError(f"BRIDGE.SAMPLE: {error}") from None
+    return scheduler
+
+
+def sar_record(recorded: Any) -> dict[str, Any]:
+    """How SAR chips were read, by a pipeline's config: "transform", "low", "high", "channel"."""
+    return {name: getattr(recorded, f"sar_{name}") for name in ("transform", "low", "high", "channel")}
+
+
+def check_as_trained(recorded: Any, cfg: Any) -> None:
+    """Refuse a direction or a reading of SAR chips that the bridge was not trained with.
+
+    Args:
+        recorded: the pipeline's config.
+        cfg: ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` are compared with it.
+
+    Raises:
+        ConfigError: the key and both values.
+    """
+    if cfg.BRIDGE.DIRECTION != recorded.direction:
+        raise ConfigError(
+            f"BRIDGE.DIRECTION: the bridge was trained for {recorded.direction}, got {cfg.BRIDGE.DIRECTION}"
+        )
+    for one in sar_differences(sar_record(recorded), cfg):
+        raise ConfigError(f"{one.key}: the bridge was trained on SAR chips read with {one.there!r}, got {one.here!r}")
+
+
+def generate(
+    pipeline: Any, chips: Sequence[ChipRecord], facts: DumpFacts, data_root: str, images: BridgeImages, batch: int
+) -> Iterator[tuple[ChipRecord, NDArray[np.uint8]]]:
+    """Generate chips in their order: ``[H, W, 3]`` uint8 RGB, or ``[H, W]`` uint8 for SAR.
 
     The noise of a chip comes from a generator of its own, on the CPU, on any device: it depends on the chip's seed
     alone, not on the batch, the process or a restart. What remains is arithmetic: libraries choose other kernels for
     other batch sizes and numbers of threads, which changes the last bits of a float and so, in single precision on the
     CPU, a grey level here and there. On CUDA, where convolutions may use TF32, it may be more.
 
-    Args:
-        pipeline: a BrownianBridgePipeline (or anything called like it), on its device.
-        scheduler: takes the place of the pipeline's own.
-        images: reads the sources.
-        source, target: modalities.
-        steps: network calls.
-        batch: chips computed together.
+    Raises:
+        ChipError: a source that cannot be used.
+        MOSError: values that are not finite, or too little memory on the device.
     """
-
-    def __init__(
-        self, pipeline: Any, scheduler: Any, images: BridgeImages, source: int, target: int, steps: int, batch: int
-    ) -> None:
-        self._pipeline = copy.copy(pipeline)
-        self._pipeline.scheduler = scheduler
-        self._pipeline.set_progress_bar_config(disable=True)
-        self._images = images
-        self._source, self._target, self._steps, self._batch = source, target, steps, batch
-
-    def generate(self, tasks: Sequence[Task]) -> Generator[tuple[Task, NDArray[np.uint8]], None, None]:
-        """The chips of the tasks, in their order: ``[H, W, 3]`` uint8 RGB, or ``[H, W]`` uint8 for SAR.
-
-        Raises:
-            ChipError: a source that cannot be used.
-            MOSError: values that are not finite, or too little memory on the device.
-        """
-        for start in range(0, len(tasks), self._batch):
-            together = tasks[start : start + self._batch]
-            try:
-                made = self._run(together)
-            except torch.OutOfMemoryError:
-                raise MOSError(
-                    f"BRIDGE.SAMPLE.BATCH {self._batch}: too much for the memory of {self._pipeline.device}; lower it"
-                ) from None
-            yield from zip(together, made, strict=True)
-
-    def _run(self, tasks: Sequence[Task]) -> list[NDArray[np.uint8]]:
-        read: dict[str, NDArray[np.uint8]] = {}
-        for task in tasks:
-            if task.source.path not in read:
-                read[task.source.path] = self._images.read(task.source.path, self._source)
-        output = self._pipeline(
-            to_tensor(np.stack([read[task.source.path] for task in tasks])),
-            num_images_per_prompt=1,
-            num_inference_steps=self._steps,
-            generator=[torch.Generator().manual_seed(task.seed) for task in tasks],
-            output_type="pt",
-        ).images
-        return [self._pixels(task, image) for task, image in zip(tasks, output.float().cpu(), strict=True)]
-
-    def _pixels(self, task: Task, image: torch.Tensor) -> NDArray[np.uint8]:
-        if not bool(torch.isfinite(image).all()):
+    pipeline.set_progress_bar_config(disable=True)
+    for start in range(0, len(chips), batch):
+        together = chips[start : start + batch]
+        paths = [os.path.join(data_root, chip.source) for chip in together]
+        read = {path: images.read(path, facts.source_modality) for path in dict.fromkeys(paths)}
+        try:
+            output = pipeline(
+                np.stack([read[path] for path in paths]),
+                num_inference_steps=facts.steps,
+                generator=[torch.Generator().manual_seed(chip.seed) for chip in together],
+                output_type="pt",
+            )
+        except torch.OutOfMemoryError:
             raise MOSError(
-                f"{task.source.path}: the bridge gives values that are not finite for it; the training that wrote the "
+                f"BRIDGE.SAMPLE.BATCH {batch}: too much for the memory of {pipeline.device}; lower it"
+            ) from None
+        made = output.images.float().cpu()
+        if broken := [path for path, image in zip(paths, made, strict=True) if not bool(torch.isfinite(image).all())]:
+            raise MOSError(
+                f"{broken[0]}: the bridge gives values that are not finite for it; the training that wrote the "
                 "pipeline may have diverged"
             )
-        grey = image.mean(dim=0) if self._target == SAR else image.movedim(0, -1)
-        return (grey * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+        made = made.mean(dim=1) if facts.target_modality == SAR else made.movedim(1, -1)
+        yield from zip(together, (made * 255).round().clamp(0, 255).to(torch.uint8).numpy(), strict=True)

@@ -1,4 +1,4 @@
-"""Dumps of generated chips: K samples of each chip of a data set's splits, with a manifest, by one call or several."""
+"""Dumps of generated chips: K samples of each chip of some splits, with a manifest, by one call or several."""
 
 from __future__ import annotations
 
@@ -7,69 +7,47 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from ...data.build import dataset_root
-from ...data.listing import Item
-from ...errors import ConfigError, MOSError
-from ...files import atomic_write
+from ...data.listing import Item, of_modality
+from ...data.opening import join_items, open_training
+from ...errors import DatasetError
 from ...synthetic.manifest import DIRECTIONS, DumpFacts, pipeline_id
 from ..loading import load_pipeline
+from ..train.leaks import held_out, open_tests
 from .folder import DumpFolder
-from .generate import ChipGenerator
-from .journal import Journal
-from .plan import Task, make_tasks, read_sources
-from .sampling import DTYPES, SampleSettings, recorded_sar, sampling_scheduler
+from .generate import DTYPES, check_as_trained, generate, sampling_scheduler, sar_record
+from .plan import plan_dump
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
 
-@dataclass(frozen=True)
-class DumpReport:
+class DumpReport(NamedTuple):
     """What a call of :func:`dump` did.
 
     Attributes:
-        root: the folder.
         asked: chips that were asked for, of all processes.
-        made: chips that this process made.
-        seconds: that it took, without loading the pipeline.
+        made: chips that this process generated.
         finished: whether the manifest is written; with several processes the last one writes it.
     """
 
-    root: str
     asked: int
     made: int
-    seconds: float
     finished: bool
-
-    @property
-    def images_per_second(self) -> float:
-        """Of this process; 0 when it made none."""
-        return self.made / self.seconds if self.made else 0.0
 
 
 def dump(
-    pipeline_folder: str | os.PathLike[str],
     cfg: Any,
+    pipeline_folder: str | os.PathLike[str],
     items_by_split: Mapping[str, Sequence[Item]],
+    data_root: str,
     output: str | os.PathLike[str] = "",
-    k: int | None = None,
     *,
-    steps: int | None = None,
-    batch: int | None = None,
-    rule: str | None = None,
-    eta: float | None = None,
-    order: int | None = None,
-    spacing: str | None = None,
-    clip: bool | None = None,
-    seed: int | None = None,
-    precision: str | None = None,
     device: str | torch.device | None = None,
     rank: int = 0,
     world: int = 1,
@@ -79,28 +57,25 @@ def dump(
 ) -> DumpReport:
     """Generate K chips from each chip of the source modality, into a folder that fused testing reads.
 
-    Killed anywhere and called again it makes only what is missing, and ends in the same chips. So it does when K is
-    raised, or when splits are added. A file that is missing or differs from its checksum is named in the log and made
-    again. A chip's noise is the same whatever it is made together with, and in single precision on the CPU the chip
-    to within a grey level, see :class:`fastreid_mos.bridge.dump.generate.ChipGenerator`.
+    Killed anywhere and called again it generates only what is missing, and ends in the same chips. So it does when K is
+    raised, or when splits are added. A file that is missing or differs from its checksum is logged and generated again.
+    A chip's noise is the same whatever it is generated together with, and in single precision on the CPU the chip to
+    within a grey level, see :func:`fastreid_mos.bridge.dump.generate.generate`.
 
     Args:
+        cfg: ``BRIDGE.SAMPLE`` says how; ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` must be what the pipeline was trained
+            with.
         pipeline_folder: of a trained BrownianBridgePipeline.
-        cfg: ``BRIDGE.SAMPLE`` gives what is not given here; ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` must be what the
-            pipeline was trained with.
         items_by_split: (path, identity, modality) by "query", "gallery", "train" or "holdout"; chips of the other
             modality are left out.
-        output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``.
-        k: samples of each chip; a folder that has more keeps them.
-        steps, batch, rule, eta, order, spacing, clip, seed, precision: instead of ``BRIDGE.SAMPLE``.
+        data_root: folder of the data sets, to which the manifest's names of sources are relative.
+        output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``. One that has more
+            samples of a chip keeps them.
         device: by default a GPU where there is one.
         rank, world: this process and how many there are; they share the chips out without talking to each other.
         datasets: names, for ``dump.json``.
-        command: that makes the dump again, for ``dump.json`` and for messages.
+        command: that repeats the dump, for ``dump.json`` and for messages.
         progress: show a bar with images per second.
-
-    Returns:
-        :class:`DumpReport`.
 
     Raises:
         ChipError: a source that cannot be used; all are opened before anything is generated.
@@ -109,44 +84,28 @@ def dump(
             since, files that are not its own, or a broken manifest.
         MOSError: a pipeline or folder that cannot be used, or another process at work on the same share.
     """
-    settings = SampleSettings.from_cfg(
-        cfg,
-        k=k,
-        steps=steps,
-        batch=batch,
-        rule=rule,
-        eta=eta,
-        order=order,
-        spacing=spacing,
-        clip=clip,
-        seed=seed,
-        precision=precision,
-    )
-    if not 0 <= rank < world:
-        raise ConfigError(f"rank {rank} of {world} processes: 0..{world - 1} is needed")
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    root = os.fspath(output) or cfg.BRIDGE.SAMPLE.OUTPUT or os.path.join(cfg.OUTPUT_DIR, "synthetic")
+    sample = cfg.BRIDGE.SAMPLE
     bridge = os.path.expanduser(os.fspath(pipeline_folder))
-    pipeline = load_pipeline(bridge, place)
-    torch.nn.Module.to(pipeline.unet, DTYPES[settings.precision])  # diffusers' own warns of what does not matter here
-    sar = recorded_sar(pipeline.config, cfg)
-    scheduler = sampling_scheduler(pipeline, settings)
+    pipeline = load_pipeline(bridge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.nn.Module.to(pipeline.unet, DTYPES[sample.PRECISION])  # diffusers' own warns of what does not matter here
+    check_as_trained(pipeline.config, cfg)
+    pipeline.scheduler = sampling_scheduler(pipeline, sample)
     images = pipeline.chip_reader()
-    folder = DumpFolder(root)
+    folder = DumpFolder(os.fspath(output) or sample.OUTPUT or os.path.join(cfg.OUTPUT_DIR, "synthetic"))
     facts = folder.agree(
         DumpFacts(
             direction=pipeline.config.direction,
             bridge=os.path.abspath(bridge),
             checkpoint=pipeline_id(bridge),
-            steps=settings.steps,
-            rule=settings.rule,
-            eta=float(settings.eta),
-            order=settings.order,
-            spacing=settings.spacing,
-            clip=bool(scheduler.config.clip_sample),
-            k=settings.k,
-            seed=settings.seed,
-            sar=sar,
+            steps=sample.STEPS,
+            rule=sample.RULE,
+            eta=float(sample.ETA),
+            order=sample.ORDER,
+            spacing=sample.SPACING,
+            clip=bool(pipeline.scheduler.config.clip_sample),
+            k=sample.K,
+            seed=sample.SEED,
+            sar=sar_record(pipeline.config),
             size=images.size,
             resize=images.resize,
             precision=str(pipeline.unet.dtype).removeprefix("torch."),
@@ -156,45 +115,82 @@ def dump(
             command=command,
         )
     )
-    source, target = DIRECTIONS[facts.direction]
-    sources = read_sources(items_by_split, source, dataset_root(), images.channel, folder.rows)
-    tasks = make_tasks(sources, facts.k, facts.seed, target, folder.rows)
-    mine = folder.missing(tasks, tasks[rank::world])
-    seconds, flat = 0.0, []
+    plan = plan_dump(items_by_split, facts, data_root, images.channel, folder.records)
+    mine = folder.missing(plan, plan[rank::world])
+    started, flat = time.monotonic(), []
     if mine:
-        folder.make()
-        generator = ChipGenerator(pipeline, scheduler, images, source, target, facts.steps, settings.batch)
-        started = time.monotonic()
-        with Journal(folder.root, rank) as journal, closing(generator.generate(mine)) as chips:
-            folder.write_facts(facts)
-            for task, pixels in tqdm(chips, total=len(mine), unit="image", desc="chips", disable=not progress):
-                _write(folder, journal, facts, task, pixels)
+        chips = generate(pipeline, mine, facts, data_root, images, sample.BATCH)
+        with folder.journal(rank, facts) as journal:
+            for chip, pixels in tqdm(chips, total=len(mine), unit="image", desc="chips", disable=not progress):
+                png = io.BytesIO()
+                Image.fromarray(pixels).save(png, "PNG")
+                folder.add(journal, facts, chip, png.getvalue())
                 if (pixels == pixels[0, 0]).all():
-                    flat.append(task.output)
-        seconds = time.monotonic() - started
+                    flat.append(chip.output)
+    speed = len(mine) / (time.monotonic() - started)
     if flat:
         logger.warning(
             f"{folder.root}: {len(flat)} of {len(mine)} chips are of one value, such as {flat[0]}; the bridge has not "
-            "learnt enough, or is sampled with settings that it cannot be"
+            "learnt enough, or is sampled with settings that do not suit it"
         )
-    finished = folder.finish(facts, tasks)
-    report = DumpReport(folder.root, len(tasks), len(mine), seconds, finished)
+    finished = folder.finish(facts, plan)
     logger.info(
-        f"{folder.root}: {len(tasks)} chips asked for ({facts.k} of each of {len(sources)}), {len(mine)} made now"
-        + (f", {report.images_per_second:.2f} images/s" if mine else "")
+        f"{folder.root}: {len(plan)} chips asked for ({facts.k} of each), {len(mine)} generated now"
+        + (f", {speed:.2f} images/s" if mine else "")
         + ("" if finished else "; other processes are still at work")
     )
-    return report
+    return DumpReport(len(plan), len(mine), finished)
 
 
-def _write(folder: DumpFolder, journal: Journal, facts: DumpFacts, task: Task, pixels: Any) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    content = stream.getvalue()
-    row = folder.row(facts, task, content)
-    try:
-        journal.append(row)
-        with atomic_write(os.path.join(folder.root, *task.output.split("/")), "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise MOSError(f"{os.path.join(folder.root, task.output)}: cannot be written ({error.strerror})") from None
+def split_items(cfg: Any) -> dict[str, list[Item]]:
+    """The chips of the source modality in the splits of ``BRIDGE.SAMPLE.SPLITS``, by split.
+
+    "query" and "gallery" are those of ``DATASETS.TESTS``, "holdout" the held-out training identities of
+    ``TEST.HOLDOUT``, "train" all training chips of ``DATASETS.NAMES``.
+
+    Raises:
+        MOSError: a data set that is not there, or no chip in any split.
+    """
+    splits = list(cfg.BRIDGE.SAMPLE.SPLITS)
+    found: dict[str, list[Item]] = {}
+    if "query" in splits or "gallery" in splits:
+        tests = open_tests(cfg.DATASETS.TESTS)
+        found.update({split: getattr(tests, split) for split in ("query", "gallery") if split in splits})
+    if "train" in splits:
+        found["train"] = join_items(dataset.train for dataset in open_training(cfg))
+    elif "holdout" in splits:
+        found["holdout"] = held_out(cfg)
+    modality = DIRECTIONS[cfg.BRIDGE.DIRECTION][0]
+    chosen = {split: own for split, items in found.items() if (own := of_modality(items, modality))}
+    if not chosen:
+        raise DatasetError(
+            f"BRIDGE.SAMPLE.SPLITS {splits}: no {('optical', 'SAR')[modality]} chip in them to generate from; set it "
+            "to [] to dump nothing"
+        )
+    return chosen
+
+
+def dump_splits(cfg: Any, pipeline_folder: str, state: Any, command: str) -> None:
+    """:func:`dump` of :func:`split_items`; several processes share the chips out.
+
+    Args:
+        cfg: the config.
+        pipeline_folder: of the trained pipeline.
+        state: accelerate's PartialState.
+        command: that repeats the dump.
+
+    Raises:
+        MOSError: see :func:`dump`.
+    """
+    dump(
+        cfg,
+        pipeline_folder,
+        split_items(cfg),
+        dataset_root(),
+        device=state.device,
+        rank=state.process_index,
+        world=state.num_processes,
+        datasets=cfg.DATASETS.TESTS,
+        command=command,
+        progress=state.is_main_process,
+    )

@@ -17,7 +17,7 @@ from ...data.sar_settings import sar_differences
 from ...errors import CheckpointError, MOSError
 from ...files import atomic_write, naming, only_run
 from ...synthetic.manifest import pipeline_id
-from ..dump.sampling import sar_record
+from ..dump.generate import sar_record
 from ..images import BridgeImages
 from ..latents import load_autoencoder, scaling
 from ..pipeline import BrownianBridgePipeline

@@ -19,8 +19,6 @@ from PIL import Image
 
 import fastreid_mos  # noqa: F401  (before diffusers)
 from fastreid_mos.bridge.dump import folder as dump_folder
-from fastreid_mos.bridge.dump import run as synthesis
-from fastreid_mos.bridge.dump.journal import Journal
 from fastreid_mos.bridge.dump.run import DumpReport, dump
 from fastreid_mos.config import get_cfg
 from fastreid_mos.data.listing import parse_hoss_name
@@ -62,22 +60,28 @@ def items(folder: Path, *splits: str) -> dict[str, list[tuple[str, int, int]]]:
     }
 
 
-def dump_to(folder: Path, output: Path, k: int = 2, splits: tuple[str, ...] = (), **settings) -> DumpReport:
-    """The dump of these tests: three network calls, unless ``settings`` say otherwise."""
-    os.environ["FASTREID_DATASETS"] = str(folder / "data")
+def dump_to(folder: Path, output: Path, *opts, splits=(), chips=None, pipe=None, rank=0, world=1) -> DumpReport:
+    """The dump of these tests: two samples, three network calls, unless ``opts`` (KEY, VALUE, ...) say otherwise."""
     cfg = get_cfg()
-    cfg.BRIDGE.SIZE = [16, 8]
-    pipe = settings.pop("pipe", folder / "pipe")
-    for key in [key for key in settings if "." in key]:
-        cfg.merge_from_list([key, settings.pop(key)])
-    values = {"steps": 3, "rule": "dbim", "progress": False, "device": "cpu", "command": "make it again", **settings}
-    chips = values.pop("items", None) or items(folder, *splits)
-    return dump(pipe, cfg, chips, output, k, datasets=("HOSS",), **values)
+    short = {"BRIDGE.SIZE": [16, 8], "BRIDGE.SAMPLE.K": 2, "BRIDGE.SAMPLE.STEPS": 3, "BRIDGE.SAMPLE.RULE": "dbim"}
+    cfg.merge_from_list([word for pair in short.items() for word in pair])
+    cfg.merge_from_list([f"BRIDGE.SAMPLE.{word}" if index % 2 == 0 and "." not in word else word
+                         for index, word in enumerate(opts)])  # fmt: skip
+    return dump(
+        cfg, pipe or folder / "pipe", items(folder, *splits) if chips is None else chips, str(folder / "data"), output,
+        device="cpu", rank=rank, world=world, datasets=("HOSS",), command="generate again", progress=False,
+    )  # fmt: skip
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def pixels(path: Path) -> np.ndarray:
+    """An image as whole numbers of either sign."""
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -86,8 +90,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert left.keys() == right.keys()
     for name in left:
         if name.endswith(".png"):
-            pictures = [np.asarray(Image.open(folder / name)).astype(int) for folder in (one, other)]
-            assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+            assert np.abs(pixels(one / name) - pixels(other / name)).max() <= 1, name
         elif name == "manifest.jsonl":
             rows = [[json.loads(line) for line in text.splitlines()] for text in (left[name], right[name])]
             assert _without_bytes(rows[0]) == _without_bytes(rows[1])
@@ -100,18 +103,18 @@ def _without_bytes(rows: list[dict]) -> list[dict]:
 
 
 def kill_at(mode: str) -> None:
-    """Make this process kill itself: ``<place>-<n>``, at the n-th chip before, in or after the writing of a file."""
-    place, _, number = mode.partition("-")
+    """Make this process kill itself: ``<moment>-<n>``, at the n-th chip before, in or after the writing of a file."""
+    moment, _, number = mode.partition("-")
     left = [int(number or 0)]
 
     def now(there: str) -> bool:
-        left[0] -= there == place
-        return there == place and left[0] < 0
+        left[0] -= there == moment
+        return there == moment and left[0] < 0
 
-    def die() -> None:
+    def die(*_) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    write, append = synthesis.atomic_write, Journal.append
+    write, append = dump_folder.atomic_write, dump_folder._append
 
     def killed_write(path, kind):
         if now("before_image"):
@@ -123,25 +126,25 @@ def kill_at(mode: str) -> None:
                 die()
         return write(path, kind)
 
-    def killed_append(journal, row):
+    def killed_append(file, line):
         if now("in_line"):
-            os.write(journal._file, row.to_json().encode()[:100])
+            os.write(file, line[:100])
             die()
-        append(journal, row)
+        append(file, line)
 
-    synthesis.atomic_write, Journal.append = killed_write, killed_append
-    if place == "after_manifest":
-        dump_folder.remove_journals = lambda paths: die()
+    dump_folder.atomic_write, dump_folder._append = killed_write, killed_append
+    if moment == "after_manifest":
+        dump_folder.remove = die
 
 
 def main(folder: Path, modes: list[str]) -> None:
-    torch.set_num_threads(2)
     children = []
     for mode in modes:
         for rank in range(2 if mode == "together" else 1):
             child = os.fork()
             if child == 0:
                 try:
+                    torch.set_num_threads(1)
                     kill_at(mode)
                     dump_to(folder, folder / mode, rank=rank, world=2 if mode == "together" else 1)
                 finally:

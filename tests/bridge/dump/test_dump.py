@@ -1,0 +1,256 @@
+"""Dumps of generated chips: what they hold, and noise that depends on the seeds alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from dump_world import N_OPTICAL, N_SAR, assert_same, dump_to, items, pixels, write_chip
+from PIL import Image
+from tiny_bridge import tiny_pipeline, tiny_vae
+
+from fastreid_mos.bridge import BrownianBridgeScheduler
+from fastreid_mos.bridge import scheduler as scheduler_module
+from fastreid_mos.bridge.dump import run as dump_run
+from fastreid_mos.bridge.dump.generate import generate
+from fastreid_mos.bridge.dump.plan import plan_dump, source_name
+from fastreid_mos.data.chips import read_chip
+from fastreid_mos.errors import DatasetError, MOSError
+from fastreid_mos.synthetic.folder import open_generated
+from fastreid_mos.synthetic.manifest import pipeline_id, sample_seed
+
+
+def test_what_a_dump_holds(world, done):
+    generated = open_generated(done)
+    generated.verify()
+    assert len(generated.records) == 2 * N_OPTICAL
+    assert [(one.split, one.source, one.sample) for one in generated.records[:3]] == [
+        ("query", "HOSS/query/0001_a_RGB.tif", 0),
+        ("query", "HOSS/query/0001_a_RGB.tif", 1),
+        ("query", "HOSS/query/0002_a_RGB.tif", 0),
+    ]
+    record = generated.records[1]
+    assert (record.output, record.identity, record.source_size) == ("images/query/0001_a_RGB_k1_SAR.png", 1, (9, 20))
+    assert record.seed == sample_seed(0, record.source_sha256, 1)
+    assert {one.identity for one in generated.records} == {1, 2, 3, -1}  # distractors too
+    with Image.open(generated.path(record)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "L", (8, 16))
+    assert read_chip(generated.path(record)).modality == 1
+    facts = generated.facts
+    assert (facts.k, facts.steps, facts.rule, facts.size, facts.precision) == (2, 3, "dbim", (16, 8), "float32")
+    assert facts.checkpoint == record.checkpoint == pipeline_id(world / "pipe")
+    assert facts.bridge == str(world / "pipe") and facts.trained_identities == {"HOSS": [7, 9]}
+    assert (facts.splits, facts.datasets, facts.command) == (("query", "gallery"), ("HOSS",), "generate again")
+    assert sorted(path.name for path in done.iterdir()) == ["dump.json", "images", "manifest.jsonl"]
+    # All samples differ: of one chip, and of two.
+    assert len({one.output_sha256 for one in generated.records}) == len(generated.records)
+
+
+@pytest.fixture
+def noises(monkeypatch) -> dict[int, list[bytes]]:
+    """All noise that is drawn from now on, by the seed of its generator."""
+    drawn: dict[int, list[bytes]] = {}
+    true = scheduler_module.randn_tensor
+
+    def randn(shape, generator, **settings):
+        noise = true(shape, generator=generator, **settings)
+        for one, row in zip(generator, noise, strict=True):
+            drawn.setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
+        return noise
+
+    monkeypatch.setattr(scheduler_module, "randn_tensor", randn)
+    return drawn
+
+
+def test_batch_threads_and_processes_change_no_noise_and_no_picture(world, done, tmp_path, noises):
+    found = []
+
+    def drawn() -> dict[int, list[bytes]]:
+        mine = dict(noises)
+        noises.clear()
+        return mine
+
+    threads = torch.get_num_threads()
+    try:
+        for batch, count in ((1, 1), (3, 2)):
+            torch.set_num_threads(count)
+            dump_to(world, tmp_path / f"batch{batch}", "BATCH", batch)
+            found.append(drawn())
+            assert_same(tmp_path / f"batch{batch}", done)
+    finally:
+        torch.set_num_threads(threads)
+    reports = [dump_to(world, tmp_path / "ranks", rank=rank, world=3) for rank in (2, 0, 1)]
+    found.append(drawn())
+    assert [report.finished for report in reports] == [False, False, True]
+    assert sum(report.made for report in reports) == 2 * N_OPTICAL and all(report.made for report in reports)
+    assert_same(tmp_path / "ranks", done)
+    # A resumed dump that finds some of them there.
+    for path in sorted((tmp_path / "ranks").rglob("*_k1_SAR.png"))[::2]:
+        path.unlink()
+    dump_to(world, tmp_path / "ranks", "BATCH", 2)
+    again = drawn()
+    assert_same(tmp_path / "ranks", done)
+    assert 0 < len(again) < len(found[0]) and again.items() <= found[0].items()
+    assert set(found[0]) == {one.seed for one in open_generated(done).records}
+    # The first two of three steps draw: 3 channels of 16 x 8 pixels in single precision.
+    assert all([len(row) for row in rows] == [3 * 16 * 8 * 4] * 2 for rows in found[0].values())
+    assert all(others == found[0] for others in found[1:])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ETA": 0.0, "STEPS": 5, "ORDER": 2, "SPACING": "quadratic", "SEED": 9},
+        {"RULE": "bbdm", "ETA": 0.7, "STEPS": 6, "CLIP": False, "SEED": 3},
+    ],
+)
+def test_a_chip_can_be_generated_again_from_what_is_recorded(world, tmp_path, settings):
+    """With the pipeline alone, by dump.json and the record: the call's settings, its seed and steps are what counts."""
+    dump_to(world, tmp_path / "out", *(word for pair in settings.items() for word in pair), splits=("query",))
+    generated = open_generated(tmp_path / "out")
+    facts = generated.facts
+    assert {name: getattr(facts, name.lower()) for name in settings} == settings
+
+    def again(record, **changed) -> np.ndarray:
+        own = {"step_rule": facts.rule, "eta": facts.eta, "solver_order": facts.order, "clip_sample": facts.clip}
+        own = {**own, "timestep_spacing": facts.spacing, "steps": facts.steps, **changed}
+        pipeline = tiny_pipeline()
+        source = pipeline.chip_reader().read(str(world / "data" / record.source), 0)
+        steps, seed = own.pop("steps"), own.pop("seed", facts.seed)
+        generator = torch.Generator().manual_seed(sample_seed(seed, record.source_sha256, record.sample))
+        pipeline.scheduler = BrownianBridgeScheduler.from_config(pipeline.scheduler.config, **own)
+        image = pipeline(source, 1, steps, generator=[generator], output_type="np").images[0]
+        return image.mean(axis=2) * 255  # grey is the mean of the channels
+
+    others = [{"eta": 0.2, "solver_order": 1}, {"steps": facts.steps - 2}, {"seed": facts.seed + 1}]
+    others += [{"step_rule": "bbdm" if facts.rule == "dbim" else "dbim", "solver_order": 1}]
+    for record in generated.records[:2]:
+        stored = pixels(generated.path(record))
+        assert np.abs(stored - again(record)).max() <= 1
+        for changed in others:
+            assert np.abs(stored - again(record, **changed)).max() > 3, changed
+
+
+def test_half_precision(world, done, tmp_path, monkeypatch):
+    dump_to(world, tmp_path / "half", "PRECISION", "bf16")
+    half = open_generated(tmp_path / "half")
+    assert half.facts.precision == "bfloat16"
+    off = [np.abs(pixels(half.path(one)) - pixels(done / one.output)).max() for one in half.records]
+    assert 0 < max(off) < 12
+    with pytest.raises(DatasetError, match="BRIDGE.SAMPLE.PRECISION: bfloat16 there, float32 now"):
+        dump_to(world, tmp_path / "half", "K", 3)
+    # What is recorded is the dtype that the network ran in, also where the weights have it.
+    true = dump_run.load_pipeline
+    monkeypatch.setattr(dump_run, "load_pipeline", lambda *where: true(*where).to(torch.float64))
+    with pytest.raises(DatasetError, match="bfloat16 there, float64 now"):
+        dump_to(world, tmp_path / "half", "K", 3)
+
+
+def test_in_latents_as_well(world, tmp_path):
+    tiny_pipeline(vae=tiny_vae(), height=16, width=16).save_pretrained(tmp_path / "pipe")
+    for name, batch in (("a", 1), ("b", 16)):
+        options = ("BATCH", batch, "BRIDGE.SIZE", [16, 16])
+        dump_to(world, tmp_path / name, *options, splits=("query",), pipe=tmp_path / "pipe")
+    assert_same(tmp_path / "a", tmp_path / "b")
+    facts = open_generated(tmp_path / "a").facts
+    assert facts.clip is False and facts.size == (16, 16)
+
+
+def test_from_sar_to_optical(world, tmp_path):
+    tiny_pipeline(direction="sar_to_optical").save_pretrained(tmp_path / "pipe")
+    options = ("BRIDGE.DIRECTION", "sar_to_optical", "K", 1)
+    report = dump_to(world, tmp_path / "out", *options, pipe=tmp_path / "pipe")
+    generated = open_generated(tmp_path / "out")
+    generated.verify()
+    assert report.asked == len(generated.records) == N_SAR
+    assert generated.records[0].output == "images/query/0001_b_SAR_k0_RGB.png"
+    assert (generated.facts.source_modality, generated.facts.target_modality) == (1, 0)
+    with Image.open(generated.path(generated.records[0])) as image:
+        assert (image.mode, image.size) == ("RGB", (8, 16))
+
+
+# ---------------------------------------------------------------------- names
+
+
+def test_a_chip_in_two_splits_is_generated_once(world, tmp_path):
+    chips = items(world)["query"]
+    report = dump_to(world, tmp_path / "out", "K", 1, chips={"holdout": chips[:1], "train": chips})
+    assert report.asked == 2
+    assert [one.split for one in open_generated(tmp_path / "out").records] == ["train", "holdout"]
+
+
+def test_sources_of_odd_names(own_world, tmp_path, odd_words):
+    words = [*odd_words, "x" * 240]
+    paths = [str(own_world / "data/HOSS/query" / f"1_{word[:235]}_RGB.tif") for word in words]
+    for seed, path in enumerate(paths):
+        write_chip(own_world / "data" / path, seed)
+    dump_to(own_world, tmp_path / "out", "K", 1, "STEPS", 1, chips={"query": [(path, 1, 0) for path in paths]})
+    generated = open_generated(tmp_path / "out")
+    generated.verify()
+    found = [own[0].source for own in generated.match(paths)]
+    assert found == [os.path.relpath(path, own_world / "data") for path in paths]
+
+
+def test_names_of_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, name in (
+        (tmp_path / "data/HOSS/a.tif", "HOSS/a.tif"),
+        ("data/HOSS/a.tif", "HOSS/a.tif"),
+        ("/elsewhere/a.tif", "/elsewhere/a.tif"),
+        (tmp_path / "data2/a.tif", (tmp_path / "data2/a.tif").as_posix()),
+    ):
+        assert source_name(path, str(tmp_path / "data")) == source_name(path, "data") == name
+
+
+def test_two_sources_of_one_stem(own_world, tmp_path):
+    other = own_world / "data" / "HOSS" / "elsewhere" / "0001_A_rgb.tif"  # one file where case does not count
+    write_chip(other.with_name("0001_a_RGB.tif"), 50)
+    other.with_name("0001_a_RGB.tif").rename(other)
+    chips = {"query": [*items(own_world)["query"], (str(other), 1, 0)]}
+    dump_to(own_world, tmp_path / "out", "K", 1, chips=chips)
+    generated = open_generated(tmp_path / "out")
+    generated.verify()
+    outputs = [one.output for one in generated.records]
+    assert len({output.lower() for output in outputs}) == 3 and "images/query/0001_a_RGB_k0_SAR.png" not in outputs
+    assert all(re.fullmatch(r"images/query/\w+(-[0-9a-f]{8})?_k0_SAR.png", output) for output in outputs)
+    # A dump that is resumed after one of them finds the same names.
+    alone = tmp_path / "alone"
+    shutil.copytree(tmp_path / "out", alone)
+    first = (alone / "manifest.jsonl").read_text().splitlines(keepends=True)[0]
+    (alone / "manifest.jsonl").unlink()
+    (alone / "journal-0.jsonl").write_text(first)
+    assert dump_to(own_world, alone, "K", 1, chips=chips).made == 2
+    assert_same(alone, tmp_path / "out")
+
+
+class _Broken:
+    """Called as a pipeline is."""
+
+    device = "cpu"
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def set_progress_bar_config(self, **_):
+        pass
+
+    def __call__(self, images, **_):
+        if self.error:
+            raise self.error
+        return SimpleNamespace(images=torch.full((len(images), 3, 16, 8), float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(None, "0001_a_RGB.tif: .*not finite"), (torch.OutOfMemoryError(), "BRIDGE.SAMPLE.BATCH 4")]
+)
+def test_a_bridge_that_fails(world, done, error, words):
+    facts = open_generated(done).facts
+    plan = plan_dump(items(world), facts, str(world / "data"), "auto")
+    chips = generate(_Broken(error), plan, facts, str(world / "data"), tiny_pipeline().chip_reader(), 4)
+    with pytest.raises(MOSError, match=words):
+        list(chips)

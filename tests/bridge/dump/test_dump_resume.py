@@ -1,0 +1,247 @@
+"""A dump that is resumed: after a kill, with more samples or splits, in a folder of another dump."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dump_world
+import pytest
+from dump_world import N_OPTICAL, assert_same, dump_to, items, tree, write_chip
+from tiny_bridge import tiny_pipeline
+
+from fastreid_mos.bridge.dump import run as dump_run
+from fastreid_mos.bridge.dump.folder import DumpFolder
+from fastreid_mos.errors import ChipError, ConfigError, DatasetError, MOSError
+from fastreid_mos.synthetic.folder import open_generated
+
+# Chips that are there when a process kills itself at that moment.
+KILLS = {"before_image-0": 0, "before_image-3": 3, "in_image-4": 4, "in_line-5": 5, "after_manifest": 2 * N_OPTICAL}
+
+
+@pytest.fixture(scope="module")
+def killed(world, tmp_path_factory) -> Path:
+    """Dumps that killed themselves at certain moments, and one made by two processes at once."""
+    folder = Path(shutil.copytree(world, tmp_path_factory.mktemp("killed") / "world"))
+    call = [sys.executable, dump_world.__file__, str(folder), *KILLS, "together"]
+    output = subprocess.run(call, capture_output=True, text=True, timeout=240)
+    assert output.stdout.split() == ["-9"] * len(KILLS) + ["0", "0"], output.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", KILLS)
+def test_killed_and_called_again(world, done, killed, mode, tmp_path):
+    folder = Path(shutil.copytree(killed / mode, tmp_path / "killed"))
+    with pytest.raises(DatasetError, match="journal-0.jsonl: the dump was not finished; run: generate again"):
+        open_generated(folder).verify()
+    assert len(list(folder.rglob("*_SAR.png"))) == KILLS[mode]
+    ranks = ((0, 1),) if mode != "in_image-4" else ((0, 2), (1, 2))
+    made = [dump_to(killed, folder, rank=rank, world=count).made for rank, count in ranks]
+    assert sum(made) == 2 * N_OPTICAL - KILLS[mode]
+    assert not list(folder.rglob(".*"))
+    (folder / "dump.json").write_text((folder / "dump.json").read_text().replace(str(killed), str(world)))
+    assert_same(folder, done)
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(world, done, killed):
+    (killed / "together" / "dump.json").write_text((done / "dump.json").read_text())
+    assert_same(killed / "together", done)
+
+
+def test_done_already(world, copy):
+    times = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert dump_to(world, copy) == (2 * N_OPTICAL, 0, True)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == times
+
+
+def test_more_samples(world, copy, tmp_path):
+    assert dump_to(world, copy, "K", 4).made == 2 * N_OPTICAL
+    dump_to(world, tmp_path / "four", "K", 4)
+    assert_same(copy, tmp_path / "four")
+    assert dump_to(world, copy, "K", 1).made == 0  # fewer: all stay
+    assert open_generated(copy).facts.k == 4
+
+
+def test_splits_one_after_the_other(world, done, tmp_path):
+    dump_to(world, tmp_path / "out", splits=("gallery",))
+    assert open_generated(tmp_path / "out").facts.splits == ("gallery",)
+    dump_to(world, tmp_path / "out", splits=("query",))
+    assert_same(tmp_path / "out", done)
+
+
+def test_missing_and_damaged_files_are_logged_and_generated_again(world, copy, done, caplog):
+    gone, cut = copy / "images/query/0001_a_RGB_k0_SAR.png", copy / "images/gallery/0003_c_RGB_k1_SAR.png"
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:40])
+    with caplog.at_level(logging.WARNING, "fastreid_mos.bridge"):
+        assert dump_to(world, copy).made == 2
+    assert f"{gone}, {cut} are missing" in caplog.text
+    assert_same(copy, done)
+    # A record of a split that is not dumped now stays, whatever became of its file.
+    gone.unlink()
+    assert dump_to(world, copy, splits=("gallery",)).finished and len(open_generated(copy).records) == 2 * N_OPTICAL
+
+
+def test_a_source_that_changed(own_world, tmp_path):
+    output, source = tmp_path / "out", own_world / "data/HOSS/query/0002_a_RGB.tif"
+    dump_to(own_world, output)
+    write_chip(source, 99)
+    before = tree(output)
+    with pytest.raises(DatasetError, match="0002_a_RGB.tif: changed since chips were generated from it") as caught:
+        dump_to(own_world, output, "K", 3)
+    assert tree(output) == before
+    for path in re.findall(r"/\S+_SAR\.png", str(caught.value).replace(",", " ")):
+        Path(path).unlink()
+    assert dump_to(own_world, output).made == 2
+    dump_to(own_world, tmp_path / "anew")
+    assert_same(output, tmp_path / "anew")
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (("STEPS", 4), "BRIDGE.SAMPLE.STEPS: 3 there, 4 now"),
+        (("RULE", "bbdm"), "BRIDGE.SAMPLE.RULE: dbim there, bbdm now"),
+        (("ETA", 0.5), "BRIDGE.SAMPLE.ETA: 1.0 there, 0.5 now"),
+        (("SPACING", "trailing"), "BRIDGE.SAMPLE.SPACING: linear there, trailing now"),
+        (("CLIP", False), "BRIDGE.SAMPLE.CLIP: True there, False now"),
+        (("SEED", 3), "BRIDGE.SAMPLE.SEED: 0 there, 3 now"),
+        ((), "the bridge's weights: "),
+    ],
+)
+def test_a_folder_of_another_dump_is_left_as_it_is(world, copy, tmp_path, opts, words):
+    pipe = None if opts else tmp_path / "pipe"
+    if pipe:
+        tiny_pipeline(seed=1).save_pretrained(pipe)
+    before = tree(copy)
+    with pytest.raises(DatasetError, match=re.escape(words)):
+        dump_to(world, copy, *opts, pipe=pipe)
+    (copy / "images/query/0009_z_RGB_k0_SAR.png").write_bytes(b"somebody else's")
+    with pytest.raises(DatasetError, match="0009_z_RGB_k0_SAR.png is not of this dump"):
+        dump_to(world, copy, "K", 3)
+    (copy / "images/query/0009_z_RGB_k0_SAR.png").unlink()
+    assert tree(copy) == before
+
+
+def test_corrupt_lines(world, copy, done):
+    manifest = copy / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join([*lines[:3], lines[3][:50] + "\n", *lines[4:]]))
+    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 4 is no JSON .*remove it and run: generate again"):
+        dump_to(world, copy)
+    # As the message says: without the manifest all are generated again.
+    manifest.unlink()
+    assert dump_to(world, copy).made == 2 * N_OPTICAL
+    assert_same(copy, done)
+    manifest.rename(copy / "journal-1.jsonl")
+    with open(copy / "journal-1.jsonl", "a") as stream:
+        stream.write('{"source": "HO')
+    assert dump_to(world, copy).made == 0  # half a line at the end is what a kill leaves
+    assert_same(copy, done)
+    (copy / "journal-0.jsonl").write_text("\n" + lines[0])
+    with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 is no JSON"):
+        dump_to(world, copy)
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (("INPUT.SAR.TRANSFORM", "SARMaxScale"), "INPUT.SAR.TRANSFORM: .*'SARDenoise', got 'SARMaxScale'"),
+        (("INPUT.SAR.LOW_PERCENTILE", 2.0), "INPUT.SAR.LOW_PERCENTILE: .*5.0, got 2.0"),
+        (("BRIDGE.DIRECTION", "sar_to_optical"), "BRIDGE.DIRECTION: .*optical_to_sar"),
+        (("STEPS", 2000), "BRIDGE.SAMPLE: "),
+        (("ETA", 0.5, "ORDER", 2), "BRIDGE.SAMPLE: solver_order"),
+    ],
+)
+def test_settings_that_do_not_fit_the_bridge(world, tmp_path, opts, words):
+    with pytest.raises(ConfigError, match=words):
+        dump_to(world, tmp_path / "out", *opts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_sources(own_world, tmp_path):
+    path = own_world / "data/HOSS/gallery/0003_c_RGB.tif"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ChipError, match="0003_c_RGB.tif"):
+        dump_to(own_world, tmp_path / "out")
+    path.unlink()
+    with pytest.raises(ChipError, match="0003_c_RGB.tif: cannot be read"):
+        dump_to(own_world, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_not_its_own(world, copy, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="holds cat.jpg but no dump.json"):
+        dump_to(world, tmp_path / "photos")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MOSError, match="file: cannot be read as a folder"):
+        dump_to(world, tmp_path / "file")
+    (copy / "dump.json").write_text("{")
+    with pytest.raises(DatasetError, match="dump.json: is no JSON"):
+        dump_to(world, copy)
+
+
+def test_two_processes_with_one_share(world, copy):
+    folder = DumpFolder(copy)
+    with folder.journal(0, folder.facts):
+        with pytest.raises(MOSError, match="another process is generating chips in this folder"):
+            dump_to(world, copy, "K", 3)
+        # A process with another share leaves the merging to that one.
+        report = dump_to(world, copy, "K", 3, rank=1, world=2)
+        assert report.made and not report.finished
+    assert open_generated(copy).facts.k == 3
+    assert dump_to(world, copy, "K", 3).finished
+    open_generated(copy).verify()
+
+
+def test_a_failed_dump_with_nothing_generated_takes_other_settings(world, tmp_path, monkeypatch):
+    def fails(*_):
+        raise MOSError("no memory")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dump_run, "generate", fails)
+        with pytest.raises(MOSError, match="no memory"):
+            dump_to(world, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dump.json").read_text())["steps"] == 3
+    dump_to(world, tmp_path / "out", "STEPS", 2)
+    assert open_generated(tmp_path / "out").facts.steps == 2
+
+
+def test_a_full_disk(world, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastreid_mos.bridge.dump.folder._append", full)
+        with pytest.raises(MOSError, match="k0_SAR.png: cannot be written .No space left"):
+            dump_to(world, tmp_path / "out")
+    assert dump_to(world, tmp_path / "out").finished
+
+
+def test_one_coloured_chips_are_logged(world, tmp_path, monkeypatch, caplog):
+    true = dump_run.generate
+    monkeypatch.setattr(dump_run, "generate", lambda *args: ((chip, 0 * made) for chip, made in true(*args)))
+    assert dump_to(world, tmp_path / "out", "K", 1, chips={"query": items(world)["query"]}).finished
+    assert "2 of 2 chips are of one value" in caplog.text
+
+
+def test_a_dump_finishes_where_a_file_system_has_no_locks(world, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert dump_to(world, tmp_path / "dump").finished
+    assert "no locks on this file system" in caplog.text

@@ -1,0 +1,62 @@
+"""A folder of generated chips made without a bridge: noise over a smaller picture of the source, and its manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fastreid_mos.bridge.dump.plan import plan_dump
+from fastreid_mos.data import read_chip, sar_denoise
+from fastreid_mos.synthetic.manifest import ChipRecord, DumpFacts, file_sha256, read_facts, write_facts, write_manifest
+
+SAR = {"transform": "SARDenoise", "low": 5.0, "high": 100.0, "channel": "auto"}
+COMMAND = "python tools/train_bbdm.py --config-file bridge.yml --dump-only"
+SETTINGS = dict(
+    direction="optical_to_sar", bridge="/nowhere/pipeline", checkpoint="0123456789abcdef", steps=10, rule="dbim",
+    eta=0.0, order=1, spacing="linear", clip=True, k=3, seed=0, sar=SAR, size=(48, 24), datasets=("HOSS",),
+    trained_identities={"HOSS": []}, command=COMMAND,
+)  # fmt: skip
+
+
+def make_dump(root, items_by_split, data, **facts) -> Path:
+    """Write a folder of generated chips for items (path, identity, modality) by split, and return it."""
+    root = Path(root)
+    made = DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
+    records = []
+    for chip in plan_dump(items_by_split, made, str(data), "auto"):
+        source = read_chip(Path(data) / chip.source, made.source_modality)
+        image = source.pixels if made.source_modality == 0 else sar_denoise(source.pixels)
+        small = np.asarray(Image.fromarray(image).resize(made.size[::-1])).astype(float)
+        rng = np.random.default_rng(int(chip.source_sha256[:8], 16) + chip.sample)
+        pixels = np.clip(small + rng.normal(0, 30, small.shape), 0, 255).astype(np.uint8)
+        (root / chip.output).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0] if made.target_modality == 1 else pixels).save(root / chip.output)
+        records.append(dataclasses.replace(chip, output_sha256=file_sha256(root / chip.output)).sealed(made))
+    write_facts(root, made)
+    write_manifest(root, records)
+    return root
+
+
+def lines(root) -> list[dict]:
+    """The manifest's lines."""
+    return [json.loads(line) for line in (Path(root) / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_lines(root, rows) -> None:
+    """Write the manifest's lines as they are."""
+    (Path(root) / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rewrite(root, rows, **facts) -> None:
+    """Write other lines and other facts, as a dump with these settings would have them."""
+    made = dataclasses.replace(read_facts(root), **facts)
+    write_facts(root, made)
+    for index, row in enumerate(rows):
+        with contextlib.suppress(ValueError):  # what no dump can write is written as it is
+            rows[index] = json.loads(ChipRecord.from_json(json.dumps(row)).sealed(made).to_json())
+    write_lines(root, rows)
