@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "PyYAML>=6",  # config files
     "yacs>=0.1.8",  # fast-reid's config
     "termcolor>=2.0",  # fast-reid's logger
+    "filelock>=3.30",  # locks on folders; before 3.30 a loader worker that outlives a killed run keeps its lock
     "tabulate>=0.9",  # tables in the log, also fast-reid's
     "tensorboard>=2.18",  # fast-reid's event writer
     "matplotlib>=3.8.4",  # imported by fast-reid's visualizer

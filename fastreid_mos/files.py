@@ -7,9 +7,11 @@ import errno
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from .errors import MOSError
 
@@ -50,7 +52,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file under a temporary name in the same folder and rename it to ``path`` when the block ends well.
+    """A file under a temporary name in the same folder that is renamed to ``path`` on success.
 
     An exception or a kill inside the block leaves an earlier ``path`` as it was.
 
@@ -61,18 +63,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Raises:
         OSError: it cannot be written; ``filename`` is the path.
     """
-    if mode not in ("w", "wb"):
-        raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
     path = os.path.abspath(os.fspath(path))
-    folder = os.path.dirname(path)
+    folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".tmp", dir=folder)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
     try:
-        with naming(path), os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with naming(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -81,14 +80,14 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 
 def in_the_way(folder: str | os.PathLike[str]) -> str:
-    """What stands where a folder is to be made, or above it, and is none; "" where nothing does."""
-    place = os.path.abspath(os.fspath(folder))
-    while not os.path.lexists(place) and place != os.path.dirname(place):
-        place = os.path.dirname(place)
-    if os.path.isdir(place) or not os.path.lexists(place):
+    """The file or dangling link that keeps a folder from being made; "" where nothing does."""
+    path = os.path.abspath(os.fspath(folder))
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    if os.path.isdir(path) or not os.path.lexists(path):
         return ""
-    dangling = os.path.islink(place) and not os.path.exists(place)
-    return f"{place} is a " + (f"link to {os.readlink(place)}, which is not there" if dangling else "file")
+    dangling = os.path.islink(path) and not os.path.exists(path)
+    return f"{path} is a " + (f"link to {os.readlink(path)}, which is not there" if dangling else "file")
 
 
 def _umask() -> int:
@@ -105,11 +104,9 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
     kept = []
     with open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
-            try:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 if json.loads(line)[key] < limit:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
     with atomic_write(path) as stream:
         stream.writelines(kept)
 
@@ -160,6 +157,36 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
+def locked(path: str, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock file ``path`` in the block; it is free when this process ends, however that is.
+
+    Args:
+        path: the lock file, which nothing else is kept in; it goes with the block.
+        wait: until another process lets it go. Otherwise the block runs without it and gets False.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    lock, held = FileLock(path), True
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        held = False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        logger.warning(f"{path}: no locks on this file system ({error.strerror}); let one run at a time write there")
+    try:
+        yield held
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # before the release: a process that waits finds it gone and makes its own
+            with contextlib.suppress(FileNotFoundError):  # where the file itself is the lock
+                lock.release()
+
+
+@contextlib.contextmanager
 def only_run(folder: str, main: bool = True) -> Iterator[None]:
     """While the block lasts no other call may train or test in the folder.
 
@@ -170,20 +197,13 @@ def only_run(folder: str, main: bool = True) -> Iterator[None]:
     Raises:
         MOSError: another process is at work there, or the folder cannot be written to.
     """
-    if not main:
+    with contextlib.ExitStack() as stack:
+        try:
+            if main:
+                os.makedirs(folder, exist_ok=True)
+            free = not main or stack.enter_context(locked(os.path.join(folder, LOCK)))
+        except OSError as error:
+            raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
+        if not free:
+            raise MOSError(f"OUTPUT_DIR {folder}: another process is at work there; let it end, or set another")
         yield
-        return
-    path = os.path.join(folder, LOCK)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        file = open_locked(path)
-    except OSError as error:
-        raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
-    if file is None:
-        raise MOSError(f"OUTPUT_DIR {folder}: another process is at work there; let it end, or set another")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        close_locked(file)

@@ -35,23 +35,15 @@ class Full(io.FileIO):
 @contextlib.contextmanager
 def full_disk(name):
     """In the block there is no room for files of this name."""
-    handles = []
-    mkstemp, fdopen = atomic.tempfile.mkstemp, os.fdopen
 
-    def made(prefix, **options):
-        handle, path = mkstemp(prefix=prefix, **options)
-        handles.extend([handle] if name in prefix else [])
-        return handle, path
-
-    def opened(handle, mode, encoding=None):
-        if handle not in handles:
-            return fdopen(handle, mode, encoding=encoding)
-        stream = io.BufferedWriter(Full(handle, "w"))
+    def opened(path, mode, encoding=None):
+        if name not in path:
+            return open(path, mode, encoding=encoding)
+        stream = io.BufferedWriter(Full(path, "w"))
         return stream if "b" in mode else io.TextIOWrapper(stream, encoding=encoding)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(atomic.tempfile, "mkstemp", made)
-        patch.setattr(atomic.os, "fdopen", opened)
+        patch.setattr(atomic, "open", opened, raising=False)
         yield
 
 
