@@ -46,7 +46,7 @@ SETTINGS: list[tuple[str, float, int, str, int]] = [
 
 def interval(values: Any, ships: Any, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval over ships of a mean over queries."""
-    from fastreid_mos.evaluation.intervals import bootstrap_intervals
+    from fastreid_mos.evaluation.figures import bootstrap_intervals
 
     low, high = bootstrap_intervals(np.asarray(values, float)[:, None], np.asarray(ships), 1000, seed)[0]
     return float(low), float(high)
@@ -101,7 +101,7 @@ def main() -> None:
 
     from fastreid_mos.bridge.loading import load_pipeline
     from fastreid_mos.data import HOSS, OPTICAL, SAR
-    from fastreid_mos.evaluation.baselines import random_metrics
+    from fastreid_mos.evaluation.figures import random_metrics
     from fastreid_mos.synthetic.folder import open_generated
 
     model, dataset = Reidentifier(reid, data), HOSS(data)

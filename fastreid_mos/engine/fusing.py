@@ -18,7 +18,7 @@ from ..data.listing import Item
 from ..data.opening import base_name, join_items, open_training
 from ..data.sar_settings import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
-from ..evaluation.alpha import HeldOut, choose, evidence, measure_curves
+from ..evaluation.alpha import choose, evidence, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass
 from ..evaluation.settings import EvalSettings
 from ..synthetic.folder import GeneratedSet, open_generated
@@ -197,7 +197,7 @@ class FusedTests:
         infer(build_test_loader(self.cfg, self.held.items), kept)
         if kept.chips is not None:  # the first process
             curves = measure_curves(
-                HeldOut.of(kept.chips, self.held.splits), self._held_used.chips(self._features), settings,
+                kept.chips, self.held.splits, self._held_used.chips(self._features), settings,
                 fusion.ALPHAS, len(self.samples),
             )  # fmt: skip
             self._choices = choose(curves, settings)

@@ -29,7 +29,7 @@ from ..data.opening import join_items, open_dataset, open_training
 from ..data.samplers import epoch_batches
 from ..errors import CheckpointError, DatasetError, MOSError
 from ..evaluation import EVALUATOR_REGISTRY
-from ..evaluation.holdout import summarize_splits
+from ..evaluation.figures import summarize_splits
 from ..modeling import build_checked_model, load_reid_weights
 from .flat_results import report_flat
 from .folder import LOSSES

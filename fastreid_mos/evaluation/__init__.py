@@ -2,9 +2,9 @@
 
 from .evaluator import EVALUATOR_REGISTRY, FusionReidEvaluator
 from .expansion import expand_queries
+from .figures import summarize_splits
 from .fused_chips import Choice, Fusion, GeneratedChips
 from .fusion import fuse_features
-from .holdout import split_holdout, summarize_splits
 from .ranking import RankResult, evaluate_rank_fastreid, rank_features, rank_metrics
 from .reranking import rerank
 from .settings import EvalSettings
@@ -23,6 +23,5 @@ __all__ = [
     "rank_features",
     "rank_metrics",
     "rerank",
-    "split_holdout",
     "summarize_splits",
 ]

@@ -1,4 +1,4 @@
-"""Positions of chosen columns in the sorted order of a row that passes by in blocks, without sorting it."""
+"""Positions of chosen columns in the sorted order of a row that arrives in blocks, without sorting it."""
 
 from __future__ import annotations
 
@@ -13,77 +13,62 @@ Ints = NDArray[np.int64]
 _SORT_FROM = 24
 
 
-class BlockCounter:
-    """Counts, for chosen columns of one row, the columns that come before them: smaller, or equal and further left.
+class RowCounter:
+    """Ranks a query's matches in its gallery: counts what is smaller, or equal and further left.
 
     Args:
-        columns: ``[m]`` ascending column numbers.
+        columns: ``[m]`` ascending, the gallery rows to locate.
+        removed: ``[m]`` bool, those of them that are left out of the ranking.
         values: ``[m]`` their values; these replace what a block holds there.
+        top_k: how many smallest columns to keep.
     """
 
-    def __init__(self, columns: Ints, values: NDArray[Any]) -> None:
-        self.columns = columns
-        self.values = values
-        self.positions = np.zeros(len(columns), np.int64)
-        self.nearest = np.empty(0, np.int64)
-        self._nearest_values = np.empty(0, values.dtype)
+    def __init__(self, columns: Ints, removed: NDArray[np.bool_], values: NDArray[Any], top_k: int) -> None:
+        self.columns, self.removed, self.values = columns, removed, values
+        self._top_k = top_k
+        self._positions = np.zeros(len(columns), np.int64)
+        # Removed columns may be among the smallest, so as many more are kept.
+        self._count = top_k + int(removed.sum()) if top_k else 0
+        self._nearest, self._nearest_values = np.empty(0, np.int64), np.empty(0, values.dtype)
 
-    def add(self, block: NDArray[Any], start: int, top_k: int = 0) -> None:
-        """Take in columns ``start``, ``start + 1``, ... of the row.
-
-        Args:
-            block: their values; the chosen columns among them are set to the counter's own values.
-            start: number of the first one.
-            top_k: how many smallest columns to keep in ``nearest``.
-        """
+    def add(self, block: NDArray[Any], start: int) -> None:
+        """Take in the values of columns ``start``, ``start + 1``, ...; the block is written to."""
         low, high = np.searchsorted(self.columns, (start, start + len(block)))
-        if low < high and not np.array_equal(block[self.columns[low:high] - start], self.values[low:high]):
-            block[self.columns[low:high] - start] = self.values[low:high]
+        block[self.columns[low:high] - start] = self.values[low:high]
+        # How many columns of the block are further left than each chosen one: of those, equal values come first.
+        left = np.clip(self.columns - start, 0, len(block))
         if len(self.columns) > _SORT_FROM:
-            self._count_sorted(block, start)
+            ordered = np.sort(block)
+            smaller, at_most = (np.searchsorted(ordered, self.values, side) for side in ("left", "right"))
+            self._positions += np.where(left == len(block), at_most, smaller)
+            for column in np.flatnonzero((left > 0) & (left < len(block)) & (at_most - smaller > 1)):
+                self._positions[column] += np.count_nonzero(block[: left[column]] == self.values[column])
         else:
-            for number, (column, value) in enumerate(zip(self.columns, self.values, strict=True)):
-                place = min(max(column - start, 0), len(block))
-                # Further left: smaller or equal comes first. Further right: only smaller does.
-                before = np.count_nonzero(block[:place] <= value) if place else 0
-                if place < len(block):
-                    before += np.count_nonzero(block[place:] < value)
-                self.positions[number] += before
-        if top_k:
-            self._keep_nearest(block, start, top_k)
+            for number, (end, value) in enumerate(zip(left.tolist(), self.values, strict=True)):
+                before = np.count_nonzero(block[:end] <= value) + np.count_nonzero(block[end:] < value)
+                self._positions[number] += before
+        if self._count:
+            self._keep_nearest(block, start)
 
-    def _count_sorted(self, block: NDArray[Any], start: int) -> None:
-        ordered = np.sort(block)
-        less = np.searchsorted(ordered, self.values, "left")
-        upto = np.searchsorted(ordered, self.values, "right")
-        end = start + len(block)
-        before = np.where(self.columns >= end, upto, less)
-        inside = (self.columns >= start) & (self.columns < end) & (upto - less > 1)
-        for number in np.flatnonzero(inside):
-            place = self.columns[number] - start
-            before[number] += np.count_nonzero(block[:place] == self.values[number])
-        self.positions += before
-
-    def _keep_nearest(self, block: NDArray[Any], start: int, count: int) -> None:
-        chosen = np.arange(0)
-        if len(self.nearest) < count:
-            chosen = nearest_of_row(block, count)
-        else:
-            # An equal value further right never displaces one that is kept.
-            chosen = np.flatnonzero(block < self._nearest_values[-1])
-            if len(chosen) > 4 * count:
-                chosen = chosen[nearest_of_row(block[chosen], count)]
+    def _keep_nearest(self, block: NDArray[Any], start: int) -> None:
+        full = len(self._nearest) == self._count
+        # An equal value further right never displaces one that is kept.
+        chosen = np.flatnonzero(block < self._nearest_values[-1]) if full else np.arange(len(block))
+        if len(chosen) > self._count:
+            limit = np.partition(block[chosen], self._count - 1)[self._count - 1]
+            chosen = chosen[block[chosen] <= limit]
         if len(chosen):
             values = np.concatenate([self._nearest_values, block[chosen]])
-            columns = np.concatenate([self.nearest, chosen + start])
-            order = np.lexsort((columns, values))[:count]
-            self.nearest, self._nearest_values = columns[order], values[order]
+            columns = np.concatenate([self._nearest, chosen + start])
+            order = np.lexsort((columns, values))[: self._count]
+            self._nearest, self._nearest_values = columns[order], values[order]
 
+    def ranks(self) -> Ints:
+        """Ascending ranks, from 1 on, of the chosen columns that are not removed."""
+        kept, removed = self._positions[~self.removed], self._positions[self.removed]
+        ranks = np.sort(kept)
+        return ranks - np.searchsorted(np.sort(removed), ranks) + 1
 
-def nearest_of_row(row: NDArray[Any], count: int) -> Ints:
-    """Columns of the ``count`` smallest values, in order, equal ones from left to right."""
-    if count < len(row):
-        chosen = np.flatnonzero(row <= np.partition(row, count - 1)[count - 1])
-    else:
-        chosen = np.arange(len(row))
-    return chosen[np.argsort(row[chosen], kind="stable")][:count].astype(np.int64)
+    def top(self) -> Ints:
+        """The ``top_k`` smallest columns that are not removed, in order."""
+        return self._nearest[~np.isin(self._nearest, self.columns[self.removed])][: self._top_k]

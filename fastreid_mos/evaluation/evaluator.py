@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections import OrderedDict
 from dataclasses import replace
@@ -15,19 +14,16 @@ from fastreid.utils.registry import Registry
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, MOSError
-from .baselines import query_metrics, random_metrics, size_features
 from .chips import ChipCollector, Chips
+from .figures import query_metrics, random_metrics, size_features, wilson_interval
 from .fused_chips import Fusion
-from .protocol_ranking import rank_protocol
-from .protocols import Protocol, select_protocols
-from .report import TOP, ProtocolReport, Report, describe, log_report, write_report
+from .protocols import Protocol, rank_protocol, select_protocols
+from .report import TOP, ProtocolReport, Report, compare_rows, describe, log_report, write_report
 from .settings import EvalSettings
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """Evaluators by the name given in ``TEST.EVALUATOR``, called as
 ``(cfg, num_query, output_dir=..., dataset=..., split=...)``."""
-
-logger = logging.getLogger("fastreid_mos.evaluation")
 
 
 @EVALUATOR_REGISTRY.register()
@@ -136,25 +132,20 @@ class FusionReidEvaluator(DatasetEvaluator):
         Raises:
             MOSError: chips missing or counted twice, features that are not finite, or no protocol with chips to rank.
         """
-        expected = None
-        if self.dataset is not None:
-            expected = len(self.dataset.query) + len(self.dataset.gallery)
+        expected = None if self.dataset is None else len(self.dataset.query) + len(self.dataset.gallery)
         chips = self._collector.gather(self.num_query, expected)
         if chips is None:
             return {}
+        query, gallery = np.split(np.arange(len(chips)), [self.num_query])
         root = None if self.split == "held-out" else getattr(self.dataset, "root", None)
-        protocols, left_out = select_protocols(chips, self.settings.protocols, root)
+        protocols, left_out = select_protocols(chips, self.settings.protocols, query, gallery, root)
         if not protocols:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise MOSError(f"evaluation: no protocol of TEST.PROTOCOLS can be ranked on these chips ({reasons})")
-        reports, ranked_only = [], []
-        for protocol in protocols:
-            report = self._measure(chips, protocol)
-            if report.result.num_valid:
-                reports.append(report)
-            else:
-                ranked_only.append(report)
-                left_out[protocol.name] = "no query has a match in the gallery"
+        parts = [self._measure(chips, protocol) for protocol in protocols]
+        reports = [part for part in parts if part.result.num_valid]
+        ranked_only = [part for part in parts if not part.result.num_valid]
+        left_out |= {part.protocol.name: "no query has a match in the gallery" for part in ranked_only}
         about = describe(self.settings, self.dataset, self.split, chips)
         if self._fuses:
             about["fusion"] = self.fusion.as_dict() if self.fusion is not None else {}
@@ -166,31 +157,32 @@ class FusionReidEvaluator(DatasetEvaluator):
         return OrderedDict((part.protocol.name, dict(part.rows[row].figures)) for part in reports)
 
     def _measure(self, chips: Chips, protocol: Protocol) -> ProtocolReport:
-        settings = self.settings
+        settings, ranks = self.settings, self.settings.cmc_ranks
         result = rank_protocol(chips, chips.features, protocol, settings, top_k=TOP)
         fused, counts = None, None
         if self._fuses:
             fused = rank_protocol(chips, self.fused(chips, protocol), protocol, settings, top_k=TOP)
             if self.fusion is not None:
                 counts = (self.fusion.counts(protocol.query), self.fusion.counts(protocol.gallery))
+        part = ProtocolReport(protocol, result, fused=fused, fused_counts=counts)
         if not result.num_valid:
-            return ProtocolReport(protocol, result, {}, {}, (float("nan"), float("nan")), fused, {}, counts)
-        ranks = list(settings.cmc_ranks)
+            return part
         per_query = {"model": query_metrics(result, ranks)}
         if fused is not None:
             per_query["fused"] = query_metrics(fused, ranks)
         if chips.metres is not None:
-            by_size = rank_protocol(chips, size_features(chips.metres), protocol, settings, plain_metric="euclidean")
+            plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
+            by_size = rank_protocol(chips, size_features(chips.metres), protocol, plain)
             per_query["size-only"] = query_metrics(by_size, ranks)
         seed = [settings.bootstrap_seed, zlib.crc32(protocol.name.encode())]
         valid = result.valid
         per_query["random"] = random_metrics(
             result.num_matches[valid], result.num_ranked[valid], ranks, settings.random_draws, seed
         )
-        report = ProtocolReport.of(
-            protocol, result, chips.ids[protocol.query][valid], per_query, settings.bootstrap_samples, seed
-        )
-        return replace(report, fused=fused, fused_counts=counts)
+        ships = chips.ids[protocol.query[valid]]
+        rows, above, fused_above = compare_rows(per_query, ships, settings.bootstrap_samples, seed)
+        low, high = wilson_interval(int(per_query["model"]["Rank-1"].sum()), result.num_valid)
+        return replace(part, rows=rows, above=above, fused_above=fused_above, wilson=(100 * low, 100 * high))
 
 
 def check_fusion(cfg: Any) -> None:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import MOSError
-from .fusion import normalized
-from .ranking import as_features, rank_features
-
-Floats = NDArray[np.float64]
+from .ranking import Doubles, as_features, normalized, rank_features
 
 
 def expand_queries(
@@ -21,7 +16,7 @@ def expand_queries(
     neighbours: int = 5,
     alpha: float = 3.0,
     block_mb: float = 256,
-) -> tuple[Floats, Floats]:
+) -> tuple[Doubles, Doubles]:
     """Replace each feature by the mean of itself and its nearest gallery features, weighted by similarity ** alpha.
 
     fast-reid's ``aqe`` looks for neighbours among queries and gallery together; here they are gallery chips only, so
@@ -40,14 +35,13 @@ def expand_queries(
         ``[Q, D]`` and ``[G, D]``, not normalized.
 
     Raises:
-        MOSError: shapes that do not fit, features that are not finite, or parameters out of range.
+        ValueError: shapes that do not fit, or parameters out of range.
+        MOSError: features that are not finite.
     """
     query = as_features(query_features, "query_features").astype(np.float64)
     gallery = as_features(gallery_features, "gallery_features").astype(np.float64)
     if times < 1 or neighbours < 1 or alpha < 0:
-        raise MOSError(
-            f"TEST.AQE: QE_TIME and QE_K from 1 and ALPHA from 0 are needed, got {times}, {neighbours}, {alpha}"
-        )
+        raise ValueError(f"times, neighbours: from 1, and alpha: from 0 are needed, got {times}, {neighbours}, {alpha}")
     for _ in range(times):
         query, gallery = (
             _expand(query, gallery, neighbours - 1, alpha, block_mb, own=False),
@@ -56,7 +50,7 @@ def expand_queries(
     return query, gallery
 
 
-def _expand(rows: Floats, gallery: Floats, count: int, alpha: float, block_mb: float, own: bool) -> Floats:
+def _expand(rows: Doubles, gallery: Doubles, count: int, alpha: float, block_mb: float, own: bool) -> Doubles:
     """Means of ``rows`` and their ``count`` nearest in the gallery; ``own``: the rows are the gallery itself."""
     count = min(count, len(gallery) - int(own))
     if count < 1:

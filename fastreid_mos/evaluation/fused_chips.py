@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import MOSError
 from .chips import ChipCollector, Chips
-from .fusion import Drawn, mix, normalized, summaries
-from .ranking import not_finite_rows
+from .fusion import mean_by_owner, mix
+from .ranking import normalized, not_finite_rows
 
 Ints = NDArray[np.int64]
 
@@ -36,10 +36,6 @@ class GeneratedChips:
 
     def __len__(self) -> int:
         return len(self.owner)
-
-    def summaries(self, count: int) -> Iterator[Drawn]:
-        """What the first 1 ... ``count`` samples of each chip give."""
-        return summaries(normalized(self.features), self.owner, self.place, count)
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,9 @@ class Fusion:
                 f"fusion: generated features {self.generated.features.shape} of rows up to "
                 f"{self.generated.owner.max()} do not belong to chips of features {chips.features.shape}"
             )
-        fused = normalized(chips.features)
-        for drawn in self.generated.summaries(choice.k):
-            if drawn.last:
-                fused = mix(fused, drawn, choice.alpha)
-        return fused.astype(np.float32)
+        some = self.generated.place < choice.k
+        rows, means = mean_by_owner(self.generated.features[some], self.generated.owner[some])
+        return mix(normalized(chips.features), rows, means, choice.alpha)
 
     def counts(self, rows: Ints) -> int:
         """How many of the rows have a generated chip."""

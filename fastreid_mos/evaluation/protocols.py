@@ -1,4 +1,4 @@
-"""Test protocols: which chips are the queries and the gallery of each, all from one pass over the chips.
+"""Test protocols: which chips are the queries and the gallery of each, and how they are ranked.
 
 Queries are chips of ``query/``, the gallery chips of ``bounding_box_test/``, in every protocol, those of one modality
 (O2O, S2S) included: other queries are no gallery.
@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from ..data.listing import Skipped, list_chips, parse_hoss_name, same_file
 from ..errors import shown
 from .chips import Chips
+from .expansion import expand_queries
+from .ranking import Ints, RankResult, normalized, rank_features, rank_metrics
+from .reranking import rerank
+from .settings import MODALITIES, EvalSettings
 
-Ints = NDArray[np.int64]
-MODALITIES = {"optical": 0, "sar": 1}
 logger = logging.getLogger("fastreid_mos.evaluation")
 
 
@@ -30,7 +33,7 @@ class Protocol:
     Attributes:
         name: such as ``O2S``.
         query, gallery: rows of the chips.
-        own: ``[Q]`` place in ``gallery`` of each query's own file, which is left out of its ranking; -1: none.
+        own: ``[Q]`` index in ``gallery`` of each query's own file, which is left out of its ranking; -1: none.
     """
 
     name: str
@@ -38,90 +41,82 @@ class Protocol:
     gallery: Ints
     own: Ints
 
-    def same_chips(self, other: Protocol) -> bool:
-        """Whether both rank the same queries in the same gallery."""
-        return np.array_equal(self.query, other.query) and np.array_equal(self.gallery, other.gallery)
-
 
 def select_protocols(
-    chips: Chips, wanted: Sequence[Sequence[str]], root: str | None = None
+    chips: Chips, wanted: Sequence[Sequence[str]], query: Ints, gallery: Ints, root: str | None = None
 ) -> tuple[list[Protocol], dict[str, str]]:
     """Rows of the protocols that the chips allow.
 
-    A data set with ``subset/<name>/query`` and ``subset/<name>/bounding_box_test`` says itself which chips a protocol
-    has: they are looked up by file name. A protocol between chips of one modality leaves a query's own file (the same
-    file, or a byte-for-byte copy under the same name) out of its ranking; elsewhere nothing is removed, as in the
-    papers.
+    A data set with ``subset/<name>/query`` and ``subset/<name>/bounding_box_test`` lists there which of its chips a
+    protocol has: they are looked up by file name. A protocol between chips of one modality leaves a query's own file
+    (the same file, or a byte-for-byte copy under the same name) out of its ranking; elsewhere nothing is removed, as in
+    the papers.
 
     Args:
-        chips: all test chips.
-        wanted: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
-            ``sar``.
-        root: folder of the data set, whose ``subset/<name>`` list chips of its test split; None: of no test split.
+        chips: all chips.
+        wanted: (name, modality of the queries, modality of the gallery), see :class:`EvalSettings`.
+        query, gallery: rows of the chips.
+        root: the data set's folder; None: held-out chips, which no ``subset/`` lists.
 
     Returns:
         The protocols, and by name the reason for each that is left out: no query, no gallery, or the very chips of a
         protocol with narrower modalities (``ALL`` on a data set that is Optical-to-SAR already).
     """
-    rows = np.arange(len(chips))
-    query, gallery = rows[: chips.num_query], rows[chips.num_query :]
     found: list[tuple[Protocol, int]] = []
     left_out: dict[str, str] = {}
     for name, left, right in wanted:
-        listed = None if root is None else _subset(chips, name, root)
-        protocol = Protocol(
-            name,
-            _of_modality(chips, query if listed is None else listed[0], left),
-            _of_modality(chips, gallery if listed is None else listed[1], right),
-            np.empty(0, np.int64),
+        listed = _subset(chips, name, (query, gallery), root) if root is not None else None
+        queries, others = (
+            rows if modality == "all" else rows[chips.modalities[rows] == MODALITIES[modality]]
+            for rows, modality in zip(listed or (query, gallery), (left, right), strict=True)
         )
-        if not len(protocol.query) or not len(protocol.gallery):
-            kind = ("query", left) if not len(protocol.query) else ("gallery", right)
-            left_out[name] = f"no {'' if kind[1] == 'all' else kind[1] + ' '}{kind[0]} chips"
+        if not len(queries) or not len(others):
+            modality, kind = (right, "gallery") if len(queries) else (left, "query")
+            left_out[name] = f"no {'' if modality == 'all' else modality + ' '}{kind} chips"
             continue
-        own = _own_files(chips, protocol)
-        if left == "all" or right == "all":
-            if (own >= 0).any():
-                logger.info(
-                    f"{name}: {int((own >= 0).sum())} queries have their own file in the gallery; nothing is removed"
-                )
-            own = np.full(len(own), -1)
-        found.append((Protocol(name, protocol.query, protocol.gallery, own), (left == "all") + (right == "all")))
+        own = _own_files(chips, queries, others)
+        both = (left == "all") + (right == "all")
+        if both:
+            if count := int((own >= 0).sum()):
+                logger.info(f"{name}: {count} queries have their own file in the gallery; nothing is removed")
+            own[:] = -1
+        found.append((Protocol(name, queries, others, own), both))
     kept = []
-    for protocol, width in found:
-        twins = [other.name for other, narrow in found if narrow < width and other.same_chips(protocol)]
-        if twins:
-            left_out[protocol.name] = f"the same chips as {twins[0]}"
+    for protocol, both in found:
+        same = [
+            other.name
+            for other, narrow in found
+            if narrow < both
+            and np.array_equal(other.query, protocol.query)
+            and np.array_equal(other.gallery, protocol.gallery)
+        ]
+        if same:
+            left_out[protocol.name] = f"the same chips as {same[0]}"
         else:
             kept.append(protocol)
     return kept, left_out
 
 
-def _of_modality(chips: Chips, rows: Ints, modality: str) -> Ints:
-    return rows if modality == "all" else rows[chips.modalities[rows] == MODALITIES[modality]]
-
-
-def _own_files(chips: Chips, protocol: Protocol) -> Ints:
-    own = np.full(len(protocol.query), -1, np.int64)
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(protocol.gallery):
-        places.setdefault(os.path.basename(chips.paths[row]), []).append(place)
-    for number, row in enumerate(protocol.query):
-        path = chips.paths[row]
-        for place in places.get(os.path.basename(path), ()):
-            if same_file(path, chips.paths[protocol.gallery[place]]):
-                own[number] = place
+def _own_files(chips: Chips, query: Ints, gallery: Ints) -> Ints:
+    """``[Q]`` index in the gallery of each query's own file; -1: it is not there."""
+    by_name: dict[str, list[int]] = {}
+    for index, row in enumerate(gallery):
+        by_name.setdefault(os.path.basename(chips.paths[row]), []).append(index)
+    own = np.full(len(query), -1, np.int64)
+    for number, row in enumerate(query):
+        for index in by_name.get(os.path.basename(chips.paths[row]), ()):
+            if same_file(chips.paths[row], chips.paths[gallery[index]]):
+                own[number] = index
     return own
 
 
-def _subset(chips: Chips, name: str, root: str) -> tuple[Ints, Ints] | None:
+def _subset(chips: Chips, name: str, rows: tuple[Ints, Ints], root: str) -> tuple[Ints, Ints] | None:
     """Query and gallery rows that ``subset/<name>`` lists; None where there is no such folder or chips are missing."""
     folders = [os.path.join(root, "subset", name, part) for part in ("query", "bounding_box_test")]
     if not all(os.path.isdir(folder) for folder in folders):
         return None
     parts = []
-    rows = np.arange(len(chips))
-    for folder, own in zip(folders, (rows[: chips.num_query], rows[chips.num_query :]), strict=True):
+    for folder, own in zip(folders, rows, strict=True):
         by_name = {os.path.basename(chips.paths[row]): row for row in own}
         listed = [os.path.basename(item[0]) for item in list_chips(folder, parse_hoss_name, Skipped())]
         missing = [file for file in listed if file not in by_name]
@@ -134,3 +129,41 @@ def _subset(chips: Chips, name: str, root: str) -> tuple[Ints, Ints] | None:
         parts.append(np.array(sorted(by_name[file] for file in listed), np.int64))
     logger.info(f"{name}: {len(parts[0])} queries and {len(parts[1])} gallery chips, as subset/{name} lists them")
     return parts[0], parts[1]
+
+
+def rank_protocol(
+    chips: Chips, features: NDArray[Any], protocol: Protocol, settings: EvalSettings, *, top_k: int = 0
+) -> RankResult:
+    """Rank a protocol's queries in its gallery, expansion and re-ranking included.
+
+    Args:
+        chips: all chips.
+        features: ``[N, D]``, a row for each of them.
+        protocol: its rows.
+        settings: of the evaluator.
+        top_k: nearest gallery rows to return for each query.
+
+    Returns:
+        See :func:`fastreid_mos.evaluation.rank_features`; without a query that has a match its figures are 0.
+    """
+    query, gallery = _rows(features, protocol.query), _rows(features, protocol.gallery)
+    common: dict[str, Any] = dict(
+        query_ids=chips.ids[protocol.query], gallery_ids=chips.ids[protocol.gallery], exclude=protocol.own,
+        max_rank=max(settings.cmc_ranks), top_k=top_k, allow_empty=True,
+    )  # fmt: skip
+    if settings.remove_same_camera:
+        common |= dict(query_cams=chips.cameras[protocol.query], gallery_cams=chips.cameras[protocol.gallery])
+    if settings.aqe is not None:
+        query, gallery = expand_queries(query, gallery, *settings.aqe, block_mb=settings.block_mb)
+    if settings.rerank is not None:
+        if settings.metric == "cosine":
+            query, gallery = normalized(query), normalized(gallery)
+        return rank_metrics(rerank(query, gallery, *settings.rerank), **common)
+    return rank_features(query, gallery, metric=settings.metric, block_mb=settings.block_mb, **common)
+
+
+def _rows(features: NDArray[Any], rows: Ints) -> NDArray[Any]:
+    """Rows of a matrix, as a view where they are consecutive (all queries, the whole gallery)."""
+    if (np.diff(rows) == 1).all():
+        return features[rows[0] : rows[-1] + 1]
+    return features[rows]

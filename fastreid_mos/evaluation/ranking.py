@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import MOSError
-from .counting import BlockCounter, nearest_of_row
-from .keys import Keys, block_shape
+from .counting import RowCounter
 
 Floats = NDArray[np.floating[Any]]
+Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+METRICS = ("cosine", "euclidean")
 
 
 @dataclass(frozen=True)
@@ -82,26 +83,25 @@ def rank_metrics(
         A :class:`RankResult`, all metrics in 0..1.
 
     Raises:
-        MOSError: shapes that do not fit, NaN distances (the message names the rows), or no query with a match.
+        ValueError: shapes that do not fit.
+        MOSError: NaN distances (the message names the rows), or no query with a match.
     """
     matrix = as_array(distances)
     if matrix.ndim != 2:
-        raise MOSError(f"distances: a matrix [queries, gallery] is needed, got shape {matrix.shape}")
+        raise ValueError(f"distances: a matrix [queries, gallery] is needed, got shape {matrix.shape}")
     ids = _Identities(matrix.shape, query_ids, gallery_ids, exclude, query_cams, gallery_cams)
-    bad = [row for row in range(len(matrix)) if matrix.shape[1] and np.isnan(matrix[row].min())]
+    bad = [row for row in range(len(matrix)) if np.isnan(matrix[row].min())]
     if bad:
         raise MOSError(f"distances: not a number in query {_rows(bad)}; nothing was ranked")
 
-    def rankings() -> Iterator[tuple[int, Ints, NDArray[np.bool_], Ints]]:
-        for row in range(len(matrix)):
+    def counters() -> Iterator[RowCounter]:
+        for row, values in enumerate(matrix):
             columns, removed = ids.of_query(row)
-            values = np.ascontiguousarray(matrix[row])
-            counter = BlockCounter(columns, values[columns])
-            counter.add(values, 0)
-            best = nearest_of_row(values, top_k + int(removed.sum())) if top_k else columns[:0]
-            yield row, counter.positions, removed, _without(best, columns[removed], top_k)
+            counter = RowCounter(columns, removed, values[columns], top_k)
+            counter.add(np.array(values), 0)
+            yield counter
 
-    return _summarize(rankings(), ids, max_rank, top_k, allow_empty)
+    return _summarize(counters(), ids, max_rank, top_k, allow_empty)
 
 
 def rank_features(
@@ -136,57 +136,47 @@ def rank_features(
         A :class:`RankResult`, all metrics in 0..1.
 
     Raises:
-        MOSError: as :func:`rank_metrics`; also for features that are not finite, naming the rows.
+        ValueError, MOSError: as :func:`rank_metrics`; MOSError also for features that are not finite, naming the rows.
     """
-    if metric not in ("cosine", "euclidean"):
-        raise MOSError(f"metric: 'cosine' or 'euclidean', got {metric!r}")
+    if metric not in METRICS:
+        raise ValueError(f"metric: one of {', '.join(METRICS)}, got {metric!r}")
     query, gallery = as_features(query_features, "query_features"), as_features(gallery_features, "gallery_features")
-    if query.shape[1] != gallery.shape[1]:
-        raise MOSError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
+    check_width(query, gallery)
     ids = _Identities((len(query), len(gallery)), query_ids, gallery_ids, exclude, query_cams, gallery_cams)
-    keys = Keys(query, gallery, metric)
-    rows, columns = block_shape(block_mb, query.shape[1])
+    # Distances stay the same, and less is lost in subtracting the products of long vectors.
+    centre = gallery.mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
+    height, width = _block_shape(block_mb, query.shape[1])
 
-    def rankings() -> Iterator[tuple[int, Ints, NDArray[np.bool_], Ints]]:
-        for first in range(0, len(query), rows):
-            block = np.arange(first, min(first + rows, len(query)))
-            yield from _rank_block(block, keys, ids, columns, top_k)
+    def counters() -> Iterator[RowCounter]:
+        for first in range(0, len(query), height):
+            left = _prepared(query[first : first + height], centre)
+            block = [
+                _counter(vector, gallery, centre, width, *ids.of_query(first + row), top_k)
+                for row, vector in enumerate(left)
+            ]
+            for start in range(0, len(gallery), width):
+                keys = _keys(left, _prepared(gallery[start : start + width], centre), centre)
+                for counter, row in zip(block, keys, strict=True):
+                    counter.add(row, start)
+            yield from block
 
-    return _summarize(rankings(), ids, max_rank, top_k, allow_empty)
+    return _summarize(counters(), ids, max_rank, top_k, allow_empty)
 
 
 def evaluate_rank_fastreid(
-    distmat: Any,
-    q_pids: Any,
-    g_pids: Any,
-    q_camids: Any,
-    g_camids: Any,
-    max_rank: int = 50,
-    use_metric_cuhk03: bool = False,
-    use_cython: bool = True,
+    distmat: Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, max_rank: int = 50
 ) -> tuple[NDArray[np.float32], list[float], list[float]]:
     """fast-reid's ``evaluate_rank`` (Market-1501's way: same identity and camera removed) by :func:`rank_metrics`.
 
-    Args:
-        distmat, q_pids, g_pids, q_camids, g_camids, max_rank: as in fast-reid.
-        use_metric_cuhk03: not offered here; keep fast-reid's own function for it.
-        use_cython: without effect.
-
     Returns:
         CMC ``[max_rank]`` float32 (a smaller gallery repeats its last value), AP and INP of the valid queries.
-
-    Raises:
-        MOSError: as :func:`rank_metrics`.
     """
-    if use_metric_cuhk03:
-        raise MOSError("the CUHK03 metric draws single gallery shots: call fast-reid's own evaluate_rank for it")
-    pids, cams = (np.asarray(q_pids), np.asarray(g_pids)), (np.asarray(q_camids), np.asarray(g_camids))
     # fast-reid has no distractor rule: there, -1 matches -1. Numbers from 0 on keep that.
-    _, numbered = np.unique(np.concatenate(pids), return_inverse=True)
-    ids = numbered[: len(pids[0])], numbered[len(pids[0]) :]
-    result = rank_metrics(distmat, *ids, max_rank, query_cams=cams[0], gallery_cams=cams[1])
+    _, numbered = np.unique(np.concatenate([q_pids, g_pids]), return_inverse=True)
+    query, gallery = np.split(numbered, [len(q_pids)])
+    result = rank_metrics(distmat, query, gallery, max_rank, query_cams=q_camids, gallery_cams=g_camids)
     cmc = np.pad(result.cmc, (0, max_rank - len(result.cmc)), mode="edge").astype(np.float32)
-    return cmc, [float(x) for x in result.ap[result.valid]], [float(x) for x in result.inp[result.valid]]
+    return cmc, result.ap[result.valid].tolist(), result.inp[result.valid].tolist()
 
 
 class _Identities:
@@ -195,101 +185,109 @@ class _Identities:
     def __init__(
         self, shape: tuple[int, ...], query_ids: Any, gallery_ids: Any, exclude: Any, query_cams: Any, gallery_cams: Any
     ) -> None:
-        self.num_query, self.num_gallery = shape[0], shape[1]
+        self.num_query, self.num_gallery = shape
         if not self.num_query or not self.num_gallery:
             raise MOSError(f"nothing to rank: {self.num_query} queries, {self.num_gallery} gallery rows")
-        self.query_ids = as_vector(query_ids, self.num_query, "query_ids")
+        query = as_vector(query_ids, self.num_query, "query_ids")
         gallery = as_vector(gallery_ids, self.num_gallery, "gallery_ids")
         self.order = np.argsort(gallery, kind="stable")
-        ordered = gallery[self.order]
-        self.start = np.searchsorted(ordered, self.query_ids, "left")
-        self.stop = np.searchsorted(ordered, self.query_ids, "right")
-        self.stop[self.query_ids == -1] = self.start[self.query_ids == -1]
-        self.exclude = None if exclude is None else as_vector(exclude, self.num_query, "exclude")
-        if self.exclude is not None and (self.exclude.min() < -1 or self.exclude.max() >= self.num_gallery):
-            raise MOSError(f"exclude: gallery rows 0..{self.num_gallery - 1} or -1 are needed")
+        self.start, self.stop = (np.searchsorted(gallery[self.order], query, side) for side in ("left", "right"))
+        self.stop[query == -1] = self.start[query == -1]
+        self.exclude = np.full(self.num_query, -1) if exclude is None else as_vector(exclude, self.num_query, "exclude")
+        if self.exclude.min() < -1 or self.exclude.max() >= self.num_gallery:
+            raise ValueError(f"exclude: gallery rows 0..{self.num_gallery - 1} or -1 are needed")
         if (query_cams is None) != (gallery_cams is None):
-            raise MOSError("query_cams and gallery_cams: give both or neither")
-        self.query_cams = self.gallery_cams = None
+            raise ValueError("query_cams and gallery_cams: give both or neither")
+        self.cams = None
         if query_cams is not None:
-            self.query_cams = as_vector(query_cams, self.num_query, "query_cams")
-            self.gallery_cams = as_vector(gallery_cams, self.num_gallery, "gallery_cams")
+            self.cams = (
+                as_vector(query_cams, self.num_query, "query_cams"),
+                as_vector(gallery_cams, self.num_gallery, "gallery_cams"),
+            )
 
     def of_query(self, row: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Gallery rows to be located, ascending, and which of them are left out of the ranking."""
         columns = self.order[self.start[row] : self.stop[row]]
-        removed = np.zeros(len(columns), bool)
-        if self.query_cams is not None and self.gallery_cams is not None:
-            removed = self.gallery_cams[columns] == self.query_cams[row]
-        own = -1 if self.exclude is None else int(self.exclude[row])
-        if own >= 0:
-            place = int(np.searchsorted(columns, own))
-            if place == len(columns) or columns[place] != own:
-                columns, removed = np.insert(columns, place, own), np.insert(removed, place, True)
-            else:
-                removed[place] = True
+        if self.exclude[row] >= 0:
+            columns = np.union1d(columns, self.exclude[row])
+        removed = columns == self.exclude[row]
+        if self.cams is not None:
+            removed |= self.cams[1][columns] == self.cams[0][row]
         return columns, removed
 
 
-def _rank_block(
-    block: Ints, keys: Keys, ids: _Identities, width: int, top_k: int
-) -> Iterator[tuple[int, Ints, NDArray[np.bool_], Ints]]:
-    """Rankings of a block of queries, the gallery passing by ``width`` rows at a time."""
-    left = keys.queries(block)
-    found = [ids.of_query(row) for row in block]
-    counters = []
-    for vector, (columns, _) in zip(left, found, strict=True):
-        values = np.empty(len(columns), np.float32)
-        for start in range(0, len(columns), width):
-            part = columns[start : start + width]
-            values[start : start + width] = keys.between(vector[None], keys.gallery_rows(part))[0]
-        counters.append(BlockCounter(columns, values))
-    wanted = [top_k + int(removed.sum()) if top_k else 0 for _, removed in found]
-    for start in range(0, ids.num_gallery, width):
-        right = keys.gallery_rows(np.arange(start, min(start + width, ids.num_gallery)))
-        for counter, row, count in zip(counters, keys.between(left, right), wanted, strict=True):
-            counter.add(row, start, count)
-    for row, counter, (columns, removed) in zip(block, counters, found, strict=True):
-        yield int(row), counter.positions, removed, _without(counter.nearest, columns[removed], top_k)
+# Up to this many dimensions differences are squared one by one, which is exact where two rows are near each other.
+_FEW = 8
+
+
+def _prepared(features: Floats, centre: Doubles | None) -> Doubles:
+    """Features in double precision, normalized, or centred for the Euclidean metric."""
+    return normalized(features) if centre is None else features - centre
+
+
+def _keys(left: Doubles, right: Doubles, centre: Doubles | None) -> NDArray[np.float32]:
+    """``[left, right]`` what the gallery is ranked by: the distance less what is the same for a whole row.
+
+    Subtracting from 1 (or adding the query's square) would leave rounding noise where the distance is nearly 0. What a
+    matrix product gives for one pair of rows depends in its last bits on the block around it; rounding hides that.
+    """
+    if centre is None:
+        return (-(left @ right.T)).astype(np.float32)
+    if left.shape[1] <= _FEW:
+        keys = np.zeros((len(left), len(right)))
+        for column in range(left.shape[1]):
+            keys += (left[:, [column]] - right[:, column]) ** 2
+        return keys.astype(np.float32)
+    keys = left @ right.T
+    keys *= -2
+    keys += np.einsum("ij,ij->i", right, right)
+    return keys.astype(np.float32)
+
+
+def _counter(
+    vector: Doubles, gallery: Floats, centre: Doubles | None, width: int, columns: Ints, removed: Any, top_k: int
+) -> RowCounter:
+    """The counter of a query, with its keys to its own columns."""
+    parts = [columns[start : start + width] for start in range(0, len(columns), width)]
+    keys = [_keys(vector[None], _prepared(gallery[part], centre), centre)[0] for part in parts]
+    return RowCounter(columns, removed, np.concatenate([np.empty(0, np.float32), *keys]), top_k)
+
+
+def _block_shape(block_mb: float, dimensions: int) -> tuple[int, int]:
+    """Rows of queries and of the gallery that keep features (8 bytes) and keys (twice 8 and once 4) in ``block_mb``."""
+    if block_mb <= 0:
+        raise ValueError(f"block_mb: above 0, got {block_mb}")
+    size = block_mb * 2**20
+    # The gallery part is held twice for a moment (its copy and its square), the rest has what remains.
+    width = min(max(1, int(size / 4 / (16 * max(dimensions, 1)))), 2**18)
+    return max(1, min(int(size / 2 / (20 * width + 16 * dimensions)), 2**14)), width
 
 
 def _summarize(
-    rankings: Iterable[tuple[int, Ints, NDArray[np.bool_], Ints]],
-    ids: _Identities,
-    max_rank: int,
-    top_k: int,
-    allow_empty: bool,
+    counters: Iterable[RowCounter], ids: _Identities, max_rank: int, top_k: int, allow_empty: bool
 ) -> RankResult:
     if max_rank < 1:
-        raise MOSError(f"max_rank: at least 1, got {max_rank}")
+        raise ValueError(f"max_rank: at least 1, got {max_rank}")
     count = ids.num_query
     ap, inp = np.full(count, np.nan), np.full(count, np.nan)
-    first, matches = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    ranked = np.full(count, ids.num_gallery)
+    first, matches, ranked = np.zeros((3, count), np.int64)
     top = np.full((count, top_k), -1, np.int64)
-    for row, positions, removed, best in rankings:
-        top[row, : len(best)] = best
-        ranked[row] -= int(removed.sum())
-        ranks = np.sort(positions[~removed])
-        if removed.any():
-            ranks -= np.searchsorted(np.sort(positions[removed]), ranks)
+    for row, counter in enumerate(counters):
+        nearest, ranks = counter.top(), counter.ranks()
+        top[row, : len(nearest)] = nearest
+        ranked[row] = ids.num_gallery - counter.removed.sum()
         if len(ranks):
-            matches[row], first[row] = len(ranks), ranks[0] + 1
-            ap[row] = np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))
-            inp[row] = len(ranks) / (ranks[-1] + 1)
+            matches[row], first[row] = len(ranks), ranks[0]
+            ap[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+            inp[row] = len(ranks) / ranks[-1]
     valid = first > 0
     if not valid.any() and not allow_empty:
         raise MOSError(f"none of the {count} queries has its identity in the gallery: there is nothing to measure")
     length = min(max_rank, ids.num_gallery)
-    hits = np.bincount(first[valid], minlength=length + 1)[1 : length + 1]
     number = int(valid.sum())
-    cmc = np.cumsum(hits) / max(number, 1)
-    mean = [float(np.mean(part[valid])) if number else 0.0 for part in (ap, inp)]
-    return RankResult(cmc, mean[0], mean[1], number, valid, ap, inp, first, matches, ranked, top)
-
-
-def _without(best: Ints, removed: Ints, top_k: int) -> Ints:
-    return best[~np.isin(best, removed)][:top_k] if len(removed) else best[:top_k]
+    cmc = np.cumsum(np.bincount(first[valid], minlength=length + 1)[1 : length + 1]) / max(number, 1)
+    mean_ap, mean_inp = (float(part[valid].mean()) if number else 0.0 for part in (ap, inp))
+    return RankResult(cmc, mean_ap, mean_inp, number, valid, ap, inp, first, matches, ranked, top)
 
 
 def as_array(values: Any) -> NDArray[Any]:
@@ -301,9 +299,10 @@ def as_array(values: Any) -> NDArray[Any]:
 
 
 def as_features(values: Any, name: str) -> Floats:
+    """A matrix of finite floating-point features."""
     array = as_array(values)
     if array.ndim != 2:
-        raise MOSError(f"{name}: a matrix [rows, dimensions] is needed, got shape {array.shape}")
+        raise ValueError(f"{name}: a matrix [rows, dimensions] is needed, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)
     bad = not_finite_rows(array)
@@ -312,22 +311,34 @@ def as_features(values: Any, name: str) -> Floats:
     return array
 
 
+def check_width(query: Floats, gallery: Floats) -> None:
+    """Refuse features of unequal dimensions."""
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
+
+
 def not_finite_rows(array: Floats) -> list[int]:
-    """Rows that hold NaN or an infinite number, found a few thousand rows at a time."""
-    bad: list[int] = []
-    for start in range(0, len(array), 4096):
-        part = np.isfinite(array[start : start + 4096]).all(axis=1)
-        bad += (np.flatnonzero(~part) + start).tolist()
-    return bad
+    """Rows that hold NaN or an infinite number."""
+    # Both keep NaN; no matrix of truth values is made.
+    finite = np.isfinite(array.min(axis=1, initial=0)) & np.isfinite(array.max(axis=1, initial=0))
+    return np.flatnonzero(~finite).tolist()
+
+
+def normalized(features: Floats) -> Doubles:
+    """Rows of length 1, in double precision; a row of zeros stays one."""
+    rows = features.astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def as_vector(values: Any, length: int, name: str) -> Ints:
+    """``length`` whole numbers."""
     array = as_array(values)
     if array.shape != (length,):
-        raise MOSError(f"{name}: {length} values are needed, got shape {array.shape}")
+        raise ValueError(f"{name}: {length} values are needed, got shape {array.shape}")
     # An empty list is an array of floats.
     if length and not np.issubdtype(array.dtype, np.integer):
-        raise MOSError(f"{name}: whole numbers are needed, got {array.dtype}")
+        raise ValueError(f"{name}: whole numbers are needed, got {array.dtype}")
     return array.astype(np.int64)
 
 

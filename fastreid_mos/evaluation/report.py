@@ -18,7 +18,7 @@ from tabulate import tabulate
 from ..errors import MOSError
 from ..files import atomic_write
 from .chips import Chips
-from .intervals import bootstrap_intervals, wilson_interval
+from .figures import bootstrap_intervals
 from .protocols import Protocol
 from .ranking import RankResult
 from .settings import EvalSettings
@@ -26,6 +26,9 @@ from .settings import EvalSettings
 # Nearest gallery chips put on record for each query.
 TOP = 10
 RESULTS, RANKS, FUSED_RANKS = "results.json", "query_ranks.csv", "fused_query_ranks.csv"
+# Settings of the evaluator in results.json.
+_RECORDED = ("metric", "remove_same_camera", "rerank", "aqe", "fusion", "protocols", "random_draws",
+             "bootstrap_samples", "bootstrap_seed")  # fmt: skip
 logger = logging.getLogger("fastreid_mos.evaluation")
 
 
@@ -46,9 +49,9 @@ class ProtocolReport:
         result: the model's ranking.
         rows: ``model``, ``fused`` (with fusion), ``size-only`` (where sizes are known) and ``random``.
         above: figures of the model less those of size-only and random, over the same resamplings.
+        fused_above: figures of ``fused`` less those of ``model``, over the same resamplings.
         wilson: Wilson's interval of the model's Rank-1, in percent; it takes queries as independent.
         fused: the ranking by fused features; None without fusion.
-        fused_above: figures of ``fused`` less those of ``model``, over the same resamplings.
         fused_counts: how many of the queries and of the gallery chips have generated chips; None: not known.
 
     Without a query that has a match there is a ranking but nothing to measure: no rows, and NaN for ``wilson``.
@@ -56,55 +59,42 @@ class ProtocolReport:
 
     protocol: Protocol
     result: RankResult
-    rows: dict[str, Row]
-    above: dict[str, Row]
-    wilson: tuple[float, float]
-    fused: RankResult | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    above: dict[str, Row] = field(default_factory=dict)
     fused_above: dict[str, Row] = field(default_factory=dict)
+    wilson: tuple[float, float] = (float("nan"), float("nan"))
+    fused: RankResult | None = None
     fused_counts: tuple[int, int] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        protocol: Protocol,
-        result: RankResult,
-        ships: NDArray[np.int64],
-        per_query: Mapping[str, Mapping[str, NDArray[np.float64]]],
-        samples: int,
-        seed: list[int],
-    ) -> ProtocolReport:
-        """Means and intervals of what each valid query adds to each figure.
 
-        Args:
-            ships: ``[num_valid]`` the identity of each valid query.
-            per_query: by row and metric ``[num_valid]`` in 0..1; the rows are those of the table.
-            samples, seed: of the bootstrap, the same resamplings for all rows.
-        """
-        metrics = list(per_query["model"])
-        columns = {name: np.stack([values[metric] for metric in metrics], axis=1) for name, values in per_query.items()}
-        pairs = [("model", name) for name in columns if name not in ("model", "fused")]
-        pairs += [("fused", "model")] if "fused" in columns else []
-        differences = {pair: columns[pair[0]] - columns[pair[1]] for pair in pairs}
-        table = np.concatenate([*columns.values(), *differences.values()], axis=1)
-        intervals = 100 * bootstrap_intervals(table, ships, samples, seed)
-        means = 100 * table.mean(axis=0)
-        rows = []
-        for start in range(0, len(means), len(metrics)):
-            part = range(start, start + len(metrics))
-            rows.append(
-                Row(
-                    {metric: float(means[k]) for metric, k in zip(metrics, part, strict=True)},
-                    {metric: (float(intervals[k, 0]), float(intervals[k, 1]))
-                     for metric, k in zip(metrics, part, strict=True)},
-                )
-            )  # fmt: skip
-        named = dict(zip(columns, rows, strict=False))
-        differing = dict(zip(pairs, rows[len(columns) :], strict=True))
-        above, fused_above = (
-            {right: row for (left, right), row in differing.items() if left == own} for own in ("model", "fused")
+def compare_rows(
+    per_query: Mapping[str, Mapping[str, NDArray[np.float64]]], ships: NDArray[np.int64], samples: int, seed: list[int]
+) -> tuple[dict[str, Row], dict[str, Row], dict[str, Row]]:
+    """``rows``, ``above`` and ``fused_above`` of a :class:`ProtocolReport`.
+
+    Args:
+        per_query: by row and metric ``[num_valid]`` in 0..1, what each valid query adds.
+        ships: ``[num_valid]`` the identity of each valid query.
+        samples, seed: of the bootstrap, the same resamplings for all rows.
+    """
+    columns = {name: np.stack([*metrics.values()], axis=1) for name, metrics in per_query.items()}
+    pairs = [("model", name) for name in columns if name not in ("model", "fused")]
+    pairs += [("fused", "model")] if "fused" in columns else []
+    differences = [columns[left] - columns[right] for left, right in pairs]
+    table = np.stack([*columns.values(), *differences], axis=1)
+    intervals = 100 * bootstrap_intervals(table.reshape(len(ships), -1), ships, samples, seed)
+    rows = [
+        Row(
+            dict(zip(per_query["model"], means.tolist(), strict=True)),
+            dict(zip(per_query["model"], map(tuple, ends.tolist()), strict=True)),
         )
-        low, high = wilson_interval(float(per_query["model"]["Rank-1"].sum()), result.num_valid)
-        return cls(protocol, result, named, above, (100 * low, 100 * high), fused_above=fused_above)
+        for means, ends in zip(100 * table.mean(axis=0), np.split(intervals, table.shape[1]), strict=True)
+    ]
+    compared = dict(zip(pairs, rows[len(columns) :], strict=True))
+    above, fused_above = (
+        {right: row for (left, right), row in compared.items() if left == own} for own in ("model", "fused")
+    )
+    return dict(zip(columns, rows, strict=False)), above, fused_above
 
 
 @dataclass(frozen=True)
@@ -132,22 +122,22 @@ class Report:
 
 
 def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
-    def row(values: Row) -> dict[str, Any]:
-        return {**values.figures, "intervals": {name: list(pair) for name, pair in values.intervals.items()}}
+    def listed(rows: Mapping[str, Row]) -> dict[str, Any]:
+        return {name: {**row.figures, "intervals": row.intervals} for name, row in rows.items()}
 
-    count = len(part.protocol.query)
+    count, valid = len(part.protocol.query), part.result.num_valid
     content: dict[str, Any] = {
         "queries": count,
-        "queries_valid": part.result.num_valid,
-        "queries_without_match": count - part.result.num_valid,
+        "queries_valid": valid,
+        "queries_without_match": count - valid,
         "gallery": len(part.protocol.gallery),
         "own_files_left_out": int((part.protocol.own >= 0).sum()),
-        **{name: row(values) for name, values in part.rows.items()},
-        "rank1_wilson": list(part.wilson),
-        "model_above": {name: row(values) for name, values in part.above.items()},
+        **listed(part.rows),
+        "rank1_wilson": part.wilson,
+        "model_above": listed(part.above),
     }
     if part.fused is not None:
-        content["fused_above"] = {name: row(values) for name, values in part.fused_above.items()}
+        content["fused_above"] = listed(part.fused_above)
     if part.fused_counts is not None:
         content["fused_chips"] = dict(zip(("queries", "gallery"), part.fused_counts, strict=True))
     return content
@@ -174,17 +164,7 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
             "distractors": int((chips.ids == -1).sum()),
         },
         "model": {"MODEL.WEIGHTS": settings.weights, "last_checkpoint": checkpoint},
-        "settings": {
-            "metric": settings.metric,
-            "remove_same_camera": settings.remove_same_camera,
-            "rerank": settings.rerank,
-            "aqe": settings.aqe,
-            "fusion": settings.fusion,
-            "protocols": [list(row) for row in settings.protocols],
-            "random_draws": settings.random_draws,
-            "bootstrap_samples": settings.bootstrap_samples,
-            "bootstrap_seed": settings.bootstrap_seed,
-        },
+        "settings": {name: getattr(settings, name) for name in _RECORDED},
         "seed": settings.seed,
         "unit": "percent; intervals are 95 % bootstrap intervals over ships, each with all its queries; "
         "rank1_wilson takes queries as independent",
@@ -192,21 +172,19 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
 
 
 def simulation_of(paths: Iterable[str]) -> dict[str, Any] | None:
-    """What ``sim.json`` above any of some chips says, where they are named or where links lead; None: real chips."""
+    """What ``sim.json`` above any of some chips holds, where they are named or where links lead; None: real chips."""
     folders = {os.path.dirname(where(path)) for path in paths for where in (os.path.abspath, os.path.realpath)}
-    for folder in sorted(folders):
-        for above in (folder, *map(str, Path(folder).parents[:4])):
-            name = os.path.join(above, "sim.json")
-            if not os.path.isfile(name):
-                continue
-            try:
-                with open(name, encoding="utf-8") as stream:
-                    content = json.load(stream)
-            except (OSError, ValueError):
-                # Written by the simulator, if in part: what lies under it is no real data.
-                return {"simulated": True}
-            if isinstance(content, dict) and content.get("simulated"):
-                return content
+    places = {above / "sim.json" for folder in folders for above in (Path(folder), *Path(folder).parents[:4])}
+    for name in sorted(places):
+        if not name.is_file():
+            continue
+        try:
+            content = json.loads(name.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            # Written by the simulator, if in part: what lies under it is no real data.
+            return {"simulated": True}
+        if isinstance(content, dict) and content.get("simulated"):
+            return content
     return None
 
 
@@ -219,9 +197,10 @@ def log_report(report: Report) -> None:
     metrics = list(report.protocols[0].rows["model"].figures) if report.protocols else []
     lines = []
     for part in report.protocols:
-        for number, (name, row) in enumerate(part.rows.items()):
-            head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
-            lines.append([head if number == 0 else "", name, *(_cell(row, metric) for metric in metrics)])
+        head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
+        for name, row in part.rows.items():
+            lines.append([head, name, *(_cell(row, metric) for metric in metrics)])
+            head = ""
     if lines:
         logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
     else:
@@ -230,16 +209,15 @@ def log_report(report: Report) -> None:
             f"the queries were ranked all the same ({', '.join(part.protocol.name for part in report.ranked_only)})"
         )
     for part in report.protocols:
-        missing = len(part.protocol.query) - part.result.num_valid
-        if missing:
+        name, count = part.protocol.name, len(part.protocol.query)
+        if missing := count - part.result.num_valid:
             logger.info(
-                f"{part.protocol.name}: {missing} of {len(part.protocol.query)} queries have no match in the gallery "
-                "and are left out of the means"
+                f"{name}: {missing} of {count} queries have no match in the gallery and are left out of the means"
             )
-        rows = [("model", name, row) for name, row in part.above.items()]
-        for left, name, row in [*rows, *(("fused", name, row) for name, row in part.fused_above.items())]:
-            figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
-            logger.info(f"{part.protocol.name}: {left} above {name}: {figures}")
+        for left, above in (("model", part.above), ("fused", part.fused_above)):
+            for right, row in above.items():
+                figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
+                logger.info(f"{name}: {left} above {right}: {figures}")
     _log_fusion(report)
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")
@@ -253,7 +231,7 @@ def _log_fusion(report: Report) -> None:
         name = part.protocol.name
         queries, gallery = part.fused_counts or (0, 0)
         alpha, k = fusion["alpha"][name], fusion["k"][name]
-        how = f"{fusion['mode']} of {k} sample(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
+        how = f"mean of {k} generated chip(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
         logger.info(
             f"{name}: generated chips for {queries} of {len(part.protocol.query)} queries and {gallery} of "
             f"{len(part.protocol.gallery)} gallery chips; {how}"
@@ -269,31 +247,30 @@ def _cell(row: Row, metric: str, form: str = ".1f") -> str:
 def write_report(report: Report, chips: Chips, folder: str) -> None:
     """Write ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv``, each whole or not at all.
 
-    Without fusion an earlier ``fused_query_ranks.csv`` goes: the figures beside it are no longer its own.
+    Without fusion an earlier ``fused_query_ranks.csv`` is deleted: the figures beside it are no longer its own.
 
     Raises:
         MOSError: the folder cannot be written to.
     """
     every = [*report.protocols, *report.ranked_only]
+    ranks, fused_ranks, results = (os.path.join(folder, name) for name in (RANKS, FUSED_RANKS, RESULTS))
     try:
-        with atomic_write(os.path.join(folder, RANKS)) as stream:
-            _write_ranks(stream, [(part, part.result) for part in every], chips)
-        fused = [(part, part.fused) for part in every if part.fused is not None]
+        _write_ranks(ranks, [(part.protocol, part.result) for part in every], chips)
+        fused = [(part.protocol, part.fused) for part in every if part.fused is not None]
         if fused:
-            with atomic_write(os.path.join(folder, FUSED_RANKS)) as stream:
-                _write_ranks(stream, fused, chips)
-        elif os.path.lexists(os.path.join(folder, FUSED_RANKS)):
-            os.unlink(os.path.join(folder, FUSED_RANKS))
-        with atomic_write(os.path.join(folder, RESULTS)) as stream:
+            _write_ranks(fused_ranks, fused, chips)
+        else:
+            Path(fused_ranks).unlink(missing_ok=True)
+        with atomic_write(results) as stream:
             json.dump(_no_nan(report.as_dict()), stream, indent=2, allow_nan=False)
             stream.write("\n")
     except OSError as error:
         raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None
-    logger.info(f"Each query's nearest gallery chips: {os.path.join(folder, RANKS)}")
+    logger.info(f"Each query's nearest gallery chips: {ranks}")
 
 
 def _no_nan(value: Any) -> Any:
-    """Figures that do not exist (intervals without resamplings) are null: NaN is no JSON."""
+    """Figures that do not exist (intervals without resamplings) become null: NaN is no JSON."""
     if isinstance(value, dict):
         return {key: _no_nan(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -301,22 +278,20 @@ def _no_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _write_ranks(stream: Any, parts: Sequence[tuple[ProtocolReport, RankResult]], chips: Chips) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    top = [f"{what}_{place}" for place in range(1, TOP + 1) for what in ("top", "match")]
-    writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
-    for part, result in parts:
-        for number, row in enumerate(part.protocol.query):
-            own: list[Any] = [part.protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row],
-                              result.num_matches[number]]  # fmt: skip
-            if result.valid[number]:
-                own += [result.first_rank[number], f"{result.ap[number]:.6f}", f"{result.inp[number]:.6f}"]
-            else:
-                own += ["", "", ""]
-            for place in result.top[number]:
-                if place < 0:
-                    own += ["", ""]
-                    continue
-                other = part.protocol.gallery[place]
-                own += [chips.paths[other], int(chips.ids[other] == chips.ids[row] != -1)]
-            writer.writerow(own)
+def _write_ranks(path: str, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips) -> None:
+    """The ranks of each query as CSV: where its first match is, and its nearest gallery chips."""
+    top = [f"{what}_{rank}" for rank in range(1, TOP + 1) for what in ("top", "match")]
+    with atomic_write(path) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
+        for protocol, result in rankings:
+            for number, row in enumerate(protocol.query):
+                line = [protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row]]
+                line += [result.num_matches[number], "", "", ""]
+                if result.valid[number]:
+                    line[-3:] = result.first_rank[number], f"{result.ap[number]:.6f}", f"{result.inp[number]:.6f}"
+                for index in result.top[number]:
+                    other = protocol.gallery[index]
+                    match = int(chips.ids[other] == chips.ids[row] != -1)
+                    line += ["", ""] if index < 0 else [chips.paths[other], match]
+                writer.writerow(line)

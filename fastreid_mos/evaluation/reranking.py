@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..errors import MOSError
-from .ranking import as_array, not_finite_rows
+from .ranking import Ints, as_features, check_width
 
 Floats = NDArray[np.float32]
 # Elements of a block of distances that are in memory at a time.
@@ -41,14 +40,14 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
         ``[Q, G]`` float32, smaller is nearer.
 
     Raises:
-        MOSError: shapes that do not fit, features that are not finite, or parameters out of range.
+        ValueError: shapes that do not fit, or parameters out of range.
+        MOSError: features that are not finite.
     """
-    query, gallery = _matrix(query_features, "query_features"), _matrix(gallery_features, "gallery_features")
-    if query.shape[1] != gallery.shape[1]:
-        raise MOSError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
+    query = _matrix(query_features, "query_features", k1, k2)
+    gallery = _matrix(gallery_features, "gallery_features", k1, k2)
+    check_width(query, gallery)
     if not 0 <= lambda_value <= 1:
-        raise MOSError(f"lambda_value: 0..1, got {lambda_value}")
-    _check_k(k1, k2)
+        raise ValueError(f"lambda_value: 0..1, got {lambda_value}")
     distances = _Distances(np.concatenate([query, gallery]))
     neighbours, largest = _neighbours(distances, max(k1 + 1, k2))
     expanded = _expand(neighbours, k1 + 1, _half(k1) + 1)
@@ -64,46 +63,23 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
 
 
 def jaccard_distance(features: Any, k1: int = 20, k2: int = 6) -> Floats:
-    """Jaccard distance of k-reciprocal encodings among all rows, with fast-reid's conventions.
+    """``[N, N]`` Jaccard distance of k-reciprocal encodings among all rows, with fast-reid's conventions.
 
     They differ from the paper's code in two: ``k1`` counts the row itself, and weights are exp(-d) of the squared
     Euclidean distance itself, not divided by the row's largest.
-
-    Args:
-        features: ``[N, D]``; torch or NumPy.
-        k1, k2: as for :func:`rerank`.
-
-    Returns:
-        ``[N, N]`` float32 in 0..1.
-
-    Raises:
-        MOSError: as :func:`rerank`.
     """
-    matrix = _matrix(features, "features")
-    _check_k(k1, k2)
     # fast-reid averages over what its search returned, k1 columns, even where k2 is more.
-    distances = _Distances(matrix)
+    distances = _Distances(_matrix(features, "features", k1, k2))
     neighbours, _ = _neighbours(distances, k1)
     expanded = _expand(neighbours, k1, _half(k1) + 1)
     encoded = _average(_encode(distances, expanded), neighbours, k2)
     return np.maximum(_jaccard(encoded, encoded), 0)
 
 
-def _matrix(values: Any, name: str) -> Floats:
-    array = np.asarray(as_array(values), np.float32)
-    if array.ndim != 2 or not len(array):
-        raise MOSError(f"{name}: a matrix [rows, dimensions] with rows is needed, got shape {array.shape}")
-    bad = not_finite_rows(array)
-    if bad:
-        raise MOSError(f"{name}: not finite in row {', '.join(map(str, bad[:10]))}; nothing was ranked")
-    return array
-
-
-def _check_k(k1: int, k2: int) -> None:
-    if not all(isinstance(k, (int, np.integer)) for k in (k1, k2)):
-        raise MOSError(f"re-ranking: k1 and k2 are whole numbers, got {k1} and {k2}")
+def _matrix(values: Any, name: str, k1: int, k2: int) -> Floats:
     if k1 < 1 or k2 < 1:
-        raise MOSError(f"re-ranking: k1 and k2 are at least 1, got {k1} and {k2}")
+        raise ValueError(f"k1 and k2: from 1, got {k1} and {k2}")
+    return as_features(values, name).astype(np.float32, copy=False)
 
 
 def _half(k1: int) -> int:
@@ -141,7 +117,7 @@ class _Distances:
         return result
 
 
-def _neighbours(distances: _Distances, count: int) -> tuple[NDArray[np.int64], Floats]:
+def _neighbours(distances: _Distances, count: int) -> tuple[Ints, Floats]:
     """The ``count`` nearest rows of each row, itself included, and its largest distance to any."""
     number, count = distances.number, min(count, distances.number)
     nearest, largest = np.empty((number, count), np.int64), np.empty(number, np.float32)
@@ -159,7 +135,7 @@ def _neighbours(distances: _Distances, count: int) -> tuple[NDArray[np.int64], F
     return nearest, np.where(largest > 0, largest, np.float32(1))
 
 
-def _membership(neighbours: NDArray[np.int64], count: int) -> Any:
+def _membership(neighbours: Ints, count: int) -> Any:
     """Sparse 0/1 matrix: row i holds 1 at its ``count`` nearest."""
     number, count = len(neighbours), min(count, neighbours.shape[1])
     rows = np.repeat(np.arange(number), count)
@@ -167,7 +143,7 @@ def _membership(neighbours: NDArray[np.int64], count: int) -> Any:
     return sparse.csr_array((ones, (rows, neighbours[:, :count].ravel())), shape=(number, number))
 
 
-def _expand(neighbours: NDArray[np.int64], count: int, half: int) -> Any:
+def _expand(neighbours: Ints, count: int, half: int) -> Any:
     """k-reciprocal sets, widened by those of their members that lie in them by more than 2/3 (eq. 3)."""
     forward = _membership(neighbours, count)
     reciprocal = forward.multiply(forward.T).tocsr()
@@ -199,7 +175,7 @@ def _encode(distances: _Distances, expanded: Any, scale: Floats | None = None) -
     return sparse.csr_array((data.astype(np.float32), columns, pointers), shape=expanded.shape)
 
 
-def _average(encoded: Any, neighbours: NDArray[np.int64], k2: int) -> Any:
+def _average(encoded: Any, neighbours: Ints, k2: int) -> Any:
     """Local query expansion (eq. 11): the mean encoding of the ``k2`` nearest."""
     if k2 == 1:
         return encoded

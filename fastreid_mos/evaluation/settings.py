@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MODALITIES = {"optical": 0, "sar": 1}
+
 
 @dataclass(frozen=True)
 class EvalSettings:
@@ -15,13 +17,13 @@ class EvalSettings:
         protocols: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
             ``sar``.
         metric: ``cosine`` or ``euclidean``.
-        cmc_ranks: the k of the Rank-k figures.
+        cmc_ranks: the k of the Rank-k figures, from 1.
         remove_same_camera: leave gallery chips of the query's identity and camera out, as fast-reid does.
-        block_mb: bound on the memory of a block of distances, in MiB.
-        random_draws: random orders averaged in the random row.
-        bootstrap_samples, bootstrap_seed: resamplings of the ships for the intervals.
-        rerank: k1, k2 and lambda of the k-reciprocal re-ranking; None: off.
-        aqe: number of times, neighbours and exponent of the query expansion; None: off.
+        block_mb: bound on the memory of a block of distances, in MiB, above 0.
+        random_draws: random orders averaged in the random row, from 1.
+        bootstrap_samples, bootstrap_seed: resamplings of the ships for the intervals (0: none), and their seed.
+        rerank: k1 and k2 (from 1, k2 at most k1) and lambda (0..1) of the k-reciprocal re-ranking; None: off.
+        aqe: number of times and neighbours (from 1) and exponent (from 0) of the query expansion; None: off.
         fusion: whether features are to be fused with those of chips generated in the other modality.
         seed: the run's, for the record.
         weights: the run's ``MODEL.WEIGHTS``, for the record.

@@ -130,7 +130,7 @@ def test_names_that_are_nothing_are_said(tmp_path, hoss):
 
 
 def test_the_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):
-    from fastreid_mos.evaluation import split_holdout
+    from fastreid_mos.data.holdout import split_holdout
 
     cfg = tiny_cfg(tmp_path, TEST__HOLDOUT__FRACTION=0.3, TEST__HOLDOUT__SEED=4, TEST__HOLDOUT__SPLITS=2)
     kept, splits = split_holdout(hoss.train, 0.3, splits=2, seed=4)
