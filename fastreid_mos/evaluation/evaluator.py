@@ -11,7 +11,6 @@ import numpy as np
 from fastreid.config import configurable
 from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils.registry import Registry
-from numpy.typing import NDArray
 
 from ..errors import ConfigError, MOSError
 from .chips import ChipCollector, Chips
@@ -33,15 +32,15 @@ class FusionReidEvaluator(DatasetEvaluator):
     Works with fast-reid's ``inference_on_dataset``, in one process or several (fast-reid's InferenceSampler gives each
     chip to one of them; the first process ranks). Chips come in the loader's order, the queries first.
 
-    With ``fusion`` each protocol is ranked a second time, by the features that :meth:`fused` gives (MOS, section CDGF):
-    the row ``fused`` stands beside ``model``, with the paired interval of their difference.
+    With ``fusion`` each protocol is ranked a second time, by fused features (MOS, section CDGF): the row ``fused``
+    stands beside ``model``, with the paired interval of their difference.
 
     Args:
         num_query: the first so many chips are queries, the others the gallery.
         settings: see :class:`EvalSettings`.
         output_dir: where ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv`` are written;
             None: nowhere.
-        dataset: its name and counts are put on record; None: there is none.
+        dataset: its name and counts are put on record, and its ``root`` may hold ``subset/``; None: there is none.
         split: ``"test"`` or ``"held-out"``, put on record. On held-out chips checkpoints are chosen: those are not
             fused.
         fusion: features of generated chips for these test chips, and their weight in each protocol.
@@ -71,32 +70,16 @@ class FusionReidEvaluator(DatasetEvaluator):
         self.fusion = fusion
         self.report: Report | None = None
         self._collector = ChipCollector()
-        self._fuses = split != "held-out" and (fusion is not None or self.settings.fusion)
-        if self._fuses and fusion is None and type(self).fused is FusionReidEvaluator.fused:
+        if self.settings.fusion and fusion is None and split != "held-out":
             raise ConfigError(
                 "TEST.FUSION.ENABLED: this evaluator was given no features of generated chips; test by "
                 "MOSTrainer.test, or set it to False"
             )
 
     @classmethod
-    def from_config(
-        cls,
-        cfg: Any,
-        num_query: int,
-        output_dir: str | None = None,
-        dataset: Any = None,
-        split: str = "test",
-        fusion: Fusion | None = None,
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, num_query: int, **options: Any) -> dict[str, Any]:
         """Arguments of the constructor from a config."""
-        return {
-            "num_query": num_query,
-            "settings": EvalSettings.from_cfg(cfg),
-            "output_dir": output_dir,
-            "dataset": dataset,
-            "split": split,
-            "fusion": fusion,
-        }
+        return {"num_query": num_query, "settings": EvalSettings.from_cfg(cfg), **options}
 
     def reset(self) -> None:
         """Forget all chips."""
@@ -105,20 +88,6 @@ class FusionReidEvaluator(DatasetEvaluator):
     def process(self, inputs: Any, outputs: Any) -> None:
         """Take in a batch and its features; see :meth:`ChipCollector.add`."""
         self._collector.add(inputs, outputs)
-
-    def fused(self, chips: Chips, protocol: Protocol) -> NDArray[np.floating[Any]]:
-        """The features that a protocol's fused row ranks: those of :class:`Fusion`, or a subclass's own.
-
-        It is called in the first process, once for each protocol, after all features are there.
-
-        Args:
-            chips: all test chips, features as the model gave them.
-            protocol: which one.
-
-        Returns:
-            ``[N, D]``, finite, a row for each chip.
-        """
-        return chips.features if self.fusion is None else self.fusion.features(chips, protocol.name)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Rank, report and write.
@@ -147,39 +116,35 @@ class FusionReidEvaluator(DatasetEvaluator):
         ranked_only = [part for part in parts if not part.result.num_valid]
         left_out |= {part.protocol.name: "no query has a match in the gallery" for part in ranked_only}
         about = describe(self.settings, self.dataset, self.split, chips)
-        if self._fuses:
-            about["fusion"] = self.fusion.as_dict() if self.fusion is not None else {}
+        if self.fusion is not None:
+            about["fusion"] = self.fusion.as_dict()
         self.report = Report(about, reports, left_out, ranked_only)
         log_report(self.report)
         if self.output_dir is not None:
             write_report(self.report, chips, self.output_dir)
-        row = "fused" if self._fuses else "model"
+        row = "model" if self.fusion is None else "fused"
         return OrderedDict((part.protocol.name, dict(part.rows[row].figures)) for part in reports)
 
     def _measure(self, chips: Chips, protocol: Protocol) -> ProtocolReport:
-        settings, ranks = self.settings, self.settings.cmc_ranks
+        settings, ranks, fusion = self.settings, self.settings.cmc_ranks, self.fusion
         result = rank_protocol(chips, chips.features, protocol, settings, top_k=TOP)
-        fused, counts = None, None
-        if self._fuses:
-            fused = rank_protocol(chips, self.fused(chips, protocol), protocol, settings, top_k=TOP)
-            if self.fusion is not None:
-                counts = (self.fusion.counts(protocol.query), self.fusion.counts(protocol.gallery))
-        part = ProtocolReport(protocol, result, fused=fused, fused_counts=counts)
+        part = ProtocolReport(protocol, result)
+        if fusion is not None:
+            fused = rank_protocol(chips, fusion.features(chips, protocol.name), protocol, settings, top_k=TOP)
+            counts = fusion.counts(protocol.query), fusion.counts(protocol.gallery)
+            part = replace(part, fused=fused, fused_counts=counts)
         if not result.num_valid:
             return part
         per_query = {"model": query_metrics(result, ranks)}
-        if fused is not None:
-            per_query["fused"] = query_metrics(fused, ranks)
-        if chips.metres is not None:
-            plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
-            by_size = rank_protocol(chips, size_features(chips.metres), protocol, plain)
-            per_query["size-only"] = query_metrics(by_size, ranks)
+        if part.fused is not None:
+            per_query["fused"] = query_metrics(part.fused, ranks)
+        plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
+        by_size = rank_protocol(chips, size_features(chips.metres), protocol, plain)
+        per_query["size-only"] = query_metrics(by_size, ranks)
         seed = [settings.bootstrap_seed, zlib.crc32(protocol.name.encode())]
-        valid = result.valid
-        per_query["random"] = random_metrics(
-            result.num_matches[valid], result.num_ranked[valid], ranks, settings.random_draws, seed
-        )
-        ships = chips.ids[protocol.query[valid]]
+        matches, ranked = result.num_matches[result.valid], result.num_ranked[result.valid]
+        per_query["random"] = random_metrics(matches, ranked, ranks, settings.random_draws, seed)
+        ships = chips.ids[protocol.query[result.valid]]
         rows, above, fused_above = compare_rows(per_query, ships, settings.bootstrap_samples, seed)
         low, high = wilson_interval(int(per_query["model"]["Rank-1"].sum()), result.num_valid)
         return replace(part, rows=rows, above=above, fused_above=fused_above, wilson=(100 * low, 100 * high))
@@ -194,7 +159,7 @@ def check_fusion(cfg: Any) -> None:
     if not cfg.TEST.FUSION.ENABLED:
         return
     chosen = EVALUATOR_REGISTRY._obj_map.get(cfg.TEST.EVALUATOR)
-    if not hasattr(chosen, "fused"):
+    if not (isinstance(chosen, type) and issubclass(chosen, FusionReidEvaluator)):
         raise ConfigError(
             f"TEST.FUSION.ENABLED: {cfg.TEST.EVALUATOR} cannot fuse; set TEST.EVALUATOR to FusionReidEvaluator, or "
             "TEST.FUSION.ENABLED to False"

@@ -21,7 +21,7 @@ def query_metrics(result: RankResult, ranks: Sequence[int]) -> dict[str, Floats]
     """What each valid query adds to each figure of a ranking.
 
     Returns:
-        ``[num_valid]`` each, in 0..1: ``mAP``, ``mINP``, ``Rank-<k>`` for each of ``ranks``; their means are the figures.
+        ``[num_valid]`` each, in 0..1: ``mAP``, ``mINP``, ``Rank-<k>`` for each k; their means are the figures.
     """
     first = result.first_rank[result.valid]
     return {

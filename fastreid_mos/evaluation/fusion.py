@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from .ranking import Doubles, Ints, as_features, as_vector, normalized
 
-MODES = ("mean",)  # goes with TEST.FUSION.MODE
 
 
 def fuse_features(features: Any, synthetic: Any, owner: Any, alpha: float) -> NDArray[np.float32]:

@@ -301,9 +301,9 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, tmp_pa
     chosen, seen = {}, []
     true = fusing_module.measure_curves
 
-    def watched(held, generated, *rest):
-        seen.append((held.chips.paths, tuple(held.chips.ids)))
-        return true(held, generated, *rest)
+    def watched(chips, *rest):
+        seen.append((chips.paths, tuple(chips.ids)))
+        return true(chips, *rest)
 
     monkeypatch.setattr(fusing_module, "measure_curves", watched)
     # So few ships are no evidence; here any will do.

@@ -13,8 +13,8 @@ import torch
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import Choice, EvalSettings, Fusion, FusionReidEvaluator, GeneratedChips, fuse_features
+from fastreid_mos.evaluation.figures import bootstrap_intervals
 from fastreid_mos.evaluation.fused_chips import GeneratedPass
-from fastreid_mos.evaluation.intervals import bootstrap_intervals
 
 NAMES = ("ALL", "O2S", "S2O")
 KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
@@ -132,7 +132,10 @@ def test_the_log_says_what_was_fused_and_what_it_gains(split, generated, caplog)
     text = caplog.text
     assert "| fused" in text and "O2S: fused above model: mAP " in text
     # The first optical chip, a query, has none.
-    assert "O2S: generated chips for 11 of 12 queries and 0 of " in text and "mean of 2 sample(s), alpha 0.4" in text
+    assert (
+        "O2S: generated chips for 11 of 12 queries and 0 of " in text
+        and "mean of 2 generated chip(s), alpha 0.4" in text
+    )
     assert "S2O: generated chips for 0 of 12 queries and 2" in text and "alpha 0, so nothing is fused" in text
 
 

@@ -1,4 +1,4 @@
-"""Feature fusion: golden values, rows with any number of generated chips, and what it refuses."""
+"""Feature fusion: golden values, its formula one row at a time, and what it refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ def fused_side(values, case, side):
     synthetic = values.get(f"{case}_{side}_synthetic", np.empty((0, features.shape[1]), np.float32))
     optical = np.flatnonzero(values[f"{case}_{side}_modalities"] == 0)
     owner = np.repeat(optical, 5) if len(synthetic) else np.empty(0, int)
-    assert len(owner) == len(synthetic)
     return fuse_features(features, synthetic, owner, float(values[f"{case}_alpha"]))
 
 
@@ -32,43 +31,46 @@ def test_golden(golden, strength, side):
     assert result.mAP == pytest.approx(float(values[f"{case}_mAP"]), abs=1e-5)
 
 
-def test_by_hand():
-    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [3.0, 4.0]])
-    # Row 0 has two generated chips of different length, row 2 one, row 1 none; owners come in any order.
-    synthetic = np.array([[0.0, 5.0], [8.0, 6.0], [0.0, 0.1]])
-    result = fuse_features(features, synthetic, [2, 0, 0], 0.5)
-    mean = (np.array([0.8, 0.6]) + [0.0, 1.0]) / 2
-    first = 0.5 * np.array([1.0, 0.0]) + 0.5 * mean
-    last = 0.5 * np.array([0.6, 0.8]) + 0.5 * np.array([0.0, 1.0])
-    wanted = [first / np.linalg.norm(first), [0.0, 1.0], last / np.linalg.norm(last)]
-    np.testing.assert_allclose(result, wanted, atol=1e-6)
-    assert result.dtype == np.float32
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def test_weights_of_nothing_and_of_all():
-    features, synthetic = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[0.0, 2.0]])
-    np.testing.assert_allclose(fuse_features(features, synthetic, [1], 0.0), [[0.6, 0.8], [1, 0]], atol=1e-7)
-    np.testing.assert_allclose(fuse_features(features, synthetic, [1], 1.0), [[0.6, 0.8], [0, 1]], atol=1e-7)
-    none = np.empty((0, 2))
-    for owner in (np.empty(0, int), [], torch.empty(0)):
-        np.testing.assert_allclose(fuse_features(features, none, owner, 0.3), [[0.6, 0.8], [1, 0]], atol=1e-7)
+@pytest.mark.parametrize("alpha", [0.0, 0.02, 0.5, np.float32(0.9), 1.0])
+def test_each_row_follows_its_formula(alpha):
+    rng = np.random.default_rng(2)
+    features = torch.from_numpy(rng.standard_normal((8, 12)))
+    # Row 0 has no generated chip, row 1 one, the others two to seven, in any order and of any length.
+    owner = rng.permutation(np.repeat(np.arange(8), np.arange(8)))
+    synthetic = features.numpy()[owner] + rng.standard_normal((len(owner), 12)) * np.linspace(0.1, 2, 12)
+    fused = fuse_features(7 * features, synthetic * rng.uniform(0.1, 9, (len(owner), 1)), owner, alpha)
+    assert fused.dtype == np.float32
+    np.testing.assert_allclose(fused[0], unit(features.numpy()[0]), atol=1e-6)
+    for row in range(1, 8):
+        mean = unit(synthetic[owner == row]).mean(axis=0)
+        np.testing.assert_allclose(
+            fused[row], unit((1 - alpha) * unit(features[row].numpy()) + alpha * mean), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("owner", [np.empty(0, int), [], torch.empty(0)])
+def test_nothing_generated(owner):
+    features = np.array([[3.0, 4.0], [1.0, 0.0]])
+    np.testing.assert_allclose(fuse_features(features, np.empty((0, 2)), owner, 0.3), [[0.6, 0.8], [1, 0]], atol=1e-7)
     assert features.tolist() == [[3, 4], [1, 0]]
 
 
 @pytest.mark.parametrize(
-    ("synthetic", "owner", "alpha", "message"),
+    ("synthetic", "owner", "alpha", "error", "words"),
     [
-        (np.ones((1, 2)), [2], 0.1, "owner: rows 0..1 are needed, got 2..2"),
-        (np.ones((1, 2)), [-1], 0.1, "owner: rows 0..1"),
-        (np.ones((1, 3)), [0], 0.1, "synthetic: 3 dimensions, but features have 2"),
-        (np.ones((2, 2)), [0], 0.1, "owner: 2 values are needed"),
-        (np.full((1, 2), np.nan), [0], 0.1, "synthetic: not finite in row 0"),
-        (np.ones((1, 2)), [0], 1.1, "alpha: 0..1"),
-        (np.ones((1, 2)), [0], float("nan"), "alpha: 0..1"),
-        (np.ones((1, 2)), [0], "auto", "alpha: 0..1, got 'auto'"),
-        (np.ones((1, 2)), [0], None, "alpha: 0..1, got None"),
+        (np.ones((1, 2)), [2], 0.1, ValueError, "^owner.*2"),
+        (np.ones((1, 2)), [-1], 0.1, ValueError, "^owner.*-1"),
+        (np.ones((1, 3)), [0], 0.1, ValueError, "^synthetic: 3"),
+        (np.ones((2, 2)), [0], 0.1, ValueError, "^owner: 2 values"),
+        (np.full((1, 2), np.nan), [0], 0.1, MOSError, "synthetic.*row 0"),
+        (np.ones((1, 2)), [0], 1.1, ValueError, "^alpha"),
+        (np.ones((1, 2)), [0], float("nan"), ValueError, "^alpha"),
     ],
 )
-def test_refuses(synthetic, owner, alpha, message):
-    with pytest.raises(MOSError, match=message):
+def test_refuses(synthetic, owner, alpha, error, words):
+    with pytest.raises(error, match=words):
         fuse_features(np.ones((2, 2)), synthetic, owner, alpha)

@@ -14,17 +14,12 @@ from fastreid_mos.evaluation.chips import Chips
 from fastreid_mos.evaluation.protocols import select_protocols
 
 PROTOCOLS = EvalSettings().protocols
-
-
-def chips_of(paths, num_query, kinds=None):
-    names = [os.path.basename(path) for path in paths]
-    kinds = np.array([int("SAR" in name) for name in names]) if kinds is None else np.array(kinds)
-    ids = np.array([int(name.split("_")[0]) for name in names])
-    return Chips(np.zeros((len(ids), 2), np.float32), ids, kinds, kinds, None, tuple(map(str, paths)), num_query)
+QUERY = ["1_q_RGB.tif", "2_q_SAR.tif", "3_q_RGB.tif"]
+GALLERY = ["-1_g_SAR.tif", "1_g_RGB.tif", "1_g_SAR.tif", "2_g_RGB.tif", "3_g_SAR.tif"]
 
 
 def hoss(root, query, gallery):
-    """Files of that content, so that copies can be told from different files of one name."""
+    """Files of different content, so that copies can be told from others of their name."""
     paths = []
     for folder, names in (("query", query), ("bounding_box_test", gallery)):
         (root / folder).mkdir(parents=True)
@@ -34,33 +29,30 @@ def hoss(root, query, gallery):
     return paths
 
 
-QUERY = ["1_q_RGB.tif", "2_q_SAR.tif", "3_q_RGB.tif"]
-GALLERY = ["-1_g_SAR.tif", "1_g_RGB.tif", "1_g_SAR.tif", "2_g_RGB.tif", "3_g_SAR.tif"]
+def selected(paths, num_query, wanted=PROTOCOLS, root=None):
+    names = [os.path.basename(path) for path in paths]
+    kinds = np.array([int("SAR" in name) for name in names])
+    ids = np.array([int(name.split("_")[0]) for name in names])
+    unused = np.zeros((len(ids), 2))
+    chips = Chips(unused.astype(np.float32), ids, kinds, kinds, unused, tuple(map(str, paths)), num_query)
+    protocols, left_out = select_protocols(chips, wanted, *np.split(np.arange(len(ids)), [num_query]), root)
+    return {part.name: (part.query.tolist(), part.gallery.tolist(), part.own.tolist()) for part in protocols}, left_out
 
 
-def test_by_modality(tmp_path):
-    protocols, left_out = select_protocols(chips_of(hoss(tmp_path, QUERY, GALLERY), 3), PROTOCOLS)
-    rows = {part.name: (part.query.tolist(), part.gallery.tolist()) for part in protocols}
-    assert rows == {
-        "ALL": ([0, 1, 2], [3, 4, 5, 6, 7]),
-        "O2S": ([0, 2], [3, 5, 7]),
-        "S2O": ([1], [4, 6]),
-    }
-    assert not left_out and all((part.own == -1).all() for part in protocols)
-
-
-def test_a_set_of_one_direction_has_one_protocol(tmp_path):
-    paths = hoss(tmp_path, ["1_q_RGB.tif"], ["1_g_SAR.tif", "-1_g_SAR.tif"])
-    protocols, left_out = select_protocols(chips_of(paths, 1), PROTOCOLS)
-    assert [part.name for part in protocols] == ["O2S"]
-    assert left_out == {"ALL": "the same chips as O2S", "S2O": "no sar query chips"}
-
-
-def test_a_set_of_one_modality_keeps_all(tmp_path):
-    paths = hoss(tmp_path, ["1_q_RGB.tif"], ["1_g_RGB.tif"])
-    protocols, left_out = select_protocols(chips_of(paths, 1), PROTOCOLS)
-    assert [part.name for part in protocols] == ["ALL"]
-    assert left_out == {"O2S": "no sar gallery chips", "S2O": "no sar query chips"}
+@pytest.mark.parametrize(
+    ("query", "gallery", "rows", "left_out"),
+    [
+        (QUERY, GALLERY,
+         {"ALL": ([0, 1, 2], [3, 4, 5, 6, 7], [-1] * 3), "O2S": ([0, 2], [3, 5, 7], [-1] * 2),
+          "S2O": ([1], [4, 6], [-1])}, {}),
+        (["1_q_RGB.tif"], ["1_g_SAR.tif", "-1_g_SAR.tif"],
+         {"O2S": ([0], [1, 2], [-1])}, {"ALL": "the same chips as O2S", "S2O": "no sar query chips"}),
+        (["1_q_RGB.tif"], ["1_g_RGB.tif"],
+         {"ALL": ([0], [1], [-1])}, {"O2S": "no sar gallery chips", "S2O": "no sar query chips"}),
+    ],
+)  # fmt: skip
+def test_by_modality(tmp_path, query, gallery, rows, left_out):
+    assert selected(hoss(tmp_path, query, gallery), len(query)) == (rows, left_out)
 
 
 def subset(root, name, query, gallery):
@@ -70,14 +62,13 @@ def subset(root, name, query, gallery):
             (root / "subset" / name / folder / file).write_bytes(b"copy")
 
 
-def test_subset_folders_say_what_a_protocol_holds(tmp_path, caplog):
+def test_subset_folders_list_what_a_protocol_holds(tmp_path):
     paths = hoss(tmp_path, QUERY, GALLERY)
     subset(tmp_path, "O2S", ["1_q_RGB.tif", "Thumbs.db"], ["1_g_SAR.tif", "-1_g_SAR.tif"])
-    with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
-        protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS, str(tmp_path))
-    rows = {part.name: (part.query.tolist(), part.gallery.tolist()) for part in protocols}
-    assert rows["O2S"] == ([0], [3, 5]) and rows["S2O"] == ([1], [4, 6])
-    assert "O2S: 1 queries and 2 gallery chips, as subset/O2S lists them" in caplog.text
+    rows, _ = selected(paths, 3, root=str(tmp_path))
+    assert rows["O2S"][:2] == ([0], [3, 5]) and rows["S2O"][:2] == ([1], [4, 6])
+    # They list the test split and no other.
+    assert selected(paths, 3)[0]["O2S"][:2] == ([0, 2], [3, 5, 7])
 
 
 @pytest.mark.parametrize("name", [b"9_q_RGB.tif", b"9_\xb4_RGB.tif"])
@@ -88,10 +79,8 @@ def test_a_subset_with_chips_of_its_own_is_left_to_its_data_set(tmp_path, caplog
         subset(tmp_path, "O2S", ["1_q_RGB.tif", os.fsdecode(name)], ["1_g_SAR.tif"])
     except OSError:
         pytest.skip("this file system takes no such name")
-    protocols, _ = select_protocols(chips_of(paths, 3), PROTOCOLS, str(tmp_path))
-    assert {part.name: part.query.tolist() for part in protocols}["O2S"] == [0, 2]
-    assert f"{name.decode('utf-8', 'backslashreplace')} first" in caplog.text
-    assert "DATASETS.TESTS HOSS_O2S tests that folder" in caplog.text
+    assert selected(paths, 3, root=str(tmp_path))[0]["O2S"][0] == [0, 2]
+    assert name.decode("utf-8", "backslashreplace") in caplog.text and "HOSS_O2S" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["same path", "copy", "link", "other content", "absent"])
@@ -107,22 +96,21 @@ def test_own_files(tmp_path, kind):
         twin.symlink_to(query)
     elif kind == "absent":
         twin.unlink()
-    protocols, _ = select_protocols(chips_of(paths, 1), [["O2O", "optical", "optical"], ["ALL", "all", "all"]])
-    assert protocols[0].own.tolist() == [-1 if kind in ("other content", "absent") else 2]
-    # ALL holds the same chips here, and is left out for it.
-    assert [part.name for part in protocols] == ["O2O"]
+    rows, left_out = selected(paths, 1, [["O2O", "optical", "optical"], ["ALL", "all", "all"]])
+    assert rows["O2O"][2] == [-1 if kind in ("other content", "absent") else 2]
+    assert left_out == {"ALL": "the same chips as O2O"}
 
 
 def test_subset_data_sets_in_the_evaluator(split, caplog):
     """HOSS_O2S's chips (optical queries, SAR gallery) give O2S, with the figures that HOSS's own pass gives."""
-    whole = FusionReidEvaluator(num_query=split.num_query)
     query, gallery = split.rows(0, 1)
-    rows = np.concatenate([query, gallery])
+    rows = [*query, *gallery]
     part = split.changed(
-        features=split.features[rows], ids=split.ids[rows], modalities=split.modalities[rows],
-        pixels=split.pixels[rows], paths=tuple(split.paths[row] for row in rows), num_query=len(query),
+        **{name: getattr(split, name)[rows] for name in ("features", "ids", "modalities", "pixels")},
+        paths=tuple(split.paths[row] for row in rows), num_query=len(query),
     )  # fmt: skip
     with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
         alone = part.run(FusionReidEvaluator(num_query=len(query)))
-    assert list(alone) == ["O2S"] and alone["O2S"] == split.run(whole)["O2S"]
+    whole = split.run(FusionReidEvaluator(num_query=split.num_query))
+    assert list(alone) == ["O2S"] and alone["O2S"] == whole["O2S"]
     assert "ALL: left out, the same chips as O2S" in caplog.text

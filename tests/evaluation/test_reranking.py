@@ -1,4 +1,4 @@
-"""Re-ranking: golden values, the textbook procedure, blocks, and what it refuses."""
+"""Re-ranking and query expansion: golden values, the textbook, fast-reid's own, blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from fastreid.evaluation.query_expansion import aqe
 
 from fastreid_mos.errors import MOSError
-from fastreid_mos.evaluation import rank_metrics, rerank, reranking
+from fastreid_mos.evaluation import expand_queries, rank_metrics, rerank, reranking
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -37,9 +39,7 @@ def test_equals_the_textbook(settings):
 
     # The last setting asks for more neighbours than there are rows.
     (query, gallery), _ = clusters(queries=15, gallery=45)
-    np.testing.assert_allclose(
-        rerank(query, gallery, *settings), textbook(query, gallery, *settings), atol=1e-5, err_msg=str(settings)
-    )
+    np.testing.assert_allclose(rerank(query, gallery, *settings), textbook(query, gallery, *settings), atol=1e-5)
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -49,16 +49,12 @@ def test_blocks_change_nothing(monkeypatch):
     np.testing.assert_allclose(rerank(query, gallery), whole, atol=1e-6)
 
 
-def test_helps_where_neighbours_help():
+def test_helps_where_neighbours_help_and_lambda_one_is_the_original_order():
     (query, gallery), ids = clusters(gallery=300)
-    before = rank_metrics(-query @ gallery.T, *ids).mAP
-    assert rank_metrics(rerank(query, gallery), *ids).mAP > before + 0.02
-
-
-def test_lambda_one_is_the_original_order():
-    (query, gallery), _ = clusters()
-    result = rerank(query, gallery, lambda_value=1.0)
-    assert np.array_equal(np.argsort(result, axis=1), np.argsort(-query @ gallery.T, axis=1))
+    before = -query @ gallery.T
+    assert rank_metrics(rerank(query, gallery), *ids).mAP > rank_metrics(before, *ids).mAP + 0.02
+    same = rerank(query, gallery, lambda_value=1.0)
+    assert np.array_equal(np.argsort(same, axis=1), np.argsort(before, axis=1))
 
 
 def test_equal_rows_and_one_row():
@@ -67,18 +63,58 @@ def test_equal_rows_and_one_row():
     assert rerank(same[:1], same[:1]).shape == (1, 1)
 
 
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(2)
+    return [np.abs(rng.standard_normal((count, 10))).astype(np.float32) for count in (6, 40)]
+
+
+@pytest.mark.parametrize("alpha", [3.0, 0.0])
+def test_one_query_and_the_gallery_are_expanded_as_by_fast_reid(rows, alpha):
+    query, gallery = rows
+    own_query, own_gallery = expand_queries(query, gallery, 1, 5, alpha)
+    for number in range(len(query)):
+        # Alone with the gallery, a query has gallery neighbours only in fast-reid's as well.
+        wanted, _ = aqe(torch.from_numpy(query[number : number + 1]), torch.from_numpy(gallery), 1, 5, alpha)
+        np.testing.assert_allclose(own_query[number], wanted[0].numpy(), atol=1e-5)
+    first, others = aqe(torch.from_numpy(gallery[:1]), torch.from_numpy(gallery[1:]), 1, 5, alpha)
+    np.testing.assert_allclose(own_gallery, torch.cat([first, others]).numpy(), atol=1e-5)
+
+
+def test_expanded_queries_do_not_see_each_other(rows):
+    query, gallery = rows
+    together, _ = expand_queries(query, gallery, 2, 4, 3.0)
+    for number in range(len(query)):
+        alone, _ = expand_queries(query[number : number + 1], gallery, 2, 4, 3.0)
+        np.testing.assert_allclose(together[number], alone[0], atol=1e-12)
+    shared, _ = aqe(torch.from_numpy(query), torch.from_numpy(gallery), 2, 4, 3.0)
+    assert np.abs(together - shared.numpy()).max() > 1e-3
+
+
+def test_expansion_in_small_blocks_and_of_few_or_opposite_neighbours(rows):
+    query, gallery = rows
+    small = expand_queries(query, gallery, block_mb=0.01)[0]
+    np.testing.assert_allclose(small, expand_queries(query, gallery)[0], atol=1e-12)
+    one, same = expand_queries(query, gallery[:1], neighbours=5)
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (query, gallery[:1])]
+    np.testing.assert_allclose(one, (query + (unit[0] @ unit[1].T) ** 3 * gallery[:1]) / 2, atol=1e-6)
+    np.testing.assert_allclose(same, gallery[:1])
+    np.testing.assert_allclose(expand_queries(query, gallery, neighbours=1)[0], query)
+    opposite = np.array([[-1.0, 0.1], [-1.0, -0.1]])
+    np.testing.assert_allclose(expand_queries(np.array([[1.0, 0.0]]), opposite, 1, 3, 2.0)[0], [[1 / 3, 0.0]])
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("function", "arguments", "error", "words"),
     [
-        ((np.ones((2, 3)), np.ones((4, 2))), "3 dimensions for queries, 2 for the gallery"),
-        ((np.ones((2, 3)), np.full((4, 3), np.nan)), "gallery_features: not finite in row 0, 1, 2, 3"),
-        ((np.ones((0, 3)), np.ones((4, 3))), "query_features: a matrix"),
-        ((np.ones((2, 3)), np.ones((4, 3)), 0), "k1 and k2 are at least 1"),
-        ((np.ones((2, 3)), np.ones((4, 3)), 2.5), "k1 and k2 are whole numbers, got 2.5 and 6"),
-        ((np.ones((2, 3)), np.ones((4, 3)), 20, 6.0), "k1 and k2 are whole numbers"),
-        ((np.ones((2, 3)), np.ones((4, 3)), 20, 6, 1.5), "lambda_value: 0..1"),
+        (rerank, (np.ones((2, 3)), np.ones((4, 2))), ValueError, "3 .* 2"),
+        (rerank, (np.ones((2, 3)), np.full((4, 3), np.nan)), MOSError, "gallery_features.*row 0, 1, 2, 3"),
+        (rerank, (np.ones((2, 3)), np.ones((4, 3)), 0), ValueError, "^k1"),
+        (rerank, (np.ones((2, 3)), np.ones((4, 3)), 20, 6, 1.5), ValueError, "^lambda_value"),
+        (expand_queries, (np.ones((2, 3)), np.ones((4, 3)), 0), ValueError, "times"),
+        (expand_queries, (np.ones((2, 3)), np.ones((4, 3)), 1, 5, -1.0), ValueError, "alpha"),
     ],
 )
-def test_refuses(arguments, message):
-    with pytest.raises(MOSError, match=message):
-        rerank(*arguments)
+def test_refuses(function, arguments, error, words):
+    with pytest.raises(error, match=words):
+        function(*arguments)
