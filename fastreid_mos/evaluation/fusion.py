@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .ranking import Doubles, Ints, as_features, as_vector, normalized
 
 
-
 def fuse_features(features: Any, synthetic: Any, owner: Any, alpha: float) -> NDArray[np.float32]:
     """f' = normalize((1 - alpha) f + alpha g) for rows that own synthetic ones (MOS, section CDGF).
 
