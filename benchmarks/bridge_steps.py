@@ -99,7 +99,7 @@ def main() -> None:
     if args.bridge is None:
         bridge(BRIDGE, data, base, *steps, "BRIDGE.SAMPLE.SPLITS", "[]")
 
-    from fastreid_mos.bridge.loading import load_pipeline
+    from fastreid_mos.bridge.pipeline import load_pipeline
     from fastreid_mos.data import HOSS, OPTICAL, SAR
     from fastreid_mos.evaluation.figures import random_metrics
     from fastreid_mos.synthetic.folder import open_generated

@@ -32,7 +32,7 @@ def measure(pipeline: str, batch: int, rule: str, steps: int, images: int) -> di
     import torch
 
     import fastreid_mos  # noqa: F401
-    from fastreid_mos.bridge.loading import load_pipeline
+    from fastreid_mos.bridge.pipeline import load_pipeline
     from fastreid_mos.bridge.scheduler import BrownianBridgeScheduler
 
     made = paper_pipeline() if pipeline == "paper" else load_pipeline(pipeline)
@@ -72,11 +72,11 @@ def paper_pipeline() -> Any:
     """A pipeline of the size in configs/HOSS/bbdm.yml, with random weights."""
     import fastreid_mos
     from fastreid_mos.bridge import BrownianBridgePipeline
-    from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder
+    from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
     from fastreid_mos.bridge.train.building import build_scheduler, build_unet
 
     cfg = fastreid_mos.load_cfg(str(ROOT / "configs/HOSS/bbdm.yml"))
-    vae = build_autoencoder(AutoencoderSettings.from_cfg(cfg)).eval()
+    vae = AutoencoderSettings.from_cfg(cfg).build().eval()
     return BrownianBridgePipeline(build_unet(cfg, vae).eval(), build_scheduler(cfg, latent=True), vae)
 
 

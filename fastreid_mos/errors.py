@@ -16,6 +16,11 @@ def shown(path: str | os.PathLike[str]) -> str:
     return re.sub("[\ud800-\udfff\r\n]", lambda found: f"\\x{ord(found[0]) & 255:02x}", os.fspath(path))
 
 
+def one_line(error: BaseException) -> str:
+    """What another library says of a failure, as one line short enough for a message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class MOSError(Exception):
     """Base of all errors with a message for the user. The tools print it in one line and exit with status 2."""
 

@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .errors import MOSError
+from .errors import MOSError, one_line
 
 try:
     import fcntl
@@ -77,6 +78,76 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str], last: str = "") -> Iterator[str]:
+    """A temporary folder beside ``path`` that is renamed to it on success.
+
+    An exception or a kill inside the block leaves ``path`` as it was.
+
+    Args:
+        path: the folder to write; absent or empty, unless ``last`` is given.
+        last: the file without which the folder is none of its kind. A filled ``path`` is then updated file by file,
+            after its own ``last`` is removed and with the new one at the end.
+
+    Raises:
+        MOSError: ``path`` holds files already, or cannot be written.
+    """
+    target = os.path.abspath(os.fspath(path))
+    temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.saving")
+    if reason := in_the_way(target):
+        raise MOSError(f"{target}: no folder can be written there ({reason}); give another")
+    filled = os.path.isdir(target) and bool(os.listdir(target))
+    if filled and not last:
+        raise MOSError(f"{target}: is there already; give another folder or remove it")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        with naming(target):
+            os.makedirs(temporary)
+            yield temporary
+            files = [os.path.join(folder, file) for folder, _, names in os.walk(temporary) for file in names]
+            for file in files:  # a power cut must not leave empty ones behind the final name
+                with open(file, "rb") as stream, contextlib.suppress(OSError):
+                    os.fsync(stream.fileno())
+            if filled:
+                _move(files, temporary, target, last)
+            else:
+                with contextlib.suppress(OSError):
+                    os.rmdir(target)
+                os.rename(temporary, target)
+    except BaseException as error:
+        reason = _disk_fault(error, os.path.dirname(target))  # while the files are there
+        shutil.rmtree(temporary, ignore_errors=True)
+        if reason:
+            raise MOSError(f"{target}: cannot be written ({reason})") from error
+        raise
+
+
+def _move(files: list[str], temporary: str, target: str, last: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(target, last))
+    for name in sorted((os.path.relpath(file, temporary) for file in files), key=lambda name: name == last):
+        os.makedirs(os.path.dirname(os.path.join(target, name)), exist_ok=True)
+        os.replace(os.path.join(temporary, name), os.path.join(target, name))
+    shutil.rmtree(temporary)
+
+
+def _disk_fault(error: BaseException, folder: str) -> str:
+    """Why a file could not be written, "" for an error of another kind.
+
+    safetensors reports the system's reason in an error of its own; torch in words that tell nothing, so that only the
+    disk can be asked.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or one_line(error)
+    if type(error).__name__ == "SafetensorError":
+        return one_line(error)
+    if isinstance(error, RuntimeError):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(folder).free < 2**20:
+                return os.strerror(errno.ENOSPC)
+    return ""
 
 
 def in_the_way(folder: str | os.PathLike[str]) -> str:

@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from fastreid_mos import cli
+from fastreid_mos import cli, files
 from fastreid_mos import files as atomic
-from fastreid_mos.bridge import folders
 from fastreid_mos.errors import MOSError
 from fastreid_mos.files import atomic_write, naming
 
@@ -96,8 +95,8 @@ def test_a_folder_whose_writer_has_words_of_its_own(tmp_path, monkeypatch):
     target = tmp_path / "step_3"
     usage = shutil.disk_usage(tmp_path)
     for free, expected in ((10, MOSError), (2**30, RuntimeError)):
-        monkeypatch.setattr(folders.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
-        with pytest.raises(expected) as caught, folders.whole_folder(target):
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        with pytest.raises(expected) as caught, files.whole_folder(target):
             raise RuntimeError("file write failed")
         assert (str(caught.value) == f"{target}: cannot be written (No space left on device)") == (expected is MOSError)
         assert not os.listdir(tmp_path)
@@ -127,8 +126,8 @@ def raises(error):
 def test_only_what_the_disk_refused_is_called_so(tmp_path, monkeypatch, write, free, expected, said):
     usage = shutil.disk_usage(tmp_path)
     told = (lambda _: raises(free)) if isinstance(free, OSError) else (lambda _: usage._replace(free=free))
-    monkeypatch.setattr(folders.shutil, "disk_usage", told)
-    with pytest.raises(expected) as caught, folders.whole_folder(tmp_path / "step_3"):
+    monkeypatch.setattr(files.shutil, "disk_usage", told)
+    with pytest.raises(expected) as caught, files.whole_folder(tmp_path / "step_3"):
         write()
     assert str(caught.value).endswith(said)
     assert ("cannot be written" in str(caught.value)) == said.endswith(")")

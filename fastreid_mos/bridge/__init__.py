@@ -1,7 +1,6 @@
 """CDGF's first half: a Brownian-bridge diffusion model that turns a chip of one modality into chips of the other.
 
-Needs the extra ``bridge`` (diffusers, accelerate), from the first of the names below on: importing the package itself,
-as :mod:`fastreid_mos` does, loads neither.
+Needs the extra ``bridge`` (diffusers, accelerate), but only from the first use of one of the names below on.
 """
 
 from __future__ import annotations
@@ -15,14 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BrownianBridgePipeline", "BrownianBridgeScheduler", "BrownianBridgeSchedulerOutput"]
 
-_WHERE = {
-    "BrownianBridgePipeline": "pipeline",
-    "BrownianBridgeScheduler": "scheduler",
-    "BrownianBridgeSchedulerOutput": "scheduler",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(".pipeline" if "Pipeline" in name else ".scheduler", __name__), name)

@@ -1,4 +1,4 @@
-"""Chips as the bridge sees them: read, brought to one size and to -1..1, and back to 8 bits."""
+"""Images as the bridge takes them: read, resized, in -1..1; and back to 8 bits."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILTERS = {
 
 
 class BridgeImages:
-    """Reads the chips of both modalities alike: a function of these settings and the file.
+    """Reads the chips of both modalities alike.
 
     Args:
-        size: (height, width) in pixels that every image is brought to.
+        size: (height, width) in pixels that every image is resized to.
         sar_transform: Chip -> ``[height, width, 3]`` uint8, for SAR chips (INPUT.SAR.TRANSFORM).
         resize: "bilinear", "bicubic", "nearest" or "lanczos", with antialiasing; the same for both modalities.
         channel: INPUT.SAR.CHANNEL.
@@ -37,7 +37,7 @@ class BridgeImages:
         doubts: what was read and is doubtful, to be reported.
 
     Raises:
-        ValueError: a filter of another name, or a side below 1.
+        ValueError: an unknown filter.
     """
 
     def __init__(
@@ -49,10 +49,8 @@ class BridgeImages:
     ) -> None:
         if resize not in FILTERS:
             raise ValueError(f"resize: one of {', '.join(FILTERS)}, got {resize!r}")
-        height, width = (int(side) for side in size)
-        if min(height, width) < 1:
-            raise ValueError(f"size: (height, width) in pixels, got {tuple(size)}")
-        self.size = (height, width)
+        height, width = size
+        self.size = (int(height), int(width))
         self.sar_transform = sar_transform
         self.resize = resize
         self.channel = channel
@@ -79,14 +77,7 @@ class BridgeImages:
         chip = read_chip(path, modality, self.channel)
         self.doubts.note(path, chip.doubts)
         pixels = chip.pixels if modality == OPTICAL else self.sar_transform(chip)
-        return self.resized(pixels)
-
-    def resized(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """``[height, width, 3]`` uint8 brought to the size; unchanged where it has it."""
-        height, width = self.size
-        if pixels.shape[:2] == self.size:
-            return np.ascontiguousarray(pixels)
-        return np.array(Image.fromarray(pixels).resize((width, height), FILTERS[self.resize]))
+        return np.array(_resized(pixels, self.size, self.resize))
 
 
 def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -100,27 +91,80 @@ def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
     """
     # Arrays of PIL images may be read-only, which torch would warn of.
     stored = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
-    if stored.dtype != torch.uint8 or stored.ndim not in (3, 4) or stored.shape[-1] != 3:
-        raise ValueError(f"images: uint8 [B, H, W, 3] or [H, W, 3], got {stored.dtype} {list(stored.shape)}")
     return stored.movedim(-1, -3).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
 
 
 def to_uint8(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """What a network gave as 8-bit images, rounded; beyond -1..1 is clamped.
+    """The way back: ``[B, 3, H, W]`` or ``[3, H, W]`` of any float type, rounded and clamped, as an array."""
+    pixels = tensor.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def source_tensor(image: Any, size: tuple[int, int] | None, resize: str) -> torch.Tensor:
+    """What a pipeline is given as one tensor.
 
     Args:
-        tensor: ``[B, 3, H, W]`` (or ``[3, H, W]``), any float type and device.
+        image: PIL image(s) of 8 bits; uint8 array(s) or float array(s) 0..1, ``[H, W, 3]``, ``[H, W]`` or
+            ``[B, H, W, 3]``; float tensor(s) in -1..1, ``[3, H, W]`` or ``[B, 3, H, W]``; or a list of one kind.
+        size: (height, width). PIL images and arrays of another size are resized, tensors are refused; None: as is.
+        resize: the filter, a name in :data:`FILTERS`.
 
     Returns:
-        ``[B, H, W, 3]`` (or ``[H, W, 3]``) uint8.
+        ``[B, 3, height, width]`` float32 in -1..1, on the device of a tensor that was given, else on the CPU.
 
     Raises:
-        ValueError: another shape, or a value that is not finite.
+        ValueError: another type, shape or range; images of different sizes without ``size``.
     """
-    if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
-        raise ValueError(f"tensor: [B, 3, H, W] or [3, H, W], got {list(tensor.shape)}")
-    values = tensor.detach().to(torch.float32)
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError("images with values that are not finite")
-    pixels = values.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.movedim(-3, -1).contiguous().cpu().numpy()
+    # diffusers' VaeImageProcessor.preprocess resizes arrays without antialiasing and palettes before they are colours,
+    # does not scale uint8 arrays, and takes a tensor's range from its minimum; values would not be those of training.
+    images = list(image) if isinstance(image, (list, tuple)) else [image]
+    parts = [_source(entry, size, resize) for entry in images]
+    if len({part.shape[2:] for part in parts}) != 1:  # none at all included
+        raise ValueError(f"image: all of one size are needed, got {[tuple(part.shape[2:]) for part in parts]}")
+    return torch.cat(parts)
+
+
+def _source(image: Any, size: tuple[int, int] | None, resize: str) -> torch.Tensor:
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("F", "I")):  # PIL would clip them to a few grey levels
+            raise ValueError(f"image: a PIL image of mode {image.mode!r}; read chips by pipeline.chip_reader()")
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, torch.Tensor):
+        batch = image[None] if image.ndim == 3 else image
+        height, width = size or batch.shape[2:]
+        if batch.shape[1:] != (3, height, width) or not batch.is_floating_point():
+            wanted = f"[B, 3, {height}, {width}]"
+            raise ValueError(f"image: a float tensor {wanted} is needed, got {image.dtype} {list(image.shape)}")
+        _check_range(batch, -1)
+        return batch.detach().float()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image: PIL images, arrays, a tensor, or a list of them are needed, got {type(image)}")
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    batch = image[None] if image.ndim == 3 else image
+    if batch.ndim != 4 or batch.shape[-1] != 3 or not batch.size:
+        raise ValueError(f"image: an array [H, W, 3] or [B, H, W, 3] is needed, got {list(image.shape)}")
+    if batch.dtype == np.uint8:
+        return to_tensor(np.stack([_resized(entry, size, resize) for entry in batch]))
+    if batch.dtype.kind != "f":
+        raise ValueError(f"image: an array of uint8, or of float from 0 to 1, is needed, got {batch.dtype}")
+    _check_range(batch, 0)
+    values = np.stack([_resized(entry.astype(np.float32), size, resize) for entry in batch])
+    # Bicubic and Lanczos go beyond the range at edges; 8-bit images are clipped there by PIL itself.
+    return torch.from_numpy(np.clip(values, 0, 1)).movedim(-1, 1).contiguous().mul_(2.0).sub_(1.0)
+
+
+def _check_range(values: Any, low: float) -> None:
+    if not (low - 1e-3 <= float(values.min()) and float(values.max()) <= 1.001):  # also for NaN
+        kind = "a tensor" if isinstance(values, torch.Tensor) else "an array of float"
+        raise ValueError(f"image: {kind} goes from {low:g} to 1, got {values.min():.4g} to {values.max():.4g}")
+
+
+def _resized(pixels: NDArray[Any], size: tuple[int, int] | None, resize: str) -> NDArray[Any]:
+    """``[height, width, 3]`` uint8 or float32."""
+    if size is None or pixels.shape[:2] == size:
+        return pixels
+    # PIL has no float image of three channels.
+    parts = [pixels] if pixels.dtype == np.uint8 else [pixels[..., channel] for channel in range(3)]
+    made = [Image.fromarray(np.ascontiguousarray(part)).resize(size[::-1], FILTERS[resize]) for part in parts]
+    return np.asarray(made[0]) if len(made) == 1 else np.stack([np.asarray(part) for part in made], axis=-1)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from operator import index
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DModel, VQModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils import logging
-from PIL import Image
+from huggingface_hub import create_repo
 
+from ..errors import MOSError, one_line
+from ..files import whole_folder
+from .autoencoder import check_autoencoder, check_is_there, decode, encode, latent_channels, latent_factor
 from .card import CARD, model_card
-from .folders import whole_folder
-from .images import FILTERS, BridgeImages, to_uint8
-from .latents import check_autoencoder, decode, encode, latent_channels, latent_factor
-from .registering import declare_components
+from .images import FILTERS, BridgeImages, source_tensor
 from .scheduler import BrownianBridgeScheduler
-from .sources import source_tensor
 
 DIRECTIONS = ("optical_to_sar", "sar_to_optical")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -29,7 +29,11 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 Callback = Callable[[Any, int, torch.Tensor, dict[str, Any]], dict[str, Any]]
 
 logger = logging.get_logger(__name__)
-declare_components()
+# diffusers then records the scheduler in model_index.json as ["fastreid_mos", "BrownianBridgeScheduler"], and not by
+# the module it is in, which it refuses in folders from the hub.
+_METHODS = {"BrownianBridgeScheduler": ["save_pretrained", "from_pretrained"]}
+LOADABLE_CLASSES["fastreid_mos"] = _METHODS
+ALL_IMPORTABLE_CLASSES.update(_METHODS)
 
 
 class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -47,7 +51,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         height, width: size of the images in pixels; None: the network's ``sample_size``, and any size without one.
         sar_transform, sar_low, sar_high, sar_channel: how the SAR side was read (INPUT.SAR.TRANSFORM, LOW_PERCENTILE,
             HIGH_PERCENTILE, CHANNEL).
-        resize: filter by which images are brought to the size: bilinear, bicubic, nearest or lanczos.
+        resize: filter by which images are resized: bilinear, bicubic, nearest or lanczos.
         trained_identities: identities it was trained on, by data set.
         info: more facts for the model card: numbers, texts, lists and mappings of them.
 
@@ -90,9 +94,14 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             check_autoencoder(vae)
             if scheduler.config.clip_sample:
                 logger.warning("the bridge is in latents, which are not bound to -1..1: clip_sample is turned off")
-                scheduler = _changed(scheduler, clip_sample=False)
+                scheduler = type(scheduler).from_config(scheduler.config, clip_sample=False)
         _check_channels(unet, vae)
-        height, width = _full_size(unet, vae, height, width)
+        if (height is None) != (width is None):
+            raise ValueError(f"height and width: give both or neither, got {height} and {width}")
+        if height is None and (side := unet.config.sample_size) is not None:
+            height, width = (n * latent_factor(vae) for n in ((side, side) if isinstance(side, int) else side))
+        if height is not None:
+            _check_divisible(unet, vae, height, width)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(
             direction=direction,
@@ -103,7 +112,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             sar_high=float(sar_high),
             sar_channel=sar_channel,
             resize=resize,
-            trained_identities=_identities(trained_identities),
+            trained_identities={name: sorted(map(index, pids)) for name, pids in (trained_identities or {}).items()},
             info=dict(info or {}),
         )
 
@@ -113,7 +122,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         return bool(self.unet.config.in_channels == 2 * latent_channels(self.vae))
 
     def chip_reader(self) -> BridgeImages:
-        """What reads chip files as this bridge was trained: ``.read(path, modality)`` gives ``[H, W, 3]`` uint8.
+        """A reader of chip files as this bridge was trained: ``.read(path, modality)`` gives ``[H, W, 3]`` uint8.
 
         Raises:
             ValueError: the pipeline has no fixed size.
@@ -140,68 +149,71 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         eta: float | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate K images from each of B.
 
         Args:
             image: B source images: PIL, uint8 array(s) ``[H, W, 3]`` or ``[B, H, W, 3]``, float array(s) 0..1, a tensor
                 ``[B, 3, H, W]`` in -1..1, or a list of one of these. PIL images and arrays are resized.
-            num_images_per_prompt: K, samples of each.
+            num_images_per_prompt: K, generated images of each.
             num_inference_steps: S, 1 to the number of training timesteps: exactly so many calls of the network.
-            generator: one for all; or a list of B K, one for each sample, so that an image depends on its own only.
+            generator: one for all; or a list of B K, one for each generated image, which then depends on it only.
             output_type: ``pil``; ``np``, ``[B K, H, W, 3]`` float32 in 0..1; ``pt``, ``[B K, 3, H, W]`` float32 in
                 0..1; ``latent``, what the bridge ends in: scaled latents, or pixels about -1..1, as they are.
             eta: 0..1, instead of the scheduler's.
             return_dict: False gives a tuple.
-            callback_on_step_end: called as (pipeline, step number, timestep, {"latents": x}) after each step; what it
-                returns under "latents" takes the place of x. Setting ``pipeline._interrupt`` to True stops there.
+            callback_on_step_end: called as (pipeline, index of the step, timestep, tensors by name) after each step; x
+                is replaced by what it returns as "latents". Setting ``pipeline._interrupt`` to True stops there.
+            callback_on_step_end_tensor_inputs: names of the tensors it is given; there is "latents" only, which is x.
 
         Returns:
-            ``ImagePipelineOutput`` with ``images``: the K samples of the first image, those of the second, and so on.
+            ``ImagePipelineOutput`` with ``images``: the K of the first image, those of the second, and so on.
 
         Raises:
             ValueError: an argument of the wrong kind, shape or range.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        samples = _whole("num_images_per_prompt", num_images_per_prompt)
-        steps = _whole("num_inference_steps", num_inference_steps, self.scheduler.config.num_train_timesteps)
-        scheduler = self.scheduler
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt: at least 1, got {num_images_per_prompt}")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs: only {known}, got {', '.join(sorted(unknown))}")
         if eta is not None:
-            if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= eta <= 1:
-                raise ValueError(f"eta: 0 to 1, got {eta!r}")
-            scheduler = _changed(scheduler, eta=float(eta))
+            self.scheduler.check_eta(eta)
         size = None if self.config.height is None else (self.config.height, self.config.width)
         pixels = source_tensor(image, size, self.config.resize)
         _check_divisible(self.unet, self.vae, pixels.shape[2], pixels.shape[3])
-        rows = len(pixels) * samples
-        generators = _generators(generator, rows, len(pixels), samples)
-
+        if isinstance(generator, Sequence) and len(generator) != len(pixels) * num_images_per_prompt:
+            raise ValueError(
+                f"generator: one, or a list of {len(pixels) * num_images_per_prompt} ({len(pixels)} images, "
+                f"num_images_per_prompt {num_images_per_prompt}), got {len(generator)}"
+            )
         device = self._execution_device
-        source = encode(self.vae, pixels.to(device)).repeat_interleave(samples, dim=0)
-        scheduler.set_timesteps(steps, device=device)
-        x = source
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.scheduler.set_begin_index(0)
+
+        source = encode(self.vae, pixels.to(device)).repeat_interleave(num_images_per_prompt, dim=0)
+        latents = source
         self._interrupt = False
-        with self.progress_bar(total=len(scheduler.timesteps)) as progress:
-            for number, t in enumerate(scheduler.timesteps):
+        with self.progress_bar(total=num_inference_steps) as progress:
+            for number, t in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
                     break
-                seen = scheduler.scale_model_input(x, t)
-                seen = torch.cat([seen, source], dim=1) if self.conditioned else seen
-                output = self.unet(seen.to(self.unet.dtype), t).sample.float()
+                given = self.scheduler.scale_model_input(latents, t)
+                given = torch.cat([given, source], dim=1) if self.conditioned else given
+                output = self.unet(given.to(self.unet.dtype), t).sample.float()
                 # x stays in float32 whatever the network computes in: rounding it at each step would add noise.
-                x = scheduler.step(output, t, x, source, generator=generators).prev_sample
+                latents = self.scheduler.step(output, t, latents, source, generator=generator, eta=eta).prev_sample
                 if callback_on_step_end is not None:
-                    x = (callback_on_step_end(self, number, t, {"latents": x}) or {}).get("latents", x)
+                    tensors = {name: latents for name in callback_on_step_end_tensor_inputs}
+                    latents = callback_on_step_end(self, number, t, tensors).get("latents", latents)
                 progress.update()
 
-        images: Any = x if output_type == "latent" else decode(self.vae, x)
+        images: Any = latents if output_type == "latent" else decode(self.vae, latents)
+        images = VaeImageProcessor().postprocess(images, output_type)
         self.maybe_free_model_hooks()
-        if output_type == "pil":
-            images = [Image.fromarray(pixels) for pixels in to_uint8(images)]
-        elif output_type in ("np", "pt"):
-            images = VaeImageProcessor.denormalize(images)
-            images = VaeImageProcessor.pt_to_numpy(images) if output_type == "np" else images
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def save_pretrained(
@@ -212,63 +224,39 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
         use_flashpack: bool = False,
-        *,
-        overwrite: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write the pipeline's folder with its model card, whole or not at all.
+        """As every pipeline's, with a model card; whole or not at all.
+
+        An earlier pipeline in the folder is replaced file by file: without its ``model_index.json`` first, so that a
+        kill meanwhile leaves no mixture of both that can be loaded.
 
         Args:
-            save_directory: the folder; absent or empty.
+            save_directory: the folder; made if absent.
             safe_serialization, variant, max_shard_size, use_flashpack: as in diffusers.
             push_to_hub: also upload the folder, as in diffusers; ``kwargs`` then takes ``repo_id``, ``private``,
                 ``token``, ``commit_message`` and ``create_pr``.
-            overwrite: replace a pipeline that is there; a folder that holds other files is still refused.
 
         Raises:
-            MOSError: the folder holds something that is not to be replaced, or cannot be written.
+            MOSError: the folder cannot be written.
         """
-        with whole_folder(save_directory, _replaceable if overwrite else _is_there) as folder:
-            options: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-            options.update({"use_flashpack": True} if use_flashpack else {})  # unknown to older versions
-            super().save_pretrained(folder, safe_serialization=safe_serialization, variant=variant, **options)
-            with open(os.path.join(folder, CARD), "w", encoding="utf-8") as stream:
-                stream.write(model_card(self))
-        if push_to_hub:
-            self._upload(os.fspath(save_directory), **kwargs)
-
-    def _upload(
-        self,
-        folder: str,
-        repo_id: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-    ) -> None:
-        from huggingface_hub import create_repo
-
-        name = repo_id or os.path.basename(os.path.abspath(folder))
-        repo = create_repo(name, exist_ok=True, private=private, token=token).repo_id
-        self._upload_folder(folder, repo, token=token, commit_message=commit_message, create_pr=create_pr)
-
-
-def _changed(scheduler: Any, **settings: Any) -> Any:
-    return type(scheduler).from_config(scheduler.config, **settings)
-
-
-def _identities(given: Any) -> dict[str, list[int]]:
-    try:
-        return {str(name): sorted(index(identity) for identity in pids) for name, pids in dict(given or {}).items()}
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"trained_identities: lists of whole numbers by data set are needed, got {str(given)[:80]}"
-        ) from None
+        options: dict[str, Any] = {"safe_serialization": safe_serialization, "variant": variant}
+        options |= {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        options |= {"use_flashpack": True} if use_flashpack else {}  # unknown to older versions
+        with whole_folder(save_directory, last=self.config_name) as folder:
+            super().save_pretrained(folder, **options)
+            model_card(self).save(os.path.join(folder, CARD))
+        if push_to_hub:  # diffusers' own would write an empty card
+            repo = create_repo(
+                kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))),
+                exist_ok=True,
+                private=kwargs.pop("private", None),
+                token=kwargs.get("token"),
+            )
+            self._upload_folder(save_directory, repo.repo_id, **kwargs)
 
 
 def _check_channels(unet: Any, vae: Any) -> None:
-    if getattr(getattr(unet, "config", None), "in_channels", None) is None:
-        raise ValueError(f"unet: a UNet2DModel is needed, got {type(unet).__name__}")
     channels = latent_channels(vae)
     inside, outside = unet.config.in_channels, unet.config.out_channels
     if inside not in (channels, 2 * channels) or outside != channels:
@@ -279,21 +267,7 @@ def _check_channels(unet: Any, vae: Any) -> None:
         )
 
 
-def _full_size(unet: Any, vae: Any, height: int | None, width: int | None) -> tuple[int | None, int | None]:
-    if (height is None) != (width is None):
-        raise ValueError(f"height and width: give both or neither, got {height} and {width}")
-    if height is None or width is None:
-        sample = unet.config.sample_size
-        if sample is None:
-            return None, None
-        sides = (sample, sample) if isinstance(sample, int) else tuple(sample)
-        height, width = (int(side) * latent_factor(vae) for side in sides)
-    height, width = _whole("height", height), _whole("width", width)
-    _check_divisible(unet, vae, height, width)
-    return height, width
-
-
-def _check_divisible(unet: Any, vae: Any, height: int, width: int) -> None:
+def _check_divisible(unet: Any, vae: Any, height: Any, width: Any) -> None:
     unit = latent_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
     if height % unit or width % unit:
         raise ValueError(
@@ -301,35 +275,36 @@ def _check_divisible(unet: Any, vae: Any, height: int, width: int) -> None:
         )
 
 
-def _whole(name: str, value: Any, high: int | None = None) -> int:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < 1 or (high is not None and value > high):
-        span = "at least 1" if high is None else f"1 to {high}"
-        raise ValueError(f"{name}: a whole number, {span}, got {value!r}")
-    return int(value)
+def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | None = None) -> BrownianBridgePipeline:
+    """A :class:`BrownianBridgePipeline` from a folder or from the hub, with every failure said in one line.
 
+    Args:
+        path: the folder that ``save_pretrained`` wrote, or a hub id (owner/name).
+        device: where it goes; None: it stays on the CPU.
 
-def _generators(generator: Generators, rows: int, images: int, samples: int) -> Any:
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    generators = list(generator) if isinstance(generator, Sequence) else [generator]
-    if len(generators) != rows or not all(isinstance(entry, torch.Generator) for entry in generators):
-        raise ValueError(
-            f"generator: one torch.Generator, or a list of {rows} ({images} images with {samples} samples each), got "
-            f"{len(generators)} of {type(generators[0]).__name__ if generators else 'nothing'}"
-        )
-    return generators
-
-
-def _is_there(folder: str) -> str:
-    return "holds a model or other files already"
-
-
-def _replaceable(folder: str) -> str:
-    """Why a filled folder is not simply an earlier pipeline; "" if it is."""
-    entries = sorted(os.listdir(folder))
-    if DiffusionPipeline.config_name not in entries:
-        return "is not the folder of a pipeline"
-    known = {DiffusionPipeline.config_name, CARD, "unet", "scheduler", "vae"}
-    foreign = [entry for entry in entries if entry not in known]
-    return f"holds {foreign[0]}, which is no part of a pipeline" if foreign else ""
+    Raises:
+        MOSError: no such folder, another pipeline's, or files that are missing or cannot be read.
+    """
+    name = os.fspath(path)
+    check_is_there(name, "pipeline folder")
+    if os.path.isdir(name):
+        file = os.path.join(name, BrownianBridgePipeline.config_name)
+        if not os.path.isfile(file):
+            raise MOSError(f"{name}: is not the folder of a pipeline, it has no {BrownianBridgePipeline.config_name}")
+        try:
+            with open(file, encoding="utf-8") as stream:
+                kind = json.load(stream)["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MOSError(f"{file}: cannot be read ({one_line(error)})") from None
+        if kind != BrownianBridgePipeline.__name__:
+            raise MOSError(f"{name}: holds a {kind}, not a {BrownianBridgePipeline.__name__}")
+    try:
+        pipeline: BrownianBridgePipeline = BrownianBridgePipeline.from_pretrained(name)
+    except Exception as error:  # diffusers, safetensors and the hub raise what they like
+        where = "" if os.path.isdir(name) else "no such folder here, and from the hub: "
+        raise MOSError(f"{name}: the pipeline cannot be loaded ({where}{one_line(error)})") from None
+    for part in filter(None, (pipeline.unet, pipeline.vae)):
+        for key, value in part.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise MOSError(f"{name}: {key} holds NaN or infinite values; the training that wrote it had diverged")
+    return pipeline if device is None else pipeline.to(device)  # type: ignore[no-any-return]

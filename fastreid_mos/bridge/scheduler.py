@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .multistep import target_integral
-from .spacing import SPACINGS, bbdm_timesteps, spaced_timesteps
+from .solver import SPACINGS, bbdm_timesteps, spaced_timesteps, target_integral
 
 OBJECTIVES = ("grad", "noise", "ysubx")
 STEP_RULES = ("bbdm", "dbim")
 MT_TYPES = ("linear", "sin")
-MAX_ORDER = 3
 # Growth of m_t from step to step in BBDM's "sin" course.
 _GROWTH = 1.0075
 
@@ -28,13 +25,12 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
-class BrownianBridgeSchedulerOutput(BaseOutput):
-    """What a step gives.
+class BrownianBridgeSchedulerOutput(BaseOutput):  # type: ignore[misc]
+    """Output of :meth:`BrownianBridgeScheduler.step`.
 
     Args:
-        prev_sample: ``[B, C, H, W]``, x at the next (earlier) timestep; after the last timestep the sample itself.
-        pred_original_sample: ``[B, C, H, W]``, the target that the model predicts from this step, clamped if
-            ``clip_sample``.
+        prev_sample: ``[B, C, H, W]``, x at the next (earlier) timestep; after the last timestep the generated image.
+        pred_original_sample: ``[B, C, H, W]``, the target x_0 as predicted at this step, clamped if ``clip_sample``.
     """
 
     prev_sample: torch.Tensor
@@ -56,32 +52,35 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         x_n = (1 - m_n) x0 + m_n y + sqrt((d_n - s2) / d_t) r + eta sqrt(s2) z.
 
     Given x_0, r / sqrt(d_t) is standard normal, so the variance of x_n is d_n - s2 + eta^2 s2: the bridge's own only
-    for eta = 1. For smaller eta it is too small; that is how BBDM's released code works, and it is kept for its sake.
+    for eta = 1. For smaller eta it is too small, as in BBDM's released code.
 
     **dbim**, after DBIM (arXiv 2405.15885). Any split of d_n into a kept part and a fresh part has the right variance:
 
         x_n = (1 - m_n) x0 + m_n y + sqrt((d_n - w2) / d_t) r + sqrt(w2) z,    0 <= w2 <= d_n.
 
-    Here w2 = eta^2 s2: eta = 1 is the Markov chain of **bbdm** and eta = 0 draws nothing. At the first step r carries
-    no noise, as x is y itself, so that all of d_n must be fresh: w2 = d_n ("booting noise").
+    Here w2 = eta^2 s2: eta = 1 is the Markov chain of **bbdm** and eta = 0 draws nothing. At the first step r holds
+    no noise, because x is y itself, so that all of d_n must be fresh: w2 = d_n ("booting noise").
     With z_t = (x_t - m_t y) / (1 - m_t) = x_0 + sigma_t e and sigma_t = sqrt(d_t) / (1 - m_t), the step with w2 = 0
     reads z_n = (sigma_n / sigma_t) z_t + (1 - sigma_n / sigma_t) x0. It solves d(z / sigma) = x0 d(1 / sigma) exactly
-    for an x0 that stays the same from t to n. ``solver_order`` 2 and 3 let x0 vary, as a polynomial in log sigma
-    through the last two or three predictions (see :mod:`.multistep`), at no further call of the network. They are for
-    eta = 0 only: fresh noise makes the predictions rough, and a polynomial through them carries it on many times over.
+    for an x0 that is constant from t to n. ``solver_order`` 2 and 3 let x0 vary, as a polynomial in log sigma through
+    the last two or three predictions (:func:`.solver.target_integral`), without another call of the network. They need
+    eta = 0: fresh noise makes the predictions rough, and a polynomial through them would amplify it.
 
     Args:
         num_train_timesteps: T, number of training timesteps.
-        mt_type: course of m_t, ``linear`` or ``sin`` (BBDM's name of a geometric one; ``sine`` is understood).
+        mt_type: course of m_t, ``linear`` or ``sin`` (BBDM's name of a geometric one).
         max_var: s, scale of the variance.
         objective: what the network predicts: ``grad`` m_t (y - x_0) + sqrt(d_t) e, ``noise`` e, or ``ysubx`` y - x_0.
         eta: 0..1, share of the noise that is drawn anew at each step.
         clip_sample: clamp the predicted target to -1..1.
         step_rule: ``bbdm`` or ``dbim``.
         solver_order: 1, or with the dbim rule and eta 0 also 2 or 3.
-        timestep_spacing: of the timesteps that are visited; see :func:`.spacing.spaced_timesteps`. The bbdm rule has
-            its own linear one.
-        m_min, m_max: ends of m_t; ``m_min`` counts for the linear course.
+        timestep_spacing: of the timesteps that are visited, all from T - 1 down. ``linspace``: even, to 0; with the
+            bbdm rule BBDM's own such grid. ``leading``: even strides of T // S up from 0, and T - 1. ``trailing``:
+            even, with the last stride left to the final jump to the target, so that no call is spent at timestep 0,
+            where there is no noise left. ``quadratic``: as trailing, with strides that shrink towards the target.
+            ``variance``: even in sigma^(1/7), to 0. (``linear``, an earlier spelling, becomes ``linspace``.)
+        m_min, m_max: ends of m_t; the ``sin`` course does not use ``m_min``.
 
     Raises:
         ValueError: an argument out of range or an unknown name.
@@ -90,7 +89,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
     order = 1  # calls of the network a step, as diffusers counts them
     config: Any  # diffusers' FrozenDict, whose entries are attributes too
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -101,27 +100,31 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         clip_sample: bool = True,
         step_rule: str = "bbdm",
         solver_order: int = 1,
-        timestep_spacing: str = "linear",
+        timestep_spacing: str = "linspace",
         m_min: float = 0.001,
         m_max: float = 0.999,
     ) -> None:
-        _one_of("mt_type", mt_type, (*MT_TYPES, "sine"))
-        _one_of("objective", objective, OBJECTIVES)
-        _one_of("step_rule", step_rule, STEP_RULES)
-        _one_of("timestep_spacing", timestep_spacing, SPACINGS)
+        # Earlier configs, and the key BRIDGE.SAMPLE.SPACING, have other spellings.
+        mt_type = {"sine": "sin"}.get(mt_type, mt_type)
+        timestep_spacing = {"linear": "linspace"}.get(timestep_spacing, timestep_spacing)
+        self.register_to_config(mt_type=mt_type, timestep_spacing=timestep_spacing)
+        for name, known in (
+            ("mt_type", MT_TYPES),
+            ("objective", OBJECTIVES),
+            ("step_rule", STEP_RULES),
+            ("timestep_spacing", SPACINGS),
+            ("solver_order", (1, 2, 3)),
+        ):
+            if self.config[name] not in known:
+                raise ValueError(f"{name}: one of {', '.join(map(str, known))}, got {self.config[name]!r}")
         if num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps: at least 1, got {num_train_timesteps}")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta: 0..1, got {eta}")
-        if not 0 < max_var < math.inf:
-            raise ValueError(f"max_var: above 0 and finite, got {max_var}")
+        if not max_var > 0:
+            raise ValueError(f"max_var: above 0, got {max_var}")
         if not 0 < m_min < m_max < 1:
             raise ValueError(f"m_min and m_max: 0 < m_min < m_max < 1 is needed, got {m_min} and {m_max}")
-        if solver_order not in range(1, MAX_ORDER + 1) or (solver_order > 1 and (step_rule != "dbim" or eta > 0)):
-            raise ValueError(
-                f"solver_order: 1, 2 or 3, and above 1 for step_rule 'dbim' with eta 0 only, got {solver_order} for "
-                f"{step_rule!r} with eta {eta:g}"
-            )
+        self.check_eta(eta)
+
         if mt_type == "linear":
             m = np.linspace(m_min, m_max, num_train_timesteps)
         else:
@@ -135,19 +138,43 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         # Of one step of the chain (BBDM, equation 7), and of its reverse given both ends (equation 13).
         self.variance_t_tminus = torch.from_numpy(from_before).float()
         self.posterior_variance_t = torch.from_numpy(from_before * variance_before / variance).float()
-        # Steps are computed from the arrays that everybody sees, in double precision; the row after the last stands for
-        # the target itself, t = -1.
-        self._m = np.append(self.m_t.double().numpy(), 0.0)
-        self._d = np.append(self.variance_t.double().numpy(), 0.0)
+        # The noise-to-signal ratio once the source is taken off, from the values that the steps use.
+        self._log_sigma = np.log(np.sqrt(self.variance_t.double().numpy()) / (1 - self.m_t.double().numpy()))
 
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
-        self._place: int | None = None
-        self._history: list[tuple[float, torch.Tensor]] = []
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
+
+    @property
+    def step_index(self) -> int | None:
+        """Index in ``timesteps`` of the next step; None before the first one."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index in ``timesteps`` of the first step, if set by :meth:`set_begin_index`."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Tell the scheduler where the loop begins, after :meth:`set_timesteps`; no step then waits for a device."""
+        self._begin_index = begin_index
+
+    def check_eta(self, eta: float) -> None:
+        """Refuse an eta for :meth:`step` that is out of range or does not go with ``solver_order``.
+
+        Raises:
+            ValueError: eta outside 0..1, or a higher order with another rule than dbim or with an eta above 0.
+        """
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta: 0 to 1, got {eta}")
+        order, rule = self.config.solver_order, self.config.step_rule
+        if order > 1 and (rule != "dbim" or eta > 0):
+            raise ValueError(f"solver_order: {order} needs step_rule 'dbim' and eta 0, got {rule!r} and eta {eta:g}")
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
         """The sample as it is: the bridge's network takes x_t unscaled."""
@@ -159,7 +186,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps of the next sample, and forget those of the last one.
+        """Choose the timesteps of the next sampling loop.
 
         Args:
             num_inference_steps: S, 1..T: exactly so many calls of the network.
@@ -167,39 +194,24 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             timesteps: the timesteps themselves instead, strictly decreasing.
 
         Raises:
-            ValueError: S out of range, timesteps that do not decrease or are none of the training's, or neither given.
+            ValueError: S out of range, or timesteps that do not decrease or are not training timesteps.
         """
-        total = len(self)
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError("set_timesteps: give num_inference_steps or timesteps, one of them")
+        total, spacing = len(self), self.config.timestep_spacing
         if timesteps is not None:
-            given = np.asarray(timesteps, dtype=np.float64)
-            inside = given.ndim == 1 and len(given) and 0 <= given.min() and given.max() < total
-            if not inside or (given % 1).any() or (np.diff(given) >= 0).any():
-                shown = ", ".join(str(step) for step in list(timesteps)[:8])
-                raise ValueError(f"timesteps: strictly decreasing, {total - 1} to 0, got {shown or 'none'} ...")
-            steps = given.astype(np.int64)
+            steps = np.asarray(timesteps).astype(np.int64)
+            if not steps.size or (np.diff(steps) >= 0).any() or steps[0] >= total or steps[-1] < 0:
+                raise ValueError(f"timesteps: strictly decreasing from at most {total - 1} to 0, got {timesteps}")
+        elif num_inference_steps is None or num_inference_steps not in range(1, total + 1):
+            raise ValueError(f"num_inference_steps: a whole number, 1 to {total}, got {num_inference_steps!r}")
+        elif self.config.step_rule == "bbdm" and spacing == "linspace":
+            steps = bbdm_timesteps(total, num_inference_steps)
         else:
-            assert num_inference_steps is not None
-            # Infinity and NaN have no remainder that is 0.
-            if isinstance(num_inference_steps, (bool, str)) or num_inference_steps % 1 != 0:
-                raise ValueError(f"num_inference_steps: a whole number, got {num_inference_steps!r}")
-            if not 1 <= num_inference_steps <= total:
-                raise ValueError(
-                    f"num_inference_steps: 1 to {total} (the number of training timesteps), got {num_inference_steps}"
-                )
-            spacing = self.config.timestep_spacing
-            if self.config.step_rule == "bbdm" and spacing == "linear":
-                steps = bbdm_timesteps(total, int(num_inference_steps))
-            else:
-                steps = spaced_timesteps(spacing, np.log(self._sigma(np.arange(total))), int(num_inference_steps))
+            steps = spaced_timesteps(spacing, self._log_sigma, num_inference_steps)
         self.num_inference_steps = len(steps)
         self.timesteps = torch.from_numpy(steps).to(device)
-        self._steps = steps
-        self._place = None
-        self._history = []
-
-    # ------------------------------------------------------------------ training
+        self._grid = torch.from_numpy(np.append(steps, -1))  # stays on the host; -1 is the target
+        self._step_index = self._begin_index = None
+        self._history: list[tuple[float, torch.Tensor]] = []
 
     def add_noise(
         self, x0: torch.Tensor, source: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -212,11 +224,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
 
         Returns:
             ``[B, ...]`` of the type of ``x0``.
-
-        Raises:
-            ValueError: a timestep out of range.
         """
-        m, d = self._at(timesteps, x0)
+        m, d = self._coefficients(timesteps, x0)
         return ((1 - m) * _wide(x0) + m * _wide(source) + d.sqrt() * _wide(noise)).to(x0.dtype)
 
     def get_target(
@@ -227,21 +236,19 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
             return noise
         if self.config.objective == "ysubx":
             return source - x0
-        m, d = self._at(timesteps, x0)
+        m, d = self._coefficients(timesteps, x0)
         return (m * (_wide(source) - _wide(x0)) + d.sqrt() * _wide(noise)).to(x0.dtype)
 
     def predict_x0(
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, source: torch.Tensor
     ) -> torch.Tensor:
-        """The target that a prediction of the network means, not clamped; shapes as in :meth:`add_noise`."""
+        """The target that the network's output stands for, not clamped; shapes as in :meth:`add_noise`."""
         if self.config.objective == "grad":
             return sample - model_output
         if self.config.objective == "ysubx":
             return source - model_output
-        m, d = self._at(timestep, sample)
+        m, d = self._coefficients(timestep, sample)
         return ((_wide(sample) - m * _wide(source) - d.sqrt() * _wide(model_output)) / (1 - m)).to(sample.dtype)
-
-    # ------------------------------------------------------------------ sampling
 
     def step(
         self,
@@ -252,110 +259,130 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         generator: Generators = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
+        eta: float | None = None,
     ) -> BrownianBridgeSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
-        """From a timestep to the next of ``timesteps``; from the last one to the target.
+        """From a timestep t to the next one of ``timesteps``, n; from the last one to the target.
+
+        | here | meaning | BBDM | DBIM |
+        | --- | --- | --- | --- |
+        | ``sample`` | x at t | x_t | x_t |
+        | ``source`` | where the bridge starts | y | x_T |
+        | ``x0`` | predicted target | x_0 | x^_0 |
+        | ``m_t``, ``1 - m_t`` | weights of source and target | m_t, 1 - m_t | a_t, b_t |
+        | ``d_t`` | variance of the bridge at t | delta_t | c_t^2 |
+        | ``s2`` | variance of x_n given x_t and x_0 | delta~_t | rho^2 of the Markov chain |
+        | ``fresh`` | variance of the noise drawn now | eta^2 delta~_t | rho_n^2 |
+        | ``kept`` | variance of the noise kept from x_t | delta_n - delta~_t | c_n^2 - rho_n^2 |
+        | ``rest`` | noise in x_t | x_t - (1 - m_t) x_0 - m_t y | c_t e^ |
 
         Args:
             model_output: ``[B, C, H, W]``, the network's output by ``objective``.
-            timestep: one of ``timesteps``, or for order 1 ``[B]`` of them, one for each row.
+            timestep: one of ``timesteps``; with ``solver_order`` 1 also ``[B]`` of them, one for each row. On an
+                accelerator a single one is not read back, except at the first step without :meth:`set_begin_index`:
+                steps are taken in the order of ``timesteps``.
             sample: ``[B, C, H, W]``, x at this timestep; at the first one the source.
             source: ``[B, C, H, W]``, y.
             generator: of the noise; a list has one for each row.
             variance_noise: ``[B, C, H, W]``, the noise z itself instead.
             return_dict: False gives a tuple.
+            eta: instead of the config's.
 
         Returns:
             :class:`BrownianBridgeSchedulerOutput`, of the sample's type; computed in float32 at least.
 
         Raises:
-            ValueError: :meth:`set_timesteps` was not called, or the timestep is none of ``timesteps``.
+            ValueError: :meth:`set_timesteps` was not called, or the timestep is not one of ``timesteps``.
         """
         if self.num_inference_steps is None:
             raise ValueError("step: call set_timesteps(number of steps) first")
-        dtype = sample.dtype
+        dtype, eta = sample.dtype, self.config.eta if eta is None else eta
         sample, source, model_output = _wide(sample), _wide(source), _wide(model_output)
-        place = self._places(timestep)
-        t = self._steps[place]
-        n = np.where(place + 1 < len(self._steps), self._steps[np.minimum(place + 1, len(self._steps) - 1)], -1)
+
+        # 1. The timestep t, the next one n, and the bridge at both; n = -1 is the target itself.
+        index = self._index(timestep)
+        grid = self._grid.to(index.device, non_blocking=True)
+        t, n = grid[index], grid[index + 1]
+        (m_t, d_t), (m_n, d_n) = self._coefficients(t, sample), self._coefficients(n, sample)
+
+        # 2. The predicted target.
         x0 = self.predict_x0(model_output, t, sample, source)
         if self.config.clip_sample:
             x0 = x0.clamp(-1, 1)
 
-        # In the sample's own precision and in BBDM's order of operations: in float32 its samples come out to the bit.
-        (m_t, d_t), (m_n, d_n) = self._coefficients(t, sample), self._coefficients(n, sample)
-        chain = ((d_t - d_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) * d_n / d_t).clamp(min=0)
+        # 3. The variance of x_n given x_t and x_0 (BBDM, equation 13).
+        s2 = ((d_t - d_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) * d_n / d_t).clamp(min=0)
+
+        # 4. How much of the noise is drawn now, and how much is kept.
+        fresh = eta**2 * s2
         if self.config.step_rule == "bbdm":
-            kept, fresh = (d_n - chain).clamp(min=0), self.config.eta**2 * chain
-        else:
-            first = torch.from_numpy(np.asarray(place == 0)).to(chain.device).view(chain.shape)
-            fresh = torch.where(first, d_n, self.config.eta**2 * chain)
+            kept = (d_n - s2).clamp(min=0)
+        else:  # dbim: both together are the bridge's; at the first step, from the source, all is drawn
+            first = (index == 0).to(d_n.device).view(d_n.shape)
+            fresh = torch.where(first, d_n, fresh)
             kept = (d_n - fresh).clamp(min=0)
+
+        # 5. x_n without the fresh noise.
         rest = sample - (1 - m_t) * x0 - m_t * source
-        result = (1 - m_n) * x0 + m_n * source + (kept / d_t).sqrt() * rest
+        prev_sample = (1 - m_n) * x0 + m_n * source + (kept / d_t).sqrt() * rest
+
+        # 6. What the change of x0 between t and n adds, for a higher order.
         if self.config.solver_order > 1:
-            result = result + self._curvature(x0, int(t), int(n), bool(place == 0))
-        if bool((fresh > 0).any()):
+            prev_sample = prev_sample + (1 - m_n) * self._change_of_x0(x0, int(index), int(t), int(n))
+
+        # 7. The fresh noise; its variance is known on the host unless rows differ.
+        if fresh.ndim or fresh > 0:
             if variance_noise is None:
                 variance_noise = randn_tensor(
                     sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
                 )
-            result = result + fresh.sqrt() * variance_noise.to(device=sample.device, dtype=sample.dtype)
-        result, x0 = result.to(dtype), x0.to(dtype)
+            prev_sample = prev_sample + fresh.sqrt() * variance_noise.to(sample)
+
+        prev_sample, x0 = prev_sample.to(dtype), x0.to(dtype)
         if not return_dict:
-            return result, x0
-        return BrownianBridgeSchedulerOutput(prev_sample=result, pred_original_sample=x0)
+            return prev_sample, x0
+        return BrownianBridgeSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
 
-    def _curvature(self, x0: torch.Tensor, t: int, n: int, first: bool) -> Any:
-        """What the change of x0 between t and n adds to x_n; 0 without earlier predictions."""
-        if first:
-            self._history = []
-        self._history = [(float(-np.log(self._sigma(t))), x0), *self._history][: self.config.solver_order]
+    def index_for_timestep(self, timestep: int | torch.Tensor) -> int:
+        """Index in ``timesteps`` of a timestep, the first where BBDM's grid visits it twice.
+
+        Raises:
+            ValueError: it is not one of them.
+        """
+        found = (self._grid[:-1] == int(timestep)).nonzero()
+        if not len(found):
+            raise ValueError(f"timestep {int(timestep)}: not one of the {len(self._grid) - 1} of set_timesteps")
+        return int(found[0])
+
+    def _index(self, timestep: int | torch.Tensor) -> torch.Tensor:
+        """Index of a timestep on the host, where ``step_index`` counts on, or ``[B]`` of the timesteps of rows."""
+        if isinstance(timestep, torch.Tensor) and timestep.numel() > 1:
+            if self.config.solver_order > 1:
+                raise ValueError("timestep: one for each row needs solver_order 1")
+            if timestep.device.type == "cpu":
+                return torch.tensor([self.index_for_timestep(one) for one in timestep])
+            return (timestep[:, None] == self.timesteps.to(timestep.device)).int().argmax(1)
+        index = self._begin_index if self._step_index is None else self._step_index
+        on_host = not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu"
+        if index is None or (on_host and self._grid[index] != timestep):
+            index = self.index_for_timestep(timestep)
+        self._step_index = index + 1
+        return torch.tensor(index)
+
+    def _change_of_x0(self, x0: torch.Tensor, index: int, t: int, n: int) -> torch.Tensor | float:
+        earlier = self._history if index else []
+        self._history = [(-float(self._log_sigma[t]), x0), *earlier][: self.config.solver_order]
         # At the first step nothing of z_t is kept, and after the last the integral in log sigma has no end.
-        if first or n < 0:
-            return 0.0
-        return (1 - self._m[n]) * target_integral(self._history, float(-np.log(self._sigma(n))))
+        return 0.0 if index == 0 or n < 0 else target_integral(self._history, -float(self._log_sigma[n]))
 
-    def _sigma(self, t: Any) -> Any:
-        """sqrt(d_t) / (1 - m_t), the noise-to-signal ratio once the source is taken off."""
-        return np.sqrt(self._d[t]) / (1 - self._m[t])
-
-    def _places(self, timestep: Any) -> Any:
-        """Where in ``timesteps`` a timestep stands: a number, or one for each row of a batch."""
-        wanted = np.asarray(timestep.detach().cpu() if isinstance(timestep, torch.Tensor) else timestep)
-        if wanted.ndim == 0 or wanted.size == 1:
-            value = int(wanted.reshape(()))
-            # BBDM's grid may hold a timestep twice: steps taken in order find the right one of the two.
-            expected = self._place
-            if expected is None or expected >= len(self._steps) or self._steps[expected] != value:
-                found = np.flatnonzero(self._steps == value)
-                if not len(found):
-                    raise ValueError(f"timestep {value} is none of the {len(self._steps)} of set_timesteps")
-                expected = int(found[0])
-            self._place = expected + 1
-            return np.asarray(expected)
-        if self.config.solver_order > 1:
-            raise ValueError("step: a timestep for each row needs solver_order 1")
-        places = []
-        for value in wanted.tolist():
-            found = np.flatnonzero(self._steps == value)
-            if not len(found):
-                raise ValueError(f"timestep {value} is none of the {len(self._steps)} of set_timesteps")
-            places.append(int(found[0]))
-        return np.asarray(places)
-
-    def _at(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """m_t and d_t of training timesteps; see :meth:`_coefficients`."""
-        steps = np.asarray(timesteps.detach().cpu() if isinstance(timesteps, torch.Tensor) else timesteps)
-        if steps.size and not (0 <= steps.min() and steps.max() < len(self)):
-            raise ValueError(f"timesteps: 0 to {len(self) - 1}, got {steps.min()} to {steps.max()}")
-        return self._coefficients(steps, like)
-
-    def _coefficients(self, steps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """m and d in float32 at least: a number (on the host), or one a row, shaped and placed for ``like``."""
+    def _coefficients(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """m and d, both 0 at timestep -1, in float32 or as wide as ``like``; for rows shaped and moved to fit it."""
+        timesteps = torch.as_tensor(timesteps)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        rows = np.asarray(steps, np.int64)
-        m, d = (torch.from_numpy(np.asarray(values[rows])).to(dtype) for values in (self._m, self._d))
-        if rows.ndim:
+        m, d = (
+            (table.to(timesteps.device, dtype, non_blocking=True)[timesteps.clamp(min=0)]) * (timesteps >= 0)
+            for table in (self.m_t, self.variance_t)
+        )
+        if timesteps.ndim:
             shape = (-1, *(1,) * (like.ndim - 1))
             m, d = m.to(like.device).view(shape), d.to(like.device).view(shape)
         return m, d
@@ -364,8 +391,3 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
 def _wide(values: torch.Tensor) -> torch.Tensor:
     """Half precision to single: coefficients near the ends are small differences of numbers near 1."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: one of {', '.join(known)}, got {value!r}")

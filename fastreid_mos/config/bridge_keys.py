@@ -123,7 +123,11 @@ BRIDGE_KEYS = (
     Key("BRIDGE.SAMPLE.RULE", "bbdm", "The update: 'bbdm' or 'dbim'."),
     Key("BRIDGE.SAMPLE.ETA", 1.0, "Noise of the update, 0 to 1."),
     Key("BRIDGE.SAMPLE.ORDER", 1, "Order of the multistep update; 2 and 3: RULE dbim with ETA 0."),
-    Key("BRIDGE.SAMPLE.SPACING", "linear", "Of the timesteps: 'linear', 'trailing', 'quadratic' or 'variance'."),
+    Key(
+        "BRIDGE.SAMPLE.SPACING",
+        "linear",
+        "Of the timesteps: 'linear', 'leading', 'trailing', 'quadratic' or 'variance'.",
+    ),
     Key("BRIDGE.SAMPLE.CLIP", True, "Clamp the predicted target to -1..1; never in latents."),
     Key("BRIDGE.SAMPLE.K", 5, "Generated chips of each source.", at_least(1)),
     Key("BRIDGE.SAMPLE.BATCH", 16, "Chips generated at a time.", at_least(1)),

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import VQModel
 
+from fastreid_mos.bridge.autoencoder import encode, load_autoencoder
 from fastreid_mos.bridge.images import to_tensor
-from fastreid_mos.bridge.latents import encode, load_autoencoder
-from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder, train_autoencoder
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, train_autoencoder
 from fastreid_mos.bridge.train.codebook import Codebook
 from fastreid_mos.bridge.train.positions import Positions
 from fastreid_mos.config import get_cfg
@@ -113,7 +113,7 @@ def test_killed_anywhere_it_goes_on_exactly(trained, tmp_path, last, monkeypatch
 
 def test_done_already_returns_at_once(trained, monkeypatch):
     monkeypatch.setattr(
-        "fastreid_mos.bridge.train.autoencoder.build_autoencoder", lambda _: pytest.fail("trained again")
+        "fastreid_mos.bridge.train.autoencoder.build_autoencoder", lambda *_: pytest.fail("trained again")
     )
     assert train(trained) == trained
 
@@ -180,7 +180,7 @@ def test_settings_of_a_config():
     cfg.BRIDGE.LATENT.CHANNELS, cfg.BRIDGE.LATENT.CODES, cfg.SEED = [8, 16, 24], 77, 5
     settings = AutoencoderSettings.from_cfg(cfg)
     assert (settings.channels, settings.codes, settings.seed, settings.factor) == ((8, 16, 24), 77, 5, 4)
-    assert build_autoencoder(settings).config.norm_num_groups == 8  # divides every width
+    assert settings.build().config.norm_num_groups == 8  # divides every width
 
 
 def test_lower_precision(trained, tmp_path):
@@ -207,7 +207,7 @@ def test_order_visits_every_image_once_an_epoch():
 
 
 def test_unused_codes_are_taken_from_encoded_pixels():
-    model = build_autoencoder(SETTINGS)
+    model = SETTINGS.build()
     book = Codebook(model.quantize, seed=0)
     with torch.no_grad():
         book.weight.fill_(1e3)  # far from every pixel ...

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastreid_mos.bridge import BrownianBridgeScheduler
-from fastreid_mos.bridge.spacing import SPACINGS
+from fastreid_mos.bridge.solver import SPACINGS
 
 SOURCE, MEAN, VARIANCE = -0.3, 0.4, 0.09
 ETAS = [0.0, 0.3, 0.7, 1.0]
@@ -35,10 +35,10 @@ def scheduler_of(count: int, **arguments) -> BrownianBridgeScheduler:
     return scheduler
 
 
-def vector(size: int, **entries: float) -> torch.Tensor:
+def vector(size: int, *entries: tuple[int, float]) -> torch.Tensor:
     values = torch.zeros(size, 1, 1, 1, dtype=torch.float64)
-    for name, value in entries.items():
-        values[int(name.removeprefix("at"))] = value
+    for index, value in entries:
+        values[index] = value
     return values
 
 
@@ -46,38 +46,47 @@ def bridge(scheduler: BrownianBridgeScheduler, t: int) -> tuple[float, float]:
     return float(scheduler.m_t[t]), float(scheduler.variance_t[t])
 
 
+def walk(scheduler: BrownianBridgeScheduler, predict, size: int):
+    """(index, m, d, mean, variance, x) at each timestep after the first; ``predict(x, index, t)`` gives x_0."""
+    steps, source = scheduler.timesteps.tolist(), vector(size, (0, SOURCE))
+    x = source
+    for index, (t, n) in enumerate(zip(steps, steps[1:], strict=False)):
+        noise = vector(size, (index + 1, 1.0))
+        x = scheduler.step(source - predict(x, index, t), t, x, source, variance_noise=noise).prev_sample
+        yield index, *bridge(scheduler, n), x[0].item(), (x[1:] ** 2).sum().item(), x
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("course", ["linear", "sin"])
 @pytest.mark.parametrize("eta", ETAS)
-def test_given_the_target_every_kept_step_has_the_bridges_mean_and_variance(eta, course, spacing):
+def test_given_the_target_every_step_has_the_bridges_mean_and_variance(eta, course, spacing):
     """x_n given x_0 and y is N((1 - m_n) x_0 + m_n y, d_n), whatever is fresh and whatever was skipped."""
     for count in (2, 3, 5, 10, 100):
         scheduler = scheduler_of(count, eta=eta, mt_type=course, timestep_spacing=spacing)
-        size = count + 1
-        source, target = vector(size, at0=SOURCE), vector(size, at0=MEAN)
-        x = source
-        steps = scheduler.timesteps.tolist()
-        for place, t in enumerate(steps[:-1]):
-            noise = vector(size, **{f"at{place + 1}": 1.0})
-            x = scheduler.step(source - target, t, x, source, variance_noise=noise).prev_sample
-            m, d = bridge(scheduler, steps[place + 1])
-            assert x[0].item() == pytest.approx((1 - m) * MEAN + m * SOURCE, abs=1e-6)
-            assert (x[1:] ** 2).sum().item() == pytest.approx(d, abs=1e-6)
+        target = vector(count + 1, (0, MEAN))
+        for _, m, d, mean, variance, _ in walk(scheduler, lambda *_, target=target: target, count + 1):
+            assert mean == pytest.approx((1 - m) * MEAN + m * SOURCE, abs=1e-6)
+            assert variance == pytest.approx(d, abs=1e-6)
 
 
 def test_bbdms_own_rule_keeps_the_variance_at_eta_1_only():
     for eta, kept in ((1.0, True), (0.5, False), (0.0, False)):
-        scheduler = scheduler_of(20, eta=eta, step_rule="bbdm", timestep_spacing="linear")
-        source, target = vector(21, at0=SOURCE), vector(21, at0=MEAN)
-        x, steps = source, scheduler.timesteps.tolist()
-        for place, t in enumerate(steps[:10]):
-            x = scheduler.step(source - target, t, x, source, variance_noise=vector(21, **{f"at{place + 1}": 1.0}))
-            x = x.prev_sample
-        _, d = bridge(scheduler, steps[10])
-        ratio = (x[1:] ** 2).sum().item() / d
-        assert ratio == pytest.approx(1.0, abs=1e-3) if kept else ratio < 0.5
-        if eta == 0:
-            assert ratio == 0
+        scheduler = scheduler_of(20, eta=eta, step_rule="bbdm", timestep_spacing="linspace")
+        *_, (_, _, d, _, variance, _) = list(walk(scheduler, lambda *_: vector(21, (0, MEAN)), 21))[:10]
+        assert variance / d == pytest.approx(1.0, abs=1e-3) if kept else variance / d < 0.5
+        assert eta or variance == 0
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.5, 1.0])
+def test_bbdms_own_rule_draws_eta_squared_of_the_chains_variance(eta):
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    for config, call in ((eta, {}), (0.1, {"eta": eta})):
+        scheduler = scheduler_of(20, eta=config, step_rule="bbdm", timestep_spacing="linspace")
+        t, n = scheduler.timesteps[:2].tolist()
+        (m_t, d_t), (m_n, d_n) = bridge(scheduler, t), bridge(scheduler, n)
+        chain = d_n * (d_t - d_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) / d_t
+        moved = scheduler.step(zero, t, zero, zero, variance_noise=torch.ones_like(zero), **call).prev_sample
+        assert moved.item() ** 2 == pytest.approx(eta**2 * chain, rel=1e-4)
 
 
 def posterior(m: float, d: float, mean: float, variance: float) -> tuple[float, float, float]:
@@ -90,50 +99,37 @@ def posterior(m: float, d: float, mean: float, variance: float) -> tuple[float, 
 @pytest.mark.parametrize("components", [[(1.0, MEAN, VARIANCE)], [(0.3, -0.6, 0.02), (0.7, 0.5, 0.05)]])
 def test_gaussian_and_mixture_targets_keep_their_marginals(eta, components):
     """With x0 drawn from the exact posterior (its mean, and its spread) in the network's place, x_n has the bridge's
-    marginal at every kept step. Of a mixture that holds component by component, so also of the whole."""
+    marginal at every step. Of a mixture that holds component by component, so also of the whole."""
     count = 8
-    found_mean, found_square, true_mean, true_square = 0.0, 0.0, 0.0, 0.0
+    found, true = np.zeros(2), np.zeros(2)  # first and second moment
     for weight, mean, variance in components:
-        scheduler = scheduler_of(count, eta=eta)
-        size, steps = 2 * count + 2, scheduler.timesteps.tolist()
-        source = vector(size, at0=SOURCE)
-        # Before the first step nothing is known of the target: x is the source.
-        drawn = vector(size, at0=mean, **{f"at{size - 1}": variance**0.5})
-        x = source
-        for place, t in enumerate(steps[:-1]):
-            if place:
-                slope, constant, spread = posterior(*bridge(scheduler, t), mean, variance)
-                drawn = slope * x + vector(size, at0=constant, **{f"at{count + place}": spread**0.5})
-            noise = vector(size, **{f"at{place + 1}": 1.0})
-            x = scheduler.step(source - drawn, t, x, source, variance_noise=noise).prev_sample
-            m, d = bridge(scheduler, steps[place + 1])
-            expected = (1 - m) ** 2 * variance + d
-            assert x[0].item() == pytest.approx((1 - m) * mean + m * SOURCE, abs=1e-6)
-            assert (x[1:] ** 2).sum().item() == pytest.approx(expected, abs=1e-6)
-        found_mean += weight * x[0].item()
-        found_square += weight * (x**2).sum().item()
-        true_mean += weight * ((1 - m) * mean + m * SOURCE)
-        true_square += weight * (((1 - m) * mean + m * SOURCE) ** 2 + expected)
-    assert found_mean == pytest.approx(true_mean, abs=1e-6)
-    assert found_square - found_mean**2 == pytest.approx(true_square - true_mean**2, abs=1e-6)
+        scheduler, size = scheduler_of(count, eta=eta), 2 * count + 2
+
+        def predict(x, index, t, scheduler=scheduler, size=size, mean=mean, variance=variance):
+            if index == 0:  # nothing is known of the target: x is the source
+                return vector(size, (0, mean), (size - 1, variance**0.5))
+            slope, constant, spread = posterior(*bridge(scheduler, t), mean, variance)
+            return slope * x + vector(size, (0, constant), (count + index, spread**0.5))
+
+        for _, m, d, reached, spread, _ in walk(scheduler, predict, size):  # noqa: B007
+            center, expected = (1 - m) * mean + m * SOURCE, (1 - m) ** 2 * variance + d
+            assert reached == pytest.approx(center, abs=1e-6) and spread == pytest.approx(expected, abs=1e-6)
+        found += weight * np.array([reached, spread + reached**2])
+        true += weight * np.array([center, expected + center**2])
+    assert found == pytest.approx(true, abs=1e-6)
 
 
 def posterior_mean_law(count: int, **arguments) -> tuple[list[float], list[float], list[float]]:
     """Sampling with the posterior mean as the network: error of the mean, variance and true variance at each step."""
-    scheduler = scheduler_of(count, **{"num_train_timesteps": 100_000, **arguments})
-    size, steps = count + 1, scheduler.timesteps.tolist()
-    source = vector(size, at0=SOURCE)
-    x, off, variances, expected = source, [], [], []
-    for place, t in enumerate(steps[:-1]):
+    scheduler, size = scheduler_of(count, **{"num_train_timesteps": 100_000, **arguments}), count + 1
+
+    def predict(x, index, t):
         slope, constant, _ = posterior(*bridge(scheduler, t), MEAN, VARIANCE)
-        predicted = slope * x + vector(size, at0=constant)
-        noise = vector(size, **{f"at{place + 1}": 1.0})
-        x = scheduler.step(source - predicted, t, x, source, variance_noise=noise).prev_sample
-        m, d = bridge(scheduler, steps[place + 1])
-        off.append(x[0].item() - (1 - m) * MEAN - m * SOURCE)
-        variances.append((x[1:] ** 2).sum().item())
-        expected.append((1 - m) ** 2 * VARIANCE + d)
-    return off, variances, expected
+        return slope * x + vector(size, (0, constant))
+
+    walked = list(walk(scheduler, predict, size))
+    off = [mean - (1 - m) * MEAN - m * SOURCE for _, m, _, mean, _, _ in walked]
+    return off, [variance for *_, variance, _ in walked], [(1 - m) ** 2 * VARIANCE + d for _, m, d, *_ in walked]
 
 
 @pytest.mark.parametrize("arguments", LAWFUL, ids=str)
@@ -164,34 +160,22 @@ def test_few_steps_stay_near_the_variance_too(arguments, count):
 def test_with_the_posterior_mean_the_variance_is_the_recursions(eta):
     """V_n = ((1 - m_n) k + sqrt((d_n - w2) / d_t) (1 - (1 - m_t) k))^2 V_t + w2, k the slope of the posterior mean."""
     scheduler = scheduler_of(12, eta=eta, num_train_timesteps=100_000)
-    steps = scheduler.timesteps.tolist()
     _, variances, _ = posterior_mean_law(12, eta=eta)
-    for place in range(1, 10):
-        (m, d), (m_n, d_n) = bridge(scheduler, steps[place]), bridge(scheduler, steps[place + 1])
+    ends = [bridge(scheduler, t) for t in scheduler.timesteps.tolist()]
+    for index in range(1, 10):
+        (m, d), (m_n, d_n) = ends[index : index + 2]
         slope, _, _ = posterior(m, d, MEAN, VARIANCE)
         fresh = eta**2 * d_n * (d - d_n * ((1 - m) / (1 - m_n)) ** 2) / d
         factor = (1 - m_n) * slope + ((d_n - fresh) / d) ** 0.5 * (1 - (1 - m) * slope)
-        assert variances[place] == pytest.approx(factor**2 * variances[place - 1] + fresh, abs=1e-6)
+        assert variances[index] == pytest.approx(factor**2 * variances[index - 1] + fresh, abs=1e-6)
 
 
 def flow_error(count: int, order: int, spacing: str = "variance", m_min: float = 0.001) -> float:
     """After the first step eta = 0 follows an ordinary differential equation, for a Gaussian target a known scaling:
-    the relative error of the scaling at the last kept step."""
-    scheduler = scheduler_of(
-        count, num_train_timesteps=100_000, eta=0.0, solver_order=order, timestep_spacing=spacing, m_min=m_min
-    )
-    steps = scheduler.timesteps.tolist()
-    source = torch.full((1, 1, 1, 1), SOURCE, dtype=torch.float64)
-    x, start = source, None
-    for place, t in enumerate(steps[:-1]):
-        slope, constant, _ = posterior(*bridge(scheduler, t), MEAN, VARIANCE)
-        x = scheduler.step(
-            source - slope * x - constant, t, x, source, variance_noise=torch.full_like(source, 1.3)
-        ).prev_sample
-        m, d = bridge(scheduler, steps[place + 1])
-        score = (x.item() - (1 - m) * MEAN - m * SOURCE) / ((1 - m) ** 2 * VARIANCE + d) ** 0.5
-        start = score if start is None else start
-    return abs(score / start - 1)
+    the relative error of the scaling at the last timestep."""
+    settings = {"eta": 0.0, "solver_order": order, "timestep_spacing": spacing, "m_min": m_min}
+    _, variances, expected = posterior_mean_law(count, **settings)
+    return abs((variances[-1] / expected[-1] / (variances[0] / expected[0])) ** 0.5 - 1)
 
 
 @pytest.mark.parametrize("order, last_slopes", [(1, 2), (2, 2), (3, 1)])
@@ -201,7 +185,7 @@ def test_the_order_of_convergence_is_the_solvers(order, last_slopes):
     assert slopes[-last_slopes:] == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("spacing, m_min", [("linear", 0.05), ("trailing", 0.05), ("quadratic", 0.001)])
+@pytest.mark.parametrize("spacing, m_min", [("linspace", 0.05), ("trailing", 0.05), ("quadratic", 0.001)])
 def test_order_2_is_of_order_2_and_order_3_nearer_by_every_spacing(spacing, m_min):
     second = [flow_error(count, 2, spacing, m_min) for count in (40, 160)]
     assert np.log2(second[0] / second[1]) / 2 > 1.9
@@ -210,16 +194,17 @@ def test_order_2_is_of_order_2_and_order_3_nearer_by_every_spacing(spacing, m_mi
 
 def test_a_mixture_is_followed_to_the_higher_order_too():
     """No closed form here: many small steps are the truth that few steps of each order are held against."""
-    weights, means, variances = torch.tensor([0.3, 0.7]), torch.tensor([-0.6, 0.5]), torch.tensor([0.02, 0.05])
-    weights, means, variances = (value.double().view(2, 1, 1, 1, 1) for value in (weights, means, variances))
+    weights, means, variances = torch.tensor([[0.3, 0.7], [-0.6, 0.5], [0.02, 0.05]]).double().view(3, 2, 1, 1, 1, 1)
     draws = torch.randn(400, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     source = torch.full_like(draws, SOURCE)
 
-    def sample(steps: list[int], order: int) -> torch.Tensor:
+    def sample(count: int, order: int) -> torch.Tensor:
         scheduler = scheduler_of(2, num_train_timesteps=100_000, eta=0.0, solver_order=order)
-        scheduler.set_timesteps(timesteps=steps)
+        # All begin with the same jump to timestep 99,000 and end at 5,000.
+        grid = np.rint(99_000 * (5_000 / 99_000) ** np.linspace(0, 1, count)).astype(int)
+        scheduler.set_timesteps(timesteps=[99_999, *grid])
         x = source
-        for t in steps[:-1]:
+        for t in scheduler.timesteps.tolist()[:-1]:
             m, d = bridge(scheduler, t)
             spread = (1 - m) ** 2 * variances + d
             off = x - (1 - m) * means - m * SOURCE
@@ -228,15 +213,8 @@ def test_a_mixture_is_followed_to_the_higher_order_too():
             x = scheduler.step(source - predicted, t, x, source, variance_noise=draws).prev_sample
         return x
 
-    # All begin with the same jump to timestep 99,000 and end at 5,000.
-    def grid(count: int) -> list[int]:
-        return [99_999, *np.rint(99_000 * (5_000 / 99_000) ** np.linspace(0, 1, count)).astype(int).tolist()]
-
-    truth = sample(grid(1_000), 2)
-    errors = {}
-    for order in (1, 2, 3):
-        for count in (80, 160):
-            errors[order, count] = (sample(grid(count), order) - truth).abs().mean().item()
+    truth = sample(1_000, 2)
+    errors = {(order, n): (sample(n, order) - truth).abs().mean().item() for order in (1, 2, 3) for n in (80, 160)}
     assert errors[1, 80] / errors[1, 160] == pytest.approx(2, abs=0.3)
     assert errors[2, 80] / errors[2, 160] == pytest.approx(4, abs=0.8)
     assert errors[2, 80] < errors[1, 80] / 10

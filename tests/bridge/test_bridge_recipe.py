@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import fastreid_mos
 from fastreid_mos.bridge import BrownianBridgePipeline
-from fastreid_mos.bridge.latents import decode, encode, load_autoencoder, scaling
+from fastreid_mos.bridge.autoencoder import decode, encode, load_autoencoder, scaling
 from fastreid_mos.bridge.train import run as program
-from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, build_autoencoder
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
 from fastreid_mos.bridge.train.building import build_unet, check_start
 from fastreid_mos.bridge.train.checkpoints import bound_config, check_agrees, saved_steps
 from fastreid_mos.bridge.train.run import train
@@ -379,4 +379,4 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     assert (vae.channels, vae.layers, vae.latent_channels, vae.codes) == ((128, 256, 512), 2, 3, 8192)
     assert (vae.flip, vae.normalize) == (0, False)
     with torch.device("meta"):
-        assert len(build_autoencoder(vae).encoder.down_blocks[0].resnets) == 2
+        assert len(vae.build().encoder.down_blocks[0].resnets) == 2

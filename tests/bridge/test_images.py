@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -16,42 +13,31 @@ from fastreid_mos.data import OPTICAL, SAR, SARDenoise, SARMaxScale, read_chip
 from fastreid_mos.errors import ChipError
 
 
-def chips(tiny_hoss, kind):
-    return sorted(glob.glob(os.path.join(tiny_hoss, "HOSS", "bounding_box_train", f"*_{kind}.tif")))
+@pytest.fixture
+def pair(tiny_hoss):
+    """An optical and a SAR chip."""
+    folder = tiny_hoss / "HOSS" / "bounding_box_train"
+    return tuple(str(sorted(folder.glob(f"*_{kind}.tif"))[0]) for kind in ("RGB", "SAR"))
 
 
-def test_tensor_and_back_is_exact_for_every_grey_level():
+def test_tensor_and_back():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     tensor = to_tensor(images)
     assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float32
     assert tensor.min() == -1 and tensor.max() == 1
-    assert (to_uint8(tensor) == images).all()
     assert (to_uint8(to_tensor(images[0])) == images[0]).all()
-    # Half a level away from each value still rounds to it.
+    # Half a level away from each value still rounds to it; what is beyond the range is clamped.
     assert (to_uint8(tensor + 0.49 / 127.5) == images).all()
-
-
-def test_beyond_the_range_is_clamped_and_nan_refused():
     assert (to_uint8(torch.full((1, 3, 2, 2), 7.0)) == 255).all()
     assert (to_uint8(torch.full((1, 3, 2, 2), -7.0, dtype=torch.bfloat16)) == 0).all()
-    with pytest.raises(ValueError, match="not finite"):
-        to_uint8(torch.full((1, 3, 2, 2), float("nan")))
-    with pytest.raises(ValueError, match=r"\[1, 4, 2, 2\]"):
-        to_uint8(torch.zeros(1, 4, 2, 2))
-    with pytest.raises(ValueError, match="uint8"):
-        to_tensor(np.zeros((2, 2, 3), np.float32))
+    red = np.zeros((5, 4, 3), np.uint8)
+    red[..., 0] = 255
+    assert (to_tensor(red)[0] == 1).all() and (to_tensor(red)[1:] == -1).all()
 
 
-def test_channels_are_not_mixed():
-    image = np.zeros((5, 4, 3), np.uint8)
-    image[..., 0] = 255
-    tensor = to_tensor(image)
-    assert (tensor[0] == 1).all() and (tensor[1:] == -1).all()
-
-
-def test_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(tiny_hoss):
+def test_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(pair):
+    optical, sar = pair
     images = BridgeImages((48, 24), SARDenoise())
-    optical, sar = chips(tiny_hoss, "RGB")[0], chips(tiny_hoss, "SAR")[0]
 
     def expected(pixels):
         return np.asarray(Image.fromarray(pixels).resize((24, 48), Image.Resampling.BILINEAR))
@@ -64,19 +50,17 @@ def test_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(tiny_
     assert (BridgeImages((48, 24), SARDenoise(), resize="lanczos").read(sar, SAR) != made).any()
 
 
-def test_from_cfg_follows_the_config(tiny_hoss):
+def test_from_cfg_follows_the_config(pair):
     opts = "BRIDGE.SIZE [32,16] BRIDGE.RESIZE bicubic INPUT.SAR.TRANSFORM SARMaxScale INPUT.SAR.CHANNEL 0".split()
     images = BridgeImages.from_cfg(fastreid_mos.load_cfg("", opts))
     assert images.size == (32, 16) and images.resize == "bicubic" and images.channel == "0"
     assert isinstance(images.sar_transform, SARMaxScale)
-    assert images.read(chips(tiny_hoss, "SAR")[0], SAR).shape == (32, 16, 3)
+    assert images.read(pair[1], SAR).shape == (32, 16, 3)
 
 
 def test_wrong_settings_and_files(tmp_path):
-    with pytest.raises(ValueError, match="resize"):
+    with pytest.raises(ValueError, match="^resize"):
         BridgeImages((8, 8), SARDenoise(), resize="area")
-    with pytest.raises(ValueError, match="size"):
-        BridgeImages((0, 8), SARDenoise())
     path = tmp_path / "1_SAR.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\nhalf")
     with pytest.raises(ChipError, match="1_SAR.png"):

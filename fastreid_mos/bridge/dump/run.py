@@ -18,7 +18,7 @@ from ...data.listing import Item, of_modality
 from ...data.opening import join_items, open_training
 from ...errors import DatasetError
 from ...synthetic.manifest import DIRECTIONS, DumpFacts, pipeline_id
-from ..loading import load_pipeline
+from ..pipeline import load_pipeline
 from ..train.leaks import held_out, open_tests
 from .folder import DumpFolder
 from .generate import DTYPES, check_as_trained, generate, sampling_scheduler, sar_record

@@ -15,14 +15,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from diffusers import VQModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ...errors import MOSError
-from ...files import atomic_write, in_the_way
-from ..folders import whole_folder
-from ..latents import one_line
+from ...errors import MOSError, one_line
+from ...files import atomic_write, in_the_way, whole_folder
+from ..autoencoder import build_autoencoder
 from .codebook import Codebook
 from .positions import Images, Positions, check_images
 
@@ -104,26 +102,14 @@ class AutoencoderSettings:
             seed=max(cfg.SEED, 0),
         )
 
+    def build(self) -> Any:
+        """An untrained VQModel."""
+        return build_autoencoder(self.channels, self.latent_channels, self.codes, self.layers, self.seed)
+
     @property
     def factor(self) -> int:
         """Pixels for each latent, along a side."""
         return int(2 ** (len(self.channels) - 1))
-
-
-def build_autoencoder(settings: AutoencoderSettings) -> Any:
-    """An untrained VQModel; its weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return VQModel(
-            down_block_types=("DownEncoderBlock2D",) * len(settings.channels),
-            up_block_types=("UpDecoderBlock2D",) * len(settings.channels),
-            block_out_channels=settings.channels,
-            layers_per_block=settings.layers,
-            latent_channels=settings.latent_channels,
-            num_vq_embeddings=settings.codes,
-            norm_num_groups=math.gcd(32, *settings.channels),
-            scaling_factor=1.0,
-        )
 
 
 def train_autoencoder(
@@ -196,7 +182,7 @@ class _Training:
     def __init__(self, images: Images, settings: AutoencoderSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.images, self.step = images, 0
-        model = build_autoencoder(settings)
+        model = settings.build()
         # quantize learns by the straight-through loss; nothing else of the model is random.
         optimizer = torch.optim.Adam(model.parameters(), settings.lr)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

@@ -12,9 +12,8 @@ from diffusers.models.attention_processor import Attention
 
 from ...config import building
 from ...errors import CheckpointError, ConfigError, MOSError
-from ..latents import latent_channels, latent_factor
-from ..loading import load_pipeline
-from ..pipeline import BrownianBridgePipeline
+from ..autoencoder import latent_channels, latent_factor
+from ..pipeline import BrownianBridgePipeline, load_pipeline
 from ..scheduler import BrownianBridgeScheduler
 
 

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from ...compat.checkpoints import saved_config
 from ...config import get_cfg
 from ...errors import CheckpointError
-from ..folders import whole_folder
+from ...files import whole_folder
 
 STATE = "state.json"
 _NAME = re.compile(r"step_([0-9]+)")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..autoencoder import encode, latent_channels, latent_factor
 from ..images import to_tensor
-from ..latents import encode, latent_channels, latent_factor
 from .batches import MEMORY_LIMIT, ChipStore, PairBatch
 
 # Images encoded at a time; part of what a run's latents depend on, as an encoder's last bits may differ by it.

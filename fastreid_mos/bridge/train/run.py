@@ -17,9 +17,9 @@ from ...data.sar_settings import sar_differences
 from ...errors import CheckpointError, MOSError
 from ...files import atomic_write, naming, only_run
 from ...synthetic.manifest import pipeline_id
+from ..autoencoder import load_autoencoder, scaling
 from ..dump.generate import sar_record
 from ..images import BridgeImages
-from ..latents import load_autoencoder, scaling
 from ..pipeline import BrownianBridgePipeline
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .batches import ChipStore, PairBatches, store_paths
@@ -169,7 +169,7 @@ def _train(
     if accelerator.is_main_process:
         pipeline = training.pipeline(trained=_identities(data, start), info=_info(cfg, data, seed, accelerator))
         folder = os.path.join(cfg.OUTPUT_DIR, PIPELINE)
-        pipeline.save_pretrained(folder, overwrite=True)
+        pipeline.save_pretrained(folder)
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, FINISHED)) as stream:
             json.dump({"step": training.done, **record}, stream, indent=1)
         logger.info(f"{folder}: the bridge after {training.done} steps, averaged weights; id {pipeline_id(folder)}")
