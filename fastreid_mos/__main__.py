@@ -7,88 +7,83 @@ import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
 
+import fastreid
+import torch
+from fastreid.data.datasets import DATASET_REGISTRY
+
+from . import __version__
 from .cli import run
+from .compat import PATCHES
+from .data import dataset_root
+from .errors import MOSError
 
-HELP = "Print what is installed, what was patched in fast-reid and why, and which data sets are found."
 PACKAGES = (
     "fastreid", "torch", "torchvision", "numpy", "pillow", "tifffile", "opencv-python-headless", "timm", "diffusers",
     "accelerate", "faiss-cpu",
 )  # fmt: skip
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def report() -> None:
+    """Print the health report."""
+    print(f"fastreid-mos {__version__}")
+    for title, rows in (
+        ("Versions", _versions()),
+        ("Devices", _devices()),
+        (
+            "Patches of fast-reid",
+            [(patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES],
+        ),
+        ("Data sets", _datasets()),
+    ):
+        _print_section(title, rows)
 
 
-def _section(title: str, rows: list[tuple[str, Any]]) -> None:
+def _print_section(title: str, rows: Iterable[tuple[str, str]]) -> None:
     print(f"\n{title}")
     for name, value in rows:
         print(f"  {name:<28} {value}")
 
 
-def report() -> None:
-    """Print the health report."""
-    import torch
-
-    import fastreid_mos
-
-    from .compat import PATCHES
-
-    print(f"fastreid-mos {fastreid_mos.__version__}")
-    import fastreid
-
-    rows = [("Python", f"{platform.python_version()} on {platform.platform()}")]
-    rows += [(name, _version(name)) for name in PACKAGES]
-    rows.append(("fast-reid is read from", os.path.dirname(str(fastreid.__file__))))
-    _section("Versions", rows)
-
-    devices: list[tuple[str, Any]] = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
-    for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
-        devices.append((f"cuda:{number}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
-    if len(devices) == 1:
-        devices.append(("cuda", "none; add MODEL.DEVICE cpu to a command, as the demo's configs have it"))
-    _section("Devices", devices)
-
-    _section(
-        "Patches of fast-reid",
-        [(patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES],
-    )
-    _datasets()
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "Python", f"{platform.python_version()} on {platform.platform()}"
+    for package in PACKAGES:
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            yield package, "not installed"
+    yield "fast-reid is read from", os.path.dirname(str(fastreid.__file__))
 
 
-def _datasets() -> None:
-    from fastreid.data.datasets import DATASET_REGISTRY
+def _devices() -> Iterator[tuple[str, str]]:
+    yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+    if not torch.cuda.device_count():
+        yield "cuda", "none; add MODEL.DEVICE cpu to a command, as the demo's configs have it"
 
-    from .data import dataset_root
-    from .errors import MOSError
 
+def _datasets() -> Iterator[tuple[str, str]]:
     root = dataset_root()
-    rows: list[tuple[str, Any]] = [("FASTREID_DATASETS", root)]
-    found = 0
+    yield "FASTREID_DATASETS", root
+    found = False
     for name in ("HOSS", "HOSS_O2S", "HOSS_S2O", "OptiSarPair"):
         try:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
+            found = True
+            yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
         except MOSError as error:
-            # The reason, without the lines on the layout and on where to get the data set, the same for all.
-            rows.append((name, str(error).partition(". Expected ")[0]))
-            continue
-        found += 1
-        rows.append((name, ", ".join(f"{key} {value}" for key, value in summary.items())))
+            # The layout and where to get the data set, which follow, are the same for all.
+            yield name, str(error).partition(". Expected ")[0]
     if not found:
-        rows.append(("none", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"))
-    _section("Data sets", rows)
+        yield "none", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"
 
 
 def main() -> int:
     """Entry point of the ``mos-health`` command."""
-    parser = argparse.ArgumentParser(prog="mos-health", description=HELP)
-    parser.parse_args()
+    argparse.ArgumentParser(prog="mos-health", description=(__doc__ or "").partition(": ")[2]).parse_args()
     return run(report)
 
 

@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 from fastreid.engine import launch
 from fastreid.utils import comm
 
-from .errors import ConfigError, FileLimitError, MOSError, WorkerError
+from .errors import ConfigError, FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
 from .files import naming, only_run
 
 BAD_INPUT = 2  # exit status after an error that the user can put right, as argparse has it
@@ -86,7 +86,7 @@ def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Name
 
 def _report(error: Exception, traceback: bool, rank: int) -> int:
     """Print what stopped the program; a RuntimeError that nobody knows is a bug and goes on its way."""
-    known = next((kind() for kind in (FileLimitError, WorkerError) if kind.is_it(error)), None)
+    known = FileLimitError() if is_file_limit(error) else WorkerError() if is_worker_death(error) else None
     if isinstance(error, RuntimeError) and known is None:
         raise error
     if rank:
@@ -134,7 +134,7 @@ def _reported_once() -> Iterator[None]:
 
     def in_destructor(args: Any) -> None:
         # torch raises for a lost loader worker wherever the main thread is, and again at the next batch.
-        if not WorkerError.is_it(args.exc_value):
+        if not is_worker_death(args.exc_value):
             unraisable(args)
 
     before = hook, unraisable, _ = threading.excepthook, sys.unraisablehook, logging.raiseExceptions

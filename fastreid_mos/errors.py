@@ -68,13 +68,14 @@ class WorkerError(MOSError):
             "DATALOADER.NUM_WORKERS (0 reads without workers), or give a container more (docker run --shm-size)"
         )
 
-    @staticmethod
-    def is_it(error: BaseException) -> bool:
-        """Whether this is how torch says it: from a signal handler, wherever the main process happens to be, or when it
-        waits for a batch. An error that a worker itself met and handed over begins with "Caught" and is none.
-        """
-        ways = ("DataLoader worker (pid", "Pin memory thread exited")
-        return isinstance(error, RuntimeError) and str(error).startswith(ways)
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether torch reports a dead worker: in a signal handler, wherever the main process is, or at the next batch.
+
+    An error that a worker itself met and handed over begins with "Caught".
+    """
+    texts = ("DataLoader worker (pid", "Pin memory thread exited")
+    return isinstance(error, RuntimeError) and str(error).startswith(texts)
 
 
 class FileLimitError(MOSError):
@@ -86,8 +87,8 @@ class FileLimitError(MOSError):
             "or lower DATALOADER.NUM_WORKERS and TEST.NUM_WORKERS (0 reads without workers)"
         )
 
-    @staticmethod
-    def is_it(error: BaseException) -> bool:
-        """Whether this is how the system (EMFILE) or torch says it, or a worker handed it over or ended with it."""
-        ways = ("Too many open files", "received 0 items of ancdata", f"exited unexpectedly with exit code {EMFILE}.")
-        return isinstance(error, (OSError, RuntimeError)) and any(way in str(error) for way in ways)
+
+def is_file_limit(error: BaseException) -> bool:
+    """Whether the system (EMFILE) or torch reports that limit, or a worker handed it over or ended with it."""
+    texts = ("Too many open files", "received 0 items of ancdata", f"exited unexpectedly with exit code {EMFILE}.")
+    return isinstance(error, (OSError, RuntimeError)) and any(text in str(error) for text in texts)

@@ -18,7 +18,7 @@ from fastreid.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import ChipError, FileLimitError, MOSError, WorkerError
+from ..errors import ChipError, FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
 from .cache import CachedImage, DiskCache, MemoryCache
 from .chips import read_chip
 from .decoding import decode
@@ -285,9 +285,9 @@ class ChipLoader(DataLoader[Any]):
                     # somehow.
                     cut_off = not isinstance(error, RuntimeError) and not str(error).startswith("Caught ")
                     ends = [worker.exitcode for worker in getattr(stream, "_workers", ())]
-                    if FileLimitError.is_it(error) or errno.EMFILE in ends:
+                    if is_file_limit(error) or errno.EMFILE in ends:
                         failure = FileLimitError()
-                    elif self.num_workers and cut_off or WorkerError.is_it(error):
+                    elif self.num_workers and cut_off or is_worker_death(error):
                         failure = WorkerError()
                     else:
                         raise
@@ -340,7 +340,7 @@ def _end_when_dumb(worker: int) -> None:
     """
 
     def end(error: BaseException, batch: Any) -> None:
-        os._exit(errno.EMFILE if FileLimitError.is_it(error) else 1)
+        os._exit(errno.EMFILE if is_file_limit(error) else 1)
 
     Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 

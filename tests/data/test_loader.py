@@ -27,7 +27,7 @@ from fastreid_mos.data import HOSS, SAMPLERS, build_test_loader, build_train_loa
 from fastreid_mos.data import build as build_module
 from fastreid_mos.data.build import check_shared_memory
 from fastreid_mos.data.listing import as_numbers, identity_key
-from fastreid_mos.errors import ChipError, ConfigError, DatasetError, FileLimitError, WorkerError
+from fastreid_mos.errors import ChipError, ConfigError, DatasetError, FileLimitError, WorkerError, is_worker_death
 
 
 def same(first, second):
@@ -217,7 +217,7 @@ def test_every_way_in_which_a_lost_worker_shows(make_cfg, items, monkeypatch, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: a loader worker was ended from outside") and "DATALOADER.NUM_WORKERS" in line
     # From a signal handler it comes anywhere.
-    assert WorkerError.is_it(error) == isinstance(error, RuntimeError)
+    assert is_worker_death(error) == isinstance(error, RuntimeError)
 
 
 FILE_LIMIT = [
