@@ -16,14 +16,8 @@ from filelock import FileLock, Timeout
 
 from .errors import MOSError, one_line
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, the user minds what runs where
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger("fastreid_mos")
 LOCK = ".lock"
-_held: set[int] = set()
 
 # What a write meets that an open does not: a full disk, an exhausted quota, a disk that fails.
 _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -161,13 +155,6 @@ def in_the_way(folder: str | os.PathLike[str]) -> str:
     return f"{path} is a " + (f"link to {os.readlink(path)}, which is not there" if dangling else "file")
 
 
-def _umask() -> int:
-    """The process's umask (mkstemp makes files private; results should have ordinary permissions)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def keep_lines_before(path: str, key: str, limit: int) -> None:
     """Keep the lines whose ``key`` is below ``limit``; others go, and so does one cut off by a kill."""
     if not os.path.isfile(path):
@@ -180,51 +167,6 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
                     kept.append(line)
     with atomic_write(path) as stream:
         stream.writelines(kept)
-
-
-def open_locked(path: str) -> int | None:
-    """A descriptor to append by, under a lock; None where another process has the lock.
-
-    Args:
-        path: the file; made if absent.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    while True:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        if fcntl is None:
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
-        except OSError as error:
-            logger.warning(f"{path}: no locks on this file system ({error.strerror}); let one run at a time write")
-            return file
-        # Its holder may have removed it between the two calls.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(file)):
-                _held.add(file)
-                return file
-        os.close(file)
-
-
-def close_locked(file: int) -> None:
-    """Let other processes have what :func:`open_locked` gave."""
-    _held.discard(file)
-    os.close(file)
-
-
-def _let_go() -> None:
-    """A loader's worker outlives a killed process by some seconds, and must not keep its lock so long."""
-    while _held:
-        os.close(_held.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager

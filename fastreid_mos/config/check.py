@@ -34,7 +34,7 @@ def building(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, AssertionError, ArithmeticError) as error:
+    except (ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError) as error:
         # A KeyError's own text would be a repr.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         reason = " ".join(text.split())[:300] or type(error).__name__

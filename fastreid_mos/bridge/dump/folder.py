@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from ...errors import DatasetError, MOSError
-from ...files import atomic_write, close_locked, fcntl, in_the_way, open_locked
+from ...files import atomic_write, in_the_way, locked
 from ...synthetic.folder import foreign_files, is_intact, named
 from ...synthetic.manifest import (
     FACTS,
@@ -160,22 +160,19 @@ class DumpFolder:
             MOSError: another process writes this journal, or the folder cannot be written.
         """
         path = os.path.join(self.root, f"journal-{rank}.jsonl")
-        with _writing(path):
-            os.makedirs(self.root, exist_ok=True)
-            file = open_locked(path)
-        if file is None:
-            raise MOSError(
-                f"{path}: another process is generating chips in this folder; wait for it, or give another folder "
-                "(BRIDGE.SAMPLE.OUTPUT)"
-            )
-        try:
+        with contextlib.ExitStack() as stack:
             with _writing(path):
-                with open(path, "rb") as stream:
-                    os.ftruncate(file, stream.read().rfind(b"\n") + 1)  # a kill may have cut the last line off
+                os.makedirs(self.root, exist_ok=True)
+                if not stack.enter_context(locked(_lock_of(path))):
+                    raise MOSError(
+                        f"{path}: another process is generating chips in this folder; wait for it, or give another "
+                        "folder (BRIDGE.SAMPLE.OUTPUT)"
+                    )
+                journal = stack.enter_context(open(path, "a+b", buffering=0))
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)  # a kill may have cut the last line off
                 self._write_facts(facts)
-            yield file
-        finally:
-            close_locked(file)
+            yield journal.fileno()
 
     def add(self, journal: int, facts: DumpFacts, chip: ChipRecord, png: bytes) -> None:
         """Write a generated chip, and its record into the journal first: so every image in the folder has its record.
@@ -279,20 +276,17 @@ def _locked_journals(root: str) -> Iterator[list[str] | None]:
 
     One process at a time gets this far; the others wait for it.
     """
-    with contextlib.ExitStack() as held:
-        if fcntl is None:
-            yield journals(root)
-            return
-        folder = os.open(root, os.O_RDONLY)
-        held.callback(os.close, folder)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        paths = journals(root)
-        files = [open_locked(path) for path in paths]
-        for file in files:
-            if file is not None:
-                held.callback(close_locked, file)
-        yield None if None in files else paths
+    with contextlib.ExitStack() as stack:
+        with _writing(root):
+            stack.enter_context(locked(os.path.join(root, ".merge.lock"), wait=True))
+            paths = journals(root)
+            free = [stack.enter_context(locked(_lock_of(path))) for path in paths]
+        yield paths if all(free) else None
+
+
+def _lock_of(journal: str) -> str:
+    root, name = os.path.split(journal)
+    return os.path.join(root, f".{name}.lock")
 
 
 def remove(paths: Iterable[str]) -> None:
