@@ -307,4 +307,4 @@ def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | Non
         for key, value in part.state_dict().items():
             if not torch.isfinite(value).all():
                 raise MOSError(f"{name}: {key} holds NaN or infinite values; the training that wrote it had diverged")
-    return pipeline if device is None else pipeline.to(device)  # type: ignore[no-any-return]
+    return pipeline if device is None else pipeline.to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,8 @@ from diffusers import VQModel
 
 from fastreid_mos.bridge.autoencoder import encode, load_autoencoder
 from fastreid_mos.bridge.images import to_tensor
-from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, train_autoencoder
-from fastreid_mos.bridge.train.codebook import Codebook
-from fastreid_mos.bridge.train.positions import Positions
+from fastreid_mos.bridge.train import autoencoder
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, Codebook, train_autoencoder
 from fastreid_mos.config import get_cfg
 from fastreid_mos.errors import MOSError
 
@@ -37,12 +37,18 @@ def ships(count: int, size=(16, 8)) -> list[np.ndarray]:
     return images
 
 
-def weights(folder) -> dict[str, torch.Tensor]:
-    return VQModel.from_pretrained(folder).state_dict()
-
-
 def train(output, images=None, settings=SETTINGS, **options):
     return train_autoencoder(images or ships(10), settings, output, progress=False, **options)
+
+
+def facts(folder) -> dict:
+    return json.loads(Path(folder, "training.json").read_text())
+
+
+def differing(one, other) -> list[str]:
+    """Names of the weights in which two folders differ."""
+    left, right = (VQModel.from_pretrained(folder).state_dict() for folder in (one, other))
+    return [name for name, value in left.items() if not torch.equal(value, right[name])]
 
 
 class Killed(Exception):
@@ -54,43 +60,39 @@ def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("autoencoder") / "vae")
 
 
-def test_folder_is_diffusers_own_and_says_how_it_was_made(trained):
-    facts = json.loads(open(f"{trained}/training.json", encoding="utf-8").read())
-    assert facts["settings"]["channels"] == [8, 8] and facts["images"] == 10 and facts["size"] == [16, 8]
-    vae = load_autoencoder(trained)
-    latents = encode(vae, to_tensor(np.stack(ships(10))))
+def test_folder_is_diffusers_own_and_says_how_it_was_made(trained, monkeypatch):
+    made = facts(trained)
+    assert made["settings"]["channels"] == [8, 8] and made["images"] == 10 and made["size"] == [16, 8]
+    latents = encode(load_autoencoder(trained), to_tensor(np.stack(ships(10))))
     assert latents.shape == (10, 2, 8, 4)
     assert float(latents.std(unbiased=False)) == pytest.approx(1, abs=1e-3)  # scaling_factor was measured
+    monkeypatch.setattr(autoencoder, "build_autoencoder", lambda *_: pytest.fail("trained again"))
+    assert train(trained) == trained
 
 
+@pytest.mark.slow
 def test_it_learns_and_uses_its_codes(tmp_path):
-    logged = {}
     settings = dataclasses.replace(SETTINGS, steps=200, restart=50, latent_channels=3)
-    folder = train(tmp_path / "vae", ships(20), settings, log=lambda step, losses: logged.update({step: losses}))
-    assert list(logged) == [50, 100, 150, 200]
-    assert logged[200]["autoencoder_l1"] < 0.75 * logged[50]["autoencoder_l1"]
-    facts = json.loads(open(f"{folder}/training.json", encoding="utf-8").read())["result"]
-    assert facts["codes_used"] >= 8 and facts["psnr"] > 18
+    result = facts(train(tmp_path / "vae", ships(20), settings))["result"]
+    assert result["codes_used"] >= 8 and result["psnr"] > 18
     # Better than the mean image, which is what a collapsed codebook ends in.
     pixels = to_tensor(np.stack(ships(20)))
     with torch.no_grad():
-        decoded = VQModel.from_pretrained(folder)(pixels).sample
+        decoded = VQModel.from_pretrained(tmp_path / "vae")(pixels).sample
     assert (decoded - pixels).square().mean() < 0.5 * (pixels.mean(0) - pixels).square().mean()
 
 
 def test_the_seed_alone_decides(trained, tmp_path):
     torch.manual_seed(99)
-    again = weights(train(tmp_path / "again"))
-    for name, value in weights(trained).items():
-        assert torch.equal(value, again[name]), name
-    other = weights(train(tmp_path / "other", settings=dataclasses.replace(SETTINGS, seed=1)))
-    assert not torch.equal(other["encoder.conv_in.weight"], again["encoder.conv_in.weight"])
+    assert differing(trained, train(tmp_path / "again")) == []
+    other = train(tmp_path / "other", settings=dataclasses.replace(SETTINGS, seed=1))
+    assert "encoder.conv_in.weight" in differing(trained, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [9, 10, 19, 23])
-def test_killed_anywhere_it_goes_on_exactly(trained, tmp_path, last, monkeypatch):
-    steps = 0
-    step = torch.optim.Adam.step
+def test_killed_anywhere_it_resumes_exactly(trained, tmp_path, last, monkeypatch):
+    steps, step = 0, torch.optim.Adam.step
 
     def dying(self, *arguments, **options):
         nonlocal steps
@@ -105,82 +107,46 @@ def test_killed_anywhere_it_goes_on_exactly(trained, tmp_path, last, monkeypatch
             train(tmp_path / "vae")
     assert not (tmp_path / "vae").exists()
     assert (tmp_path / "vae.state.pt").exists() == (last >= 10)
-    resumed = weights(train(tmp_path / "vae"))
-    for name, value in weights(trained).items():
-        assert torch.equal(value, resumed[name]), name
+    assert differing(trained, train(tmp_path / "vae")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
-def test_done_already_returns_at_once(trained, monkeypatch):
-    monkeypatch.setattr(
-        "fastreid_mos.bridge.train.autoencoder.build_autoencoder", lambda *_: pytest.fail("trained again")
-    )
-    assert train(trained) == trained
-
-
 def test_what_belongs_to_another_training_is_refused(trained, tmp_path):
-    before = weights(trained)
-    with pytest.raises(MOSError, match=r"of another training \(settings differs\)"):
-        train(trained, settings=dataclasses.replace(SETTINGS, lr=1e-3))
-    with pytest.raises(MOSError, match=r"\(data differs\)"):
-        train(trained, data="others")
-    with pytest.raises(MOSError, match=r"\(images differs\)"):
-        train(trained, ships(9))
-    after = weights(trained)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before = Path(trained, "diffusion_pytorch_model.safetensors").read_bytes()
+    for named, change in (
+        ("settings", {"settings": dataclasses.replace(SETTINGS, lr=1e-3)}),
+        ("data", {"data": "others"}),
+        ("images", {"images": ships(9)}),
+    ):
+        with pytest.raises(MOSError, match=rf"vae: .*\({named} differs\)"):
+            train(trained, **change)
+    assert Path(trained, "diffusion_pytorch_model.safetensors").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(MOSError, match="holds something else"):
-        train(tmp_path)
-    with pytest.raises(MOSError, match="no folder can be written there .* is a file"):
-        train(tmp_path / "notes.txt")
-    with pytest.raises(MOSError, match="no folder can be written there"):
-        train(tmp_path / "notes.txt" / "vae")
     (tmp_path / "vae.state.pt").write_bytes(b"cut off")
-    with pytest.raises(MOSError, match="state.pt: cannot be read"):
-        train(tmp_path / "vae")
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        ([], "no images"),
-        (ships(4, (17, 8)), "multiples of 2 .*got 17 x 8"),
-        ([image[..., 0] for image in ships(4)], r"uint8 \[H, W, 3\] are needed"),
-        ([image / 255 for image in ships(4)], "got float64"),
-        ([*ships(3), *ships(1, (18, 8))], "one size is needed"),
-    ],
-)
-def test_images_that_do_not_fit_are_refused(tmp_path, images, message):
-    with pytest.raises(MOSError, match=message):
-        train_autoencoder(images, SETTINGS, tmp_path / "vae", progress=False)
-    assert not (tmp_path / "vae").exists()
+    for output, named in ((tmp_path, tmp_path.name), (tmp_path / "vae", "vae.state.pt")):
+        with pytest.raises(MOSError, match=f"{named}: "):
+            train(output)
+    (tmp_path / "other.state.pt").unlink(missing_ok=True)
+    torch.save({"plan": "{}"}, tmp_path / "other.state.pt")
+    with pytest.raises(MOSError, match="other.state.pt: .*other settings"):
+        train(tmp_path / "other")
 
 
 def test_a_diverging_training_says_so(tmp_path):
     settings = dataclasses.replace(SETTINGS, lr=1e30, checkpoint=2)
-    with pytest.raises(MOSError, match="step 2: the loss is no longer finite; lower BRIDGE.LATENT.LR"):
+    with pytest.raises(MOSError, match="step 2: .*BRIDGE.LATENT.LR"):
         train(tmp_path / "vae", settings=settings)  # at once, and nothing is written
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"channels": ()}, {"channels": (0,)}, {"codes": 0}, {"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"flip": 1.5},
-        {"restart": -1}, {"precision": "half"}, {"seed": -1},
-    ],
-)  # fmt: skip
-def test_settings_out_of_range(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        AutoencoderSettings(**wrong)
 
 
 def test_settings_of_a_config():
     cfg = get_cfg()
     cfg.BRIDGE.LATENT.CHANNELS, cfg.BRIDGE.LATENT.CODES, cfg.SEED = [8, 16, 24], 77, 5
     settings = AutoencoderSettings.from_cfg(cfg)
-    assert (settings.channels, settings.codes, settings.seed, settings.factor) == ((8, 16, 24), 77, 5, 4)
-    assert settings.build().config.norm_num_groups == 8  # divides every width
+    assert (settings.channels, settings.codes, settings.seed, settings.lr) == ((8, 16, 24), 77, 5, 1e-4)
+    model = settings.build()
+    assert model.config.norm_num_groups == 8  # divides every width
+    assert len(model.quantize.embedding.weight) == 77 and model.config.latent_channels == 3
 
 
 def test_lower_precision(trained, tmp_path):
@@ -189,21 +155,30 @@ def test_lower_precision(trained, tmp_path):
         folder = train(tmp_path / "vae", accelerator=Accelerator(mixed_precision="bf16"))
     finally:
         AcceleratorState._reset_state(True)
-    assert json.loads(open(f"{folder}/training.json", encoding="utf-8").read())["settings"]["precision"] == "bf16"
-    exact = weights(trained)
-    assert any(not torch.equal(exact[name], value) for name, value in weights(folder).items())
-    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights(folder).values())
+    assert facts(folder)["settings"]["precision"] == "bf16" and differing(trained, folder)
+    weights = VQModel.from_pretrained(folder).state_dict().values()
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights)
 
 
 def test_order_visits_every_image_once_an_epoch():
-    images = [np.full((2, 2, 3), value, np.uint8) for value in range(7)]
-    places = Positions(images, seed=3, flip=0.5)
-    values = [round(float(places[place][0, 0, 0] + 1) * 127.5) for place in range(21)]
-    for epoch in range(3):
-        assert sorted(values[epoch * 7 : epoch * 7 + 7]) == list(range(7))
-    assert values[:7] != values[7:14]
-    # Any place can be asked for on its own, as a resumed training does.
-    assert round(float(Positions(images, seed=3, flip=0.5)[17][0, 0, 0] + 1) * 127.5) == values[17]
+    images = [np.full((4, 4, 3), value, np.uint8) for value in range(7)]
+    settings = dataclasses.replace(SETTINGS, batch=7)
+
+    def values(step: int) -> list[int]:
+        training = autoencoder._Training(images, settings, Accelerator())
+        return [round(float(row[0, 0, 0] + 1) * 127.5) for row in training.batch(step)]
+
+    # Any step can be asked for on its own, as a resumed training does.
+    orders = [values(step) for step in (2, 0, 1)]
+    assert all(sorted(order) == list(range(7)) for order in orders) and orders[0] != orders[1] != orders[2]
+
+
+def test_images_are_mirrored_as_often_as_asked():
+    images = [np.tile(np.arange(4, dtype=np.uint8)[None, :, None], (4, 1, 3))] * 200
+    for flip, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
+        settings = dataclasses.replace(SETTINGS, batch=200, flip=flip)
+        rows = autoencoder._Training(images, settings, Accelerator()).batch(0)
+        assert low <= int((rows[:, 0, 0, 0] > rows[:, 0, 0, 3]).sum()) <= high
 
 
 def test_unused_codes_are_taken_from_encoded_pixels():
@@ -212,13 +187,10 @@ def test_unused_codes_are_taken_from_encoded_pixels():
     with torch.no_grad():
         book.weight.fill_(1e3)  # far from every pixel ...
         book.weight[0] = 0  # ... but for one
-        with book.watched():
-            latents = model.encode(to_tensor(np.stack(ships(8)))).latents
-            model.quantize(latents)
-        uses = book.uses()
-        assert uses[0] == 8 * 8 * 4 and int(uses.sum()) == 8 * 8 * 4
-        book.replace(book.renewed(uses == 0, step=8), uses == 0, {})
+        latents = model.encode(to_tensor(np.stack(ships(8)))).latents
+        model.quantize(latents)
+        assert book.uses[0] == 8 * 8 * 4 and int(book.uses.sum()) == 8 * 8 * 4
+        book.weight.copy_(book.renewed(book.uses == 0, step=8))
         assert bool((book.weight[0] == 0).all()) and book.weight.abs().max() <= latents.abs().max() * 1.2
         _, _, (_, _, codes) = model.quantize(latents)
     assert len(codes.unique()) > 8
-    assert not book.uses().any()

@@ -6,41 +6,37 @@ import contextlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from numpy.typing import NDArray
+from tqdm.auto import trange
 
 from ...errors import MOSError, one_line
-from ...files import atomic_write, in_the_way, whole_folder
+from ...files import atomic_write, whole_folder
 from ..autoencoder import build_autoencoder
-from .codebook import Codebook
-from .positions import Images, Positions, check_images
+from ..images import to_tensor
 
 FACTS = "training.json"
 _VERSION = 1
 # Images over which the latents' scale and the final error are measured.
 _MEASURED = 512
 
-Log = Callable[[int, dict[str, float]], None]
+Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder is, and how it is trained.
+    """What an autoencoder is (see :func:`.autoencoder.build_autoencoder`), and how it is trained.
 
     Args:
-        channels: width of each level; every level after the first halves height and width.
-        latent_channels: channels of the latents.
-        codes: entries of the codebook.
-        layers: residual blocks a level.
         normalize: ``scaling_factor`` of the result makes the latents' standard deviation 1; without, it is 1.
         steps, batch, lr: steps of Adam, images in a step of one process, rate.
         commitment: weight of diffusers' commitment and codebook loss beside the L1 error of the images.
@@ -49,9 +45,6 @@ class AutoencoderSettings:
         checkpoint: steps between two checkpoints; 0: none, a killed training begins anew.
         precision: "no", "bf16" or "fp16".
         seed: of the weights, the order of the images, the flips and the codes.
-
-    Raises:
-        ValueError: a setting out of its range.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -69,47 +62,22 @@ class AutoencoderSettings:
     precision: str = "no"
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(int(width) for width in self.channels))
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels: the width of each level, at least 1, got {list(self.channels)}")
-        for name in ("latent_channels", "codes", "layers", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1, got {getattr(self, name)}")
-        for name in ("restart", "checkpoint", "commitment", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: at least 0, got {getattr(self, name)}")
-        if not self.lr > 0 or not 0 <= self.flip <= 1:
-            raise ValueError(f"lr above 0 and flip in 0..1 are needed, got {self.lr} and {self.flip}")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"precision: no, bf16 or fp16, got {self.precision!r}")
-
     @classmethod
     def from_cfg(cls, cfg: Any) -> AutoencoderSettings:
         """As ``BRIDGE.LATENT`` says; precision, flip and seed as for the bridge."""
         latent = cfg.BRIDGE.LATENT
+        names = ("latent_channels", "codes", "layers", "normalize", "steps", "batch", "lr")
         return cls(
             channels=tuple(latent.CHANNELS),
-            latent_channels=latent.LATENT_CHANNELS,
-            codes=latent.CODES,
-            layers=latent.LAYERS,
-            normalize=latent.NORMALIZE,
-            steps=latent.STEPS,
-            batch=latent.BATCH,
-            lr=latent.LR,
             flip=cfg.BRIDGE.DATA.FLIP,
             precision=cfg.BRIDGE.SOLVER.PRECISION,
             seed=max(cfg.SEED, 0),
+            **{name: latent[name.upper()] for name in names},
         )
 
     def build(self) -> Any:
         """An untrained VQModel."""
         return build_autoencoder(self.channels, self.latent_channels, self.codes, self.layers, self.seed)
-
-    @property
-    def factor(self) -> int:
-        """Pixels for each latent, along a side."""
-        return int(2 ** (len(self.channels) - 1))
 
 
 def train_autoencoder(
@@ -118,94 +86,144 @@ def train_autoencoder(
     output: str | os.PathLike[str],
     accelerator: Accelerator | None = None,
     data: str = "",
-    log: Log | None = None,
     progress: bool = True,
 ) -> str:
     """Train a VQModel on images of both modalities: L1 error, commitment and codebook loss (VQ-VAE, arXiv 1711.00937).
 
     The codebook starts from encoded images, and codes that nothing uses are replaced by encoded pixels, so that few
-    images and few steps do not end in a handful of codes. Killed anywhere, the same call goes on from the last
-    checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; done already, it returns at
+    images and few steps do not end in a handful of codes. Killed anywhere, the same call resumes from the last
+    checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; already done, it returns at
     once.
 
     Args:
-        images: ``len(images)`` and ``images[i]``, ``[H, W, 3]`` uint8, all of one size that is a multiple of
-            ``settings.factor``.
+        images: ``[H, W, 3]`` uint8, all of one size that the model's levels divide.
         settings: the model and its training.
         output: the diffusers folder to write, whole or not at all, with ``training.json``.
         accelerator: of accelerate; its precision is used then, not ``settings.precision``.
-        data: names the images, so that a training on others is not taken for this one.
-        log: called every 50 steps, in the first process, with the step and losses.
+        data: identifies the images, so that a training on others is not taken for this one.
         progress: show a progress bar.
 
     Returns:
         ``output`` as text.
 
     Raises:
-        MOSError: images that do not fit, ``output`` holds something else, a state of another training, or a loss that
-            is no longer finite.
+        MOSError: ``output`` holds something else, a checkpoint of another training, or a loss that is not finite.
     """
-    height, width = check_images(images, settings.factor)
-    plan: dict[str, Any] = {"version": _VERSION, "settings": _plain(settings), "data": data, "images": len(images),
-            "size": [height, width]}  # fmt: skip
     folder = os.fspath(output)
+    checkpoint = f"{os.path.abspath(folder)}.state.pt"
     accelerator = accelerator or Accelerator(mixed_precision=settings.precision)
+    # How often it is saved changes nothing of the result.
+    plain = {name: value for name, value in asdict(settings).items() if name != "checkpoint"}
+    plain |= {"channels": list(settings.channels), "precision": accelerator.mixed_precision}
+    size = list(images[0].shape[:2])
+    plan = {"version": _VERSION, "settings": plain, "data": data, "images": len(images), "size": size}
     plan["processes"] = accelerator.num_processes
-    plan["settings"]["precision"] = accelerator.mixed_precision
-    state_file = f"{os.path.abspath(folder)}.state.pt"
-    if _done(folder, plan):
+    if not _done(folder, plan):
+        training = _Training(images, settings, accelerator)
+        training.resume(checkpoint, plan)
+        training.run(checkpoint, plan, progress and accelerator.is_main_process)
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _remove(state_file)
-        return folder
-    _probe(folder)
-    training = _Training(images, settings, accelerator)
-    training.resume(state_file, plan)
-    training.run(lambda: training.save(state_file, plan), log, progress and accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+            model = training.bare
+            facts = _measure(model, images, accelerator.device)
+            scale = 1.0 / facts["latent_std"] if settings.normalize else 1.0
+            model.register_to_config(scaling_factor=scale, sample_size=max(size))
+            with whole_folder(folder) as temporary:
+                model.save_pretrained(temporary)
+                with open(os.path.join(temporary, FACTS), "w", encoding="utf-8") as stream:
+                    json.dump({**plan, "result": facts}, stream, indent=1)
     if accelerator.is_main_process:
-        model = training.plain_model
-        facts = _measure(model, images, accelerator.device)
-        scale = 1.0 / facts["latent_std"] if settings.normalize else 1.0
-        model.register_to_config(scaling_factor=scale, sample_size=max(height, width))
-        with whole_folder(folder) as temporary:
-            model.save_pretrained(temporary)
-            with open(os.path.join(temporary, FACTS), "w", encoding="utf-8") as stream:
-                json.dump({**plan, "result": facts}, stream, indent=1)
-        _remove(state_file)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(checkpoint)
     accelerator.wait_for_everyone()
     return folder
+
+
+def _done(folder: str, plan: dict[str, Any]) -> bool:
+    """Whether the folder holds what this training would make; MOSError where it holds something else."""
+    if not os.path.isdir(folder) or not os.listdir(folder):
+        return False
+    try:
+        with open(os.path.join(folder, FACTS), encoding="utf-8") as stream:
+            made = json.load(stream)
+        differing = [name for name, value in plan.items() if made[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MOSError(f"{folder}: holds something else than an autoencoder made here; give another folder") from None
+    if differing:
+        raise MOSError(f"{folder}: holds an autoencoder of another training ({differing[0]} differs); give another")
+    return True
+
+
+class Codebook:
+    """The codes of diffusers' VectorQuantizer: counts their uses, and replaces those that nothing uses.
+
+    A code that no pixel is nearest to gets no gradient and stays unused; replaced by the encoding of some pixel it is
+    used at once (as in Jukebox, arXiv 2005.00341, section 3.1).
+    """
+
+    def __init__(self, quantizer: Any, seed: int) -> None:
+        self.weight: torch.nn.Parameter = quantizer.embedding.weight  # [codes, channels]
+        self.uses = torch.zeros(len(self.weight), dtype=torch.long, device=self.weight.device)
+        self._seed = seed
+        self._encoded = self.weight[:0].detach()  # pixels of the last images
+        quantizer.register_forward_hook(self._count)
+
+    def _count(self, module: Any, inputs: Any, output: Any) -> None:
+        self.uses += torch.bincount(output[2][2].flatten(), minlength=len(self.weight))
+        self._encoded = inputs[0].detach().movedim(1, -1).flatten(0, -2).float()
+
+    @torch.no_grad()
+    def renewed(self, unused: torch.Tensor, step: int) -> torch.Tensor:
+        """The codes, with the unused ones (``[codes]`` bool) taken from pixels of the last images."""
+        weight, number = self.weight.detach().clone(), int(unused.sum())
+        if not number or not len(self._encoded):
+            return weight
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        # Without repeats as far as there are pixels; a little noise tells equal ones apart.
+        order = torch.randperm(len(self._encoded), generator=generator)
+        picks = order.repeat(number // len(order) + 1)[:number]
+        fresh = self._encoded[picks.to(weight.device)]
+        noise = torch.randn(fresh.shape, generator=generator).to(fresh)
+        weight[unused] = (fresh + 0.01 * fresh.std() * noise).to(weight.dtype)
+        return weight
 
 
 class _Training:
     """The state of a training, and its steps."""
 
     def __init__(self, images: Images, settings: AutoencoderSettings, accelerator: Accelerator) -> None:
-        self.settings, self.accelerator = settings, accelerator
-        self.images, self.step = images, 0
+        self.images, self.settings, self.accelerator, self.step = images, settings, accelerator, 0
         model = settings.build()
-        # quantize learns by the straight-through loss; nothing else of the model is random.
-        optimizer = torch.optim.Adam(model.parameters(), settings.lr)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.codebook = Codebook(self.plain_model.quantize, settings.seed)
+        self.model, self.optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), settings.lr))
+        self.bare = accelerator.unwrap_model(self.model)
+        self.codebook = Codebook(self.bare.quantize, settings.seed)
+        self._order = lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng([settings.seed, epoch]).permutation(len(images))
+        )
 
-    @property
-    def plain_model(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
+    def batch(self, step: int) -> torch.Tensor:
+        """``[B, 3, H, W]`` in -1..1, a function of the seed, the step and the process alone."""
+        size, rank = self.settings.batch, self.accelerator.process_index
+        first = (step * self.accelerator.num_processes + rank) * size
+        rows = []
+        for position in range(first, first + size):
+            epoch, index = divmod(position, len(self.images))
+            image = self.images[int(self._order(epoch)[index])]
+            mirrored = np.random.default_rng([self.settings.seed, epoch, index]).random() < self.settings.flip
+            rows.append(image[:, ::-1] if mirrored else image)
+        return to_tensor(np.stack(rows)).to(self.accelerator.device)
 
     def save(self, file: str, plan: dict[str, Any]) -> None:
-        uses = self.accelerator.reduce(self.codebook.uses(), reduction="sum")
-        # Of all processes together: from here on the first one keeps the account.
-        self.codebook.go_on(uses if self.accelerator.is_main_process else None)
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        state = {
-            "plan": json.dumps(plan), "step": self.step, "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict(),
-            "uses": uses.cpu(),
-        }  # fmt: skip
-        with atomic_write(file, "wb") as stream:
-            torch.save(state, stream)
+        uses = self.accelerator.reduce(self.codebook.uses, reduction="sum")
+        # Of all processes together: from here on the first one keeps the count.
+        self.codebook.uses = uses if self.accelerator.is_main_process else torch.zeros_like(uses)
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {"plan": json.dumps(plan), "step": self.step, "uses": uses.cpu()}
+            state |= {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state["scaler"] = None if scaler is None else scaler.state_dict()
+            with atomic_write(file, "wb") as stream:
+                torch.save(state, stream)
 
     def resume(self, file: str, plan: dict[str, Any]) -> None:
         if not os.path.exists(file):
@@ -216,112 +234,64 @@ class _Training:
         except Exception as error:  # torch raises what it likes on broken files
             raise MOSError(f"{file}: cannot be read ({one_line(error)}); remove it to train anew") from None
         if not same:
-            raise MOSError(f"{file}: a training with other settings or images was left here; remove it to train anew")
-        self.plain_model.load_state_dict(state["model"])
+            raise MOSError(f"{file}: is of a training with other settings or images; remove it to train anew")
+        self.bare.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
         if self.accelerator.is_main_process:
-            self.codebook.go_on(state["uses"].to(self.accelerator.device))
+            self.codebook.uses = state["uses"].to(self.accelerator.device)
 
-    def run(self, save: Callable[[], None], log: Log | None, progress: bool) -> None:
-        settings, accelerator = self.settings, self.accelerator
-        positions = Positions(self.images, settings.seed, settings.flip)
-        share = settings.batch * accelerator.num_processes
-        own = accelerator.process_index * settings.batch
-        places = [
-            list(range(step * share + own, step * share + own + settings.batch))
-            for step in range(self.step, settings.steps)
-        ]
-        loader = DataLoader(positions, batch_sampler=places)
+    def run(self, file: str, plan: dict[str, Any], progress: bool) -> None:
+        settings = self.settings
         self.model.train()
-        bar = tqdm(total=settings.steps, initial=self.step, desc="autoencoder", disable=not progress)
-        with bar, self.codebook.watched():
-            for pixels in loader:
-                self._step(pixels.to(accelerator.device), log, bar)
-                if settings.checkpoint and self.step % settings.checkpoint == 0 and self.step < settings.steps:
-                    save()
+        bar = trange(self.step, settings.steps, initial=self.step, total=settings.steps, desc="autoencoder",
+                     disable=not progress)  # fmt: skip
+        for step in bar:
+            pixels = self.batch(step)
+            if step == 0:
+                with torch.no_grad():
+                    self.model(pixels)
+                self._renew(everything=True)
+            error = self._update(pixels, step)
+            self.step = done = step + 1
+            if done % 50 == 0:
+                bar.set_postfix(l1=f"{error:.4f}")
+            if settings.restart and done % settings.restart == 0 and done <= settings.steps * 3 // 4:
+                self._renew(everything=False)
+            if settings.checkpoint and done % settings.checkpoint == 0 and done < settings.steps:
+                self.save(file, plan)
 
-    def _step(self, pixels: torch.Tensor, log: Log | None, bar: Any) -> None:
-        settings, accelerator = self.settings, self.accelerator
-        if self.step == 0:
-            with torch.no_grad():
-                self.model(pixels)
-            self._renew(everything=True)
+    def _update(self, pixels: torch.Tensor, step: int) -> float:
+        """One step of the optimizer; returns the L1 error."""
         output = self.model(pixels)  # in the accelerator's precision
         error = F.l1_loss(output.sample.float(), pixels)
-        loss = error + settings.commitment * output.commit_loss.float()
-        accelerator.backward(loss)
-        # Behind the backward, where the host waits for the device, and before the weights are touched.
-        losses = torch.stack([error.detach(), output.commit_loss.detach().float()])
-        reduced = accelerator.reduce(losses, reduction="mean").tolist()
-        if not all(math.isfinite(value) for value in reduced):
+        loss = error + self.settings.commitment * output.commit_loss.float()
+        self.accelerator.backward(loss)
+        # After the backward, where the host waits for the device, and before the weights are touched.
+        both = torch.stack([error.detach(), output.commit_loss.detach().float()])
+        reduced = self.accelerator.reduce(both, reduction="mean").tolist()
+        if not all(map(math.isfinite, reduced)):
             raise MOSError(
-                f"autoencoder, step {self.step + 1}: the loss is no longer finite; lower BRIDGE.LATENT.LR or set "
+                f"autoencoder, step {step + 1}: the loss is not finite; lower BRIDGE.LATENT.LR or set "
                 "BRIDGE.SOLVER.PRECISION to 'no'"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        bar.update()
-        if self.step % 50 == 0 or self.step == settings.steps:
-            bar.set_postfix(l1=f"{reduced[0]:.4f}")
-            if log is not None and accelerator.is_main_process:
-                log(self.step, {"autoencoder_l1": reduced[0], "autoencoder_commitment": reduced[1]})
-        if settings.restart and self.step % settings.restart == 0 and self.step <= settings.steps * 3 // 4:
-            self._renew(everything=False)
+        return float(reduced[0])
 
+    @torch.no_grad()
     def _renew(self, everything: bool) -> None:
-        """New codes from the first process, the same in all."""
-        used = self.accelerator.reduce(self.codebook.uses(), reduction="sum")
-        unused = torch.ones_like(used, dtype=torch.bool) if everything else used == 0
-        weight = self.codebook.renewed(unused, self.step)
-        self.codebook.replace(broadcast(weight), unused, self.optimizer.state)
-
-
-def _plain(settings: AutoencoderSettings) -> dict[str, Any]:
-    # How often it is saved changes nothing of the result.
-    facts = {name: value for name, value in asdict(settings).items() if name != "checkpoint"}
-    return {**facts, "channels": list(settings.channels)}
-
-
-def _remove(file: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(file)
-
-
-def _probe(folder: str) -> None:
-    """See before the training whether its result can be written."""
-    parent = os.path.dirname(os.path.abspath(folder))
-    if reason := in_the_way(folder):
-        raise MOSError(f"{folder}: no folder can be written there ({reason}); give another")
-    try:
-        os.makedirs(parent, exist_ok=True)
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise MOSError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def _done(folder: str, plan: dict[str, Any]) -> bool:
-    """Whether the folder holds what this training would make.
-
-    Raises:
-        MOSError: it holds something else.
-    """
-    if not os.path.isdir(folder) or not os.listdir(folder):
-        return False
-    try:
-        with open(os.path.join(folder, FACTS), encoding="utf-8") as stream:
-            made: Any = json.load(stream)
-        earlier = {name: made[name] for name in plan}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise MOSError(f"{folder}: holds something else than an autoencoder made here; give another folder") from None
-    if earlier != plan:
-        other = next(name for name in plan if earlier[name] != plan[name])
-        raise MOSError(f"{folder}: holds an autoencoder of another training ({other} differs); give another folder")
-    return True
+        """New codes from the first process, the same in all; in the optimizer's state their rows begin anew."""
+        uses = self.accelerator.reduce(self.codebook.uses, reduction="sum")
+        self.codebook.uses.zero_()
+        unused = torch.ones_like(uses, dtype=torch.bool) if everything else uses == 0
+        weight = self.codebook.weight
+        weight.copy_(broadcast(self.codebook.renewed(unused, self.step)))
+        for value in self.optimizer.state.get(weight, {}).values():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                value[unused] = 0
 
 
 @torch.no_grad()
@@ -331,14 +301,12 @@ def _measure(model: Any, images: Images, device: torch.device) -> dict[str, floa
     used: set[int] = set()
     count = total = squares = error = 0.0
     number = min(len(images), _MEASURED)
-    plain = Positions(images, 0, 0.0)
-    for place in range(number):
-        pixels = plain.plain(place * len(images) // number)[None].to(device)
+    for n in range(number):
+        pixels = to_tensor(images[n * len(images) // number])[None].to(device)
         latents = model.encode(pixels).latents
         _, _, (_, _, codes) = model.quantize(latents)
         used.update(codes.flatten().tolist())
-        decoded = model.decode(latents).sample.clamp(-1, 1)
-        error += float(F.mse_loss(decoded, pixels))
+        error += float(F.mse_loss(model.decode(latents).sample.clamp(-1, 1), pixels))
         count += latents.numel()
         total += float(latents.double().sum())
         squares += float(latents.double().square().sum())
