@@ -17,15 +17,23 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch.multiprocessing as mp
-from fastreid.engine import launch
+from fastreid.engine import default_argument_parser, launch
 from fastreid.utils import comm
 
-from .errors import ConfigError, FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
-from .files import naming, only_run
+from .errors import FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
 
 BAD_INPUT = 2  # exit status after an error that the user can put right, as argparse has it
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 OTHERS_WAIT = 5.0  # seconds in which the first process reports an error that all processes meet
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """fast-reid's arguments and ``--traceback``."""
+    parser = default_argument_parser()
+    parser.description = description
+    parser.set_defaults(dist_url="auto")
+    parser.add_argument("--traceback", action="store_true", help="show the whole error instead of its one line")
+    return parser
 
 
 def run(program: Callable[[], Any], traceback: bool = False) -> int:
@@ -144,90 +152,3 @@ def _reported_once() -> Iterator[None]:
         yield
     finally:
         threading.excepthook, sys.unraisablehook, logging.raiseExceptions = before
-
-
-def train_program(args: argparse.Namespace) -> dict[str, Any]:
-    """Train, or with ``--eval-only`` test, as the arguments and the config say.
-
-    Returns:
-        The test results (first process only).
-    """
-    from .engine import MOSTrainer, setup
-    from .engine.folder import claim_folder, refuse_earlier_run
-
-    cfg = setup(args)
-    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()), naming(cfg.OUTPUT_DIR):
-        if args.eval_only:
-            return _test_program(cfg)
-        if comm.is_main_process():
-            refuse_earlier_run(cfg.OUTPUT_DIR, args.resume)  # one that has ended since setup looked
-        trainer = MOSTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        claim_folder(cfg.OUTPUT_DIR, trainer.cfg, "config.yaml")
-        return trainer.train()
-
-
-def _test_program(cfg: Any) -> dict[str, Any]:
-    from .compat.checkpoints import read_torch
-    from .data.build import check_shared_memory
-    from .engine import MOSTrainer
-    from .engine.folder import claim_folder, results_folder
-    from .engine.fusing import fusion_settings
-    from .engine.resuming import TAG, feature_differences, last_checkpoint
-    from .errors import WeightsError
-    from .modeling import load_reid_weights
-
-    logger = logging.getLogger("fastreid_mos.engine")
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False  # everything comes from MODEL.WEIGHTS
-    weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        if not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
-            raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
-        weights = last_checkpoint(cfg.OUTPUT_DIR)
-    model = MOSTrainer.build_model(cfg)
-    report = load_reid_weights(model, weights)
-    backbone = [name for name in report.missing if not name.startswith("heads.weight")]
-    if backbone:
-        raise WeightsError(
-            f"{weights}: {len(backbone)} of the model's weights are not in it, {backbone[0]} first; "
-            "testing a half-loaded model gives meaningless figures: use the config it was trained with"
-        )
-    checkpoint = read_torch(weights) if weights.endswith(".pth") and os.path.isfile(weights) else None
-    if isinstance(checkpoint, dict):
-        for difference in feature_differences(checkpoint, cfg):
-            logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
-    datasets = MOSTrainer.test_datasets(cfg)
-    # Put on record: the same file wherever the next test is run from.
-    cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
-    fused = MOSTrainer.prepare_fusion(cfg, datasets)
-    check_shared_memory(cfg, MOSTrainer.largest_pass(datasets, fused))
-    folder = results_folder(cfg.OUTPUT_DIR, weights, datasets, cfg, fusion_settings(cfg))
-    if folder != cfg.OUTPUT_DIR:
-        logger.warning(
-            f"{cfg.OUTPUT_DIR} holds results of other weights, data, settings or fusion; these are written to {folder}"
-        )
-    cfg.OUTPUT_DIR = folder
-    claim_folder(folder, cfg, "eval_config.yaml")
-    return MOSTrainer.test(cfg, model, datasets, fused)
-
-
-def train(argv: list[str] | None = None) -> int:
-    """``tools/train_net.py`` and the ``mos-train`` command."""
-    from fastreid.engine import default_argument_parser
-
-    parser = default_argument_parser()
-    parser.description = "Train or test MOS and any fast-reid model on HOSS."
-    parser.set_defaults(dist_url="auto")
-    parser.add_argument("--traceback", action="store_true", help="show the whole error instead of its one line")
-    args = parser.parse_args(argv)
-    return run(lambda: _train(args), args.traceback)
-
-
-def _train(args: argparse.Namespace) -> None:
-    from .engine.setup import read_config
-
-    if not args.config_file:
-        raise ConfigError("--config-file: name one, such as configs/HOSS/mos_vit.yml (configs/HOSS/demo/ for a CPU)")
-    cfg = read_config(args)  # what is wrong with it is said once, before the processes start
-    start_processes(train_program, args, cfg.MODEL.DEVICE)

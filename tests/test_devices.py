@@ -9,12 +9,12 @@ import torch
 from fastreid.engine import launch
 
 import fastreid_mos
-from fastreid_mos import cli
 from fastreid_mos.compat import launching
 from fastreid_mos.config import require_device
 from fastreid_mos.data import HOSS, build_test_loader
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ConfigError
+from tools.train_net import main as train
 
 CONFIGS = Path(__file__).parents[1] / "configs/HOSS"
 DEBUG = str(CONFIGS / "demo/debug.yml")
@@ -64,7 +64,7 @@ def test_no_gpu_is_one_line_before_anything_is_read(monkeypatch, capsys, tmp_pat
 
         config = "demo/bbdm_debug.yml"
     else:
-        run, config = cli.train, "demo/debug.yml"
+        run, config = train, "demo/debug.yml"
     words = ["--config-file", str(CONFIGS / config), "--num-gpus", processes]
     assert run([*words, "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", device]) == 2
     said = capsys.readouterr().err.strip()
@@ -125,7 +125,7 @@ def test_the_tools_say_which_device(started, tmp_path, tool, device, wanted):
 
         words = ["--config-file", str(CONFIGS / "demo/bbdm_debug.yml"), *words]
     else:
-        run, words = cli.train, ["--config-file", DEBUG, *words]
+        run, words = train, ["--config-file", DEBUG, *words]
     with pytest.raises(Stop):
         run(words)
     assert started == wanted

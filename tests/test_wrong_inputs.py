@@ -12,8 +12,8 @@ import tifffile
 import torch
 
 from fastreid_mos.bridge.cli import main as train_bridge
-from fastreid_mos.cli import train
 from fastreid_mos.data import build as build_module
+from tools.train_net import main as train
 
 ROOT = Path(__file__).parents[1]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")

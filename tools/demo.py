@@ -197,13 +197,12 @@ def read_json(path: Path) -> Any:
 
 def train(config: str, folder: Path, *options: Any, resume: bool = False, eval_only: bool = False) -> None:
     """One run of tools/train_net.py, in this process."""
-    from fastreid.engine import default_argument_parser
-
-    from fastreid_mos.cli import train_program
+    from fastreid_mos.cli import argument_parser
+    from tools.train_net import start
 
     flags = ["--resume"] * resume + ["--eval-only"] * eval_only
     words = [*flags, "--config-file", str(DEMO / config), "OUTPUT_DIR", str(folder)]
-    train_program(default_argument_parser().parse_args([*words, *flat(options)]))
+    start(argument_parser("").parse_args([*words, *flat(options)]))
 
 
 def train_bridge(folder: Path, *options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The learning-rate curve of the MOS recipe, and its place among fast-reid's schedules."""
+"""The learning-rate curve of the MOS recipe, as one of fast-reid's schedules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from fastreid.solver import build, lr_scheduler
+from fastreid.solver import build
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..compat.registry import replace_everywhere
@@ -22,9 +22,9 @@ def warmup_cosine_factor(
 ) -> float:
     """Learning rate of an epoch as a share of the base rate (MOS, implementation details; golden ``lr_schedule``).
 
-    Linear from ``warmup_factor`` over the warm-up epochs, then a cosine down to ``min_factor`` that counts from epoch
-    0, not from the end of the warm-up. The authors step with the epoch's number: the first epoch is one step up.
-    Start and end are the same for weights and for biases, which have twice the rate between (golden ``train_steps``).
+    Linear from ``warmup_factor`` over the warm-up, then a cosine down to ``min_factor`` that counts from epoch 0, not
+    from the end of the warm-up. The authors step with the epoch's number: the first epoch is one step up. Start and end
+    are the same for weights and biases; between, biases have twice the rate (golden ``train_steps``).
 
     Args:
         epoch: the epoch's number, from 1 to ``max_epoch``.
@@ -40,13 +40,7 @@ def warmup_cosine_factor(
 
 
 class WarmupCosineLR(LRScheduler):
-    """:func:`warmup_cosine_factor` for each group of an optimizer; to be stepped after each epoch.
-
-    Args:
-        optimizer: its groups' rates are taken for their own.
-        base_lr: the base rate, ``SOLVER.BASE_LR``.
-        curve: the other arguments of :func:`warmup_cosine_factor`.
-    """
+    """:func:`warmup_cosine_factor` with the arguments ``curve`` for each group, stepped after each epoch."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, base_lr: float, **curve: Any) -> None:
         self.base_lr = base_lr
@@ -54,30 +48,27 @@ class WarmupCosineLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
-        """The rate of each group in the epoch that comes next; a group of rate 0 is frozen and stays so."""
+        """The rate of each group in the next epoch; a group of rate 0 is frozen and stays so."""
         epoch, base = self.last_epoch + 1, self.base_lr
         owns = [float(own) for own in self.base_lrs]
         return [own and base * warmup_cosine_factor(epoch, **self.curve, own_factor=own / base) for own in owns]
 
 
-def _register() -> None:
-    """Make ``SOLVER.SCHED: WarmupCosineLR`` known to fast-reid, whose table of schedules is a local variable."""
-    fastreid_schedules = build.build_lr_scheduler
-
-    def build_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
-        solver = cfg.SOLVER
-        if solver.SCHED != "WarmupCosineLR":
-            return dict(fastreid_schedules(cfg, optimizer, iters_per_epoch))
-        curve = {
-            "max_epoch": solver.MAX_EPOCH,
-            "warmup_epochs": solver.WARMUP_EPOCHS,
-            "warmup_factor": solver.WARMUP_FACTOR,
-            "min_factor": solver.ETA_MIN_FACTOR,
-        }
-        return {"lr_sched": WarmupCosineLR(optimizer, solver.BASE_LR, **curve)}
-
-    lr_scheduler.WarmupCosineLR = WarmupCosineLR
-    replace_everywhere(fastreid_schedules, build_lr_scheduler)
+_build_fastreid_scheduler = build.build_lr_scheduler
 
 
-_register()
+def build_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
+    """fast-reid's function, whose table of schedules is a local variable, with ``SOLVER.SCHED: WarmupCosineLR``."""
+    solver = cfg.SOLVER
+    if solver.SCHED != "WarmupCosineLR":
+        return dict(_build_fastreid_scheduler(cfg, optimizer, iters_per_epoch))
+    curve = {
+        "max_epoch": solver.MAX_EPOCH,
+        "warmup_epochs": solver.WARMUP_EPOCHS,
+        "warmup_factor": solver.WARMUP_FACTOR,
+        "min_factor": solver.ETA_MIN_FACTOR,
+    }
+    return {"lr_sched": WarmupCosineLR(optimizer, solver.BASE_LR, **curve)}
+
+
+replace_everywhere(_build_fastreid_scheduler, build_lr_scheduler)

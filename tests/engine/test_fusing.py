@@ -21,7 +21,6 @@ from PIL import Image
 from torch import nn
 
 import fastreid_mos
-from fastreid_mos.cli import train
 from fastreid_mos.data import HOSS, build_test_loader, read_chip, ship_size_features
 from fastreid_mos.data.holdout import split_holdout
 from fastreid_mos.engine import MOSTrainer
@@ -29,6 +28,7 @@ from fastreid_mos.engine import fusing as fusing_module
 from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
 from fastreid_mos.evaluation import fuse_features, rank_features
 from fastreid_mos.evaluation.fused_chips import ChipPass
+from tools.train_net import main as train
 
 ROOT = Path(__file__).parents[2]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")

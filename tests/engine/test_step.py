@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from fastreid_mos.data import build_test_loader
 from fastreid_mos.data.opening import open_dataset
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine.loop import MOSTrainStep
+from fastreid_mos.engine.testing import infer
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation.fused_chips import ChipPass
 from fastreid_mos.modeling import inputs
@@ -30,16 +30,14 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_
 
 
 @pytest.fixture
-def made_trainer(tiny_hoss, monkeypatch):
+def made_trainer(data, tmp_path):
     """A function: options -> a trainer of the debug config, without held-out identities and tests."""
-    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
 
-    def make(output, *options):
+    def make(*options):
         words = ["TEST.HOLDOUT.FRACTION", "0.0", "DATASETS.TESTS", "()", "SOLVER.MAX_EPOCH", "1"]
-        words += ["OUTPUT_DIR", str(output), *options]
-        trainer = MOSTrainer(fastreid_mos.load_cfg(str(CONFIGS / "demo/debug.yml"), words))
-        if trainer._trainer.grad_scaler is not None:
-            trainer._trainer.grad_scaler.scale(torch.zeros(()))  # makes its number
+        cfg = fastreid_mos.load_cfg(str(CONFIGS / "demo/debug.yml"), [*words, "OUTPUT_DIR", str(tmp_path), *options])
+        trainer = MOSTrainer(cfg)
+        trainer.grad_scaler.scale(torch.zeros(()))  # makes its number
         return trainer
 
     return make
@@ -58,19 +56,19 @@ class Events(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [(), ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000", "MODEL.LOSSES.CE.EPSILON", "0.1")],
-    ids=["ours", "fast-reid's"],
-)
-def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_trainer, tmp_path, monkeypatch, recipe):
+BY_ITERATION = ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000")
+FLOAT16 = ("SOLVER.AMP.DTYPE", "float16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [(), (*BY_ITERATION, "MODEL.LOSSES.CE.EPSILON", "0.1")], ids=["ours", "fast-reid's"])
+def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_trainer, monkeypatch, recipe):
     """On a CPU, with what is looked at on a CPU only left out, and with the loss scale of float16."""
     monkeypatch.setattr(inputs, "can_look_at", lambda values: False)
     monkeypatch.setattr("fastreid_mos.modeling.mos.can_look_at", lambda values: False)
-    trainer = made_trainer(tmp_path, "SOLVER.AMP.DTYPE", "float16", *recipe)
-    step = trainer._trainer
-    step._batches = itertools.repeat(next(iter(trainer.stream)))
-    step.grad_scaler.update(1.0)  # so that no gradient is infinite and no step left out
+    trainer = made_trainer(*FLOAT16, *recipe)
+    trainer._trainer._batches = itertools.repeat(next(iter(trainer.data_loader)))
+    trainer.grad_scaler.update(1.0)  # so that no gradient is infinite and no step left out
     events = Events()
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -87,24 +85,19 @@ def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_traine
     assert all(name in trainer.storage.latest() for name in ("cls_accuracy", "loss_cmal", "total_loss", "lr"))
 
 
-def test_the_warm_up_stands_still_where_the_scaler_leaves_a_step_out(made_trainer, tmp_path):
-    trainer = made_trainer(
-        tmp_path, "SOLVER.AMP.DTYPE", "float16", "SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000"
-    )
-    scale = trainer._trainer.grad_scaler
-    scale.update(2.0**120)  # every gradient is infinite
-    trainer.max_epoch, trainer.iters_per_epoch = 1, 2
-    trainer.train()
-    assert trainer.scheduler["warmup_sched"].last_epoch == 0
-    scale.update(1.0)
-    trainer.train()
-    assert trainer.scheduler["warmup_sched"].last_epoch == 2
+def test_the_warm_up_stands_still_where_the_scaler_skips_a_step(made_trainer):
+    trainer = made_trainer(*FLOAT16, *BY_ITERATION)
+    trainer.iters_per_epoch = 2
+    for scale, steps in ((2.0**120, 0), (1.0, 2)):  # with the first every gradient is infinite
+        trainer.grad_scaler.update(scale)
+        trainer.train()
+        assert trainer.scheduler["warmup_sched"].last_epoch == steps
 
 
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
-def test_the_amp_switch_is_followed(made_trainer, tmp_path, dtype):
-    words = ("SOLVER.AMP.ENABLED", "False") if dtype is None else ("SOLVER.AMP.DTYPE", dtype)
-    trainer = made_trainer(tmp_path, *words)
+def test_the_amp_switch_is_followed(made_trainer, dtype):
+    trainer = made_trainer(*(("SOLVER.AMP.ENABLED", "False") if dtype is None else ("SOLVER.AMP.DTYPE", dtype)))
+    trainer.iters_per_epoch = 1
     seen = []
 
     def look(*_):
@@ -112,23 +105,19 @@ def test_the_amp_switch_is_followed(made_trainer, tmp_path, dtype):
 
     trainer.model.backbone.register_forward_hook(look)
     trainer.train()
-    assert set(seen) == {getattr(torch, dtype) if dtype else None}
-    assert (trainer._trainer.grad_scaler is not None) == (dtype == "float16")
+    assert seen == [getattr(torch, dtype) if dtype else None]
+    assert trainer.grad_scaler.is_enabled() == (dtype == "float16")
 
 
-def test_the_loss_scale_is_kept_in_a_checkpoint(made_trainer, tmp_path):
-    words = ("SOLVER.AMP.DTYPE", "float16", "SOLVER.MAX_EPOCH", "2")
-    trainer = made_trainer(tmp_path, *words)
-    trainer.max_epoch = 1
-    trainer.train()
-    scaler = trainer._trainer.grad_scaler
-    scaler.update(512.0)
-    wanted = scaler.state_dict()
+def test_the_loss_scale_is_kept_in_a_checkpoint(made_trainer):
+    trainer = made_trainer(*FLOAT16)
+    trainer.grad_scaler.update(512.0)
+    trainer.grad_scaler._growth_tracker += 3
     trainer.checkpointer.save("model_0000", epoch=0)
-    assert wanted["scale"] == 512.0 and wanted["_growth_tracker"] > 0
-    resumed = made_trainer(tmp_path, *words)
+    resumed = made_trainer(*FLOAT16)
     resumed.resume_or_load(resume=True)
-    assert resumed._trainer.grad_scaler.state_dict() == wanted
+    state = resumed.grad_scaler.state_dict()
+    assert (state["scale"], state["_growth_tracker"]) == (512.0, 3)
 
 
 class Drawing(nn.Module):
@@ -145,58 +134,44 @@ class Drawing(nn.Module):
 
 def test_every_process_and_step_draws_its_own_dropout(monkeypatch):
     drawn = {}
+    monkeypatch.setattr(comm, "is_main_process", lambda: True)
     with EventStorage():
         for seed, iteration, rank in [*itertools.product((0, 1), (0, 1), (0, 1)), (0, 0, 0)]:
             model = Drawing()
             step = MOSTrainStep(model, itertools.repeat({}), torch.optim.SGD(model.parameters(), 0.1), seed=seed)
             step.iter = iteration
-            with monkeypatch.context() as patch:
-                patch.setattr(comm, "get_rank", lambda rank=rank: rank)
-                patch.setattr(comm, "is_main_process", lambda: True)
-                step.run_step()
-            key = (seed, iteration, rank)
-            assert key not in drawn or torch.equal(drawn[key], model.drawn)
-            drawn[key] = model.drawn
+            monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+            step.run_step()
+            assert torch.equal(drawn.setdefault((seed, iteration, rank), model.drawn), model.drawn)
     assert len({tuple(value.tolist()) for value in drawn.values()}) == len(drawn) == 8
 
 
 class Dividing(nn.Module):
-    """A loss that is infinite where a chip is black."""
+    """A loss that is infinite where a chip is black. It notes the iteration that it sees."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, batch):
+        self.seen = get_event_storage().iter
         return {"loss_one": self.weight / batch["images"].mean(), "loss_two": self.weight**2}
 
 
-def black(rank, white=False):
-    return {"images": torch.full((2, 3, 4, 4), 255.0 * white), "img_paths": [f"{rank}_a.tif", f"{rank}_b.tif"]}
+def batch_of(grey, rank=0):
+    return {"images": torch.full((2, 3, 4, 4), grey), "img_paths": [f"{rank}_a.tif", f"{rank}_b.tif"]}
 
 
 @pytest.mark.parametrize("amp", [None, "float16"])
 def test_a_loss_that_is_not_finite_changes_no_weight(amp):
     model = Dividing()
-    step = MOSTrainStep(model, iter([black(0)]), torch.optim.SGD(model.parameters(), 0.1), amp=amp)
-    with EventStorage(), pytest.raises(MOSError, match=r"iteration 0 \(loss_one inf, loss_two 1\).*0_a.tif, 0_b.tif"):
-        step.run_step()
-    assert model.weight.item() == 1.0
-
-
-def test_a_model_knows_the_iteration_in_its_forward_pass():
-    seen = []
-
-    class Counting(Dividing):
-        def forward(self, batch):
-            seen.append(get_event_storage().iter)
-            return super().forward(batch)
-
-    model = Counting()
-    step = MOSTrainStep(model, iter([black(0, white=True)]), torch.optim.SGD(model.parameters(), 0.1))
+    step = MOSTrainStep(model, [batch_of(255.0), batch_of(0.0)], torch.optim.SGD(model.parameters(), 0.1), amp=amp)
     with EventStorage(7):
         step.run_step()
-    assert seen == [7]
+        after = model.weight.item()
+        with pytest.raises(MOSError, match=r"iteration 0 \(loss_one inf, loss_two .*0_a.tif, 0_b.tif"):
+            step.run_step()
+    assert model.seen == 7 and model.weight.item() == after
 
 
 def osnet():
@@ -212,7 +187,7 @@ def features(cfg, model):
     """Of all chips that can be tested, in the first process."""
     dataset = open_dataset("HOSS")
     passed = ChipPass(len(dataset.query))
-    MOSTrainer._infer(cfg, model, build_test_loader(cfg, [*dataset.query, *dataset.gallery]), passed)
+    infer(cfg, model, build_test_loader(cfg, [*dataset.query, *dataset.gallery]), passed)
     return None if passed.chips is None else torch.from_numpy(passed.chips.features)
 
 
@@ -228,49 +203,33 @@ def in_two_processes(folder):
         "modalities": torch.arange(8) % 2,
         "metres": 90 * torch.rand(8, 2, generator=generator) + 9,
     }
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with EventStorage():
-        step = MOSTrainStep(model, itertools.repeat(batch), optimizer)
-        for _ in range(2):
-            step.run_step()
+        step = MOSTrainStep(model, itertools.repeat(batch), torch.optim.SGD(model.parameters(), 0.01))
+        step.run_step()
+        step.run_step()
     statistics = {name: value.clone() for name, value in model.module.named_buffers()}
-    found = features(cfg, model)
-    torch.save(
-        {"statistics": statistics, "model": model.module.state_dict(), "features": found}, f"{folder}/{rank}.pth"
-    )
+    found = {"statistics": statistics, "features": features(cfg, model), "model": model.module.state_dict()}
     dividing = DistributedDataParallel(Dividing())
-    # Only the second process meets it; none may take the step, and all say the same.
-    step = MOSTrainStep(dividing, itertools.repeat(black(rank, rank == 0)), torch.optim.SGD(dividing.parameters(), 0.1))
-    with EventStorage():
-        try:
-            step.run_step()
-        except MOSError as error:
-            Path(folder, f"{rank}.txt").write_text(f"{dividing.module.weight.item()} {error}")
+    # Only the second process meets it; none may take the step, and all report the same.
+    batches = itertools.repeat(batch_of(0.0 if rank else 255.0, rank))
+    with EventStorage(), pytest.raises(MOSError) as caught:
+        MOSTrainStep(dividing, batches, torch.optim.SGD(dividing.parameters(), 0.1)).run_step()
+    torch.save({**found, "message": f"{dividing.module.weight.item()} {caught.value}"}, f"{folder}/{rank}.pth")
 
 
-def test_two_processes_test_with_the_first_ones_statistics_and_stop_together(tiny_hoss, tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+@pytest.mark.slow
+def test_two_processes_test_with_the_first_ones_statistics_and_stop_together(data, tmp_path):
     launch(in_two_processes, 2, dist_url="auto", args=(str(tmp_path),))
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     moved = [name for name in first["statistics"] if name.endswith("running_mean")]
-    assert len(moved) > 10 and all(
-        not torch.equal(first["statistics"][name], second["statistics"][name]) for name in moved
-    )
-    for name, value in first["statistics"].items():
-        assert torch.equal(value, first["model"].get(name, value))
+    assert len(moved) > 10
+    assert not any(torch.equal(first["statistics"][name], second["statistics"][name]) for name in moved)
+    assert all(torch.equal(first["statistics"][name], first["model"][name]) for name in moved)
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
     cfg = osnet()
     alone = MOSTrainer.build_model(cfg)
     alone.load_state_dict(first["model"])
     wanted = features(cfg, alone)
-    assert math.isfinite(float(wanted.std())) and float(wanted.std(dim=0).mean()) > 0
-    assert torch.equal(first["features"], wanted)
-    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
-    assert said[0] == said[1] and said[0].startswith("1.0 the loss is not finite")
-    assert said[0].endswith("Its files: 1_a.tif, 1_b.tif")
-
-
-@pytest.mark.parametrize("chips, said", [("4", True), ("8", False)])
-def test_a_batch_of_one_ship_is_warned_of(made_trainer, tmp_path, caplog, chips, said):
-    made_trainer(tmp_path, "SOLVER.IMS_PER_BATCH", chips)
-    assert ("the triplet loss is 0" in caplog.text) == said
+    assert float(wanted.std(dim=0).mean()) > 0 and torch.equal(first["features"], wanted)
+    assert first["message"] == second["message"] and first["message"].startswith("1.0 the loss is not finite")
+    assert first["message"].endswith("1_a.tif, 1_b.tif")

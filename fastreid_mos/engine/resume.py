@@ -1,0 +1,108 @@
+"""What must agree before resuming: the checkpoint's weights and its config; and what a test may differ in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..compat.checkpoints import saved_config
+from ..data.sar_settings import SAR_KEYS, sar_differences
+from ..errors import CheckpointError
+
+TAG = "last_checkpoint"
+
+# Keys that change neither the weights nor the losses of a run; of a node, all keys under it ...
+_FREE = (
+    "TEST.",
+    "DATASETS.TESTS",
+    "OUTPUT_DIR",
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.SAR.CACHE",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.BACKBONE.PRETRAIN",
+    "MODEL.HEADS.NUM_CLASSES",  # the data's, compared by itself
+    "SOLVER.CHECKPOINT_PERIOD",
+    "CUDNN_BENCHMARK",
+)
+# ... but these decide which identities are trained on and which checkpoint is the best.
+_BOUND = ("TEST.HOLDOUT.", "TEST.BEST_METRIC")
+# What a chip's features depend on beside the weights: how its image is made, and all of the model ...
+_OF_FEATURES = ("INPUT.SIZE_TEST", "INPUT.RESIZE.TEST", "TEST.FLIP.", "MODEL.")
+# ... except what acts in training only.
+_IN_TRAINING = (
+    "MODEL.BACKBONE.ATT_DROP_RATE",
+    "MODEL.BACKBONE.DROP_",
+    "MODEL.BACKBONE.PRETRAIN",
+    "MODEL.DEVICE",
+    "MODEL.FREEZE_LAYERS",
+    "MODEL.HEADS.CLS_LAYER",
+    "MODEL.HEADS.JOIN_GAIN",
+    "MODEL.HEADS.MARGIN",
+    "MODEL.HEADS.NECK_FEAT",
+    "MODEL.HEADS.NUM_CLASSES",
+    "MODEL.HEADS.SCALE",
+    "MODEL.LOSSES.",
+    "MODEL.QUEUE_SIZE",
+    "MODEL.TRANSOSS.GRAD_CHECKPOINT",
+    "MODEL.WEIGHTS",
+)
+
+
+def last_checkpoint(folder: str) -> str:
+    """The checkpoint that a folder's ``last_checkpoint`` names."""
+    tag = os.path.join(folder, TAG)
+    try:
+        with open(tag, encoding="utf-8", errors="replace") as stream:
+            name = stream.read().strip()
+    except OSError as error:
+        raise CheckpointError(f"{tag}: cannot be read ({error.strerror})") from None
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        raise CheckpointError(
+            f"{tag}: names {name[:100]!r}, which is no file of {folder}; write the name of the checkpoint into it"
+        )
+    return path
+
+
+def _differences(checkpoint: Any, cfg: Any) -> dict[str, tuple[Any, Any]]:
+    """By key its value in the checkpoint's config and here, where both have it."""
+    saved, own = saved_config(checkpoint), saved_config({"config": cfg.dump()})
+    return {key: (saved[key], own[key]) for key in sorted(saved.keys() & own.keys()) if saved[key] != own[key]}
+
+
+def check_resumable(path: str, checkpoint: Mapping[str, Any], model: torch.nn.Module, cfg: Any) -> None:
+    """Raise a CheckpointError before resuming with another config or model than the run began with."""
+    changed = {
+        key: values
+        for key, values in _differences(checkpoint, cfg).items()
+        if key.startswith(_BOUND) or not key.startswith(_FREE)
+    }
+    if changed:
+        listed = [f"{key} {saved} (now {own})" for key, (saved, own) in changed.items()]
+        more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
+        schedule = "; the learning rates depend on MAX_EPOCH" if "SOLVER.MAX_EPOCH" in changed else ""
+        raise CheckpointError(
+            f"{path}: was trained with another config: {', '.join(listed[:6])}{more}{schedule}; "
+            "resume with the config of the first run, or start anew in another OUTPUT_DIR"
+        )
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    saved = {name: getattr(value, "shape", None) for name, value in checkpoint["model"].items()}
+    differing = sorted(name for name in {*own, *saved} if own.get(name) != saved.get(name))
+    if differing or not {"epoch", "optimizer"} <= checkpoint.keys():
+        reason = f"weights differ, {differing[0]} first" if differing else "it holds no training state"
+        raise CheckpointError(f"{path}: cannot be resumed with this config ({reason}); use the config of the first run")
+
+
+def feature_differences(checkpoint: Any, cfg: Any) -> list[str]:
+    """Settings that make other features here than in a checkpoint's training, as ``KEY here (trained with there)``."""
+    saved = saved_config(checkpoint)
+    sar = {name: saved.get(f"INPUT.SAR.{key}", cfg.INPUT.SAR[key]) for name, key in SAR_KEYS.items()}
+    differing = {one.key: (one.there, one.here) for one in sar_differences(sar, cfg)}
+    for key, values in _differences(checkpoint, cfg).items():
+        if key.startswith(_OF_FEATURES) and not key.startswith(_IN_TRAINING):
+            differing[key] = values
+    return [f"{key} {here} (trained with {there})" for key, (there, here) in differing.items()]

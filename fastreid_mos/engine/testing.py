@@ -1,0 +1,181 @@
+"""Testing: the test split in one pass for all protocols, held-out splits, and ``--eval-only``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from fastreid.evaluation import inference_on_dataset, print_csv_format
+from fastreid.evaluation.reid_evaluation import ReidEvaluator
+from fastreid.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from ..compat.checkpoints import read_torch
+from ..data import build_test_loader
+from ..data.build import check_shared_memory
+from ..data.holdout import Split
+from ..data.opening import open_dataset
+from ..errors import MOSError, WeightsError
+from ..evaluation import EVALUATOR_REGISTRY
+from ..evaluation.figures import summarize_splits
+from ..evaluation.report import RESULTS, simulation_of
+from ..files import atomic_write
+from ..modeling import load_reid_weights
+from .folder import claim_folder, results_folder
+from .fusing import FusedTests, fusion_settings
+from .resume import TAG, feature_differences, last_checkpoint
+
+logger = logging.getLogger("fastreid_mos.engine")
+
+
+class NothingToTest(MOSError):
+    """A data set without query or gallery chips."""
+
+
+def open_test(name: str, show: bool = True) -> Any:
+    """A data set of ``DATASETS.TESTS``; the log says what it holds."""
+    dataset = open_dataset(name)
+    if show and comm.is_main_process():
+        dataset.show_test()
+    if not dataset.query or not dataset.gallery:
+        raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
+    return dataset
+
+
+def open_tests(cfg: Any) -> dict[str, Any]:
+    """The data sets of ``DATASETS.TESTS`` by name."""
+    return {name: open_test(name) for name in cfg.DATASETS.TESTS}
+
+
+def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
+    """Open and verify the generated chips that the tests of these data sets fuse; None without TEST.FUSION."""
+    return FusedTests.of(cfg, datasets) if cfg.TEST.FUSION.ENABLED and datasets else None
+
+
+def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
+    """The most chips that one pass of a test of these data sets reads."""
+    passes = [len(dataset.query) + len(dataset.gallery) for dataset in datasets.values()]
+    return max([*passes, len(fused.files) if fused else 0])
+
+
+def infer(cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
+    """Pass a loader's batches through the model, in evaluation mode, into an evaluator."""
+    # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    if comm.get_world_size() > 1:
+        # Each process has its own running statistics until DDP's next step copies the first one's, which are also what
+        # a checkpoint holds.
+        for buffer in bare.buffers():
+            dist.broadcast(buffer, 0)
+    modes = {module: module.training for module in bare.modules()}
+    try:
+        return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
+    finally:
+        # fast-reid sets all of them to the model's own mode, frozen ones (MODEL.FREEZE_LAYERS) too.
+        for module, training in modes.items():
+            module.training = training
+
+
+def build_evaluator(cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str, fusion: Any = None) -> Any:
+    """The evaluator ``TEST.EVALUATOR``; others' evaluators need not know of fusion."""
+    if cfg.TEST.EVALUATOR == "ReidEvaluator":
+        return ReidEvaluator(cfg, num_query, folder)
+    options = {} if fusion is None else {"fusion": fusion}
+    return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(
+        cfg, num_query, output_dir=folder, dataset=dataset, split=split, **options
+    )
+
+
+def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | None) -> dict[str, Any]:
+    """:meth:`fastreid_mos.engine.MOSTrainer.test` on open data sets and generated chips."""
+    if fused is not None:
+        fused.run(lambda loader, evaluator: infer(cfg, model, loader, evaluator))
+    results: dict[str, dict[str, Any]] = {}
+    for name, dataset in datasets.items():
+        loader = build_test_loader(cfg, [*dataset.query, *dataset.gallery])
+        folder = cfg.OUTPUT_DIR if len(datasets) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
+        fusion = None if fused is None else fused.fusion(name)
+        evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", fusion)
+        results[name] = infer(cfg, model, loader, evaluator)
+        if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
+            _report_flat(cfg, name, dataset, results[name], folder)
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def test_holdout(cfg: Any, model: Any, splits: Sequence[Split]) -> tuple[dict[str, Any], float]:
+    """Mean and spread over splits of held-out identities, and over protocols the mean of ``TEST.BEST_METRIC``."""
+    runs = []
+    for query, gallery in splits:
+        evaluator = build_evaluator(cfg, len(query), None, None, "held-out")
+        results = infer(cfg, model, build_test_loader(cfg, [*query, *gallery]), evaluator)
+        # fast-reid's evaluator knows no protocols: its figures are those of all queries in the whole gallery.
+        runs.append({"ALL": results} if isinstance(evaluator, ReidEvaluator) else results)
+    if not comm.is_main_process():
+        return {}, -1.0
+    summary = summarize_splits(runs)
+    figures = [protocol[cfg.TEST.BEST_METRIC] for protocol in summary.values()]
+    return summary, sum(figures) / len(figures)
+
+
+def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
+    """``--eval-only``: test ``MODEL.WEIGHTS``, or the last checkpoint in ``OUTPUT_DIR``.
+
+    Raises:
+        MOSError: no weights, weights that do not fill the model, data sets or generated chips that cannot be tested.
+    """
+    cfg.defrost()
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        if not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
+            raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
+        weights = last_checkpoint(cfg.OUTPUT_DIR)
+    missing = [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]
+    if missing:
+        raise WeightsError(
+            f"{weights}: {len(missing)} of the model's weights are not in it, {missing[0]} first; a half-loaded model "
+            "gives meaningless figures: use the config it was trained with"
+        )
+    for difference in feature_differences(read_torch(weights) if weights.endswith(".pth") else None, cfg):
+        logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
+    datasets = open_tests(cfg)
+    # Recorded so that it is the same file wherever the next test is run from.
+    cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
+    fused = prepare_fusion(cfg, datasets)
+    check_shared_memory(cfg, largest_pass(datasets, fused))
+    folder = results_folder(cfg, weights, datasets, fusion_settings(cfg))
+    if folder != cfg.OUTPUT_DIR:
+        logger.warning(f"{cfg.OUTPUT_DIR} holds results of another test; these are written to {folder}")
+    cfg.OUTPUT_DIR = folder
+    claim_folder(folder, cfg, "eval_config.yaml")
+    return test(cfg, model, datasets, fused)
+
+
+def _report_flat(cfg: Any, name: str, dataset: Any, figures: Mapping[str, Any], folder: str) -> None:
+    """Log and write the figures of fast-reid's ReidEvaluator, which only returns them."""
+    print_csv_format(OrderedDict(figures, dataset=name))
+    weights = cfg.MODEL.WEIGHTS
+    content = {
+        "dataset": type(dataset).__name__,
+        "split": "test",
+        "evaluator": "ReidEvaluator",
+        "simulated": simulation_of(item[0] for item in [*dataset.query, *dataset.gallery]) is not None,
+        "chips": {"query": len(dataset.query), "gallery": len(dataset.gallery)},
+        "first_query": dataset.query[0][0],
+        "model": {
+            "MODEL.WEIGHTS": weights,
+            "last_checkpoint": "" if weights else os.path.basename(last_checkpoint(cfg.OUTPUT_DIR)),
+        },
+        "protocols": {"ALL": {"model": {metric: float(value) for metric, value in figures.items()}}},
+        "unit": "percent; chips of the query's own identity and modality are left out of its ranking",
+    }
+    try:
+        with atomic_write(os.path.join(folder, RESULTS)) as stream:
+            json.dump(content, stream, indent=2)
+            stream.write("\n")
+    except OSError as error:
+        raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None

@@ -1,0 +1,1 @@
+"""The command-line tools; installed as the package ``mos_tools``."""
