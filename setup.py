@@ -64,16 +64,16 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["fastreid_mos", "fastreid_mos.*"]),
+    packages=[*find_packages(include=["fastreid_mos", "fastreid_mos.*"]), "mos_tools"],
+    package_dir={"mos_tools": "tools"},  # "tools" alone is anybody's name
     package_data={"fastreid_mos": ["py.typed"]},
-    py_modules=["mos_commands"],
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "mos-train = mos_commands:train",
-            "mos-train-bbdm = mos_commands:train_bbdm",
+            "mos-train = mos_tools.train_net:main",
+            "mos-train-bbdm = mos_tools.train_bbdm:main",
             "mos-make-sim-hoss = fastreid_mos.sim.cli:main",
             "mos-health = fastreid_mos.__main__:main",
         ]

@@ -50,10 +50,7 @@ def _imports(file):
             yield node.module.split(".")[1]
 
 
-UNDONE = pytest.mark.xfail(reason="being rebuilt")
-
-
-@pytest.mark.parametrize("room", [pytest.param(r, marks=UNDONE if r == "cli" else ()) for r in FLOORS])
+@pytest.mark.parametrize("room", FLOORS)
 def test_imports_run_one_way(room):
     files = [HOUSE / f"{room}.py"] if (HOUSE / f"{room}.py").is_file() else sorted((HOUSE / room).rglob("*.py"))
     assert files

@@ -221,7 +221,7 @@ def flat(options: tuple[Any, ...]) -> list[str]:
     return [str(word) for part in options for word in (part if isinstance(part, list) else [part])]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="output/demo")
     parser.add_argument("--ids", type=int, default=400, help="simulated ships")
@@ -229,12 +229,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bridge-options", nargs="*", default=[], help="KEY VALUE pairs over bbdm_demo.yml")
     parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_demo.yml")
-    args = parser.parse_args()
-    from fastreid_mos.cli import run as guarded
+    args = parser.parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see train_net.py
+    from fastreid_mos.cli import run
 
-    return guarded(lambda: Demo(args).all())
+    return run(Demo(args).all)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see mos_commands.py; before torch is loaded
     sys.exit(main())

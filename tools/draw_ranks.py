@@ -48,9 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the picture, PNG (default RUN_FOLDER/top5.png)")
     parser.add_argument("--force", action="store_true", help="replace an existing picture")
     args = parser.parse_args(argv)
-    from fastreid_mos.cli import run as guarded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see train_net.py
+    from fastreid_mos.cli import run
 
-    return guarded(lambda: program(args))
+    return run(lambda: program(args))
 
 
 if __name__ == "__main__":

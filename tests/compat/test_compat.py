@@ -6,7 +6,6 @@ import importlib
 import multiprocessing
 import os
 import pkgutil
-import re
 import runpy
 import signal
 import subprocess
@@ -67,29 +66,16 @@ def test_importing_leaves_the_process_as_it_was(monkeypatch):
     assert result.stdout.strip().endswith("clean"), result.stderr
 
 
-PROGRAMS = [
-    ("tools/train_net.py", "fastreid_mos.cli"),
-    ("tools/train_bbdm.py", "fastreid_mos.bridge.cli"),
-    ("tools/demo.py", "fastreid_mos.cli"),
-    ("mos-train", "fastreid_mos.cli"),
-    ("mos-train-bbdm", "fastreid_mos.bridge.cli"),
-]
-
-
-@pytest.mark.parametrize(("program", "imported"), PROGRAMS)
-def test_our_programs_let_waiting_threads_sleep(monkeypatch, program, imported):
+@pytest.mark.parametrize("tool", ["train_net", "train_bbdm", "demo", "draw_ranks"])
+def test_tools_let_waiting_threads_sleep(monkeypatch, tool):
     """Set before anything of ours, and with it torch, is imported."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be put back in any case
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setitem(sys.modules, imported, None)
-    monkeypatch.setattr(sys, "argv", [program])
-    root = Path(__file__).parents[2]
+    for module in ("fastreid_mos.cli", "fastreid_mos.bridge.cli"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", [tool, "run"] if tool == "draw_ranks" else [tool])
     with pytest.raises(ImportError):
-        if program.startswith("tools/"):
-            runpy.run_path(str(root / program), run_name="__main__")
-        else:
-            function = re.search(rf"{program} = mos_commands:(\w+)", (root / "setup.py").read_text()).group(1)
-            runpy.run_path(str(root / "mos_commands.py"))[function]()
+        runpy.run_path(str(Path(__file__).parents[2] / "tools" / f"{tool}.py"), run_name="__main__")
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
