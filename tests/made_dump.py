@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fastreid_mos.bridge.dump.plan import plan_dump
-from fastreid_mos.data import read_chip, sar_denoise
+from fastreid_mos.data import ChipReader, read_chip, sar_denoise
 from fastreid_mos.synthetic.manifest import ChipRecord, DumpFacts, file_sha256, read_facts, write_facts, write_manifest
 
 SAR = {"transform": "SARDenoise", "low": 5.0, "high": 100.0, "channel": "auto"}
@@ -28,7 +28,7 @@ def make_dump(root, items_by_split, data, **facts) -> Path:
     root = Path(root)
     made = DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
     records = []
-    for chip in plan_dump(items_by_split, made, str(data), "auto"):
+    for chip in plan_dump(items_by_split, made, str(data), ChipReader()):
         source = read_chip(Path(data) / chip.source, made.source_modality)
         image = source.pixels if made.source_modality == 0 else sar_denoise(source.pixels)
         small = np.asarray(Image.fromarray(image).resize(made.size[::-1])).astype(float)

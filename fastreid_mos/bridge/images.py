@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.chips import read_chip
 from ..data.doubts import Doubts
-from ..data.modality import OPTICAL
-from ..data.transforms import build_sar_transform
+from ..data.reader import ChipReader
 
 # By the names of the config; all of them filter as PIL does, which makes shrinking antialiased.
 FILTERS = {
@@ -51,15 +49,15 @@ class BridgeImages:
             raise ValueError(f"resize: one of {', '.join(FILTERS)}, got {resize!r}")
         height, width = size
         self.size = (int(height), int(width))
-        self.sar_transform = sar_transform
         self.resize = resize
-        self.channel = channel
+        self.reader = ChipReader(sar_transform, channel)
         self.doubts = Doubts()
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> BridgeImages:
         """As ``BRIDGE.SIZE``, ``BRIDGE.RESIZE`` and ``INPUT.SAR`` say."""
-        return cls(cfg.BRIDGE.SIZE, build_sar_transform(cfg), cfg.BRIDGE.RESIZE, cfg.INPUT.SAR.CHANNEL)
+        reader = ChipReader.from_cfg(cfg)
+        return cls(cfg.BRIDGE.SIZE, reader.sar_transform, cfg.BRIDGE.RESIZE, reader.channel)
 
     def read(self, path: str, modality: int) -> NDArray[np.uint8]:
         """One chip.
@@ -74,10 +72,9 @@ class BridgeImages:
         Raises:
             ChipError: a chip that cannot be used.
         """
-        chip = read_chip(path, modality, self.channel)
+        chip = self.reader(path, modality)
         self.doubts.note(path, chip.doubts)
-        pixels = chip.pixels if modality == OPTICAL else self.sar_transform(chip)
-        return np.array(_resized(pixels, self.size, self.resize))
+        return np.array(_resized(chip.image, self.size, self.resize))
 
 
 def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:

@@ -62,10 +62,9 @@ def _float_images() -> None:
             eight_bit = False
         if eight_bit:
             return original(file_name, format)
-        from ..data import SARDenoise, read_chip
-        from ..data.modality import SAR
+        from ..data import SAR, ChipReader
 
-        pixels = SARDenoise()(read_chip(file_name, modality=SAR))
+        pixels = ChipReader()(file_name, SAR).image
         if format == "L":
             pixels = pixels[..., :1]
         return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])

@@ -1,11 +1,12 @@
 """Chips, data sets, samplers and loaders."""
 
-from .build import build_test_loader, build_train_loader, dataset_root
+from ..errors import ChipError
+from .build import build_test_loader, build_train_loader
 from .chips import Chip, read_chip
-from .hoss import HOSS, HOSS_O2S, HOSS_S2O
+from .datasets import HOSS, HOSS_O2S, HOSS_S2O, QXSSAROPT, OptiSarPair, dataset_root
 from .listing import as_numbers
 from .modality import OPTICAL, SAR, ship_metres, ship_size_features
-from .pairs import QXSSAROPT, OptiSarPair
+from .reader import ChipReader
 from .samplers import SAMPLERS, CrossModalIdentitySampler, IdentitySampler
 from .transforms import TRANSFORM_REGISTRY, SARDenoise, SARMaxScale, sar_denoise, sar_max_scale
 
@@ -19,6 +20,8 @@ __all__ = [
     "SAR",
     "TRANSFORM_REGISTRY",
     "Chip",
+    "ChipError",
+    "ChipReader",
     "CrossModalIdentitySampler",
     "IdentitySampler",
     "OptiSarPair",

@@ -16,22 +16,14 @@ from torch.utils.data import BatchSampler
 from ..config import require
 from ..errors import DatasetError
 from .augment import build_augmentation
-from .cache import build_cache
+from .datasets import dataset_root
 from .listing import Item, as_numbers
-from .loader import AHEAD, ChipDataset, ChipLoader, GeneratedDataset, TrainDraws, image_settings
+from .loader import AHEAD, ChipDataset, ChipLoader, GeneratedDataset, TrainDraws
+from .reader import ChipReader
 from .samplers import build_batches
-from .transforms import build_sar_transform
 
 # Where Linux keeps what processes hand to each other; 64 MB in a container, unless it was given more.
 SHARED_MEMORY = "/dev/shm"
-
-
-def dataset_root() -> str:
-    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``.
-
-    Absolute: what is written down of a chip must name it wherever it is read again.
-    """
-    return os.path.abspath(os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets"))
 
 
 def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out: int = 0) -> None:
@@ -152,15 +144,7 @@ def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
 
 
 def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
-    transform, channel = build_sar_transform(cfg), cfg.INPUT.SAR.CHANNEL
-    return ChipDataset(
-        items,
-        transform,
-        build_augmentation(cfg, train),
-        relabel=train,
-        channel=channel,
-        cache=build_cache(cfg, image_settings(transform, channel)),
-    )
+    return ChipDataset(items, ChipReader.from_cfg(cfg, cached=True), build_augmentation(cfg, train), relabel=train)
 
 
 def _placing(cfg: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ChipError
 from .decoding import Stored, decode
 from .doubts import AS_IQ, COLOUR_SAR, CUT, FEWER_BITS, MUCH_CUT, optical_doubts, sar_doubts
-from .modality import OPTICAL, SAR, modality_from_name
+from .modality import OPTICAL, SAR, Modality, modality_from_name
 
 MIN_SIDE = 2
 
@@ -32,7 +32,7 @@ class Chip:
     """
 
     pixels: NDArray[Any]
-    modality: int
+    modality: Modality
     size: tuple[int, int]
     mask: NDArray[np.bool_] | None = None
     doubts: tuple[str, ...] = ()
@@ -67,18 +67,17 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
         ValueError: a modality other than 0 and 1.
     """
     if modality not in (None, OPTICAL, SAR):
-        raise ValueError(f"modality must be 0 (optical), 1 (SAR) or None, got {modality!r}")
+        raise ValueError(f"modality: must be 0 (optical), 1 (SAR) or None, got {modality!r}")
     path = os.fsdecode(path)
+    kind = modality_from_name(path) if modality is None else Modality(modality)
     stored = decode(path)
     height, width = stored.pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ChipError(path, f"is {width} x {height} pixels; a chip needs at least {MIN_SIDE} a side")
-    if modality is None:
-        modality = modality_from_name(path)
-    if modality is None:
-        modality = OPTICAL if _is_colour(stored.channels) else SAR
-    pixels, mask, doubts = _optical_pixels(path, stored) if modality == OPTICAL else _sar_pixels(path, stored, channel)
-    return Chip(pixels, modality, (width, height), mask, tuple(doubts))
+    if kind is None:
+        kind = OPTICAL if _is_colour(stored.channels) else SAR
+    pixels, mask, doubts = _optical_pixels(path, stored) if kind == OPTICAL else _sar_pixels(path, stored, channel)
+    return Chip(pixels, kind, (width, height), mask, tuple(doubts))
 
 
 def _is_colour(channels: NDArray[Any]) -> bool:
@@ -168,10 +167,6 @@ def _sar_pixels(
     return pixels, mask if mask.any() else None, doubts + sar_doubts(pixels[~mask])
 
 
-def _is_number(channel: str) -> bool:
-    return channel.isascii() and channel.isdecimal()
-
-
 def _select_channel(
     path: Any, channels: NDArray[Any], empty: NDArray[np.bool_], channel: str
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -186,8 +181,8 @@ def _select_channel(
         return np.hypot(pair[..., 0], pair[..., 1]), np.asarray(empty[..., :2].all(axis=2))
     if channel == "mean":
         return np.asarray(channels.mean(axis=2, dtype=np.float64)), np.asarray(empty.any(axis=2))
-    if not _is_number(channel):
-        raise ValueError(f"channel: 'auto', 'magnitude', 'mean' or a number as text, got {channel!r}")
+    if not (channel.isascii() and channel.isdecimal()):
+        raise ValueError(f"channel: must be 'auto', 'magnitude', 'mean' or a number as text, got {channel!r}")
     if int(channel) >= count:
         raise ChipError(
             path,

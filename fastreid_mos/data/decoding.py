@@ -1,11 +1,14 @@
-"""Image files to arrays: TIFF by tifffile, the rest by PIL, with every way to fail turned into a ChipError."""
+"""Image files to arrays: TIFF by tifffile, the rest by PIL, with every way to fail turned into a ChipError.
+
+Own code where the libraries are silent about damage: tifffile fills strips that are cut off with zeros, and neither
+reads GDAL's nodata value and masks.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import stat
-import warnings
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -20,11 +23,9 @@ from ..errors import ChipError
 # A ship chip has a few hundred pixels a side. Larger images are refused from their header, before memory is taken.
 MAX_SIDE = 16_384
 MAX_BYTES = 512 * 2**20
-MAX_CHANNELS = 64
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PIL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF")
-_PIL_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _GDAL_NODATA, _ORIENTATION = 42113, 274
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
 _PLAIN = (_WHITE_IS_ZERO, 1, 2)  # besides: black is zero, RGB
@@ -61,56 +62,40 @@ class Stored:
 
 
 def decode(path: str | os.PathLike[str]) -> Stored:
-    """Read an image file whatever its extension says.
-
-    Args:
-        path: a TIFF (classic or BigTIFF, either byte order, tiles or strips, compressed or not), PNG, JPEG, BMP, WebP.
-
-    Returns:
-        The :class:`Stored` image.
+    """Read an image file whatever its extension says: TIFF, PNG, JPEG, BMP or WebP.
 
     Raises:
         ChipError: anything that keeps the file from being read whole, and colours other than grey, RGB, CMYK and YCbCr.
     """
-    size = _check_file(path)
-    try:
-        with open(path, "rb") as stream:
-            start = stream.read(16)
-            stream.seek(0)
-            if start.startswith(_TIFF_STARTS):
-                stored = _decode_tiff(path, stream, size)
-            elif start.startswith(_PIL_STARTS):
-                stored = _decode_pil(path, stream)
-            else:
-                raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
-    except ChipError:
-        raise
-    except PermissionError:
-        raise ChipError(path, "cannot be opened: permission denied") from None
-    except MemoryError:
-        raise ChipError(path, "does not fit in memory") from None
-    # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
-    except Exception as error:
-        raise ChipError(path, f"cannot be decoded: {_reason(error)}; it may be damaged or cut off") from None
-    if stored.pixels.size == 0:
-        raise ChipError(path, "holds no pixels")
-    return stored
-
-
-def _check_file(path: str | os.PathLike[str]) -> int:
     try:
         facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait forever
+            raise ChipError(path, "is not an ordinary file" if not stat.S_ISDIR(facts.st_mode) else "is a folder")
+        stream = open(path, "rb")
     except FileNotFoundError:
         raise ChipError(path, "no such file") from None
     except (OSError, ValueError) as error:
         raise ChipError(path, f"cannot be opened: {_reason(error)}") from None
-    if stat.S_ISDIR(facts.st_mode):
-        raise ChipError(path, "is a folder, not an image")
-    if not stat.S_ISREG(facts.st_mode):
-        raise ChipError(path, "is not an ordinary file")
-    if facts.st_size == 0:
-        raise ChipError(path, "is empty")
-    return facts.st_size
+    with stream:
+        start = stream.read(16)
+        stream.seek(0)
+        if not start:
+            raise ChipError(path, "is empty")
+        if not start.startswith(_TIFF_STARTS + _PIL_STARTS):
+            raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
+        try:
+            if start.startswith(_TIFF_STARTS):
+                stored = _decode_tiff(path, stream, facts.st_size)
+            else:
+                stored = _decode_pil(path, stream)
+        except ChipError:
+            raise
+        # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
+        except Exception as error:
+            raise ChipError(path, f"cannot be decoded: {_reason(error)}; it may be damaged or cut off") from None
+    if stored.pixels.size == 0:
+        raise ChipError(path, "holds no pixels")
+    return stored
 
 
 def _reason(error: Exception) -> str:
@@ -119,14 +104,12 @@ def _reason(error: Exception) -> str:
     return text if any(letter.isalpha() for letter in text) else type(error).__name__  # a KeyError's is a number
 
 
-def _check_size(path: Any, width: int, height: int, channels: int, itemsize: int) -> None:
-    if width < 1 or height < 1:
-        raise ChipError(path, f"has no pixels: {width} x {height}")
-    if max(width, height) > MAX_SIDE or width * height * channels * itemsize > MAX_BYTES or channels > MAX_CHANNELS:
+def _check_size(path: Any, width: int, height: int, pixel_bytes: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height * pixel_bytes > MAX_BYTES:
         raise ChipError(
             path,
-            f"claims {width} x {height} pixels of {channels} channels; a chip is one ship, at most {MAX_SIDE} pixels "
-            f"a side, {MAX_CHANNELS} channels and {MAX_BYTES // 2**20} MiB",
+            f"claims {width} x {height} pixels of {pixel_bytes} bytes; a chip is one ship, at most {MAX_SIDE} pixels "
+            f"a side and {MAX_BYTES // 2**20} MiB",
         )
 
 
@@ -136,13 +119,15 @@ def _check_size(path: Any, width: int, height: int, channels: int, itemsize: int
 def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
     with tifffile.TiffFile(stream) as tiff:
         page: Any = tiff.pages.first
-        _check_size(path, page.imagewidth, page.imagelength, 1, 1)
+        _check_size(path, page.imagewidth, page.imagelength, 1)
         series = tiff.series[0]
         axes, shape = series.axes, series.shape
         if "Y" not in axes or "X" not in axes or series.dtype is None:
             raise ChipError(path, f"holds {axes or 'nothing'} data, not an image")
-        channels = int(np.prod([n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"], dtype=np.int64))
-        _check_size(path, shape[axes.index("X")], shape[axes.index("Y")], channels, series.dtype.itemsize)
+        rows, columns = axes.index("Y"), axes.index("X")
+        others = [axis for axis in range(len(axes)) if axis not in (rows, columns)]
+        channels = int(np.prod([shape[axis] for axis in others], dtype=np.int64))
+        _check_size(path, shape[columns], shape[rows], channels * series.dtype.itemsize)
         nodata = _nodata(page, series.dtype)
         part: Any
         for part in series.pages:
@@ -150,30 +135,28 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
                 _check_segments(path, part, size)
                 # What tifffile fills sparse tiles with; its own reading of the tag fails on some texts.
                 part.keyframe.nodata = 0 if nodata is None else nodata
-        pixels = series.asarray()
-        # One axis of channels, last.
-        order = [axes.index("Y"), axes.index("X"), *(i for i, axis in enumerate(axes) if axis not in "YX")]
-        pixels = pixels.transpose(order).reshape(pixels.shape[order[0]], pixels.shape[order[1]], -1)
-        mask = None if nodata is None else _is_nodata(pixels, nodata)
+        pixels = series.asarray().transpose([rows, columns, *others])
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        masks = [] if nodata is None else [_is_nodata(pixels, nodata)]
         pixels, bits = _tiff_meaning(path, page, pixels)
-        if mask is not None and mask.shape[2] not in (1, pixels.shape[2]):
-            mask = np.all(mask, axis=2, keepdims=True)
+        if masks and masks[0].shape[2] not in (1, pixels.shape[2]):  # a palette or CMYK became RGB
+            masks = [np.all(masks[0], axis=2, keepdims=True)]
         alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA and pixels.shape[2] > 1
         if alpha:
-            mask = _either(None if mask is None else mask[..., :-1], pixels[..., -1:] == 0)
+            masks = [*(mask[..., :-1] for mask in masks), pixels[..., -1:] == 0]
         for part in list(tiff.pages)[1:]:
             if part.keyframe.subfiletype == _FILETYPE_MASK and part.keyframe.shape[:2] == page.shape[:2]:
                 _check_segments(path, part, size)
-                mask = _either(mask, part.asarray()[..., None] == 0)
+                masks.append(part.asarray()[..., None] == 0)
         orientation = page.tags.valueof(_ORIENTATION, 1)
         orientation = orientation if isinstance(orientation, int) else 1
-        if mask is not None:
-            mask = _upright(mask, orientation) if mask.any() else None
-        return Stored(np.ascontiguousarray(_upright(pixels, orientation)), mask, alpha, bits)
-
-
-def _either(left: NDArray[np.bool_] | None, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return right if left is None else left | right
+        mask = None if not masks else sum(masks[1:], start=masks[0])
+        return Stored(
+            np.ascontiguousarray(_upright(pixels, orientation)),
+            _upright(mask, orientation) if mask is not None and mask.any() else None,
+            alpha,
+            bits,
+        )
 
 
 def _check_segments(path: Any, page: Any, size: int) -> None:
@@ -186,12 +169,10 @@ def _check_segments(path: Any, page: Any, size: int) -> None:
         raise ChipError(path, "is damaged: its pixel data cannot be located")
     if max(o + c for o, c in zip(offsets, counts, strict=True)) > size:
         raise ChipError(path, "is cut off: its pixel data goes beyond the end of the file")
-    written = sum(o != 0 or c != 0 for o, c in zip(offsets, counts, strict=True))
+    sparse = sum(o == c == 0 for o, c in zip(offsets, counts, strict=True))
     asked = page.imagewidth * page.imagelength * page.bitspersample
     # Of a sparse image only that a segment is not empty: the last strip may have few rows.
-    if (page.compression == 1 and written == len(counts) and sum(counts) * 8 < asked) or counts.count(0) > (
-        len(counts) - written
-    ):
+    if (page.compression == 1 and not sparse and sum(counts) * 8 < asked) or counts.count(0) > sparse:
         raise ChipError(path, "is damaged: it holds less pixel data than its size asks for")
 
 
@@ -254,19 +235,15 @@ def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
-    with warnings.catch_warnings():
-        # The size is checked below; PIL's own warning would be printed beside it.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(stream, formats=_PIL_FORMATS)
-        except Image.DecompressionBombError as error:
-            raise ChipError(path, f"is too large for a chip: {_reason(error)}") from None
-        except Image.UnidentifiedImageError:
-            raise ChipError(path, "is damaged: its image header cannot be read") from None
-        _check_size(path, *image.size, len(image.getbands()), 2 if image.mode.startswith("I;16") else 4)
-        _load_whole(path, image, stream)
-    if image.format == "PNG" and _png_depth(stream) == 16:
-        # PIL cuts colours to 8 bits, and the type it gives to grey is another in each of its versions.
+    try:
+        image = Image.open(stream, formats=("PNG", "JPEG", "BMP", "WEBP"))
+    except Image.UnidentifiedImageError:
+        raise ChipError(path, "is damaged: its image header cannot be read") from None
+    _check_size(path, *image.size, len(image.getbands()) * (2 if image.mode.startswith("I;16") else 4))
+    _load_whole(path, image, stream)
+    stream.seek(24)
+    if image.format == "PNG" and stream.read(1) == b"\x10":
+        # PIL cuts 16-bit colours to 8 bits, and the type it gives to grey is another in each of its versions.
         stream.seek(0)
         pixels = _upright(imagecodecs.png_decode(stream.read()), image.getexif().get(_ORIENTATION, 1))
     else:
@@ -284,11 +261,6 @@ def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
         return Stored(pixels)
     mask = pixels[..., -1:] == 0
     return Stored(pixels, mask if mask.any() else None, alpha=True)
-
-
-def _png_depth(stream: BinaryIO) -> int:
-    stream.seek(24)
-    return stream.read(1)[0]
 
 
 def _load_whole(path: Any, image: ImageFile.ImageFile, stream: BinaryIO) -> None:

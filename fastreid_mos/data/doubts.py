@@ -1,4 +1,4 @@
-"""What makes the meaning of a chip's pixels doubtful: said once for each kind, with the number of chips."""
+"""What makes the meaning of a chip's pixels doubtful: reported once for each kind, with the number of chips."""
 
 from __future__ import annotations
 
@@ -40,33 +40,27 @@ MUCH_CUT = 0.05
 
 
 class Doubts:
-    """Collects the doubtful chips; each is told of once in this process.
+    """Collects what is doubtful about the chips that are read; each chip is reported once in this process."""
 
-    Attributes:
-        found: the paths of each kind that are still to be told.
-    """
-
-    _told: ClassVar[set[tuple[str, str]]] = set()
+    _reported: ClassVar[set[tuple[str, str]]] = set()
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[str, None]] = {}
+        self._read: set[str] = set()
+        self._found: dict[str, dict[str, None]] = {}
 
     def note(self, path: str, kinds: Iterable[str]) -> None:
-        """Note what is doubtful about one chip."""
+        """Note a chip that was read, with what is doubtful about it."""
+        self._read.add(path)
         for kind in kinds:
-            if (path, kind) not in self._told:
-                self.found.setdefault(kind, {})[path] = None
+            if (path, kind) not in self._reported:
+                self._found.setdefault(kind, {})[path] = None
 
-    def report(self, total: int) -> None:
-        """Warn of what was noted, one line a kind.
-
-        Args:
-            total: chips that were read.
-        """
-        for kind, paths in self.found.items():
-            logger.warning(f"{len(paths)} of {total} chips {kind}; such as {next(iter(paths))}")
-            self._told.update((path, kind) for path in paths)
-        self.found = {}
+    def report(self) -> None:
+        """Warn of what was noted since the last report, one line a kind with the number of chips."""
+        for kind, paths in self._found.items():
+            logger.warning(f"{len(paths)} of {len(self._read)} chips {kind}; such as {next(iter(paths))}")
+            self._reported.update((path, kind) for path in paths)
+        self._found, self._read = {}, set()
 
 
 def optical_doubts(pixels: NDArray[np.uint8]) -> list[str]:

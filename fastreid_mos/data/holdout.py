@@ -18,7 +18,7 @@ def hold_out(cfg: Any, items: Sequence[Item], at_least: int = 1) -> tuple[list[I
 
     Args:
         cfg: the config.
-        items: all training items of :func:`fastreid_mos.data.opening.open_training`, joined.
+        items: all training items of :func:`fastreid_mos.data.datasets.open_training`, joined.
         at_least: deal so many splits if ``TEST.HOLDOUT.SPLITS`` is lower; the first ones stay what they are.
 
     Returns:
@@ -45,8 +45,8 @@ def split_holdout(
     an identity with one modality one chip is a query if it has several; a single chip is a distractor.
 
     Args:
-        items: training items (path, identity, modality); their order does not matter. Negative identities
-            (distractors) stay in training.
+        items: training items (path, identity, modality) in any order. Negative identities (distractors) stay in
+            training.
         fraction: share of the identities, above 0 and below 1.
         splits: number of splits.
         seed: of the choice and of the splits.
@@ -55,60 +55,55 @@ def split_holdout(
         The remaining training items in their order, and for each split its query and gallery items, sorted by path.
 
     Raises:
+        ValueError: ``fraction`` or ``splits`` out of range.
         MOSError: too few identities to train on or to test with what is set aside.
     """
-    if not 0 < fraction < 1 or splits < 1:
-        raise MOSError(f"TEST.HOLDOUT: FRACTION between 0 and 1 and SPLITS from 1, got {fraction} and {splits}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: must be between 0 and 1, got {fraction}")
+    if splits < 1:
+        raise ValueError(f"splits: must be at least 1, got {splits}")
     ships: dict[int, list[Item]] = {}
     for item in sorted(items):
         if item[1] >= 0:
             ships.setdefault(item[1], []).append(item)
     generator = np.random.default_rng(seed)
-    both = [pid for pid in sorted(ships) if len({modality for _, _, modality in ships[pid]}) > 1]
-    others = sorted(set(ships) - set(both))
-    held = _take(both, fraction, generator, at_least=1) + _take(others, fraction, generator, at_least=0)
+    both = [pid for pid in sorted(ships) if len({modality for *_, modality in ships[pid]}) > 1]
+    held: list[int] = []
+    for pids, least in ((both, 1), (sorted(set(ships) - set(both)), 0)):
+        count = min(len(pids), max(least, round(fraction * len(pids))))
+        held += [pids[index] for index in generator.permutation(len(pids))[:count]]
     kept = len(ships) - len(held)
     if kept < 2:
         raise MOSError(
             f"TEST.HOLDOUT.FRACTION {fraction}: {len(held)} of {len(ships)} training identities would be set aside and "
             f"{kept} left to train on; lower it, or set it to 0"
         )
-    chosen = sorted(held)
-    dealt = [_deal({pid: ships[pid] for pid in chosen}, np.random.default_rng([seed, n])) for n in range(splits)]
+    held_ships = [ships[pid] for pid in sorted(held)]
+    dealt = [_deal(held_ships, np.random.default_rng([seed, number])) for number in range(splits)]
     if not dealt[0][0]:
         raise MOSError(
             f"TEST.HOLDOUT.FRACTION {fraction}: none of the {len(held)} identities set aside has two chips, so nothing "
             "can be measured on them; raise it, or set it to 0"
         )
-    out = set(chosen)
+    out = set(held)
     return [item for item in items if item[1] not in out], dealt
 
 
-def _take(pids: list[int], fraction: float, generator: Any, at_least: int) -> list[int]:
-    count = min(len(pids), max(at_least, round(fraction * len(pids))))
-    return [pids[place] for place in generator.permutation(len(pids))[:count]]
-
-
-def _deal(ships: dict[int, list[Item]], generator: Any) -> Split:
+def _deal(ships: list[list[Item]], generator: np.random.Generator) -> Split:
     query: list[Item] = []
     gallery: list[Item] = []
     turn = 0
-    for place in generator.permutation(len(ships)):
-        chips = list(ships.values())[place]
+    for index in generator.permutation(len(ships)):
+        chips = ships[index]
         by_modality: dict[int, list[Item]] = {}
         for chip in chips:
             by_modality.setdefault(chip[2], []).append(chip)
         modalities = sorted(by_modality)
-        if len(chips) < 2:
-            taken = []
-        elif len(modalities) == 1:
-            taken = modalities
-        else:
-            taken = [modality for modality in modalities if len(by_modality[modality]) > 1]
-            if len(taken) < len(modalities):
-                taken = [modalities[turn % len(modalities)]]
-                turn += 1
-        drawn = [by_modality[modality][generator.integers(len(by_modality[modality]))] for modality in taken]
+        asking = [modality for modality in modalities if len(by_modality[modality]) > 1]
+        if len(modalities) > 1 and len(asking) < len(modalities):
+            asking = [modalities[turn % len(modalities)]]
+            turn += 1
+        drawn = [by_modality[modality][generator.integers(len(by_modality[modality]))] for modality in asking]
         query += drawn
         gallery += [chip for chip in chips if chip not in drawn]
     return sorted(query), sorted(gallery)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import UNWRITABLE, DatasetError, shown
-from .modality import OPTICAL, SAR
+from .modality import OPTICAL, SAR, Modality
 
+# Path, identity, modality.
 Item = tuple[str, int, int]
 DISTRACTOR = -1
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
-_HOSS_NAME = re.compile(r"(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", re.IGNORECASE | re.DOTALL)
-_PAIR_NAME = re.compile(r"[^_]*_(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", re.IGNORECASE | re.DOTALL)
+# The stem of a name -> its identity and modality, or why it has none.
+Parse = Callable[[str], tuple[int, int] | str]
 
 
 @dataclass
@@ -31,17 +31,15 @@ class Skipped:
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, reason: str) -> None:
-        """Note one file."""
         self.counts[reason] += 1
         self.examples.setdefault(reason, shown(path))
 
     def update(self, other: Skipped) -> None:
-        """Note all of another's."""
         self.counts.update(other.counts)
         self.examples = {**other.examples, **self.examples}
 
     def __len__(self) -> int:
-        return sum(self.counts.values())
+        return self.counts.total()
 
     def __str__(self) -> str:
         if not self.counts:
@@ -50,75 +48,62 @@ class Skipped:
         return f"{len(self)} file{'s' * (len(self) > 1)} skipped: " + "; ".join(parts)
 
 
-Parse = Callable[[str], "tuple[int, int] | str"]
+def _name_parser(pattern: str, form: str) -> Parse:
+    compiled = re.compile(pattern, re.IGNORECASE | re.DOTALL)
+
+    def parse(stem: str) -> tuple[int, Modality] | str:
+        match = compiled.fullmatch(stem)
+        if match is None:
+            return f"named other than {form}"
+        if int(match[1]) < DISTRACTOR:
+            return "of a negative identity other than -1, the distractors'"
+        return int(match[1]), OPTICAL if match[2].lower() == "rgb" else SAR
+
+    return parse
 
 
-def parse_hoss_name(stem: str) -> tuple[int, int] | str:
-    """Identity and modality of a HOSS name without its extension, or why there are none.
-
-    ``<identity>_..._RGB`` and ``..._SAR`` in any case; -1 is the identity of all distractors.
-    """
-    return _parsed(_HOSS_NAME.fullmatch(stem), "named other than <identity>_..._RGB or _SAR")
-
-
-def parse_pair_name(stem: str) -> tuple[int, int] | str:
-    """As :func:`parse_hoss_name`, for OptiSar_Pair, whose identity is the second field."""
-    return _parsed(_PAIR_NAME.fullmatch(stem), "named other than <any>_<identity>_..._RGB or _SAR")
-
-
-def _parsed(match: re.Match[str] | None, reason: str) -> tuple[int, int] | str:
-    if match is None:
-        return reason
-    identity = int(match[1])
-    if identity < DISTRACTOR:
-        return "of a negative identity other than -1, the distractors'"
-    return identity, OPTICAL if match[2].lower() == "rgb" else SAR
+# <identity>_..._RGB or _SAR in any case; -1 is the identity of all distractors. In OptiSar_Pair it is the second field.
+parse_hoss_name = _name_parser(r"(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<identity>_..._RGB or _SAR")
+parse_pair_name = _name_parser(r"[^_]*_(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<any>_<identity>_..._RGB or _SAR")
 
 
 def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
-    """The chips of a folder in the order of their names (not of its subfolders); none if it does not exist.
-
-    Args:
-        folder: the folder.
-        parse: stem of a name -> (identity, modality), or the reason to leave the file out.
-        skipped: what is left out is noted here.
-
-    Returns:
-        (path, identity, modality) of each.
+    """The chips of a folder, without its subfolders, in the order of their names; none if it does not exist.
 
     Raises:
         DatasetError: the folder cannot be read.
     """
-    items: list[Item] = []
     try:
-        with os.scandir(folder) as entries:
-            found = [(entry, _is_file(entry)) for entry in sorted(entries, key=lambda entry: entry.name)]
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        return items
+        return []
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
-    for entry, ordinary in found:
+    items: list[Item] = []
+    for entry in entries:
         stem, extension = os.path.splitext(entry.name)
-        if not ordinary:
-            skipped.add(entry.path, "not an ordinary file")
+        meaning: tuple[int, int] | str
+        if not os.path.isfile(entry.path):
+            meaning = "not an ordinary file"
         elif entry.name.startswith("."):
-            skipped.add(entry.path, "hidden")
+            meaning = "hidden"
         elif extension.lower() not in EXTENSIONS:
-            skipped.add(entry.path, f"with an extension other than {' '.join(EXTENSIONS)}")
+            meaning = f"with an extension other than {' '.join(EXTENSIONS)}"
         else:
             meaning = parse(stem)
-            if isinstance(meaning, str):
-                skipped.add(entry.path, meaning)
-            else:
-                items.append((entry.path, *meaning))
+        if isinstance(meaning, str):
+            skipped.add(entry.path, meaning)
+        else:
+            items.append((entry.path, *meaning))
     return items
 
 
 def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
-    """Stop at items of chips whose names the results could not hold, before hours are spent on them.
+    """Stop at chips whose names the results could not hold, before hours are spent on them.
 
     Raises:
-        DatasetError: one line with the first of them, escaped, and what to do.
+        DatasetError: the first of them, escaped, and what to do.
     """
     bad = [path for items in parts for path, *_ in items if UNWRITABLE.search(path)]
     if bad:
@@ -127,13 +112,6 @@ def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
             f"{shown(bad[0])}{more}: a name that is not UTF-8 text, or has a carriage return, cannot stand in the "
             "results; rename the files (convmv), or unpack them again with the encoding of their names (unzip -O)"
         )
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads to itself, or where nobody may look
-        return False
 
 
 def same_file(left: str, right: str) -> bool:
@@ -177,18 +155,18 @@ def identity_key(pid: Any) -> tuple[int, int, str]:
 
 
 def as_numbers(items: Iterable[tuple[str, Any, Any]]) -> list[Item]:
-    """Items whose identities and cameras are whole numbers.
+    """Items whose identities and cameras are whole numbers; what is a number already stays as it is.
 
     fast-reid's own data sets have texts there (``market1501_12``) in training; they are numbered in their sorted order,
-    numbers within a text by value. What is a number already stays as it is.
+    numbers within a text by value.
     """
     rows = list(items)
+    pids, cameras = (_numbered([row[column] for row in rows]) for column in (1, 2))
+    return [(row[0], pid, camera) for row, pid, camera in zip(rows, pids, cameras, strict=True)]
 
-    def numbering(column: int) -> dict[Any, int]:
-        values = {row[column] for row in rows}
-        if all(isinstance(value, (int, np.integer)) for value in values):
-            return {value: int(value) for value in values}
-        return {value: number for number, value in enumerate(sorted(values, key=identity_key))}
 
-    pids, cameras = numbering(1), numbering(2)
-    return [(path, pids[pid], cameras[camera]) for path, pid, camera in rows]
+def _numbered(values: Sequence[Any]) -> list[int]:
+    if all(isinstance(value, (int, np.integer)) for value in values):
+        return [value if isinstance(value, int) else int(value) for value in values]
+    numbers = {value: number for number, value in enumerate(sorted(set(values), key=identity_key))}
+    return [numbers[value] for value in values]

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import os
 import re
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Index of a modality; also fast-reid's camera id.
-OPTICAL = 0
-SAR = 1
+
+class Modality(IntEnum):
+    """A chip's modality; its number is also fast-reid's camera id.
+
+    Our data sets list it of this type, and it is handed on from there; a plain number may be any camera.
+    """
+
+    OPTICAL = 0
+    SAR = 1
+
+
+OPTICAL, SAR = Modality.OPTICAL, Modality.SAR
 MODALITY_NAMES = ("optical", "SAR")
 
 # Metres that a pixel of an optical and of a SAR chip of HOSS spans (a SAR pixel is the unit of SSE).
 PIXEL_METRES = (0.75, 1.0)
-# SSE (TransOSS, ICCV 2025, section 3.3): centre and spread of width / 93 and height / 427 over the chips.
-_WIDTH_UNIT, _WIDTH_MEAN, _WIDTH_STD = 93.0, 0.434, 0.031
-_HEIGHT_UNIT, _HEIGHT_MEAN, _HEIGHT_STD = 427.0, 0.461, 0.031
+# SSE (TransOSS, ICCV 2025, section 3.3): unit, centre and spread of width and height over the chips.
+_UNITS, _CENTRES, _SPREADS = np.array([93.0, 427.0]), np.array([0.434, 0.461]), np.array([0.031, 0.031])
 
 _NAME_WORDS = {"rgb": OPTICAL, "sar": SAR, "vv": SAR, "vh": SAR, "hh": SAR, "hv": SAR}  # the last: polarisations
 _FOLDER_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
 
 
-def modality_from_name(path: str | os.PathLike[str]) -> int | None:
-    """The modality that a file's name tells, or else its folder's.
+def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
+    """The modality that a file's name tells, or else its folder's; None when neither does.
 
-    Args:
-        path: ``..._RGB.tif``, ``..._SAR.tif`` or a polarisation such as ``..._vh.tif`` (any case); else a folder
-            ``opt``, ``optical``, ``rgb`` or ``sar``, as in ``sar/7.png``.
-
-    Returns:
-        ``OPTICAL``, ``SAR``, or None when neither name tells.
+    A name is ``..._RGB.tif``, ``..._SAR.tif`` or a polarisation such as ``..._vh.tif`` (any case); a folder ``opt``,
+    ``optical``, ``rgb`` or ``sar``, as in ``sar/7.png``.
     """
     folder, name = os.path.split(os.fspath(path))
     last = re.split(r"[_.\- ]", os.path.splitext(name)[0])[-1].lower()
-    if last in _NAME_WORDS:
-        return _NAME_WORDS[last]
-    return _FOLDER_WORDS.get(os.path.basename(folder).lower())
+    return _NAME_WORDS.get(last, _FOLDER_WORDS.get(os.path.basename(folder).lower()))
+
+
+def item_modality(path: str, camera: int) -> Modality | None:
+    """The modality of an item of any data set; None where only the file's content tells.
+
+    Ours say it. Of other data sets the name counts first, and then camera 0, which is optical here.
+    """
+    if isinstance(camera, Modality):
+        return camera
+    named = modality_from_name(path)
+    return OPTICAL if named is None and camera == OPTICAL else named
 
 
 def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
@@ -56,14 +70,14 @@ def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDA
     pixels = np.stack(np.broadcast_arrays(np.asarray(width, np.float64), np.asarray(height, np.float64)), axis=-1)
     kinds = np.asarray(modality)
     if not (pixels > 0).all():
-        raise ValueError("width and height: above 0")
+        raise ValueError("width and height: must be above 0")
     if not np.isin(kinds, (OPTICAL, SAR)).all():
-        raise ValueError(f"modality: 0 (optical) or 1 (SAR), got {np.unique(kinds).tolist()}")
+        raise ValueError(f"modality: must be 0 (optical) or 1 (SAR), got {np.unique(kinds).tolist()}")
     return pixels * np.array(PIXEL_METRES)[kinds.astype(int)][..., None]
 
 
 def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
-    """The three numbers of the Ship Size Embedding (TransOSS, ICCV 2025).
+    """The three numbers of the Ship Size Embedding (TransOSS, ICCV 2025, section 3.3).
 
     Args:
         width, height, modality: as for :func:`ship_metres`.
@@ -74,10 +88,6 @@ def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike)
     Raises:
         ValueError: as :func:`ship_metres`.
     """
-    wide, high = np.moveaxis(ship_metres(width, height, modality), -1, 0)
-    parts = (
-        (wide / _WIDTH_UNIT - _WIDTH_MEAN) / _WIDTH_STD,
-        (high / _HEIGHT_UNIT - _HEIGHT_MEAN) / _HEIGHT_STD,
-        high / wide,
-    )
-    return np.stack(parts, axis=-1)
+    metres = ship_metres(width, height, modality)
+    standardized = (metres / _UNITS - _CENTRES) / _SPREADS
+    return np.concatenate([standardized, metres[..., 1:] / metres[..., :1]], axis=-1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,18 +21,14 @@ def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
     torch.set_rng_state(states[2])
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    # The CPU's generator only: torch.manual_seed would touch CUDA, which a forked worker must not.
-    torch.default_generator.manual_seed(seed)
-
-
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
     """Inside the block all CPU generators start from ``seed``; afterwards they go on as if nothing had happened."""
     before = _get()
-    _seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # The CPU's generator only: torch.manual_seed would touch CUDA, which a forked worker must not.
+    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
@@ -44,9 +39,6 @@ class PrivateGenerators:
     """Generators of their own for code that draws from the global ones a bit at a time, such as fast-reid's samplers.
 
     Each ``with`` block goes on where the last one ended, whatever was drawn outside in between.
-
-    Args:
-        seed: where they start.
     """
 
     def __init__(self, seed: int) -> None:
@@ -57,9 +49,7 @@ class PrivateGenerators:
         self._outside = _get()
         _set(self._own)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._own = _get()
         _set(self._outside)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from fastreid.config import configurable
@@ -40,10 +41,10 @@ def sar_denoise(
         ValueError: not one channel of at least one pixel, or percentiles out of order.
     """
     if not 0 <= low < high <= 100:
-        raise ValueError(f"percentiles: 0 <= low < high <= 100 is needed, got {low} and {high}")
+        raise ValueError(f"low, high: percentiles 0 <= low < high <= 100, got {low} and {high}")
     values = _one_channel(pixels)
     valid = values if mask is None or mask.all() else values[~mask]
-    lo, hi = np.percentile(valid, low), np.percentile(valid, high)
+    lo, hi = np.percentile(valid, low), np.percentile(valid, high)  # one by one: both at once would be in float64
     stretched = (values - lo) / (hi - lo + _EPSILON) * 255
     return _replicate(stretched if mask is None else np.where(mask, 0, stretched))
 
@@ -52,7 +53,7 @@ def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
     """TransOSS's reading of SAR (ICCV 2025): x / max(x) * 255.
 
     Args:
-        pixels: ``[height, width]``, any real type, or complex: its magnitude; computed in float32.
+        pixels: as for :func:`sar_denoise`.
 
     Returns:
         ``[height, width, 3]`` uint8, three equal channels, negative values black; all black without a positive pixel.
@@ -68,7 +69,7 @@ def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
 def _one_channel(pixels: ArrayLike) -> NDArray[np.float32]:
     values = np.asarray(pixels)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"SAR pixels: an array [height, width] with at least one pixel, got shape {values.shape}")
+        raise ValueError(f"pixels: an array [height, width] with at least one pixel, got shape {values.shape}")
     with np.errstate(over="ignore"):
         values = np.abs(values) if values.dtype.kind == "c" else values
         values = fill_non_finite(values.astype(np.float32))
@@ -78,13 +79,6 @@ def _one_channel(pixels: ArrayLike) -> NDArray[np.float32]:
 def _replicate(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     grey = np.clip(values, 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _parts(chip: Chip | ArrayLike) -> tuple[Any, Any, bool]:
-    """The pixels, where they hold no data, and whether they are an optical image already."""
-    if isinstance(chip, Chip):
-        return chip.pixels, chip.mask, chip.modality == OPTICAL
-    return chip, None, False
 
 
 @TRANSFORM_REGISTRY.register()
@@ -105,8 +99,9 @@ class SARDenoise:
         return {"low": cfg.INPUT.SAR.LOW_PERCENTILE, "high": cfg.INPUT.SAR.HIGH_PERCENTILE}
 
     def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
-        pixels, mask, optical = _parts(chip)
-        return pixels if optical else sar_denoise(pixels, self.low, self.high, mask)
+        if not isinstance(chip, Chip):
+            return sar_denoise(chip, self.low, self.high)
+        return chip.pixels if chip.modality == OPTICAL else sar_denoise(chip.pixels, self.low, self.high, chip.mask)
 
 
 @TRANSFORM_REGISTRY.register()
@@ -122,10 +117,29 @@ class SARMaxScale:
         return {}
 
     def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
-        pixels, _, optical = _parts(chip)
-        return pixels if optical else sar_max_scale(pixels)
+        if not isinstance(chip, Chip):
+            return sar_max_scale(chip)
+        return chip.pixels if chip.modality == OPTICAL else sar_max_scale(chip.pixels)
 
 
-def build_sar_transform(cfg: Any) -> Any:
-    """The transform of ``INPUT.SAR.TRANSFORM``."""
-    return TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)
+# How SAR chips are read, in the record of a bridge or of generated chips: names there, and keys of INPUT.SAR.
+SAR_KEYS = {"transform": "TRANSFORM", "channel": "CHANNEL", "low": "LOW_PERCENTILE", "high": "HIGH_PERCENTILE"}
+
+
+class SARDifference(NamedTuple):
+    """A setting that differs: its key in the config, the record's value and the config's."""
+
+    key: str
+    there: Any
+    here: Any
+
+
+def sar_differences(record: Mapping[str, Any], cfg: Any) -> list[SARDifference]:
+    """Where a record differs from ``INPUT.SAR``; the percentiles count for SARDenoise only, which alone has them."""
+    sar = cfg.INPUT.SAR
+    denoised = record["transform"] == sar.TRANSFORM == "SARDenoise"
+    return [
+        SARDifference(f"INPUT.SAR.{key}", record[name], sar[key])
+        for name, key in SAR_KEYS.items()
+        if record[name] != sar[key] and (denoised or name not in ("low", "high"))
+    ]

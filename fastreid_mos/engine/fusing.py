@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ..compat.checkpoints import read_torch, saved_config
 from ..data.build import build_generated_loader, build_test_loader
+from ..data.datasets import base_name, join_items, open_training
 from ..data.holdout import Split, hold_out
 from ..data.listing import Item
-from ..data.opening import base_name, join_items, open_training
-from ..data.sar_settings import sar_differences
+from ..data.transforms import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import choose, evidence, measure_curves
 from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips, GeneratedPass

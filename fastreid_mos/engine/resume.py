@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..compat.checkpoints import saved_config
-from ..data.sar_settings import SAR_KEYS, sar_differences
+from ..data.transforms import SAR_KEYS, sar_differences
 from ..errors import CheckpointError
 
 TAG = "last_checkpoint"

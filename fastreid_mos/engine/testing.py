@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compat.checkpoints import read_torch
 from ..data import build_test_loader
 from ..data.build import check_shared_memory
+from ..data.datasets import open_dataset
 from ..data.holdout import Split
-from ..data.opening import open_dataset
 from ..errors import MOSError, WeightsError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.figures import summarize_splits

@@ -18,9 +18,9 @@ from ..compat.checkpoints import read_checkpoint
 from ..config import building
 from ..data import as_numbers, build_train_loader, dataset_root
 from ..data.build import check_shared_memory
+from ..data.datasets import join_items, open_training
 from ..data.holdout import hold_out
 from ..data.listing import Item
-from ..data.opening import join_items, open_training
 from ..data.samplers import epoch_batches
 from ..errors import CheckpointError, DatasetError
 from ..modeling import build_checked_model, load_reid_weights

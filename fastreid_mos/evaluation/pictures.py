@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data import OPTICAL, SARDenoise, read_chip
+from ..data import OPTICAL, ChipReader
 from ..errors import MOSError
 from ..files import atomic_write
 
@@ -53,8 +53,8 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
 
 
 def _draw_chip(sheet: Image.Image, file: str, corner: tuple[int, int], label: str, right: bool | None) -> None:
-    chip = read_chip(file)
-    picture = Image.fromarray(SARDenoise()(chip))
+    chip = ChipReader()(file)
+    picture = Image.fromarray(chip.image)
     scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.BICUBIC)

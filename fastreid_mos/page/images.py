@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data import OPTICAL, SAR, SARDenoise, read_chip
-from ..data.decoding import decode
+from ..data import OPTICAL, SAR, ChipReader, SARDenoise
+from ..data.reader import read_generated
 from ..errors import ChipError, MOSError
 from .markup import Html, join, markup, missing, tag
 
@@ -85,22 +85,14 @@ def chip_picture(
         raise ValueError(f"kind of picture: one of {', '.join(_NAMES)}, got {kind!r}")
     try:
         if kind == "generated":
-            pixels = _eight_bit(path)
+            pixels = read_generated(path)
         else:
-            chip = read_chip(path, {"optical": OPTICAL, "sar": SAR}.get(kind))
+            chip = ChipReader(SARDenoise(*percentiles))(path, {"optical": OPTICAL, "sar": SAR}.get(kind))
             kind = "sar" if chip.modality == SAR else "optical"
-            pixels = SARDenoise(*percentiles)(chip)
+            pixels = chip.image
     except ChipError as error:
         return Picture("", 0, 0, error.problem, kind)
     return Picture(_data_uri(pixels, height, lossless=kind == "generated"), pixels.shape[1], pixels.shape[0], "", kind)
-
-
-def _eight_bit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """A generated image: 8 bits, one channel or three. A constant one is shown too, for it is what was generated."""
-    pixels = decode(os.fspath(path)).pixels
-    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3, 4):
-        raise ChipError(path, f"holds {pixels.dtype} values of shape {pixels.shape}; a generated image has 8 bits")
-    return pixels[..., :3]
 
 
 def _data_uri(pixels: NDArray[np.uint8], height: int, lossless: bool) -> str:

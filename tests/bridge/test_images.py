@@ -53,8 +53,8 @@ def test_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(pair)
 def test_from_cfg_follows_the_config(pair):
     opts = "BRIDGE.SIZE [32,16] BRIDGE.RESIZE bicubic INPUT.SAR.TRANSFORM SARMaxScale INPUT.SAR.CHANNEL 0".split()
     images = BridgeImages.from_cfg(fastreid_mos.load_cfg("", opts))
-    assert images.size == (32, 16) and images.resize == "bicubic" and images.channel == "0"
-    assert isinstance(images.sar_transform, SARMaxScale)
+    assert images.size == (32, 16) and images.resize == "bicubic" and images.reader.channel == "0"
+    assert isinstance(images.reader.sar_transform, SARMaxScale)
     assert images.read(pair[1], SAR).shape == (32, 16, 3)
 
 

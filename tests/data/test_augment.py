@@ -11,8 +11,8 @@ from fastreid_mos import load_cfg
 from fastreid_mos.data import build_test_loader
 from fastreid_mos.data.augment import NoiseErasing, build_augmentation, steps_in_order
 from fastreid_mos.data.loader import ChipDataset
+from fastreid_mos.data.reader import ChipReader
 from fastreid_mos.data.seeding import drawn_from
-from fastreid_mos.data.transforms import build_sar_transform
 from fastreid_mos.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (50, 21, 3), dtype=np.uint8)
@@ -42,7 +42,7 @@ def test_golden_model_input(golden, shared_dir):
     np.testing.assert_allclose(batch["sizes"].numpy(), values["size_features"], rtol=1e-5)
 
     cfg = chosen(*OFF, "INPUT.SIZE_TRAIN", "[256,128]", "INPUT.SIZE_TEST", "[256,128]")
-    data = ChipDataset(items, build_sar_transform(cfg), build_augmentation(cfg, train=True), relabel=True)
+    data = ChipDataset(items, ChipReader.from_cfg(cfg), build_augmentation(cfg, train=True), relabel=True)
     for n in range(8):
         resized = data[n]["images"].permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(resized[::8, ::8], values[f"train_resize{n}"])

@@ -15,7 +15,16 @@ from PIL import Image
 from fastreid_mos.bridge.dump.plan import plan_dump
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.train.batches import ChipStore
-from fastreid_mos.data import OPTICAL, SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
+from fastreid_mos.data import (
+    OPTICAL,
+    SAR,
+    ChipReader,
+    SARDenoise,
+    build_test_loader,
+    build_train_loader,
+    doubts,
+    read_chip,
+)
 from fastreid_mos.data import loader as loader_module
 from fastreid_mos.data.doubts import Doubts
 from fastreid_mos.sim import write_hoss
@@ -156,7 +165,7 @@ def test_real_chips_are_ordinary(shared_dir):
 @pytest.fixture
 def chips(tmp_path, monkeypatch, caplog):
     """Nine chips of three identities, four of them in decibels, and the log from here on."""
-    monkeypatch.setattr(Doubts, "_told", set())
+    monkeypatch.setattr(Doubts, "_reported", set())
     caplog.set_level(logging.WARNING, "fastreid_mos.data")
     items = []
     for number in range(9):
@@ -180,7 +189,7 @@ def test_a_test_pass_says_each_kind_once_with_the_count(make_cfg, tmp_path, chip
         list(loader)
     assert warnings(caplog) == [f"4 of 9 chips {doubts.NEGATIVE}; such as {chips[1][0]}"]
     # Kept images keep their doubts.
-    Doubts._told.clear()
+    Doubts._reported.clear()
     list(build_test_loader(cfg, chips))
     assert len(warnings(caplog)) == 2
 
@@ -216,7 +225,7 @@ def test_bridge_says_it_when_it_reads(chips, caplog, tmp_path):
     images = BridgeImages((16, 8), SARDenoise())
     ChipStore(images, [(path, SAR) for path, _, _ in chips])
     assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith("4 of 9 chips ")
-    Doubts._told.clear()
+    Doubts._reported.clear()
     facts = DumpFacts(**{**SETTINGS, "direction": "sar_to_optical"})
-    plan_dump({"query": chips}, facts, str(tmp_path), "auto")
+    plan_dump({"query": chips}, facts, str(tmp_path), ChipReader())
     assert len(warnings(caplog)) == 2 and warnings(caplog)[1].startswith("4 of 9 chips ")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastreid_mos.data import ship_size_features
 from fastreid_mos.data.build import build_generated_loader
-from fastreid_mos.data.loader import read_generated
+from fastreid_mos.data.reader import read_generated
 from fastreid_mos.errors import ChipError, DatasetError
 
 

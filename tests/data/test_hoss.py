@@ -12,7 +12,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from made_chips import TRAINING, write_optical, write_sar
 
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, OPTICAL, SAR, dataset_root
-from fastreid_mos.data.opening import open_dataset
+from fastreid_mos.data.datasets import open_dataset
 from fastreid_mos.errors import DatasetError
 
 

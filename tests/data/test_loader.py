@@ -325,7 +325,7 @@ class Full:
 def program(how, workers, chips, pause):
     options = ["DATALOADER.NUM_WORKERS", str(workers), "DATALOADER.NUM_INSTANCE", "2"]
     loader = build_train_loader(load_cfg("configs/HOSS/demo/debug.yml", options), items=HOSS(root=sys.argv[1]).train)
-    read, seen = loader.dataset.read_image, []
+    read, seen = loader.dataset.read, []
 
     def dying(*args):
         seen.append(args)
@@ -338,7 +338,7 @@ def program(how, workers, chips, pause):
     elif how == "full":
         loader.collate_fn = lambda samples: Full()
     else:
-        loader.dataset.read_image = dying
+        loader.dataset.read = dying
     for _ in loader:
         time.sleep(pause)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastreid_mos.config import get_cfg
-from fastreid_mos.data.opening import join_items
-from fastreid_mos.data.sar_settings import SARDifference, sar_differences
+from fastreid_mos.data.datasets import join_items
+from fastreid_mos.data.transforms import SARDifference, sar_differences
 
 OWN = {"transform": "SARDenoise", "channel": "auto", "low": 5.0, "high": 100.0}
 

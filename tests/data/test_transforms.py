@@ -7,7 +7,7 @@ import pytest
 
 from fastreid_mos import load_cfg
 from fastreid_mos.data import TRANSFORM_REGISTRY, Chip, SARDenoise, SARMaxScale, read_chip, sar_denoise, sar_max_scale
-from fastreid_mos.data.transforms import build_sar_transform
+from fastreid_mos.data.reader import ChipReader
 
 CASES = ("gamma", "lognormal", "zeros", "signed", "spike", "uint16", "constant", "tiny")
 
@@ -77,10 +77,10 @@ def test_registry_follows_the_config():
     assert type(TRANSFORM_REGISTRY).__module__ == "fastreid.utils.registry"
     pixels = np.random.default_rng(0).gamma(1, 1, (40, 20)).astype(np.float32)
     opts = ["INPUT.SAR.LOW_PERCENTILE", "20.0", "INPUT.SAR.HIGH_PERCENTILE", "90.0"]
-    transform = build_sar_transform(load_cfg("", opts))
+    transform = ChipReader.from_cfg(load_cfg("", opts)).sar_transform
     np.testing.assert_array_equal(transform(pixels), sar_denoise(pixels, 20, 90))
     assert not np.array_equal(transform(pixels), sar_denoise(pixels))
-    scale = build_sar_transform(load_cfg("", ["INPUT.SAR.TRANSFORM", "SARMaxScale"]))
+    scale = ChipReader.from_cfg(load_cfg("", ["INPUT.SAR.TRANSFORM", "SARMaxScale"])).sar_transform
     np.testing.assert_array_equal(scale(pixels), sar_max_scale(pixels))
     np.testing.assert_array_equal(TRANSFORM_REGISTRY.get("SARDenoise")(2.0, 98.0)(pixels), sar_denoise(pixels, 2, 98))
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastreid_mos
 from fastreid_mos.data import build_test_loader
-from fastreid_mos.data.opening import open_dataset
+from fastreid_mos.data.datasets import open_dataset
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine.loop import MOSTrainStep
 from fastreid_mos.engine.testing import infer

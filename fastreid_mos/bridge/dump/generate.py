@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...data.modality import SAR
-from ...data.sar_settings import sar_differences
+from ...data.transforms import sar_differences
 from ...errors import ConfigError, MOSError
 from ...synthetic.manifest import ChipRecord, DumpFacts
 from ..images import BridgeImages

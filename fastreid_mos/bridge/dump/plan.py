@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ...data.chips import read_chip
 from ...data.doubts import Doubts
 from ...data.listing import Item
 from ...data.modality import SAR
+from ...data.reader import ChipReader
 from ...errors import ChipError
 from ...synthetic.manifest import IMAGES, ChipRecord, DumpFacts, file_sha256, sample_seed, sorted_records
 
@@ -24,7 +24,7 @@ def plan_dump(
     items_by_split: Mapping[str, Sequence[Item]],
     facts: DumpFacts,
     data_root: str,
-    channel: str,
+    reader: ChipReader,
     known: Sequence[ChipRecord] = (),
 ) -> list[ChipRecord]:
     """The chips to generate: all first samples, then all second ones, and so on.
@@ -36,7 +36,7 @@ def plan_dump(
         items_by_split: (path, identity, modality) by split; a file that is in two of them counts in the first.
         facts: of the dump.
         data_root: folder of the data sets, to which the names of sources are relative.
-        channel: INPUT.SAR.CHANNEL.
+        reader: reads a source.
         known: records of generated chips. Their sources are hashed but not decoded again, and keep their split and
             their output's stem.
 
@@ -46,7 +46,7 @@ def plan_dump(
     Raises:
         ChipError: a source that cannot be used.
     """
-    sources = _sources(items_by_split, facts, data_root, channel, {record.source: record for record in known})
+    sources = _sources(items_by_split, facts, data_root, reader, {record.source: record for record in known})
     stems = _output_stems(sources, facts.target_modality, known)
     word = _word(facts.target_modality)
     return [
@@ -65,12 +65,12 @@ def _sources(
     items_by_split: Mapping[str, Sequence[Item]],
     facts: DumpFacts,
     data_root: str,
-    channel: str,
+    reader: ChipReader,
     known: Mapping[str, ChipRecord],
 ) -> list[ChipRecord]:
     """A record for each source, without a sample yet."""
     sources: dict[str, ChipRecord] = {}
-    doubts, read = Doubts(), 0
+    doubts = Doubts()
     items = ((split, *item) for split, items in items_by_split.items() for item in items)
     for split, path, identity, modality in items:
         name = source_name(path, data_root)
@@ -84,13 +84,13 @@ def _sources(
         if old is not None and old.source_sha256 == content:
             size = old.source_size
         else:
-            chip = read_chip(path, modality, channel)
+            chip = reader(path, modality)
             doubts.note(path, chip.doubts)
-            size, read = chip.size, read + 1
+            size = chip.size
         split = split if old is None else old.split
         common = (facts.checkpoint, facts.steps, facts.rule)
         sources[name] = ChipRecord(name, content, size, split, int(identity), 0, "", "", 0, *common)
-    doubts.report(read)
+    doubts.report()
     return sorted_records(sources.values())
 
 

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...data.build import dataset_root
+from ...data.datasets import dataset_root, join_items, open_training
 from ...data.listing import Item, of_modality
-from ...data.opening import join_items, open_training
 from ...errors import DatasetError
 from ...synthetic.manifest import DIRECTIONS, DumpFacts, pipeline_id
 from ..pipeline import load_pipeline
@@ -115,7 +114,7 @@ def dump(
             command=command,
         )
     )
-    plan = plan_dump(items_by_split, facts, data_root, images.channel, folder.records)
+    plan = plan_dump(items_by_split, facts, data_root, images.reader, folder.records)
     mine = folder.missing(plan, plan[rank::world])
     started, flat = time.monotonic(), []
     if mine:

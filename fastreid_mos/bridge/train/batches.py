@@ -64,7 +64,7 @@ class ChipStore:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        images.doubts.report(len(chosen))
+        images.doubts.report()
 
     def _read(self, path: str) -> NDArray[np.uint8]:
         modality = self.modality[path]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...data.datasets import base_name, join_items, open_dataset, open_training
 from ...data.holdout import hold_out
 from ...data.listing import DISTRACTOR, Item
-from ...data.opening import base_name, join_items, open_dataset, open_training
 from ...errors import ChipError, DatasetError
 from ...synthetic.manifest import file_sha256
 from .pairs import PairGroup, PairSet, is_registered

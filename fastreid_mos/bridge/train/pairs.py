@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from ...data.base import ShipDataset
-from ...data.build import dataset_root
+from ...data.datasets import ShipDataset, base_name, dataset_root, open_dataset
 from ...data.listing import DISTRACTOR, Item, Skipped, list_chips, refuse_unwritable
 from ...data.modality import OPTICAL, SAR
-from ...data.opening import base_name, open_dataset
 from ...errors import ConfigError, DatasetError
 
 POLICIES = ("random", "all", "ordered")

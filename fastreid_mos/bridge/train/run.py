@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...data.listing import Item
-from ...data.sar_settings import sar_differences
+from ...data.transforms import sar_differences
 from ...errors import CheckpointError, MOSError
 from ...files import atomic_write, naming, only_run
 from ...synthetic.manifest import pipeline_id

@@ -19,7 +19,7 @@ from fastreid_mos.bridge import scheduler as scheduler_module
 from fastreid_mos.bridge.dump import run as dump_run
 from fastreid_mos.bridge.dump.generate import generate
 from fastreid_mos.bridge.dump.plan import plan_dump, source_name
-from fastreid_mos.data.chips import read_chip
+from fastreid_mos.data import ChipReader, read_chip
 from fastreid_mos.errors import DatasetError, MOSError
 from fastreid_mos.synthetic.folder import open_generated
 from fastreid_mos.synthetic.manifest import pipeline_id, sample_seed
@@ -250,7 +250,7 @@ class _Broken:
 )
 def test_a_bridge_that_fails(world, done, error, words):
     facts = open_generated(done).facts
-    plan = plan_dump(items(world), facts, str(world / "data"), "auto")
+    plan = plan_dump(items(world), facts, str(world / "data"), ChipReader())
     chips = generate(_Broken(error), plan, facts, str(world / "data"), tiny_pipeline().chip_reader(), 4)
     with pytest.raises(MOSError, match=words):
         list(chips)

@@ -1,0 +1,396 @@
+"""The data sets of optical and SAR ship chips, in fast-reid's registry, and opening them by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
+from tabulate import tabulate
+
+from ..errors import DatasetError, MOSError
+from .listing import (
+    DISTRACTOR,
+    Item,
+    Parse,
+    Skipped,
+    as_numbers,
+    count_chips,
+    list_chips,
+    of_modality,
+    parse_hoss_name,
+    parse_pair_name,
+    refuse_unwritable,
+    same_file,
+)
+from .modality import MODALITY_NAMES, OPTICAL, SAR, Modality
+from .reader import ChipReader
+
+logger = logging.getLogger("fastreid_mos.data")
+
+
+def dataset_root() -> str:
+    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``.
+
+    Absolute: what is written down of a chip must name it wherever it is read again.
+    """
+    return os.path.abspath(os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets"))
+
+
+class ShipDataset(ImageDataset):
+    """A data set of chips in fast-reid's form; ``train``, ``query`` and ``gallery`` hold (path, identity, modality).
+
+    Args:
+        root: its own folder.
+        train, query, gallery: the chips.
+        skipped: files that were left out.
+        combineall: train on the test chips too (fast-reid's COMBINEALL).
+
+    Raises:
+        DatasetError: a file name that no result could hold.
+    """
+
+    _junk_pids = [DISTRACTOR]
+
+    def __init__(
+        self,
+        root: str,
+        train: list[Item],
+        query: list[Item],
+        gallery: list[Item],
+        skipped: Skipped,
+        combineall: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        refuse_unwritable(train, query, gallery)
+        self.root = root
+        self.skipped = skipped
+        # Counted before fast-reid may add the test chips to the training ones.
+        self._counts = {"train": count_chips(train), "query": count_chips(query), "gallery": count_chips(gallery)}
+        self.shared_identities = len({item[1] for item in train} & {item[1] for item in [*query, *gallery]})
+        super().__init__(train, query, gallery, combineall=combineall, **kwargs)
+
+    def show_train(self) -> None:
+        """Log what the training split holds, what was skipped and why."""
+        name, counts = type(self).__name__, count_chips(self.train)
+        logger.info(f"{name} in {self.root}, training:\n{_table({'train': counts})}\n{self.skipped}")
+        if self.train and not counts["identities with both"]:
+            logger.warning(f"{name}: no training identity has both modalities; CMAL has nothing to align")
+        if self.combineall:
+            logger.info(f"{name}: COMBINEALL is on, the test chips are trained on too")
+        elif self.shared_identities:
+            logger.warning(
+                f"{name}: {self.shared_identities} identities are both in the training and in the test split; results "
+                "on them say nothing about unseen ships"
+            )
+
+    def show_test(self) -> None:
+        """Log what the query and gallery splits hold, and whether a query's own file is in its gallery."""
+        name, counts = type(self).__name__, {split: self._counts[split] for split in ("query", "gallery")}
+        logger.info(f"{name} in {self.root}, test:\n{_table(counts)}\n{self.skipped}")
+        gallery: dict[str, list[str]] = {}
+        for path, _, _ in self.gallery:
+            gallery.setdefault(os.path.basename(path), []).append(path)
+        own = [
+            path
+            for path, _, _ in self.query
+            if any(same_file(path, other) for other in gallery.get(os.path.basename(path), ()))
+        ]
+        if own:
+            logger.warning(
+                f"{name}: {len(own)} query chips are in the gallery too, such as {own[0]}; a protocol of all "
+                "modalities (ALL) counts each as its own match"
+            )
+
+    def summary(self) -> dict[str, int]:
+        """Counts: chips by split, identities, distractors, skipped files."""
+        train, query, gallery = self._counts.values()
+        return {
+            "train": train["chips"],
+            "training identities": train["identities"],
+            "with both modalities": train["identities with both"],
+            "query": query["chips"],
+            "gallery": gallery["chips"],
+            "distractors": gallery["distractors"],
+            "skipped": len(self.skipped),
+        }
+
+    def plot(self, items: Sequence[Item] | None = None, columns: int = 8) -> Any:
+        """Draw chips as a network sees them (SAR stretched), with identity and modality.
+
+        Args:
+            items: (path, identity, modality); by default the first 16 of training, or of the query where there is none.
+            columns: chips in a row.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ChipError: a chip that cannot be read.
+            DatasetError: nothing to draw.
+        """
+        from matplotlib.figure import Figure
+
+        chosen = list(items) if items is not None else list(self.train or self.query)[:16]
+        if not chosen:
+            raise DatasetError(f"{self.root}: no chips to draw")
+        reader, rows = ChipReader(), -(-len(chosen) // columns)
+        figure = Figure(figsize=(1.2 * columns, 2.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, (path, pid, modality) in zip(axes, chosen, strict=False):
+            axis.imshow(reader(path, modality).image)
+            axis.set_title(f"{pid} {MODALITY_NAMES[modality]}", fontsize=8)
+        return figure
+
+
+def _table(counts: dict[str, dict[str, int]]) -> str:
+    rows = [{"split": split, **numbers} for split, numbers in counts.items()]
+    return str(tabulate(rows, headers="keys", tablefmt="pipe", numalign="left"))
+
+
+def _find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequence[str], form: str) -> str:
+    """The folder of a data set, absolute: ``root/<name>``, or ``root`` itself if it is that folder.
+
+    It holds one of ``inside`` at least; where that is empty its name tells. ``form`` is the error's remedy.
+    """
+    root = os.path.abspath(os.path.expanduser(os.fspath(root)))
+    for folder in (*(os.path.join(root, name) for name in names), root):
+        try:
+            parts = os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
+        if set(inside) & set(parts) or (not inside and os.path.basename(folder) in names):
+            return folder
+    raise DatasetError(
+        f"{os.path.join(root, names[0])}: not found. Expected {form}; set FASTREID_DATASETS to the folder that holds "
+        f"{names[0]}"
+    )
+
+
+@DATASET_REGISTRY.register()
+class HOSS(ShipDataset):
+    """HOSS ReID, all modalities to all (ALL): ships in optical and SAR satellite chips.
+
+    1,832 chips of 449 ships and 163 distractor ships; optical 8-bit RGB TIFF at about 0.75 m a pixel, SAR 32-bit float
+    TIFF at about 1 m.
+
+    Format on disk, in a folder ``HOSS``:
+
+    * ``bounding_box_train/``, ``query/``, ``bounding_box_test/`` (the gallery) with chips of both modalities
+    * names ``<identity>_..._RGB.tif`` and ``<identity>_..._SAR.tif``; what is named otherwise is skipped and counted
+    * identity -1 is a distractor, which matches nothing and is not trained on
+    * optionally ``subset/O2S/`` and ``subset/S2O/``, each with ``query/`` and ``bounding_box_test/``
+
+    Published on Zenodo, record 15860212 (https://zenodo.org/records/15860212); ``tools/make_sim_hoss.py`` writes
+    simulated ships in this form. Licence: MIT for the sample that the authors published with their paper under review;
+    for the whole see the record.
+
+    If you use it, please cite Wang et al., "Cross-modal Ship Re-Identification via Optical and SAR Imagery: A Novel
+    Dataset and Method", ICCV 2025 (arXiv 2506.22027).
+
+    Args:
+        root: folder that holds ``HOSS`` (or is it); FASTREID_DATASETS as a rule.
+        combineall: train on the test chips too.
+
+    Raises:
+        DatasetError: no such folder; the message says the layout and where the data set is published.
+    """
+
+    modalities: tuple[Modality, Modality] | None = None
+
+    def __init__(self, root: str | os.PathLike[str] = "datasets", combineall: bool = False, **kwargs: Any) -> None:
+        splits = ("bounding_box_train", "query", "bounding_box_test")
+        form = (
+            "bounding_box_train/, query/ and bounding_box_test/ with files <identity>_..._RGB.tif and "
+            "<identity>_..._SAR.tif. HOSS ReID is published on Zenodo, record 15860212 "
+            "(https://zenodo.org/records/15860212); tools/make_sim_hoss.py writes a simulated one"
+        )
+        folder = _find_root(root, ("HOSS",), splits, form)
+        skipped = Skipped()
+        listed, query, gallery = (list_chips(os.path.join(folder, part), parse_hoss_name, skipped) for part in splits)
+        train = [item for item in listed if item[1] != DISTRACTOR]
+        for path, pid, _ in listed:
+            if pid == DISTRACTOR:
+                skipped.add(path, "of identity -1 (a distractor) in the training split")
+        if self.modalities is not None:
+            query, gallery = of_modality(query, self.modalities[0]), of_modality(gallery, self.modalities[1])
+            subset = os.path.join(folder, "subset", type(self).__name__.rpartition("_")[2])
+            own_skipped = Skipped()
+            own = [list_chips(os.path.join(subset, part), parse_hoss_name, own_skipped) for part in splits[1:]]
+            if all(own):
+                query, gallery = own
+                skipped.update(own_skipped)
+        super().__init__(folder, train, query, gallery, skipped, combineall, **kwargs)
+
+
+@DATASET_REGISTRY.register()
+class HOSS_O2S(HOSS):
+    """HOSS ReID, optical queries to a SAR gallery.
+
+    ``subset/O2S`` where it is there, otherwise the optical chips of ``query`` and the SAR chips of
+    ``bounding_box_test``. Training chips, arguments and errors as in :class:`HOSS`.
+    """
+
+    modalities = (OPTICAL, SAR)
+
+
+@DATASET_REGISTRY.register()
+class HOSS_S2O(HOSS):
+    """HOSS ReID, SAR queries to an optical gallery: :class:`HOSS_O2S` the other way round."""
+
+    modalities = (SAR, OPTICAL)
+
+
+class PairDataset(ShipDataset):
+    """Identities with both modalities, all of them for training."""
+
+    def __init__(self, folder: str, items: list[Item], skipped: Skipped, **kwargs: Any) -> None:
+        both = {pid for _, pid, _ in of_modality(items, OPTICAL)} & {pid for _, pid, _ in of_modality(items, SAR)}
+        both.discard(DISTRACTOR)
+        for path, pid, _ in items:
+            if pid not in both:
+                skipped.add(path, "without a partner of the other modality")
+        super().__init__(folder, [item for item in items if item[1] in both], [], [], skipped, **kwargs)
+
+    @property
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """(optical path, SAR path, identity); the chips of an identity are paired in the order of their names."""
+        by_identity: dict[int, tuple[list[str], list[str]]] = {}
+        for path, pid, modality in self.train:
+            by_identity.setdefault(pid, ([], []))[modality].append(path)
+        return [
+            (optical[n % len(optical)], sar[n % len(sar)], pid)
+            for pid, (optical, sar) in sorted(by_identity.items())
+            for n in range(max(len(optical), len(sar)))
+        ]
+
+
+@DATASET_REGISTRY.register()
+class OptiSarPair(PairDataset):
+    """OptiSar_Pair, the pretraining pairs of TransOSS: optical and SAR images of the same ship.
+
+    Format on disk, in a folder ``OptiSar_Pair``:
+
+    * one folder for each group, with files ``*_<identity>_..._RGB.tif`` and ``*_<identity>_..._SAR.tif`` (or PNG)
+    * the identity is the second field, one numbering for all groups
+    * chips without a partner of the other modality are skipped and counted
+
+    Published by the authors of HOSS ReID beside it; its licence is theirs to say. If you use it, please cite Wang et
+    al., ICCV 2025 (arXiv 2506.22027).
+
+    Args:
+        root: folder that holds ``OptiSar_Pair`` (or is it).
+
+    Raises:
+        DatasetError: no such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] = "datasets", **kwargs: Any) -> None:
+        form = "one folder for each group, with files *_<identity>_..._RGB.tif and *_<identity>_..._SAR.tif (or .png)"
+        folder = _find_root(root, ("OptiSar_Pair",), (), form)
+        skipped = Skipped()
+        items: list[Item] = []
+        for group in sorted(os.listdir(folder)):
+            items += list_chips(os.path.join(folder, group), parse_pair_name, skipped)
+        super().__init__(folder, items, skipped, **kwargs)
+
+
+@DATASET_REGISTRY.register()
+class QXSSAROPT(PairDataset):
+    """QXS-SAROPT: 20,000 pairs of optical (Google Earth) and SAR (GaoFen-3) patches of ports, 256 x 256 pixels.
+
+    Format on disk, in a folder ``QXS-SAROPT``:
+
+    * ``opt/<number>.png`` and ``sar/<number>.png``; the same number is the same place, taken as an identity here
+    * files without a partner are skipped and counted
+
+    Published by its authors (arXiv 2103.08259), who state its licence. If you use it, please cite Huang et al., "The
+    QXS-SAROPT Dataset for Deep Learning in SAR-Optical Data Fusion", 2021.
+
+    Args:
+        root: folder that holds ``QXS-SAROPT`` (or is it).
+
+    Raises:
+        DatasetError: no such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] = "datasets", **kwargs: Any) -> None:
+        form = "opt/<number>.png and sar/<number>.png, the same number for the same place"
+        folder = _find_root(root, ("QXS-SAROPT", "QXS_SAROPT"), ("opt", "sar"), form)
+        skipped = Skipped()
+        items: list[Item] = []
+        for part, modality in (("opt", OPTICAL), ("sar", SAR)):
+            items += list_chips(os.path.join(folder, part), _numbered(modality), skipped)
+        super().__init__(folder, items, skipped, **kwargs)
+
+
+def _numbered(modality: Modality) -> Parse:
+    return lambda stem: (int(stem), modality) if re.fullmatch("[0-9]+", stem) else "named other than by a number"
+
+
+# ---------------------------------------------------------------------- by name
+
+
+def open_dataset(name: str, **options: Any) -> Any:
+    """A data set of the registry, under :func:`dataset_root`.
+
+    Args:
+        name: as in ``DATASETS.NAMES``.
+        options: for its constructor, beside ``root``.
+
+    Raises:
+        DatasetError: it cannot be read (fast-reid's own say so in Python's exceptions), or a file name that no result
+            could hold.
+    """
+    root = dataset_root()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            dataset = DATASET_REGISTRY.get(name)(root=root, **options)
+    except MOSError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(
+            f"{name}: cannot be read under {root} ({reason}); set FASTREID_DATASETS to the folder it is in"
+        ) from None
+    for warning in caught:
+        logger.warning(f"{name}: {warning.message}")
+    refuse_unwritable(dataset.train, dataset.query, dataset.gallery)  # data sets of others too
+    return dataset
+
+
+def open_training(cfg: Any) -> list[Any]:
+    """The data sets of ``DATASETS.NAMES``, with their test chips among the training ones if ``DATASETS.COMBINEALL``.
+
+    Raises:
+        DatasetError: as :func:`open_dataset`.
+    """
+    return [open_dataset(name, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
+
+
+def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:
+    """Training items of several data sets; identities of the later ones are numbered behind the earlier ones'.
+
+    Identities of two data sets are different ships even where the numbers agree. Negative ones are those of no ship
+    (-1, the distractors') and stay what they are.
+    """
+    items: list[Item] = []
+    for part in parts:
+        offset = max((pid for _, pid, _ in items if pid >= 0), default=-1) + 1
+        items.extend((path, pid if pid < 0 else pid + offset, camera) for path, pid, camera in as_numbers(part))
+    return items
+
+
+def base_name(dataset: Any) -> str:
+    """The name of the data set that this one has its chips from: HOSS for HOSS_O2S and HOSS_S2O, else its own."""
+    names = [kind.__name__ for kind in type(dataset).__mro__ if kind.__name__ in DATASET_REGISTRY._obj_map]
+    return names[-1] if names else type(dataset).__name__

@@ -1,0 +1,207 @@
+"""Chips as a network sees them: read, SAR ones brought to 8 bits, and kept in memory or on disk where asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from ..errors import ChipError, ConfigError
+from ..files import atomic_write
+from .chips import Chip, read_chip
+from .decoding import decode
+from .modality import OPTICAL
+from .transforms import TRANSFORM_REGISTRY, SARDenoise
+
+logger = logging.getLogger("fastreid_mos.data")
+
+# Raised when the same settings no longer give the same image.
+CACHE_VERSION = 3
+# Bytes of pixels kept in memory by one loader worker; what comes after is read anew every time.
+MEMORY_LIMIT = 2**30
+
+
+@dataclass(frozen=True)
+class ChipImage:
+    """A chip as an image.
+
+    Attributes:
+        image: ``[height, width, 3]`` uint8: RGB, or SAR after its transform.
+        modality, size, doubts: as of :class:`Chip`.
+    """
+
+    image: NDArray[np.uint8]
+    modality: int
+    size: tuple[int, int]
+    doubts: tuple[str, ...] = ()
+
+
+# What tells one content of a file from another: time of the last change in ns, and size in bytes.
+Stamp = tuple[int, int]
+
+
+class MemoryCache:
+    """Keeps images in this process, up to a number of bytes."""
+
+    def __init__(self, limit: int = MEMORY_LIMIT) -> None:
+        self._room = limit
+        self._images: dict[tuple[str, int | None], tuple[Stamp, ChipImage]] = {}
+
+    def load(self, path: str, modality: int | None, stamp: Stamp) -> ChipImage | None:
+        known = self._images.get((path, modality))
+        return known[1] if known is not None and known[0] == stamp else None
+
+    def save(self, path: str, modality: int | None, stamp: Stamp, chip: ChipImage) -> None:
+        old = self._images.pop((path, modality), None)
+        self._room += old[1].image.nbytes if old is not None else 0
+        # No eviction: an epoch touches every chip once, so the oldest one is as likely to be wanted as the newest.
+        if chip.image.nbytes <= self._room:
+            self._images[path, modality] = (stamp, chip)
+            self._room -= chip.image.nbytes
+
+
+class DiskCache:
+    """Keeps images in a folder, shared by processes and runs: one file for each chip and setting.
+
+    A folder that has become full or read-only costs a warning, not the run.
+
+    Args:
+        folder: made if absent.
+        settings: all that the image depends on beside the chip.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: str) -> None:
+        self._folder = os.path.abspath(os.fspath(folder))
+        self._settings = f"{CACHE_VERSION} {settings}"
+        self._warned = False
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._folder).close()
+        except OSError as error:
+            raise ConfigError(f"INPUT.SAR.CACHE_DIR {folder}: cannot be written ({error.strerror})") from None
+
+    def _file(self, path: str, modality: int | None) -> str:
+        settings = f"{self._settings} modality={modality}\n"
+        key = hashlib.sha256(settings.encode() + os.fsencode(os.path.abspath(path))).hexdigest()
+        return os.path.join(self._folder, key[:2], f"{key[2:34]}.npz")
+
+    def load(self, path: str, modality: int | None, stamp: Stamp) -> ChipImage | None:
+        try:
+            with np.load(self._file(path, modality)) as stored:  # a zip: its checksums are compared
+                facts, image = json.loads(str(stored["facts"])), stored["image"]
+            if facts.pop("stamp") != list(stamp):
+                return None
+            image = np.repeat(image, 3 // image.shape[2], axis=2)
+            return ChipImage(image, facts["modality"], tuple(facts["size"]), tuple(facts["doubts"]))
+        except Exception:  # whatever a damaged copy leads to: the chip is read anew
+            return None
+
+    def save(self, path: str, modality: int | None, stamp: Stamp, chip: ChipImage) -> None:
+        facts = {"stamp": stamp, **asdict(chip)}
+        image = facts.pop("image")
+        # Denoised SAR has three equal channels: one is enough.
+        grey = bool((image == image[..., :1]).all())
+        where = self._file(path, modality)
+        try:
+            with atomic_write(where, "wb") as stream:
+                np.savez(stream, facts=np.array(json.dumps(facts)), image=image[..., :1] if grey else image)
+        except OSError as error:
+            if not self._warned:
+                logger.warning(f"{where}: the cache cannot be written ({error.strerror}); going on without it")
+            self._warned = True
+
+
+class ChipReader:
+    """The one way from a chip's file to the image that a network sees.
+
+    Args:
+        sar_transform: :class:`Chip` -> ``[height, width, 3]`` uint8, for SAR chips; None: :class:`SARDenoise`.
+        channel: of a SAR chip of several channels, see :func:`read_chip`.
+        cache: keeps the images, those of SAR chips after the transform.
+    """
+
+    def __init__(
+        self,
+        sar_transform: Callable[[Chip], NDArray[np.uint8]] | None = None,
+        channel: str = "auto",
+        cache: MemoryCache | DiskCache | None = None,
+    ) -> None:
+        self.sar_transform = sar_transform or SARDenoise()
+        self.channel = channel
+        self.cache = cache
+
+    @classmethod
+    def from_cfg(cls, cfg: Any, cached: bool = False) -> ChipReader:
+        """As ``INPUT.SAR`` says, if ``cached`` with its cache.
+
+        Raises:
+            ConfigError: ``INPUT.SAR.CACHE_DIR`` cannot be written.
+        """
+        sar = cfg.INPUT.SAR
+        reader = cls(TRANSFORM_REGISTRY.get(sar.TRANSFORM)(cfg), sar.CHANNEL)
+        if cached and sar.CACHE == "memory":
+            reader.cache = MemoryCache()
+        elif cached and sar.CACHE == "disk":
+            reader.cache = DiskCache(sar.CACHE_DIR, reader.settings)
+        return reader
+
+    @property
+    def settings(self) -> str:
+        """All that an image depends on beside its file, as text."""
+        kind = type(self.sar_transform)
+        values = sorted((name, repr(value)) for name, value in vars(self.sar_transform).items())
+        return f"{kind.__module__}.{kind.__qualname__} {values} channel={self.channel} pillow={PIL.__version__}"
+
+    def __call__(self, path: str | os.PathLike[str], modality: int | None = None) -> ChipImage:
+        """Read a chip, or take it from the cache unless the file has changed since.
+
+        Args:
+            path: the file.
+            modality: 0 optical, 1 SAR; None: as :func:`read_chip` finds out.
+
+        Raises:
+            ChipError: a chip that cannot be used.
+        """
+        path = os.fspath(path)
+        if self.cache is None:
+            return self._read(path, modality)
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return self._read(path, modality)  # says what is wrong with the file
+        stamp = facts.st_mtime_ns, facts.st_size
+        chip = self.cache.load(path, modality, stamp)
+        if chip is None:
+            chip = self._read(path, modality)
+            self.cache.save(path, modality, stamp, chip)
+        return chip
+
+    def _read(self, path: str, modality: int | None) -> ChipImage:
+        chip = read_chip(path, modality, self.channel)
+        image = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
+        return ChipImage(image, chip.modality, chip.size, chip.doubts)
+
+
+def read_generated(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """A generated chip as ``[height, width, 3]`` uint8, as it is: its bridge was trained behind the SAR transform.
+
+    Raises:
+        ChipError: it cannot be read, or is no 8-bit image in grey or colour.
+    """
+    pixels = decode(path).pixels
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+        what = f"{pixels.dtype} of {pixels.shape[2]} channel(s)"
+        raise ChipError(path, f"is {what}; a generated chip is 8-bit grey or RGB")
+    return np.ascontiguousarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
