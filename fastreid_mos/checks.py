@@ -20,9 +20,10 @@ from .data import SAMPLERS, TRANSFORM_REGISTRY
 from .data.augment import check_augmentation
 from .evaluation import EVALUATOR_REGISTRY
 from .evaluation.evaluator import check_fusion
-from .modeling import LOSS_NAMES
-from .modeling.backbones import transoss_from_config, with_feat_dim
+from .modeling import LOSS_REGISTRY
+from .modeling.building import with_feat_dim
 from .modeling.timm_backbone import check_timm_name
+from .modeling.transoss import transoss_from_config
 from .modeling.weights_files import find_weights
 
 # The layers that fast-reid's get_norm knows.
@@ -37,7 +38,7 @@ KNOWN: dict[str, Collection[str]] = {
     "MODEL.HEADS.NORM": NECK_NORMS,
     "MODEL.HEADS.POOL_LAYER": pooling.__all__,
     "MODEL.HEADS.CLS_LAYER": any_softmax.__all__,
-    "MODEL.LOSSES.NAME": LOSS_NAMES,
+    "MODEL.LOSSES.NAME": LOSS_REGISTRY._obj_map,
     "DATASETS.NAMES": DATASET_REGISTRY._obj_map,
     "DATASETS.TESTS": DATASET_REGISTRY._obj_map,
     "DATALOADER.SAMPLER_TRAIN": SAMPLERS,
@@ -126,7 +127,8 @@ def check_start(cfg: Any) -> None:
     """Refuse start weights and a timm model that are not there."""
     backbone = cfg.MODEL.BACKBONE
     if backbone.NAME == "build_timm_backbone":
-        check_timm_name(cfg.MODEL.TIMM.NAME)
+        with building("MODEL.TIMM.NAME"):
+            check_timm_name(cfg.MODEL.TIMM.NAME)
     starts = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.BACKBONE.PRETRAIN_PATH": backbone.PRETRAIN_PATH}
     for key, path in starts.items():
         if path and (backbone.PRETRAIN or key == "MODEL.WEIGHTS"):

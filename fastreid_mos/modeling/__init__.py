@@ -1,21 +1,26 @@
 """Models and losses: TransOSS, CMAL, the head, the meta-architecture, timm backbones and the import of weights."""
 
-from .backbones import build_transoss_backbone
 from .building import build_checked_model
-from .cmal import cmal_loss
-from .contrastive import pair_contrastive_loss, pair_logits
+from .cmal import CMALLoss, cmal_loss
 from .heads import CMALHead
 from .inputs import ModelInputError
-from .losses import batch_hard_triplet_loss, cross_entropy_loss
-from .mos import LOSS_NAMES, MOS
+from .losses import (
+    LOSS_REGISTRY,
+    batch_hard_triplet_loss,
+    cross_entropy_loss,
+    pair_contrastive_loss,
+    pair_logits,
+)
+from .mos import MOS
 from .timm_backbone import TimmBackbone, build_timm_backbone
-from .transoss import TransOSS
+from .transoss import TransOSS, build_transoss_backbone
 from .weights import WeightsReport, load_reid_weights
 
 __all__ = [
-    "LOSS_NAMES",
+    "LOSS_REGISTRY",
     "MOS",
     "CMALHead",
+    "CMALLoss",
     "ModelInputError",
     "TimmBackbone",
     "TransOSS",

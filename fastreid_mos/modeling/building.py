@@ -1,24 +1,27 @@
-"""The model of a config, or one line about why these settings make none."""
+"""A config's model and backbone, or one line about why these settings make none."""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 import torch
-from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, build_model
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.meta_arch import build_model
 from torch import nn
 
 from ..config import building, require, require_device
-from .heads import CMALHead
-from .mos import MOS
+from ..errors import ConfigError
+from .weights import load_reid_weights
+
+logger = logging.getLogger(__name__)
 
 
 def build_checked_model(cfg: Any) -> nn.Module:
     """The model of ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``, without the weights of ``MODEL.WEIGHTS``.
 
-    fast-reid's models and heads notice at the first batch only that their parts do not fit, so one empty chip goes
-    through them first. MOS with CMALHead says so itself.
+    One empty chip goes through it: models and heads notice at the first batch only that their parts do not fit.
 
     Raises:
         ConfigError: a device that is not there, settings that make no model, parts that do not fit, FREEZE_LAYERS that
@@ -26,23 +29,31 @@ def build_checked_model(cfg: Any) -> nn.Module:
         MOSError: start weights that cannot be read or do not fit.
     """
     require_device(cfg)
-    name = cfg.MODEL.META_ARCHITECTURE
-    require(name in META_ARCH_REGISTRY._obj_map, f"MODEL.META_ARCHITECTURE: {name!r} is not registered")
-    with building(f"MODEL: {name} on {cfg.MODEL.BACKBONE.NAME} with {cfg.MODEL.HEADS.NAME}"):
+    settings = cfg.MODEL
+    with building(
+        f"MODEL: {settings.META_ARCHITECTURE} on {settings.BACKBONE.NAME} with {settings.HEADS.NAME} "
+        f"(MODEL.BACKBONE.FEAT_DIM {settings.BACKBONE.FEAT_DIM}, INPUT.SIZE_TRAIN {list(cfg.INPUT.SIZE_TRAIN)})"
+    ):
         model: nn.Module = build_model(cfg)
-    _check_frozen(cfg, model)
-    if not (isinstance(model, MOS) and isinstance(model.heads, CMALHead)):
-        with building(
-            f"MODEL: {name} on {cfg.MODEL.BACKBONE.NAME} with {cfg.MODEL.HEADS.NAME} "
-            f"(MODEL.BACKBONE.FEAT_DIM {cfg.MODEL.BACKBONE.FEAT_DIM}, INPUT.SIZE_TRAIN {list(cfg.INPUT.SIZE_TRAIN)})"
-        ):
-            _try_one_chip(cfg, model)
+        _try_one_chip(cfg, model)
+    parts = ", ".join(name for name, _ in model.named_children())
+    for layer in settings.FREEZE_LAYERS:  # fast-reid says nothing where a pattern matches no weight
+        found = _is_pattern(layer) and any(re.match(layer, name) for name, _ in model.named_parameters())
+        require(found, f"MODEL.FREEZE_LAYERS: no layer of the model starts with {layer!r}; its parts: {parts}")
     return model
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 @torch.no_grad()
 def _try_one_chip(cfg: Any, model: nn.Module) -> None:
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     batch = {
         "images": torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN, device=device),
         "modalities": torch.zeros(1, dtype=torch.long, device=device),
@@ -50,6 +61,7 @@ def _try_one_chip(cfg: Any, model: nn.Module) -> None:
         "sizes": torch.ones(1, 3, device=device),
         "metres": torch.ones(1, 2, device=device),
     }
+    training = model.training
     model.eval()
     try:
         model(batch)
@@ -57,13 +69,75 @@ def _try_one_chip(cfg: Any, model: nn.Module) -> None:
         model.train(training)
 
 
-def _check_frozen(cfg: Any, model: nn.Module) -> None:
-    """fast-reid freezes what a pattern of FREEZE_LAYERS matches from its start, and is silent where nothing does."""
-    names = [name for name, _ in model.named_parameters()]
-    parts = ", ".join(name for name, _ in model.named_children())
-    for layer in cfg.MODEL.FREEZE_LAYERS:
-        try:
-            found = any(re.match(layer, name) for name in names)
-        except re.error:
-            found = False
-        require(found, f"MODEL.FREEZE_LAYERS: no layer of the model starts with {layer!r}; its parts: {parts}")
+def build_backbone(cfg: Any) -> nn.Module:
+    """The backbone ``MODEL.BACKBONE.NAME``, with its start weights.
+
+    fast-reid's own backbones read ``PRETRAIN_PATH`` without saying when nothing in it fits: here the file goes through
+    :func:`load_reid_weights`. Without a path they download their weights, as they always do.
+
+    Raises:
+        ConfigError: settings (``DEPTH`` ...) that fast-reid's backbone does not know, or weights that cannot be
+            downloaded.
+        MOSError: start weights that cannot be read or do not fit.
+    """
+    settings = cfg.MODEL.BACKBONE
+    builder = BACKBONE_REGISTRY.get(settings.NAME)
+    if not builder.__module__.startswith("fastreid."):
+        backbone: nn.Module = builder(cfg)
+        return backbone
+    load_here = settings.PRETRAIN and settings.PRETRAIN_PATH
+    try:
+        backbone = builder(_with(cfg, "PRETRAIN", False) if load_here else cfg)
+    except (KeyError, ValueError, AssertionError, OSError) as error:
+        download = "; its weights are downloaded: set PRETRAIN_PATH to a file" if settings.PRETRAIN else ""
+        raise ConfigError(
+            f"MODEL.BACKBONE: {settings.NAME} cannot be built with DEPTH {settings.DEPTH!r} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}){download}"
+        ) from error
+    if load_here:
+        load_reid_weights(backbone, settings.PRETRAIN_PATH)
+    return backbone
+
+
+def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
+    """Load ``MODEL.BACKBONE.PRETRAIN_PATH`` if ``MODEL.BACKBONE.PRETRAIN`` is set; the log says so either way.
+
+    Raises:
+        ConfigError: PRETRAIN without a path.
+        MOSError: the file cannot be read or does not fit.
+    """
+    settings = cfg.MODEL.BACKBONE
+    if not settings.PRETRAIN:
+        logger.info(f"{settings.NAME}: MODEL.BACKBONE.PRETRAIN is False: training from scratch unless weights follow")
+        return
+    require(
+        bool(settings.PRETRAIN_PATH),
+        "MODEL.BACKBONE.PRETRAIN is True: set MODEL.BACKBONE.PRETRAIN_PATH to a weights file "
+        "(nothing is downloaded), or PRETRAIN to False to train from scratch",
+    )
+    load_reid_weights(backbone, settings.PRETRAIN_PATH)
+
+
+def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:
+    """The config with ``MODEL.BACKBONE.FEAT_DIM`` 0 (automatic) replaced by the backbone's own width.
+
+    Raises:
+        ConfigError: FEAT_DIM is another number, or 0 and the backbone does not tell.
+    """
+    width, given, name = getattr(backbone, "num_features", None), cfg.MODEL.BACKBONE.FEAT_DIM, cfg.MODEL.BACKBONE.NAME
+    if width is None:
+        require(given != 0, f"MODEL.BACKBONE.FEAT_DIM: {name} does not tell its width; set the number")
+        return cfg
+    require(
+        given in (0, width),
+        f"MODEL.BACKBONE.FEAT_DIM is {given}, but {name} gives {width} channels: set it to {width}, or 0 for automatic",
+    )
+    return _with(cfg, "FEAT_DIM", width)
+
+
+def _with(cfg: Any, key: str, value: Any) -> Any:
+    """A copy of the config with another value of a key of ``MODEL.BACKBONE``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE[key] = value
+    return cfg

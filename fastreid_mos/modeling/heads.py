@@ -8,13 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastreid.config import configurable
-from fastreid.layers import any_softmax, pooling
 from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .inputs import ModelInputError, check_modalities
-from .precision import no_autocast
+from .inputs import ModelInputError, check_modalities, no_autocast
 from .transoss import NUM_MODALITIES
 
 _COSINE_LIMIT = 1.0 - 1e-6
@@ -25,7 +23,7 @@ class SizeJoin(nn.Module):
 
     Mapped linearly, so that a distance between two joined features still holds the ratio of the ships' sizes: that of
     their logarithms, because a crop's error is a share of the ship. The start is an isometry onto ``dim`` numbers of
-    standard deviation ``gain``. With the raw size numbers and a gain of 1 the trained model ranked worse than size
+    standard deviation ``gain``. With the raw size features and a gain of 1 the trained model ranked worse than size
     alone, on held-out simulated ships and on the real training ships alike.
     """
 
@@ -61,6 +59,8 @@ class StripePool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``[B, C, h, w]`` -> ``[B, dim * S]``."""
+        if features.dim() != 4 or features.shape[2] == 1:
+            raise ConfigError("MODEL.HEADS.STRIPES: this backbone gives one vector per chip, no map; set it to 0")
         rows = F.adaptive_avg_pool2d(features, (self.stripes, 1)).squeeze(3)
         reduced: Tensor = self.reduce(rows)
         return reduced.flatten(1)
@@ -83,7 +83,7 @@ class ModalityJoin(nn.Module):
 
 
 @REID_HEADS_REGISTRY.register()
-class CMALHead(EmbeddingHead):
+class CMALHead(EmbeddingHead):  # type: ignore[misc]
     """fast-reid's EmbeddingHead with a choice of test feature and the join.
 
     Features go through the pooling (a vector ``[B, C]`` does not), the join, the reduction to ``embedding_dim`` if that
@@ -92,65 +92,51 @@ class CMALHead(EmbeddingHead):
 
     Args:
         feat_dim: C, channels of the backbone's feature.
-        embedding_dim: width of the feature after a linear reduction; 0: no reduction.
         num_classes: training identities.
+        embedding_dim: width of the feature after a linear reduction; 0: no reduction.
         neck_feat: feature that metric losses get, "before" or "after".
         test_neck_feat: feature returned in evaluation mode.
-        pool_type: a class of ``fastreid.layers.pooling``.
-        cls_type: a class of ``fastreid.layers.any_softmax``.
-        scale, margin: of the classifier.
-        with_bnneck, norm_type: whether there is a batch norm, and which.
         join: any of "size" and "modality" (for backbones that take images only).
         join_dim, join_gain: numbers that "size" adds to the feature, and their standard deviation at the start.
         stripes, stripe_dim: above 0, pool that many horizontal stripes to so many numbers each, not by ``pool_type``.
+        others: fast-reid's: ``pool_type`` (a class of ``fastreid.layers.pooling``), ``cls_type`` (of
+            ``fastreid.layers.any_softmax``), its ``scale`` and ``margin``, ``with_bnneck`` and ``norm_type``.
 
     Raises:
-        ConfigError: a name that does not exist.
+        ValueError: an argument out of its range.
     """
 
-    @configurable
+    @configurable  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,
         feat_dim: int,
-        embedding_dim: int = 0,
         num_classes: int,
+        embedding_dim: int = 0,
         neck_feat: str = "before",
         test_neck_feat: str = "before",
-        pool_type: str = "GlobalAvgPool",
-        cls_type: str = "Linear",
-        scale: float = 1,
-        margin: float = 0.0,
-        with_bnneck: bool = True,
-        norm_type: str = "BN",
         join: Sequence[str] = (),
         join_dim: int = 32,
         join_gain: float = 3.0,
         stripes: int = 0,
         stripe_dim: int = 128,
+        **others: Any,
     ) -> None:
-        _check_name("POOL_LAYER", pool_type, pooling.__all__)
-        _check_name("CLS_LAYER", cls_type, any_softmax.__all__)
-        _check_name("NECK_FEAT", neck_feat, ("before", "after"))
-        _check_name("TEST_NECK_FEAT", test_neck_feat, ("before", "after"))
-        for name in join:
-            _check_name("JOIN", name, ("size", "modality"))
-        if "size" in join and join_dim < 1:
-            raise ConfigError(f"MODEL.HEADS.JOIN_DIM: at least 1, got {join_dim}")
-        if stripes < 0 or stripe_dim < 1:
-            raise ConfigError(f"MODEL.HEADS.STRIPES: 0 or more, STRIPE_DIM at least 1, got {stripes} and {stripe_dim}")
+        for name, given, known in (
+            ("neck_feat", (neck_feat,), ("before", "after")),
+            ("test_neck_feat", (test_neck_feat,), ("before", "after")),
+            ("join", join, ("size", "modality")),
+        ):
+            if not set(given) <= set(known):
+                raise ValueError(f"{name}: {' or '.join(known)}, got {', '.join(given)!r}")
         pooled_dim = stripes * stripe_dim or feat_dim
+        defaults = {"pool_type": "GlobalAvgPool", "cls_type": "Linear", "scale": 1, "margin": 0.0}
         super().__init__(
             feat_dim=pooled_dim + (join_dim if "size" in join else 0),
-            embedding_dim=embedding_dim,
             num_classes=num_classes,
+            embedding_dim=embedding_dim,
             neck_feat=neck_feat,
-            pool_type=pool_type,
-            cls_type=cls_type,
-            scale=scale,
-            margin=margin,
-            with_bnneck=with_bnneck,
-            norm_type=norm_type,
+            **{**defaults, "with_bnneck": True, "norm_type": "BN", **others},
         )
         self.feat_dim = feat_dim
         self.test_neck_feat = test_neck_feat
@@ -167,25 +153,18 @@ class CMALHead(EmbeddingHead):
         The other classifiers normalize their weights, so that smaller ones would only take larger steps.
         """
         super().reset_parameters()
-        if type(self.cls_layer).__name__ == "Linear":
+        if self._is_linear:
             nn.init.normal_(self.weight, std=0.001)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Arguments of the constructor from a config."""
-        return {
-            **super().from_config(cfg),
-            "test_neck_feat": cfg.MODEL.HEADS.TEST_NECK_FEAT,
-            "join": tuple(cfg.MODEL.HEADS.JOIN),
-            "join_dim": cfg.MODEL.HEADS.JOIN_DIM,
-            "join_gain": cfg.MODEL.HEADS.JOIN_GAIN,
-            "stripes": cfg.MODEL.HEADS.STRIPES,
-            "stripe_dim": cfg.MODEL.HEADS.STRIPE_DIM,
-        }
+        names = ("test_neck_feat", "join", "join_dim", "join_gain", "stripes", "stripe_dim")
+        return {**super().from_config(cfg), **{name: cfg.MODEL.HEADS[name.upper()] for name in names}}
 
     @property
-    def _has_batch_norm(self) -> bool:
-        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+    def _is_linear(self) -> bool:
+        return type(self.cls_layer).__name__ == "Linear"
 
     @property
     def uses_modalities(self) -> bool:
@@ -222,15 +201,16 @@ class CMALHead(EmbeddingHead):
             ``pred_class_logits`` (without), both ``[B, classes]``, and ``features``.
 
         Raises:
-            ConfigError: the backbone's channels are not FEAT_DIM.
-            ModelInputError: the join lacks its input.
+            ConfigError: the backbone's feature does not fit FEAT_DIM, POOL_LAYER or STRIPES.
+            ModelInputError: the join lacks its input; a training batch of one chip.
         """
         if features.shape[1] != self.feat_dim:
             raise ConfigError(
                 f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]} channels: "
                 f"set MODEL.BACKBONE.FEAT_DIM to {features.shape[1]}"
             )
-        if self.training and features.shape[0] < 2 and self._has_batch_norm:
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+        if self.training and len(features) < 2 and has_batch_norm:
             raise ModelInputError(
                 "batch norm cannot train on a batch of one chip: raise SOLVER.IMS_PER_BATCH (which all processes share)"
             )
@@ -241,8 +221,6 @@ class CMALHead(EmbeddingHead):
             before = before.flatten(1)
             if not self.training:
                 return before if self.test_neck_feat == "before" else after
-            if targets is None:
-                raise ModelInputError("training needs 'targets' [B], the number of each chip's identity")
             logits = self._logits(after)
             return {
                 # The margin layers work in place.
@@ -253,42 +231,35 @@ class CMALHead(EmbeddingHead):
 
     def _pool(self, features: Tensor) -> Tensor:
         if isinstance(self.pool_layer, StripePool):
-            if features.dim() != 4 or features.shape[2] == 1:
-                raise ConfigError("MODEL.HEADS.STRIPES: this backbone gives one vector per chip, no map; set it to 0")
-            return self.pool_layer(features)
+            stripes: Tensor = self.pool_layer(features)
+            return stripes
+        name = type(self.pool_layer).__name__
         if features.dim() == 2:
             if any(True for _ in self.pool_layer.parameters()):
                 raise ConfigError(
-                    f"MODEL.HEADS.POOL_LAYER: this backbone gives vectors, which {type(self.pool_layer).__name__} "
-                    "cannot pool and would leave untrained: set it to Identity"
+                    f"MODEL.HEADS.POOL_LAYER: this backbone gives vectors, which {name} cannot pool and would leave "
+                    "untrained: set it to Identity"
                 )
             return features
-        pooled = self.pool_layer(features)
-        if pooled.dim() != 4 or tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
+        pooled: Tensor = self.pool_layer(features)
+        if tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
             raise ConfigError(
-                f"MODEL.HEADS.POOL_LAYER: {type(self.pool_layer).__name__} leaves a map of {list(pooled.shape[1:])}, "
+                f"MODEL.HEADS.POOL_LAYER: {name} leaves a map of {list(pooled.shape[1:])}, "
                 "not one vector per chip: use GlobalAvgPool or GeneralizedMeanPooling"
             )
         return pooled.flatten(1)
 
     def _join(self, pooled: Tensor, modalities: Tensor | None, metres: Tensor | None) -> Tensor:
         if self.modality_join is not None:
-            if modalities is None:
-                raise ModelInputError("MODEL.HEADS.JOIN has 'modality': the batch needs 'modalities' [B]")
-            pooled = self.modality_join(pooled, check_modalities(modalities, pooled.shape[0]))
+            pooled = self.modality_join(pooled, check_modalities(modalities, len(pooled)))
         if self.size_join is not None:
-            if metres is None or tuple(metres.shape) != (pooled.shape[0], 2):
-                raise ModelInputError("MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
+            if metres is None or tuple(metres.shape) != (len(pooled), 2):
+                raise ModelInputError("metres: MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
             pooled = self.size_join(pooled, metres)
         return pooled
 
     def _logits(self, feature: Tensor) -> Tensor:
-        if type(self.cls_layer).__name__ == "Linear":
+        if self._is_linear:
             return F.linear(feature, self.weight)
         # The slope of ArcSoftmax's arc cosine is infinite at -1 and 1.
         return F.linear(F.normalize(feature), F.normalize(self.weight)).clamp(-_COSINE_LIMIT, _COSINE_LIMIT)
-
-
-def _check_name(key: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise ConfigError(f"MODEL.HEADS.{key}: one of {', '.join(known)}, got {name!r}")

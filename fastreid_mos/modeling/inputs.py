@@ -1,56 +1,62 @@
-"""Checks of what a model is given, with errors that say what to pass instead."""
+"""Checks of what a model is given, with errors that say what to pass instead; and full precision for the losses."""
 
 from __future__ import annotations
+
+import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import MOSError
 
+NUM_SIZES = 3
+
 
 class ModelInputError(MOSError, ValueError):
     """A batch that the model cannot take: a wrong image size, a missing or impossible modality, missing sizes."""
 
 
-def check_modalities(modalities: Tensor, rows: int) -> Tensor:
-    """Modalities as an index; refused with a wrong shape or outside 0 (optical) and 1 (SAR).
+def can_look_at(values: Tensor) -> bool:
+    """Whether the host may read values without waiting for a device or breaking a compiled graph."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
-    The values are looked at on the CPU only: on an accelerator that would make the host wait for the device.
 
-    Args:
-        modalities: ``[B]``, of any integer or boolean type.
-        rows: the B expected.
-
-    Returns:
-        ``[B]``, int64: indexing by a boolean or a byte tensor would select rows instead.
+def check_modalities(modalities: Tensor | None, rows: int) -> Tensor:
+    """Modalities as an index ``[rows]``, int64 (indexing by a boolean or byte tensor would select rows instead).
 
     Raises:
-        ModelInputError: no tensor, a wrong shape, or on the CPU a value other than 0 and 1.
+        ModelInputError: none, a wrong shape, or, on the CPU only, a value other than 0 and 1.
     """
-    if not isinstance(modalities, Tensor):
-        raise ModelInputError(f"modalities: a tensor [{rows}] of 0 and 1, not {type(modalities).__name__}")
-    if modalities.dim() != 1 or modalities.shape[0] != rows:
+    if modalities is None:
+        raise ModelInputError(f"modalities: the modality of each chip is needed, [{rows}], 0 optical, 1 SAR")
+    if tuple(modalities.shape) != (rows,):
         raise ModelInputError(f"modalities: one number per chip, [{rows}], got {list(modalities.shape)}")
-    if can_look_at(modalities):
-        if bool(((modalities != 0) & (modalities != 1)).any()):
-            raise ModelInputError(
-                f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
-                "a data set of another kind has camera numbers there"
-            )
+    if can_look_at(modalities) and bool(((modalities != 0) & (modalities != 1)).any()):
+        raise ModelInputError(
+            f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
+            "a data set of another kind has camera numbers there"
+        )
     return modalities.long()
 
 
-def check_finite(values: Tensor, name: str) -> None:
-    """Refuse NaN and infinity among a few numbers per chip; on an accelerator they are not looked at.
+def check_sizes(sizes: Tensor | None, rows: int) -> Tensor:
+    """Size features ``[rows, 3]``.
 
     Raises:
-        ModelInputError: on the CPU, a value that is no finite number.
+        ModelInputError: none, a wrong shape, or, on the CPU only, a value that is not finite.
     """
-    if can_look_at(values) and not bool(torch.isfinite(values).all()):
-        row = int((~torch.isfinite(values)).flatten(1).any(dim=1).nonzero()[0])
-        raise ModelInputError(f"{name}: finite numbers, got {values[row].tolist()} for chip {row} of the batch")
+    if sizes is None or tuple(sizes.shape) != (rows, NUM_SIZES):
+        got = "none" if sizes is None else str(list(sizes.shape))
+        raise ModelInputError(f"sizes: the size features of each chip are needed, [{rows}, {NUM_SIZES}], got {got}")
+    if can_look_at(sizes) and not bool(torch.isfinite(sizes).all()):
+        row = int((~torch.isfinite(sizes)).any(dim=1).nonzero()[0])
+        raise ModelInputError(f"sizes: finite numbers, got {sizes[row].tolist()} for chip {row} of the batch")
+    return sizes
 
 
-def can_look_at(values: Tensor) -> bool:
-    """Whether the host may read values without waiting for a device or breaking a compiled or traced graph."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+def no_autocast(device: torch.device) -> Any:
+    """A context in which autocast is off on the device's kind."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device.type, enabled=False)

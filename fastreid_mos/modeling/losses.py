@@ -1,43 +1,78 @@
-"""The classification and triplet losses of the recipe, where fast-reid's own cannot serve."""
+"""The losses that ``MODEL.LOSSES.NAME`` chooses from, and the functions that compute them.
+
+A loss is registered under its name. It is a function, or a module class (for a loss with weights of its own), whose
+arguments are named after what it needs of a training batch: ``features`` ``[B, D]``, ``cls_outputs`` ``[B, classes]``
+(logits with the classifier's margin) or anything else that the head returns, ``targets`` ``[B]``, ``modalities``
+``[B]``. Its other arguments are its settings: the keys of its node below ``MODEL.LOSSES``, in lower case. The node's
+SCALE is the loss's weight in the sum.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from fastreid.modeling.losses import pairwise_circleloss, pairwise_cosface, triplet_loss
+from fastreid.utils.registry import Registry
+from torch import Tensor, nn
 
-from .precision import no_autocast
+from .cmal import CMALLoss
+from .inputs import ModelInputError, no_autocast
+
+LOSS_REGISTRY = Registry("LOSS")
+# Loss: (its node below MODEL.LOSSES, its name in the log); the others have NAME and loss_name, without the word "loss".
+_NAMES = {"CrossEntropyLoss": ("ce", "loss_cls"), "TripletLoss": ("tri", "loss_triplet")}
 
 
-def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0.0) -> Tensor:
-    """Triplet loss with the hardest positive and negative of each row (Hermans et al., arXiv 1703.07737, eq. 5).
-
-    fast-reid's form of it compares the loss with infinity on the host, so the host waits for the device each step; the
-    softplus used here does not overflow and needs no such look.
+class WeightedLoss(nn.Module):
+    """A registered loss with its settings and weight.
 
     Args:
-        features: ``[B, D]``; distances are Euclidean, not normalized.
-        targets: identity of each row, ``[B]``.
-        margin: 0 for the soft margin ``log(1 + exp(d_pos - d_neg))``, else of the hinge
-            ``max(d_pos - d_neg + margin, 0)``.
-
-    Returns:
-        A scalar tensor: the mean over rows. A row whose batch holds no other identity counts 0.
+        name: in :data:`LOSS_REGISTRY`.
+        settings: its node below ``MODEL.LOSSES``, keys in lower case.
     """
-    with no_autocast(features.device):
-        return _batch_hard(features.to(torch.promote_types(features.dtype, torch.float32)), targets, margin)
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        entry: Any = LOSS_REGISTRY.get(name)
+        keywords = {key: value for key, value in settings.items() if key != "scale"}
+        self.name, self.scale = name, settings.get("scale", 1.0)
+        loss: Any = partial(entry, **keywords)
+        self.loss = loss() if inspect.isclass(entry) else loss
+        arguments = inspect.signature(getattr(self.loss, "forward", self.loss)).parameters
+        self.inputs = [key for key, argument in arguments.items() if argument.default is argument.empty]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The weighted loss of a batch: the head's outputs, ``targets`` and, where they are known, ``modalities``.
+
+        Raises:
+            ModelInputError: the batch lacks something that the loss needs.
+        """
+        for key in self.inputs:
+            if key not in batch:
+                raise ModelInputError(f"{self.name}: needs {key!r}, and the batch and the head give {', '.join(batch)}")
+        value: Tensor = self.scale * self.loss(**{key: batch[key] for key in self.inputs})
+        return value
 
 
-def _batch_hard(features: Tensor, targets: Tensor, margin: float) -> Tensor:
-    square = features.square().sum(dim=1)
-    distances = square[:, None] + square[None, :] - 2.0 * features @ features.t()
-    # The square root's slope is infinite at 0, where a row meets itself: below the clamp the gradient is zero.
-    distances = distances.clamp(min=1e-12).sqrt()
-    same = targets[:, None] == targets[None, :]
-    positive = distances.masked_fill(~same, 0.0).amax(dim=1)
-    negative = distances.masked_fill(same, float("inf")).amin(dim=1)
-    gap = torch.where(negative.isinf(), torch.full_like(positive, float("-inf")), positive - negative)
-    return (F.softplus(gap) if margin == 0.0 else F.relu(gap + margin)).mean()
+def build_losses(names: str | tuple[str, ...], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, WeightedLoss]:
+    """The losses of ``MODEL.LOSSES`` by their names in the log.
+
+    Raises:
+        ValueError: a loss that is not registered.
+    """
+    losses = {}
+    for name in (names,) if isinstance(names, str) else names:
+        if name not in LOSS_REGISTRY._obj_map:
+            raise ValueError(f"loss_names: {name!r} is none of {', '.join(LOSS_REGISTRY._obj_map)}")
+        word = name.removesuffix("Loss").lower()
+        node, logged = _NAMES.get(name, (word, f"loss_{word}"))
+        losses[logged] = WeightedLoss(name, settings.get(node, {}))
+    return losses
 
 
 def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha: float = 0.2) -> Tensor:
@@ -62,3 +97,98 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha:
     share = eps if eps > 0.0 else alpha * own.detach().exp()
     rows = (share - 1) * own - share * others
     return rows.sum() / (rows != 0).sum().clamp(min=1)
+
+
+def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0.0) -> Tensor:
+    """Triplet loss with the hardest positive and negative of each row (Hermans et al., arXiv 1703.07737, eq. 5).
+
+    fast-reid's form of it compares the loss with infinity on the host, so the host waits for the device each step; the
+    softplus used here does not overflow. Computed in float32 under autocast.
+
+    Args:
+        features: ``[B, D]``; distances are Euclidean, not normalized.
+        targets: identity of each row, ``[B]``.
+        margin: 0 for the soft margin ``log(1 + exp(d_pos - d_neg))``, else of the hinge
+            ``max(d_pos - d_neg + margin, 0)``.
+
+    Returns:
+        A scalar tensor: the mean over rows. A row whose batch holds no other identity counts 0.
+    """
+    with no_autocast(features.device):
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        square = features.square().sum(dim=1)
+        distances = square[:, None] + square[None, :] - 2.0 * features @ features.t()
+        # The square root's slope is infinite at 0, where a row meets itself: below the clamp the gradient is zero.
+        distances = distances.clamp(min=1e-12).sqrt()
+        same = targets[:, None] == targets[None, :]
+        positive = distances.masked_fill(~same, 0.0).amax(dim=1)
+        negative = distances.masked_fill(same, float("inf")).amin(dim=1)
+        gap = torch.where(negative.isinf(), float("-inf"), positive - negative)
+        return (F.softplus(gap) if margin == 0.0 else F.relu(gap + margin)).mean()
+
+
+def pair_logits(optical: Tensor, sar: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Scaled cosine similarities, SAR x optical.
+
+    Args:
+        optical: features of optical chips, ``[N, D]``.
+        sar: features of SAR chips, ``[M, D]``.
+        logit_scale: logarithm of the scale.
+
+    Returns:
+        ``[M, N]``.
+    """
+    scale = torch.as_tensor(logit_scale, device=sar.device, dtype=sar.dtype).exp()
+    return scale * F.normalize(sar, dim=1) @ F.normalize(optical, dim=1).t()
+
+
+def pair_contrastive_loss(optical: Tensor, sar: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """The loss of pair pretraining (TransOSS, ICCV 2025, in CLIP's form, arXiv 2103.00020): cross-entropy of finding
+    the SAR partner of each optical chip, and the other way round, averaged.
+
+    Row i of ``optical`` and row i of ``sar`` show the same place or ship; every other row is a negative. Computed in
+    float32 under autocast.
+
+    Args:
+        optical, sar: features, ``[N, D]``.
+        logit_scale: logarithm of the scale of the cosine similarities (a learned scalar, or a number).
+
+    Returns:
+        A scalar tensor.
+
+    Raises:
+        ModelInputError: the two have different shapes, or no row.
+    """
+    if optical.dim() != 2 or optical.shape != sar.shape or not optical.shape[0]:
+        raise ModelInputError(f"pairs: two [N, D] of one shape, got {list(optical.shape)} and {list(sar.shape)}")
+    with no_autocast(sar.device):
+        dtype = torch.promote_types(torch.promote_types(optical.dtype, sar.dtype), torch.float32)
+        logits = pair_logits(optical.to(dtype), sar.to(dtype), logit_scale)
+        partner = torch.arange(sar.shape[0], device=sar.device)
+        return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.t(), partner)) / 2
+
+
+def CrossEntropyLoss(cls_outputs: Tensor, targets: Tensor, epsilon: float, alpha: float) -> Tensor:
+    return cross_entropy_loss(cls_outputs, targets, epsilon, alpha)
+
+
+def TripletLoss(features: Tensor, targets: Tensor, margin: float, norm_feat: bool, hard_mining: bool) -> Tensor:
+    if hard_mining and not norm_feat:
+        return batch_hard_triplet_loss(features, targets, margin)
+    loss: Tensor = triplet_loss(features, targets, margin, norm_feat, hard_mining)
+    return loss
+
+
+def CircleLoss(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Tensor:
+    loss: Tensor = pairwise_circleloss(features, targets, margin, gamma)
+    return loss
+
+
+def Cosface(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Tensor:
+    loss: Tensor = pairwise_cosface(features, targets, margin, gamma)
+    return loss
+
+
+_OURS: tuple[Any, ...] = (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface)
+for _loss in _OURS:
+    LOSS_REGISTRY.register(_loss)

@@ -9,10 +9,7 @@ import torch
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .backbones import load_start_weights, with_feat_dim
-
-_POOLING: tuple[dict[str, Any], ...] = ({"global_pool": ""}, {})
+from .building import load_start_weights, with_feat_dim
 
 
 class TimmBackbone(nn.Module):
@@ -26,7 +23,7 @@ class TimmBackbone(nn.Module):
         num_features: channels of what ``forward`` gives.
 
     Raises:
-        ConfigError: timm is not installed, has no such model, or the model cannot take that size.
+        ValueError: timm is not installed, has no such model, or the model cannot take that size.
     """
 
     def __init__(self, name: str, img_size: tuple[int, int]) -> None:
@@ -44,7 +41,7 @@ class TimmBackbone(nn.Module):
         if self.is_convolutional:
             # Depthwise convolutions are about a third faster on pixels that lie together (EfficientNet-Lite0, CPU).
             images = images.contiguous(memory_format=torch.channels_last)
-        features = self.model(images)
+        features: Tensor = self.model(images)
         if features.dim() == 2:
             return features[..., None, None]
         return features.permute(0, 3, 1, 2) if self.channels_last else features
@@ -54,20 +51,15 @@ def check_timm_name(name: str) -> None:
     """Refuse a name that timm does not know.
 
     Raises:
-        ConfigError: timm is not installed, or has no such model; near names are listed.
+        ValueError: timm is not installed, or has no such model; near names are listed.
     """
     try:
         import timm
     except ImportError:
-        raise ConfigError(
-            'build_timm_backbone needs timm, which is not installed; run: pip install "fastreid-mos[pretrained]"'
-        ) from None
+        raise ValueError('name: timm is not installed; run: pip install "fastreid-mos[pretrained]"') from None
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ConfigError(
-            f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}"
-            + (f"; near: {', '.join(near)}" if near else "; timm.list_models() lists them")
-        )
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5) or ["see timm.list_models()"]
+        raise ValueError(f"name: timm {timm.__version__} has no model {name!r}; near: {', '.join(near)}")
 
 
 def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
@@ -78,36 +70,30 @@ def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
     failure: Exception | None = None
     # A map without pooling where the model gives one, else the model's own pooling; with the image size where the
     # model takes one. Models differ in which of these they refuse, and in the error.
-    for pooling in _POOLING:
+    for pooling in ({"global_pool": ""}, {}):
         for size in ({"img_size": img_size}, {}):
             settings: dict[str, Any] = {**pooling, **size}
             try:
                 model = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0, **settings)
-                example = _example(model, img_size)
+                with torch.no_grad():
+                    example = model.eval()(torch.zeros(1, 3, *img_size))
             except Exception as error:
                 failure = failure or error
                 continue
             if example.dim() == 4 or (example.dim() == 2 and not pooling):
-                return model, example
+                return model.train(), example
             break  # tokens
-    reason = " ".join(str(failure).split()) or "it gives neither a feature map nor a vector"
-    raise ConfigError(f"MODEL.TIMM.NAME: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {reason}")
+    reason = " ".join(str(failure).split())
+    raise ValueError(f"img_size: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {reason}")
 
 
-@torch.no_grad()
-def _example(model: nn.Module, img_size: tuple[int, int]) -> Tensor:
-    model.eval()
-    result: Tensor = model(torch.zeros(1, 3, *img_size))
-    model.train()
-    return result
-
-
-@BACKBONE_REGISTRY.register()
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
 def build_timm_backbone(cfg: Any) -> TimmBackbone:
     """The timm model ``MODEL.TIMM.NAME``, with start weights from the file ``MODEL.BACKBONE.PRETRAIN_PATH``.
 
     Raises:
-        ConfigError: timm is not installed, an unknown name, a FEAT_DIM that is not the model's.
+        ValueError: timm is not installed, an unknown name.
+        ConfigError: a FEAT_DIM that is not the model's.
         MOSError: start weights that cannot be read or do not fit.
     """
     backbone = TimmBackbone(cfg.MODEL.TIMM.NAME, tuple(cfg.INPUT.SIZE_TRAIN))

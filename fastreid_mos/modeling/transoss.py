@@ -5,46 +5,23 @@ Parameter names are those of the authors' checkpoints, so that these load as the
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from fastreid.layers.drop import DropPath
+from fastreid.layers.helpers import to_2tuple
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.vision_transformer import Mlp, PatchEmbed_overlap
 from torch import Tensor, nn
-from torch.nn.init import normal_, trunc_normal_, zeros_
+from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
-from .inputs import ModelInputError, check_finite, check_modalities
+from .building import load_start_weights, with_feat_dim
+from .inputs import NUM_SIZES, ModelInputError, check_modalities, check_sizes
 
-LAYER_NORM_EPS = 1e-6
 NUM_MODALITIES = 2
-NUM_SIZES = 3
-
-
-def _pair(value: int | tuple[int, int] | list[int], name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
-        raise ConfigError(f"TransOSS {name}: one number, or (height, width), got {value}")
-    height, width = pair
-    if height < 1 or width < 1:
-        raise ConfigError(f"TransOSS {name}: at least 1, got {value}")
-    return int(height), int(width)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: a residual branch is left out for whole rows, the others scaled up (arXiv 1603.09382)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return branch
-        keep = 1.0 - self.rate
-        mask = branch.new_empty((branch.shape[0],) + (1,) * (branch.dim() - 1)).bernoulli_(keep)
-        return branch * (mask / keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
 
 
 class Attention(nn.Module):
@@ -73,66 +50,43 @@ class Attention(nn.Module):
             qkv = self.qkv(tokens).view(rows, length, 3, self.num_heads, width)
             query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(rows, -1, dim)))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, dim: int, hidden: int, drop: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(tokens)))))
+        output: Tensor = self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(rows, -1, dim)))
+        return output
 
 
 class Block(nn.Module):
     """A pre-norm transformer block with stochastic depth.
 
-    With ``first_only`` it gives the first token alone, ``[B, 1, dim]``, for which the others are still looked at.
+    With ``first_only`` it gives the first token alone, ``[B, 1, dim]``, which still attends to the others.
     """
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, drop: float, attn_drop: float, drop_path: float
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, attn_drop, drop)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         kept = tokens[:, :1] if first_only else tokens
         tokens = kept + self.drop_path(self.attn(self.norm1(tokens), first_only))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-
-
-class PatchEmbed(nn.Module):
-    """Patches to tokens: a convolution whose stride may be smaller than the patch (overlapping patches)."""
-
-    def __init__(
-        self, patch_size: tuple[int, int], stride_size: tuple[int, int], in_chans: int, embed_dim: int
-    ) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=stride_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        output: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return output
 
 
 class SizeEmbed(nn.Module):
-    """SSE, the ship-size embedding: a linear map of the three size numbers to one token."""
+    """SSE, the ship-size embedding: a linear map of the three size features to one token."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
         self.linear_layer = nn.Linear(NUM_SIZES, embed_dim)
 
     def forward(self, sizes: Tensor) -> Tensor:
-        return self.linear_layer(sizes.to(self.linear_layer.weight.dtype)).unsqueeze(1)
+        token: Tensor = self.linear_layer(sizes.to(self.linear_layer.weight.dtype)).unsqueeze(1)
+        return token
 
 
 class TransOSS(nn.Module):
@@ -154,14 +108,14 @@ class TransOSS(nn.Module):
         mie_scale: its factor.
         sse: whether there is SSE.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 in the first.
-        in_chans: channels of a chip.
         drop_rate: dropout after the position embedding and in the blocks.
         attn_drop_rate: dropout of attention weights.
         modality_patch_embed: one patch embedding per modality; False: a shared one.
         grad_checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
-        ConfigError: heads that do not divide the width, an image smaller than a patch.
+        ValueError: heads that do not divide the width, a patch or stride larger than the image, a rate outside
+            [0, 1).
     """
 
     def __init__(
@@ -178,54 +132,47 @@ class TransOSS(nn.Module):
         sse: bool = True,
         drop_path_rate: float = 0.1,
         *,
-        in_chans: int = 3,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         modality_patch_embed: bool = True,
         grad_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.img_size = _pair(img_size, "img_size")
-        self.patch_size = _pair(patch_size, "patch_size")
-        self.stride_size = _pair(stride_size, "stride_size")
-        if embed_dim < 1 or num_heads < 1 or depth < 1:
-            raise ConfigError(
-                f"TransOSS: embed_dim ({embed_dim}), depth ({depth}) and num_heads ({num_heads}) are at least 1"
-            )
-        for name, rate in (
-            ("drop_path_rate", drop_path_rate), ("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate),
-        ):  # fmt: skip
-            if not 0.0 <= rate < 1.0:
-                raise ConfigError(f"TransOSS {name}: at least 0 and below 1, got {rate}")
-        if int(embed_dim * mlp_ratio) < 1:
-            raise ConfigError(f"TransOSS mlp_ratio: {mlp_ratio} leaves no hidden unit")
+        self.img_size, self.patch_size, self.stride_size = map(to_2tuple, (img_size, patch_size, stride_size))
+        hidden = int(embed_dim * mlp_ratio)
+        counts = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_ratio": hidden}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}: must give at least 1, gives {count}")
         if embed_dim % num_heads:
-            raise ConfigError(f"TransOSS: num_heads ({num_heads}) must divide embed_dim ({embed_dim})")
-        if any(image < patch for image, patch in zip(self.img_size, self.patch_size, strict=True)):
-            raise ConfigError(f"TransOSS: an image of {self.img_size} is smaller than a patch of {self.patch_size}")
-        # (rows, columns) of patches
-        self.grid_size = (
-            (self.img_size[0] - self.patch_size[0]) // self.stride_size[0] + 1,
-            (self.img_size[1] - self.patch_size[1]) // self.stride_size[1] + 1,
-        )
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
+            raise ValueError(f"num_heads: must divide embed_dim ({embed_dim}), got {num_heads}")
+        rates = {"drop_path_rate": drop_path_rate, "drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
+        for name, rate in rates.items():
+            if not 0.0 <= rate < 1.0:
+                raise ValueError(f"{name}: at least 0 and below 1, got {rate}")
+        for name, sides in (("patch_size", self.patch_size), ("stride_size", self.stride_size)):
+            if len(sides) != 2 or not all(1 <= side <= most for side, most in zip(sides, self.img_size, strict=True)):
+                raise ValueError(f"{name}: (height, width), each from 1 to the image's {self.img_size}, got {sides}")
         self.embed_dim = self.num_features = embed_dim
         self.mie_scale = mie_scale
         self.grad_checkpoint = grad_checkpoint
 
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_patches + 1, embed_dim))
-        self.mie_embed = nn.Parameter(torch.zeros(NUM_MODALITIES, 1, embed_dim)) if mie else None
-        self.patch_embed = PatchEmbed(self.patch_size, self.stride_size, in_chans, embed_dim)
+        # Its weights start as the authors': N(0, sqrt(2 / (area x embed_dim))), its bias as Conv2d's.
+        patches = {"stride_size": self.stride_size, "embed_dim": embed_dim}
+        self.patch_embed = PatchEmbed_overlap(self.img_size, self.patch_size, **patches)
         self.patch_embed_SAR = (
-            PatchEmbed(self.patch_size, self.stride_size, in_chans, embed_dim) if modality_patch_embed else None
+            PatchEmbed_overlap(self.img_size, self.patch_size, **patches) if modality_patch_embed else None
         )
+        self.grid_size = (self.patch_embed.num_y, self.patch_embed.num_x)  # (rows, columns) of patches
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
+        self.mie_embed = nn.Parameter(torch.zeros(NUM_MODALITIES, 1, embed_dim)) if mie else None
         self.pos_drop = nn.Dropout(drop_rate)
-        rates = [drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, drop_rate, attn_drop_rate, rate) for rate in rates
+            Block(embed_dim, num_heads, mlp_ratio, drop_rate, attn_drop_rate, drop_path_rate * share)
+            for share in np.linspace(0, 1, depth).tolist()
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.wh_embed = SizeEmbed(embed_dim) if sse else None
         self._init_weights()
 
@@ -237,9 +184,6 @@ class TransOSS(nn.Module):
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):  # its bias keeps Conv2d's own start, as in the authors' code
-                rows, columns = module.kernel_size
-                normal_(module.weight, std=(2.0 / (rows * columns * module.out_channels)) ** 0.5)
 
     @property
     def uses_modalities(self) -> bool:
@@ -251,15 +195,11 @@ class TransOSS(nn.Module):
         """Whether ``forward`` needs ``sizes``."""
         return self.wh_embed is not None
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that are usually trained without weight decay."""
-        return {"pos_embed", "cls_token", "mie_embed"}
-
     def forward(self, images: Tensor, modalities: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         """The feature of each chip.
 
         Args:
-            images: ``[B, C, H, W]``, normalized, of the size the model was made for.
+            images: ``[B, 3, H, W]``, normalized, of the size the model was made for.
             modalities: ``[B]``, 0 optical, 1 SAR. Not needed without MIE and with a shared patch embedding.
             sizes: ``[B, 3]``, the numbers of ``fastreid_mos.data.ship_size_features``. Not needed without SSE.
 
@@ -269,16 +209,20 @@ class TransOSS(nn.Module):
         Raises:
             ModelInputError: a wrong image size, missing modalities or sizes, a modality other than 0 and 1.
         """
-        modalities = self._check(images, modalities, sizes)
-        rows = images.shape[0]
-        images = images.to(self.patch_embed.proj.weight.dtype)
-        patches = self._embed_patches(images, modalities)
+        if images.dim() != 4 or tuple(images.shape[2:]) != tuple(self.img_size):
+            raise ModelInputError(
+                f"images: this TransOSS was made for chips of {self.img_size[0]}x{self.img_size[1]} (height x width), "
+                f"got a batch of shape {list(images.shape)}; set INPUT.SIZE_TRAIN and INPUT.SIZE_TEST alike"
+            )
+        rows = len(images)
+        if self.uses_modalities:
+            modalities = check_modalities(modalities, rows)
+        patches = self._embed_patches(images.to(self.patch_embed.proj.weight.dtype), modalities)
         tokens = torch.cat([self.cls_token.expand(rows, -1, -1).to(patches.dtype), patches], dim=1) + self.pos_embed
         if self.mie_embed is not None:
             tokens = tokens + self.mie_scale * self.mie_embed[modalities]
         if self.wh_embed is not None:
-            assert sizes is not None
-            tokens = torch.cat([tokens, self.wh_embed(sizes).to(tokens.dtype)], dim=1)
+            tokens = torch.cat([tokens, self.wh_embed(check_sizes(sizes, rows)).to(tokens.dtype)], dim=1)
         tokens = self.pos_drop(tokens)
         for index, block in enumerate(self.blocks):
             # Only the class token leaves the network: the last block need not compute the others.
@@ -287,39 +231,42 @@ class TransOSS(nn.Module):
                 tokens = checkpoint(block, tokens, last, use_reentrant=False)
             else:
                 tokens = block(tokens, last)
-        return self.norm(tokens[:, 0])
+        feature: Tensor = self.norm(tokens[:, 0])
+        return feature
 
     def _embed_patches(self, images: Tensor, modalities: Tensor | None) -> Tensor:
-        if self.patch_embed_SAR is None:
-            return self.patch_embed(images)
-        assert modalities is not None
+        tokens: Tensor = self.patch_embed(images)
+        if self.patch_embed_SAR is None or modalities is None:
+            return tokens
         # Both embeddings of every row and then a choice: picking rows would make the host wait for the device, and a
         # batch of one modality would leave the other embedding without a gradient, which DDP waits for. The extra work
         # is one part in 12 x depth of the network.
-        is_sar = (modalities == 1).view(-1, 1, 1)
-        return torch.where(is_sar, self.patch_embed_SAR(images), self.patch_embed(images))
+        return torch.where((modalities == 1).view(-1, 1, 1), self.patch_embed_SAR(images), tokens)
 
-    def _check(self, images: Tensor, modalities: Tensor | None, sizes: Tensor | None) -> Tensor | None:
-        if not isinstance(images, Tensor):
-            raise ModelInputError(f"images: a tensor [B, C, H, W], not {type(images).__name__}")
-        if images.dim() != 4 or tuple(images.shape[2:]) != self.img_size:
-            raise ModelInputError(
-                f"images: this TransOSS was made for chips of {self.img_size[0]}x{self.img_size[1]} (height x width), "
-                f"got a batch of shape {list(images.shape)}; set INPUT.SIZE_TRAIN and INPUT.SIZE_TEST alike"
-            )
-        channels = self.patch_embed.proj.in_channels
-        if images.shape[0] == 0 or images.shape[1] != channels:
-            raise ModelInputError(f"images: at least one of {channels} channels, got a batch of {list(images.shape)}")
-        if self.uses_modalities:
-            if modalities is None:
-                raise ModelInputError("TransOSS needs the modality of each chip: 'modalities' [B], 0 optical, 1 SAR")
-            modalities = check_modalities(modalities, images.shape[0])
-        if self.uses_sizes:
-            if sizes is None:
-                raise ModelInputError("TransOSS with SSE needs the size numbers of each chip: 'sizes' [B, 3]")
-            if not isinstance(sizes, Tensor):
-                raise ModelInputError(f"sizes: a tensor [{images.shape[0]}, {NUM_SIZES}], not {type(sizes).__name__}")
-            if tuple(sizes.shape) != (images.shape[0], NUM_SIZES):
-                raise ModelInputError(f"sizes: [{images.shape[0]}, {NUM_SIZES}], got {list(sizes.shape)}")
-            check_finite(sizes, "sizes")
-        return modalities
+
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
+def build_transoss_backbone(cfg: Any) -> TransOSS:
+    """TransOSS from ``MODEL.TRANSOSS``, fast-reid's ``MODEL.BACKBONE`` (stride, dropout, drop path, start weights) and
+    ``INPUT.SIZE_TRAIN``.
+
+    Raises:
+        ValueError: an impossible combination.
+        MOSError: start weights that cannot be read or do not fit.
+    """
+    backbone = transoss_from_config(cfg)
+    with_feat_dim(cfg, backbone)
+    load_start_weights(cfg, backbone)
+    return backbone
+
+
+def transoss_from_config(cfg: Any) -> TransOSS:
+    """TransOSS without start weights."""
+    common = cfg.MODEL.BACKBONE
+    return TransOSS(
+        img_size=tuple(cfg.INPUT.SIZE_TRAIN),
+        stride_size=tuple(common.STRIDE_SIZE),
+        drop_path_rate=common.DROP_PATH_RATIO,
+        drop_rate=common.DROP_RATIO,
+        attn_drop_rate=common.ATT_DROP_RATE,
+        **{key.lower(): value for key, value in cfg.MODEL.TRANSOSS.items()},
+    )

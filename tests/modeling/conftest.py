@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastreid_mos
+from fastreid_mos.modeling import TransOSS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -20,34 +21,36 @@ def golden_keys() -> dict[str, list[int]]:
 
 
 @pytest.fixture
+def small():
+    """A function: a TransOSS of the golden size, from seed 0, with arguments over it."""
+
+    def build(**changes):
+        torch.manual_seed(0)
+        return TransOSS(**{"img_size": (64, 32), "embed_dim": 48, "depth": 3, "num_heads": 4, **changes})
+
+    return build
+
+
+@pytest.fixture
 def tiny_cfg():
     """A function: config of a tiny MOS on TransOSS, with KEY, VALUE pairs over it."""
+    base = [
+        "MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "MOS", "MODEL.BACKBONE.NAME", "build_transoss_backbone",
+        "MODEL.BACKBONE.FEAT_DIM", 48, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.TRANSOSS.EMBED_DIM", 48,
+        "MODEL.TRANSOSS.DEPTH", 2, "MODEL.TRANSOSS.NUM_HEADS", 4, "MODEL.HEADS.NAME", "CMALHead",
+        "MODEL.HEADS.WITH_BNNECK", True, "MODEL.HEADS.NUM_CLASSES", 5,
+        "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss", "CMALLoss"), "MODEL.LOSSES.TRI.MARGIN", 0.0,
+        "MODEL.LOSSES.TRI.HARD_MINING", True, "INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32],
+    ]  # fmt: skip
 
     def build(*opts):
         cfg = fastreid_mos.get_cfg()
-        base = {
-            "MODEL.DEVICE": "cpu",
-            "MODEL.META_ARCHITECTURE": "MOS",
-            "MODEL.BACKBONE.NAME": "build_transoss_backbone",
-            "MODEL.BACKBONE.FEAT_DIM": 48,
-            "MODEL.BACKBONE.PRETRAIN": False,
-            "MODEL.TRANSOSS.EMBED_DIM": 48,
-            "MODEL.TRANSOSS.DEPTH": 2,
-            "MODEL.TRANSOSS.NUM_HEADS": 4,
-            "MODEL.HEADS.NAME": "CMALHead",
-            "MODEL.HEADS.WITH_BNNECK": True,
-            "MODEL.HEADS.NUM_CLASSES": 5,
-            "MODEL.LOSSES.NAME": ("CrossEntropyLoss", "TripletLoss", "CMALLoss"),
-            "MODEL.LOSSES.TRI.MARGIN": 0.0,
-            "MODEL.LOSSES.TRI.HARD_MINING": True,
-            "INPUT.SIZE_TRAIN": [64, 32],
-            "INPUT.SIZE_TEST": [64, 32],
-        }
-        for key, value in [*base.items(), *zip(opts[0::2], opts[1::2], strict=True)]:
-            node, _, leaf = key.rpartition(".")
+        words = [*base, *opts]
+        for key, value in zip(words[0::2], words[1::2], strict=True):
             holder = cfg
-            for part in node.split("."):
-                holder = holder[part]
+            *nodes, leaf = key.split(".")
+            for node in nodes:
+                holder = holder[node]
             holder[leaf] = value
         return cfg
 

@@ -1,4 +1,4 @@
-"""Triplet, cross-entropy and pair contrastive losses."""
+"""Triplet, cross-entropy and pair contrastive losses, and a loss that a user registers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from fastreid.config import CfgNode
 from fastreid.modeling.losses import cross_entropy_loss as fastreid_cross_entropy
+from torch import nn
 
 from fastreid_mos.modeling import (
+    LOSS_REGISTRY,
+    MOS,
     ModelInputError,
     batch_hard_triplet_loss,
     cmal_loss,
@@ -45,21 +49,20 @@ def test_triplet_by_hand():
     assert batch_hard_triplet_loss(features, targets, 0.5).item() == pytest.approx(3.5, rel=1e-5)
 
 
-def test_triplet_far_apart_does_not_overflow():
-    features = torch.tensor([[0.0], [1e4], [1.0]], requires_grad=True)
-    loss = batch_hard_triplet_loss(features, torch.tensor([0, 0, 1]))
+@pytest.mark.parametrize(
+    ("features", "targets", "expected"),
+    [([[0.0], [1e4], [1.0]], [0, 0, 1], math.inf), ([[1.0, 1.0]] * 4, [0, 0, 0, 0], 0.0)],
+    ids=["far apart", "one identity, equal rows"],
+)
+def test_triplet_stays_finite(features, targets, expected):
+    features = torch.tensor(features, requires_grad=True)
+    loss = batch_hard_triplet_loss(features, torch.tensor(targets))
     loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
-
-
-def test_triplet_with_one_identity_or_equal_rows():
-    features = torch.ones(4, 3, requires_grad=True)
-    loss = batch_hard_triplet_loss(features, torch.zeros(4, dtype=torch.long))
-    loss.backward()
-    assert loss.item() == 0.0 and torch.isfinite(features.grad).all()
+    assert math.isfinite(loss.item()) and loss.item() <= expected and torch.isfinite(features.grad).all()
 
 
 def test_smoothing_is_fast_reids():
+    torch.manual_seed(0)
     logits, targets = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
     soft = torch.full((6, 5), 0.1 / 4).scatter_(1, targets[:, None], 0.9)
     expected = -(soft * F.log_softmax(logits, 1)).sum(1).mean()
@@ -85,8 +88,55 @@ def test_pair_contrastive_golden(golden):
     torch.testing.assert_close(loss.detach(), torch.tensor(data["loss"]), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(embeddings.grad, torch.from_numpy(data["grad"]), atol=1e-4, rtol=1e-4)
     assert scale.grad is not None and scale.grad.item() != 0.0
-
-
-def test_pair_contrastive_wants_pairs():
-    with pytest.raises(ModelInputError, match="one shape"):
+    with pytest.raises(ModelInputError, match="pairs"):
         pair_contrastive_loss(torch.ones(3, 4), torch.ones(2, 4), 0.0)
+
+
+# ------------------------------------------------------------------ a loss of one's own
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A function that registers a loss for the length of a test."""
+    monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", dict(LOSS_REGISTRY._obj_map))
+    return LOSS_REGISTRY.register
+
+
+def test_a_function(registered, tiny_cfg, tiny_batch):
+    def SpreadLoss(features, targets, modalities, margin=1.0):
+        gap = features[modalities == 0].mean(0) - features[modalities == 1].mean(0)
+        return (gap.norm() - margin).relu()
+
+    registered(SpreadLoss)
+    cfg = tiny_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss", "SpreadLoss"))
+    plain = MOS(cfg).train()(tiny_batch())
+    assert set(plain) == {"loss_cls", "loss_spread"}
+    cfg.MODEL.LOSSES.SPREAD = CfgNode({"SCALE": 0.5, "MARGIN": -1e4})
+    loss = MOS(cfg).train()(tiny_batch())["loss_spread"]
+    assert loss.item() == pytest.approx(0.5 * (plain["loss_spread"].item() + 1 + 1e4), rel=1e-3) and loss.requires_grad
+
+
+def test_a_module_with_weights(registered, tiny_cfg, tiny_batch):
+    class CenterLoss(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            self.centers = nn.Parameter(torch.zeros(classes, 48))
+
+        def forward(self, features, targets):
+            return (features - self.centers[targets]).square().mean()
+
+    registered(CenterLoss)
+    cfg = tiny_cfg("MODEL.LOSSES.NAME", ("CenterLoss",))
+    cfg.MODEL.LOSSES.CENTER = CfgNode({"CLASSES": 5})
+    model = MOS(cfg).train()
+    model(tiny_batch())["loss_center"].backward()
+    assert dict(model.named_parameters())["weighted_losses.loss_center.loss.centers"].grad.abs().sum() > 0
+
+
+def test_a_loss_that_asks_for_what_is_not_there(registered, tiny_cfg, tiny_batch):
+    def HeightLoss(features, heights):
+        return (features * heights).mean()
+
+    registered(HeightLoss)
+    with pytest.raises(ModelInputError, match="HeightLoss: needs 'heights'.*features.*targets"):
+        MOS(tiny_cfg("MODEL.LOSSES.NAME", ("HeightLoss",))).train()(tiny_batch())

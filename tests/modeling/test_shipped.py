@@ -39,16 +39,14 @@ def test_every_trainable_parameter_gets_a_gradient(name, tiny_batch):
     expected = {"CrossEntropyLoss": "loss_cls", "TripletLoss": "loss_triplet", "CMALLoss": "loss_cmal"}
     assert set(losses) == {expected[loss] for loss in cfg.MODEL.LOSSES.NAME}
     sum(losses.values()).backward()
-    trainable = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    assert [key for key, value in trainable.items() if value.grad is None] == []
     # The batch has both modalities and varied chips: no gradient is zero throughout by design.
-    silent = [key for key, value in trainable.items() if not value.grad.abs().sum() > 0]
-    assert silent == []
-    assert all(torch.isfinite(value.grad).all() for value in trainable.values())
-    frozen = [key for key, value in model.named_parameters() if not value.requires_grad]
-    assert frozen == ["heads.bottleneck.0.bias"]
+    gradients = {key: value.grad for key, value in model.named_parameters()}
+    assert gradients.pop("heads.bottleneck.0.bias") is None  # frozen
+    assert [key for key, grad in gradients.items() if grad is None or not grad.abs().sum() > 0] == []
+    assert all(torch.isfinite(grad).all() for grad in gradients.values())
 
 
+@pytest.mark.slow
 def test_the_papers_model_is_whole(tiny_batch, golden_keys):
     """mos_vit.yml at its own width and depth: the released checkpoint's weights, and one step."""
     cfg = fastreid_mos.load_cfg(str(FOLDER / "mos_vit.yml"))
@@ -61,7 +59,7 @@ def test_the_papers_model_is_whole(tiny_batch, golden_keys):
     assert own == {name: released[name] for name in own} | {"pos_embed": [1, 9, 768]}  # 4 x 2 patches here
     assert {name.partition(".")[0] for name in released} - {name.partition(".")[0] for name in own} <= {"fc"}
     assert backbone.mie_scale == 3.0 and all(block.attn.num_heads == 12 for block in backbone.blocks)
-    rates = [block.drop_path.rate for block in backbone.blocks]
+    rates = [block.drop_path.drop_prob for block in backbone.blocks]
     assert rates == pytest.approx([0.1 * k / 11 for k in range(12)])
     dropouts = {layer.p for layer in backbone.modules() if isinstance(layer, torch.nn.Dropout)}
     assert dropouts | {block.attn.attn_drop for block in backbone.blocks} == {0.0}

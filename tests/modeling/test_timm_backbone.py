@@ -104,10 +104,12 @@ def test_under_mos_with_size_and_modality(tiny_cfg, tiny_batch):
     assert torch.equal(other_size[:, :1280], features[:, :1280]) and not torch.equal(other_size, features)
 
 
-def test_errors(tiny_cfg):
-    with pytest.raises(ConfigError, match="no model 'efficientnet_lite9'; near: .*efficientnet_lite"):
+def test_wrong_names_and_widths(tiny_cfg):
+    with pytest.raises(ValueError, match="^name: .*'efficientnet_lite9'; near: .*efficientnet_lite"):
         TimmBackbone("efficientnet_lite9", (64, 32))
-    with pytest.raises(ConfigError, match="gives 1280 channels"):
+    with pytest.raises(ValueError, match="^img_size: "):
+        TimmBackbone("swin_tiny_patch4_window7_224", (6, 3))
+    with pytest.raises(ConfigError, match="MODEL.BACKBONE.FEAT_DIM.*1280"):
         MOS(tiny_cfg("MODEL.BACKBONE.NAME", "build_timm_backbone"))
     with pytest.raises(ConfigError, match="MODEL.TIMM.NAME"):
         fastreid_mos.load_cfg(LITE0, ["MODEL.TIMM.NAME", "resnet_of_nobody"])

@@ -118,10 +118,10 @@ def test_imagenet_transformer(tmp_path, names, wrap):
 
 
 def test_square_grid_onto_256x128():
-    from fastreid_mos.modeling.weights import _resize_position
+    from fastreid_mos.modeling.weights import _fit_position
 
     source = torch.arange(197.0).reshape(1, 197, 1)
-    result = _resize_position(source, torch.zeros(1, 129, 1), (14, 14), (16, 8), 1)
+    result, _ = _fit_position(source, torch.zeros(1, 129, 1), (14, 14), (16, 8), 1)
     assert result.shape == (1, 129, 1) and result[0, 0] == 0.0
     grid = result[0, 1:].reshape(16, 8)
     # Rows go up by 14 x 14/16, columns by 14/8, both in row-major order.
