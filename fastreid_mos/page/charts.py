@@ -2,42 +2,39 @@
 
 The drawing is our own and small: matplotlib's SVG was tried (23 kB a chart) and has its colours fixed in every element,
 so that it stays white on a dark page, repeats its ids from chart to chart, and has no title or description for a screen
-reader. Its choice of round tick values is used (scales.py).
+reader. Its choice of round tick values is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from .markup import Html, join, missing, tag
-from .scales import Scale
-from .tables import number
+from markupsafe import Markup
+
+from .rendering import number, render
 
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT = 440.0, 280.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 12.0, 22.0, 42.0
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 440.0, 54.0, 428.0, 22.0, 238.0
 # Lines differ in dashes too, and in marks where the points are few.
 _DASHES = ("", "7 4", "2 4", "9 3 2 3", "12 4", "4 2", "1 5")
-_COLOURS = 7
 _MARKED = 40  # no more points than this get a mark each
+_COLOURS, _SHAPES = 7, 5
+# Share of a log0 axis that belongs to zero.
+_ZERO = 0.1
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line.
+class Series(NamedTuple):
+    """One line: its name in the legend, its points in order of x, and (x, low, high) of a pale area behind it.
 
-    Attributes:
-        name: in the legend.
-        points: (x, y) in order of x; a point that is no finite number is left out and breaks the line.
-        band: (x, low, high) of a pale area behind the line.
+    A point that is no finite number is left out and breaks the line.
     """
 
     name: str
     points: Sequence[tuple[float | None, float | None]]
-    band: Sequence[tuple[float, float, float]] = field(default_factory=tuple)
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def binned(name: str, points: Sequence[Point], bins: int = 100) -> Series:
@@ -45,18 +42,73 @@ def binned(name: str, points: Sequence[Point], bins: int = 100) -> Series:
 
     Args:
         name: of the series.
-        points: (x, y) in order of x; those that are no finite numbers are left out.
+        points: (x, y) in order of x, finite.
         bins: stretches; a curve of no more points is left as it is.
     """
-    fit = [(x, y) for x, y in points if number(x) is not None and number(y) is not None]
-    if len(fit) <= bins:
-        return Series(name, fit)
-    edges = [len(fit) * i // bins for i in range(bins + 1)]
-    parts = [fit[low:high] for low, high in zip(edges[:-1], edges[1:], strict=True)]
-    middle = [sum(x for x, _ in part) / len(part) for part in parts]
-    means = [(x, math.fsum(y for _, y in part) / len(part)) for x, part in zip(middle, parts, strict=True)]
-    band = [(x, min(y for _, y in part), max(y for _, y in part)) for x, part in zip(middle, parts, strict=True)]
+    if len(points) <= bins:
+        return Series(name, points)
+    edges = [len(points) * i // bins for i in range(bins + 1)]
+    means, band = [], []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        xs, ys = zip(*points[low:high], strict=True)
+        middle = sum(xs) / len(xs)
+        means.append((middle, math.fsum(ys) / len(ys)))
+        band.append((middle, min(ys), max(ys)))
     return Series(name, means, band)
+
+
+class Scale(NamedTuple):
+    """An axis: ``linear``; ``log``, for values above 0; or ``log0``, logarithmic with 0 apart at the low end.
+
+    ``low`` and ``high`` are the ends of the axis, or of its logarithmic part.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], kind: str = "linear", pad: float = 0.0) -> Scale:
+        """The axis that holds ``values``; ``pad`` is the share left free at either end."""
+        fit = [value for value in values if kind == "linear" or value > 0]
+        low, high = (min(fit), max(fit)) if fit else (0.1, 1.0)
+        if kind != "linear":
+            ratio = (high / low) ** pad if high > low else 2.0
+            return cls(kind, low / ratio, high * ratio)
+        # Values that differ by nothing but rounding are one value.
+        if high - low <= 1e-12 * max(abs(low), abs(high)):
+            margin = 0.5 * abs(high) or 0.5
+            return cls(kind, low - margin, high + margin)
+        return cls(kind, low - pad * (high - low), high + pad * (high - low))
+
+    def share(self, value: float) -> float:
+        """0 at the low end, 1 at the high end."""
+        if self.kind == "linear":
+            return (value - self.low) / (self.high - self.low)
+        if value == 0:
+            return 0.0
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return share if self.kind == "log" else _ZERO + (1 - _ZERO) * share
+
+    def ticks(self, count: int = 5) -> list[tuple[float, str]]:
+        """At most about ``count`` round values on the axis, and how they are written."""
+        # matplotlib knows which values are round.
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        even = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        values = self._on_axis(value for value in even if self.kind == "linear" or value > 0)
+        if self.kind != "linear":
+            for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+                found = LogLocator(base=10, subs=subs, numticks=count + 2).tick_values(self.low, self.high)
+                if len(self._on_axis(found)) >= 3:
+                    values = self._on_axis(found)
+                    break
+        ticks = [(value, f"{round(value, 12):,.10g}") for value in values]
+        return [(0.0, "0"), *ticks] if self.kind == "log0" else ticks
+
+    def _on_axis(self, values: Iterable[float]) -> list[float]:
+        margin = 1e-9 * (self.high - self.low)
+        return [float(value) for value in values if self.low - margin <= value <= self.high + margin]
 
 
 def line_chart(
@@ -68,174 +120,99 @@ def line_chart(
     y_scale: str = "linear",
     chosen: tuple[float, float, str] | None = None,
     note: str = "",
-) -> Html:
-    """A chart with axes, ticks, grid, legend, and a title and description for screen readers.
+) -> Markup:
+    """A figure with axes, ticks, grid, legend, and a title and description for screen readers.
 
     Args:
-        series: lines; none with a point that can be drawn gives a line of text that says so.
+        series: lines; none with a point that can be drawn gives a line of text instead.
         title: above the chart.
         x_label, y_label: what the axes are, with units.
-        x_scale, y_scale: ``linear``, ``log`` or ``log0`` (see :class:`~fastreid_mos.page.scales.Scale`).
+        x_scale, y_scale: ``linear``, ``log`` or ``log0`` (see :class:`Scale`).
         chosen: x, y and words of a point to be marked.
         note: below the chart.
-
-    Returns:
-        A ``figure``.
     """
-    lines = [(line, _fit(line, x_scale, y_scale)) for line in series]
-    drawn = [(line, points) for line, points in lines if any(point is not None for point in points)]
-    head = tag("p", title, class_="name")
-    if not drawn:
-        return tag("figure", head, missing("Nothing to draw: there is no figure on record."), class_="chart")
-    known = [point for _, points in drawn for point in points if point is not None]
-    bands = [triple for line, _ in drawn for triple in line.band]
-    heights = [y for _, y in known] + [y for _, low, high in bands for y in (low, high)]
-    if chosen and (number(chosen[0]) is None or number(chosen[1]) is None):
-        chosen = None
-    x_axis = Scale.over([x for x, _ in known] + ([chosen[0]] if chosen else []), x_scale)
-    y_axis = Scale.over(heights + ([chosen[1]] if chosen else []), y_scale, pad=0.06)
-    frame = _Frame(x_axis, y_axis)
-    left_out = sum(point is None for _, points in lines for point in points)
-    words = [_in_words(line, points) for line, points in drawn]
-    if chosen:
-        words.append(f"Marked: {chosen[2]}.")
-    parts: list[Html] = [tag("title", title), tag("desc", f"{x_label} across, {y_label} up. {' '.join(words)}")]
-    parts += frame.axes(x_label, y_label)
-    parts += [frame.line(line, points, place) for place, (line, points) in enumerate(drawn)]
-    if chosen:
-        parts += frame.mark(chosen)
-    svg = tag("svg", *parts, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img", aria_label=title)
-    legend = tag(
-        "ul", *(_legend(line.name, place, len(points)) for place, (line, points) in enumerate(drawn)), class_="legend"
-    )
-    notes = [note] if note else []
+    fitted = [[_fit(point, x_scale, y_scale) for point in line.points] for line in series]
+    lines = [(line, points) for line, points in zip(series, fitted, strict=True) if any(points)]
+    known = [point for points in fitted for point in points if point] + ([chosen[:2]] if chosen else [])
+    x_axis = Scale.over([x for x, _ in known], x_scale)
+    bands = [end for line, _ in lines for _, *ends in line.band for end in ends]
+    y_axis = Scale.over([y for _, y in known] + bands, y_scale, pad=0.06)
+
+    def place(x: float, y: float) -> Point:
+        return _LEFT + (_RIGHT - _LEFT) * x_axis.share(x), _BOTTOM - (_BOTTOM - _TOP) * y_axis.share(y)
+
+    left_out = sum(point is None for points in fitted for point in points)
     if left_out:
-        notes.append(f"{left_out} value{'s' if left_out > 1 else ''} that cannot be drawn on these axes left out.")
-    caption = tag("figcaption", " ".join(notes)) if notes else None
-    return tag("figure", head, svg, legend if len(drawn) > 1 else None, caption, class_="chart")
+        note += f" {left_out} value{'s' if left_out > 1 else ''} that cannot be drawn on these axes left out."
+    words = [_in_words(line.name, [point for point in points if point]) for line, points in lines]
+    return render(
+        "chart.html",
+        title=title,
+        words=" ".join([f"{x_label} across, {y_label} up.", *words, *([f"Marked: {chosen[2]}."] if chosen else [])]),
+        lines=[_drawn(index, line, points, place) for index, (line, points) in enumerate(lines)],
+        x_ticks=_spaced([(place(value, 0)[0], text) for value, text in x_axis.ticks()]),
+        y_ticks=[(place(0, value)[1], text) for value, text in y_axis.ticks()],
+        x_label=x_label + ("" if x_scale == "linear" else " (logarithmic)"),
+        y_label=y_label + ("" if y_scale == "linear" else " (logarithmic)"),
+        # Zero is not on the logarithmic part: the axis is broken after it.
+        break_at=_LEFT + _ZERO / 2 * (_RIGHT - _LEFT) if x_scale == "log0" else None,
+        chosen=_chosen(place(*chosen[:2]), chosen[2]) if chosen else None,
+        note=note.strip(),
+    )
 
 
-def _fit(line: Series, x_scale: str, y_scale: str) -> list[Point | None]:
-    """Points with a place on axes of these kinds, None for others."""
-    anywhere = {kind: Scale(kind, 0.1, 1.0) for kind in (x_scale, y_scale)}
-    fit: list[Point | None] = []
-    for x, y in line.points:
-        a, b = number(x), number(y)
-        good = a is not None and b is not None
-        if a is None or b is None or anywhere[x_scale].place(a) is None or anywhere[y_scale].place(b) is None:
-            good = False
-        fit.append((a, b) if good and a is not None and b is not None else None)
-    return fit
+def _fit(point: tuple[float | None, float | None], x_scale: str, y_scale: str) -> Point | None:
+    """The point, if it has a place on axes of these kinds."""
+    x, y = map(number, point)
+    if x is None or y is None:
+        return None
+    fits = (kind == "linear" or value > 0 or (kind == "log0" and value == 0)
+            for kind, value in ((x_scale, x), (y_scale, y)))  # fmt: skip
+    return (x, y) if all(fits) else None
 
 
-def _in_words(line: Series, points: Sequence[Point | None]) -> str:
-    known = [point for point in points if point is not None]
-    values = [y for _, y in known]
+def _in_words(name: str, points: Sequence[Point]) -> str:
+    values = [y for _, y in points]
     return (
-        f"{line.name}: {len(known)} points, first {values[0]:.4g}, last {values[-1]:.4g}, "
+        f"{name}: {len(points)} points, first {values[0]:.4g}, last {values[-1]:.4g}, "
         f"smallest {min(values):.4g}, largest {max(values):.4g}."
     )
 
 
-class _Frame:
-    """The plotting area and what is drawn in it."""
-
-    def __init__(self, x_axis: Scale, y_axis: Scale) -> None:
-        self.x_axis, self.y_axis = x_axis, y_axis
-
-    def x(self, value: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (self.x_axis.place(value) or 0.0)
-
-    def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (self.y_axis.place(value) or 0.0)
-
-    def axes(self, x_label: str, y_label: str) -> list[Html]:
-        bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-        parts = []
-        for value, text in self.y_axis.ticks():
-            y = self.y(value)
-            parts.append(tag("line", x1=f"{_LEFT:g}", x2=f"{right:g}", y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
-            parts.append(tag("text", text, x=f"{_LEFT - 6:g}", y=f"{y + 4:.1f}", text_anchor="end"))
-        end = -math.inf
-        for value, text in self.x_axis.ticks():
-            x = self.x(value)
-            parts.append(
-                tag("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=f"{bottom:g}", y2=f"{bottom + 5:g}", class_="axis")
-            )
-            # A tick whose text would touch the one before keeps its mark only.
-            half = 3.6 * len(text)
-            if x - half < end + 4:
-                continue
-            end = x + half
-            parts.append(
-                tag("text", text, x=f"{min(x, _WIDTH - half):.1f}", y=f"{bottom + 18:g}", text_anchor="middle")
-            )
-        if self.x_axis.kind == "log0":
-            # Zero is not on the logarithmic part: the axis is broken after it.
-            x = _LEFT + 0.05 * (_WIDTH - _LEFT - _RIGHT)
-            parts.append(
-                tag("path", d=f"M{x - 3:.1f} {bottom + 4:g}l3 -8M{x + 1:.1f} {bottom + 4:g}l3 -8", class_="axis")
-            )
-        parts.append(tag("line", x1=f"{_LEFT:g}", x2=f"{right:g}", y1=f"{bottom:g}", y2=f"{bottom:g}", class_="axis"))
-        logs = [" (logarithmic)" if axis.kind != "linear" else "" for axis in (self.x_axis, self.y_axis)]
-        parts.append(
-            tag("text", x_label + logs[0], x=f"{(_LEFT + right) / 2:g}", y=f"{_HEIGHT - 6:g}", text_anchor="middle")
-        )
-        parts.append(tag("text", y_label + logs[1], x="4", y="13"))
-        return parts
-
-    def line(self, line: Series, points: Sequence[Point | None], place: int) -> Html:
-        parts = []
-        band = [(x, low, high) for x, low, high in line.band if self.y_axis.place(low) is not None]
-        if band:
-            upper = [f"{self.x(x):.1f} {self.y(high):.1f}" for x, _, high in band]
-            lower = [f"{self.x(x):.1f} {self.y(low):.1f}" for x, low, _ in reversed(band)]
-            parts.append(tag("path", d="M" + "L".join(upper + lower) + "Z", class_="band"))
-        path, pen = "", "M"
-        for point in points:
-            if point is None:
-                pen = "M"
-                continue
-            path += f"{pen}{self.x(point[0]):.1f} {self.y(point[1]):.1f}"
-            pen = "L"
-        parts.append(tag("path", d=path, class_="line", stroke_dasharray=_DASHES[place % len(_DASHES)] or None))
-        if len(points) <= _MARKED:
-            for point in points:
-                if point is not None:
-                    hint = tag("title", f"{line.name}: {point[0]:g}, {point[1]:.4g}")
-                    parts.append(_shape(place, self.x(point[0]), self.y(point[1]), hint))
-        return tag("g", *parts, class_=f"s{place % _COLOURS}")
-
-    def mark(self, chosen: tuple[float, float, str]) -> list[Html]:
-        x, y = self.x(chosen[0]), self.y(chosen[1])
-        # The words stand in the free line above the area, near their point, right of the y axis's name.
-        half = 3.8 * len(chosen[2])
-        middle = max(half + 4, min(max(x, 130 + half), _WIDTH - half - 4))
-        drop = {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "class_": "drop"}
-        return [
-            tag("line", y1=f"{_TOP - 4:g}", y2=f"{max(y - 8, _TOP - 4):.1f}", **drop),
-            tag("line", y1=f"{y + 8:.1f}", y2=f"{_HEIGHT - _BOTTOM:g}", **drop),
-            tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="8", class_="chosen"),
-            tag("text", chosen[2], x=f"{middle:.1f}", y="13", class_="chosen-text", text_anchor="middle"),
-        ]
+def _drawn(index: int, line: Series, points: Sequence[Point | None], place: Any) -> dict[str, Any]:
+    """What the template needs of a line."""
+    path, marks, pen = "", [], "M"
+    for point in points:
+        if point is not None:
+            x, y = place(*point)
+            path += f"{pen}{x:.1f} {y:.1f}"
+            marks.append((x, y, f"{line.name}: {point[0]:g}, {point[1]:.4g}"))
+        pen = "M" if point is None else "L"
+    edge = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
+    return {
+        "name": line.name,
+        "colour": index % _COLOURS,
+        "shape": index % _SHAPES,
+        "dashes": _DASHES[index % len(_DASHES)],
+        "path": path,
+        "marks": marks if len(points) <= _MARKED else [],
+        "band": "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in edge)),
+    }
 
 
-def _shape(place: int, x: float, y: float, hint: Html | None = None) -> Html:
-    kind = place % 5
-    if kind == 0:
-        return tag("circle", hint, cx=f"{x:.1f}", cy=f"{y:.1f}", r="3.2", class_="mark")
-    if kind == 1:
-        return tag("rect", hint, x=f"{x - 3:.1f}", y=f"{y - 3:.1f}", width="6", height="6", class_="mark")
-    if kind == 2:
-        return tag("path", hint, d=f"M{x:.1f} {y - 4:.1f}l4 7h-8z", class_="mark")
-    if kind == 3:
-        return tag("path", hint, d=f"M{x:.1f} {y - 4:.1f}l4 4l-4 4l-4 -4z", class_="mark")
-    return tag("path", hint, d=f"M{x:.1f} {y + 4:.1f}l4 -7h-8z", class_="mark")
+def _spaced(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, float, str]]:
+    """For each tick its x, and the x of its text: a tick whose text would touch the one before keeps its mark only."""
+    spaced, end = [], -math.inf
+    for x, text in ticks:
+        half = 3.6 * len(text)
+        clear = x - half >= end + 4
+        spaced.append((x, min(x, _WIDTH - half), text if clear else ""))
+        end = x + half if clear else end
+    return spaced
 
 
-def _legend(name: str, place: int, points: int) -> Html:
-    swatch = [tag("path", d="M0 6H34", class_="line", stroke_dasharray=_DASHES[place % len(_DASHES)] or None)]
-    if points <= _MARKED:
-        swatch.append(_shape(place, 17, 6))
-    picture = tag("svg", *swatch, viewBox="0 0 34 12", class_=f"s{place % _COLOURS}", aria_hidden="true")
-    return tag("li", join(picture, name))
+def _chosen(point: Point, words: str) -> dict[str, Any]:
+    """The mark of a point; its words stand in the free line above the area, near it, right of the y axis's name."""
+    half = 3.8 * len(words)
+    middle = max(half + 4, min(max(point[0], 130 + half), _WIDTH - half - 4))
+    return {"x": point[0], "y": point[1], "words": words, "middle": middle}

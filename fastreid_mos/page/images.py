@@ -6,27 +6,26 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..data import OPTICAL, SAR, ChipReader, SARDenoise
 from ..data.reader import read_generated
-from ..errors import ChipError, MOSError
-from .markup import Html, join, markup, missing, tag
+from ..errors import ChipError
+from .rendering import render
 
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
 
 HEIGHT = 192
+PERCENTILES = (5.0, 100.0)
 _NAMES = {"optical": "optical", "sar": "SAR", "generated": "generated"}
-# A tick and a cross drawn as lines: not every font has the signs.
-_TICK, _CROSS = "M1 7L5 11L12 2", "M2 2L11 11M11 2L2 11"
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A chip ready for the page.
 
     Attributes:
@@ -43,30 +42,29 @@ class Picture:
     kind: str = ""
 
 
-@dataclass(frozen=True)
-class Ship:
+class Ship(NamedTuple):
     """One ship's chips.
 
     Attributes:
         name: of the ship.
-        source: the chip that the others were generated from, of the modality that the bridge starts at.
-        generated: images made from it.
+        source: the chip that the others were generated from.
+        generated: chips generated from it.
         real: chips of the same ship in the other modality.
     """
 
     name: str
     source: str
-    generated: Sequence[str] = field(default_factory=tuple)
-    real: Sequence[str] = field(default_factory=tuple)
+    generated: Sequence[str] = ()
+    real: Sequence[str] = ()
 
 
 def chip_picture(
     path: str | os.PathLike[str],
     kind: str = "",
     height: int = HEIGHT,
-    percentiles: tuple[float, float] = (5.0, 100.0),
+    percentiles: tuple[float, float] = PERCENTILES,
 ) -> Picture:
-    """A chip as it lies in its file, scaled down to ``height`` where it is larger, never up.
+    """A chip, scaled down to ``height`` where it is larger, never up.
 
     Args:
         path: the file.
@@ -77,12 +75,7 @@ def chip_picture(
 
     Returns:
         The :class:`Picture`; one that cannot be read has no ``uri`` but a ``problem``: a page is not lost over it.
-
-    Raises:
-        ValueError: a kind that there is not.
     """
-    if kind not in ("", *_NAMES):
-        raise ValueError(f"kind of picture: one of {', '.join(_NAMES)}, got {kind!r}")
     try:
         if kind == "generated":
             pixels = read_generated(path)
@@ -116,115 +109,86 @@ def ship_rows(
     direction: str = "optical_to_sar",
     height: int = HEIGHT,
     shown: int = 4,
-    percentiles: tuple[float, float] = (5.0, 100.0),
-) -> Html:
-    """For each ship its source chip, images generated from it, and real chips of the other modality.
+    percentiles: tuple[float, float] = PERCENTILES,
+) -> Markup:
+    """For each ship its source chip, chips generated from it, and real chips of the other modality.
 
     Args:
         ships: in order.
         direction: ``optical_to_sar`` or ``sar_to_optical``.
         height: of the pictures in the page, in pixels.
-        shown: at most so many generated and real ones of a ship; how many more there are is said.
+        shown: at most so many generated and real ones of a ship; how many more there are is written.
         percentiles: of the SAR denoising.
     """
-    if not ships:
-        return missing("No generated chips: there is no dump to show.")
-    to_sar = direction == "optical_to_sar"
-    source_kind, target_kind = ("optical", "sar") if to_sar else ("sar", "optical")
+    source_kind, target_kind = ("optical", "sar") if direction == "optical_to_sar" else ("sar", "optical")
+    target = _NAMES[target_kind]
     strips = []
     for ship in ships:
         source = chip_picture(ship.source, source_kind, height, percentiles)
         cells = [_cell(source, ship.source, _NAMES[source_kind], "source")]
-        for place, file in enumerate(ship.generated[:shown], 1):
+        for index, file in enumerate(ship.generated[:shown], 1):
             made = chip_picture(file, "generated", height)
-            cells.append(_cell(made, file, f"generated {_NAMES[target_kind]} {place}", "generated", like=source))
+            cells.append(_cell(made, file, f"generated {target} {index}", "generated", like=source))
         for file in ship.real[:shown]:
-            cells.append(
-                _cell(chip_picture(file, target_kind, height, percentiles), file, f"{_NAMES[target_kind]} chip", "real")
-            )
-        said = [ship.name]
-        for name, files in (("generated", ship.generated), (f"{_NAMES[target_kind]} chip", ship.real)):
+            real = chip_picture(file, target_kind, height, percentiles)
+            cells.append(_cell(real, file, f"{target} chip", "real"))
+        words = [ship.name]
+        for name, files in (("generated", ship.generated), (f"{target} chip", ship.real)):
             if len(files) > shown:
-                said.append(f"{len(files) - shown} more {name} not shown")
+                words.append(f"{len(files) - shown} more {name} not shown")
             elif not files:
-                said.append(f"no {name} chip")
-        strips.append(
-            tag("figure", tag("figcaption", "; ".join(said)), tag("div", *cells, class_="cells"), class_="strip")
-        )
-    return tag("div", *strips, class_="ships")
+                words.append(f"no {name} chip")
+        strips.append(("; ".join(words), cells))
+    return render("strips.html", strips=strips)
 
 
-def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[float, float] = (5.0, 100.0)) -> Html:
+def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[float, float] = PERCENTILES) -> Markup:
     """Queries, each followed by its nearest gallery chips; right and wrong differ in sign, word and border too.
 
     Args:
         rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match or None).
         height: of the pictures in the page, in pixels.
         percentiles: of the SAR denoising.
-
-    Raises:
-        MOSError: a row whose lists differ in length.
     """
-    if not rows:
-        return missing("No lists: there is no query with a match on record.")
     strips = []
-    for query, gallery, match in rows:
-        if len(gallery) != len(match):
-            raise MOSError(f"top_lists: {query}: {len(gallery)} gallery chips but {len(match)} marks")
+    for query, gallery, matches in rows:
         cells = [_cell(chip_picture(query, "", height, percentiles), query, "query", "source")]
-        for place, (file, right) in enumerate(zip(gallery, match, strict=True), 1):
-            cells.append(_cell(chip_picture(file, "", height, percentiles), file, str(place), "", right=right))
-        found = [place for place, right in enumerate(match, 1) if right]
+        for rank, (file, right) in enumerate(zip(gallery, matches, strict=True), 1):
+            cells.append(_cell(chip_picture(file, "", height, percentiles), file, str(rank), "", right=right))
         if not gallery:
-            said = "nothing on record"
-        elif all(right is None for right in match):
-            said = "no match in the gallery"
+            words = "nothing on record"
+        elif all(right is None for right in matches):
+            words = "no match in the gallery"
+        elif True in matches:
+            words = f"first right one at place {list(matches).index(True) + 1}"
         else:
-            said = f"first right one at place {found[0]}" if found else f"none right among the first {len(match)}"
-        strips.append(
-            tag(
-                "figure",
-                tag("figcaption", f"{_stem(query)}: {said}"),
-                tag("div", *cells, class_="cells"),
-                class_="strip",
-            )
-        )
-    return tag("div", *strips, class_="ships")
+            words = f"none right among the first {len(matches)}"
+        strips.append((f"{_stem(query)}: {words}", cells))
+    return render("strips.html", strips=strips)
 
 
 def _cell(
     picture: Picture, path: str, label: str, role: str, like: Picture | None = None, right: bool | None = None
-) -> Html:
-    """One chip with its caption; ``like`` gives the proportions it is shown in."""
-    word = "" if right is None else "right" if right else "wrong"
-    kind = (
-        f" {_NAMES[picture.kind]}"
-        if role in ("", "source") and picture.kind and _NAMES[picture.kind] not in label
-        else ""
-    )
-    words = join(label, kind)
+) -> dict[str, Any]:
+    """What the template needs of one chip; ``like`` gives the proportions it is shown in."""
+    word = {None: "", True: "right", False: "wrong"}[right]
+    kind = _NAMES.get(picture.kind, "")
+    if role in ("", "source") and kind not in label:
+        label = f"{label} {kind}"
     shape = like if like is not None and like.uri else picture
     wide = shape.width > shape.height * 0.75
-    if picture.uri:
-        # The side that meets the frame first (style.py has the frames' sizes).
-        tall = shape.width < shape.height * (1.0 if wide else 0.38)
-        alt = f"{label}{kind}{', ' + word if word else ''}: {_stem(path)}"
-        style = f"{'height' if tall else 'width'}:100%;aspect-ratio:{shape.width}/{shape.height}"
-        inside = tag("img", src=picture.uri, alt=alt, style=style)
-    else:
-        inside = tag("div", f"cannot be shown: {picture.problem}", class_="gone")
-    verdict = None
-    if word:
-        sign = tag("svg", tag("path", d=_TICK if right else _CROSS), viewBox="0 0 13 13", aria_hidden="true")
-        verdict = join(tag("span", sign, word, class_="verdict"), tag("br"))
-    caption = tag("figcaption", verdict, words, tag("br"), _broken(_stem(path)))
-    classes = " ".join(name for name in ("cell", "wide" if wide else "", role, word) if name)
-    return tag("figure", tag("div", inside, class_="frame"), caption, class_=classes)
-
-
-def _broken(name: str) -> Html:
-    """A name that may go on in the next line after each underscore."""
-    return Html(markup(name).replace("_", "_<wbr>"))
+    # The side that meets the frame first (style.css has the frames' sizes).
+    side = "height" if shape.width < shape.height * (1.0 if wide else 0.38) else "width"
+    return {
+        "classes": " ".join(filter(None, ["cell", "wide" if wide else "", role, word])),
+        "uri": picture.uri,
+        "problem": picture.problem,
+        "alt": f"{label}{', ' + word if word else ''}: {_stem(path)}",
+        "style": f"{side}:100%;aspect-ratio:{shape.width}/{shape.height}",
+        "word": word,
+        "label": label,
+        "name": _stem(path).split("_"),
+    }
 
 
 def _stem(path: str) -> str:

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+import fastreid_mos.page
 from fastreid_mos.page import MethodInputs, Ship, method_page
-from fastreid_mos.page.style import CSS
 
+CSS = Path(fastreid_mos.page.__file__).with_name("templates") / "style.css"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -135,6 +137,7 @@ def page(results, ships, tmp_path):
     return tmp_path / "page.html"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 820, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_squeezed_or_hangs_out(browser, page, width, scheme):
@@ -145,7 +148,8 @@ def test_nothing_is_squeezed_or_hangs_out(browser, page, width, scheme):
 
 def test_no_column_is_as_wide_as_its_content():
     """Such a column leaves the next one nothing: one letter a line on a phone. Without a browser, the rules only."""
-    columns = re.findall(r"grid-template-columns:([^;}]*)", CSS)
+    css = CSS.read_text(encoding="utf-8")
+    columns = re.findall(r"grid-template-columns:([^;}]*)", css)
     assert len(columns) >= 2
     assert not [rule for rule in columns if re.search(r"(max|min)-content|\bauto\b(?!-fit)", rule)]
-    assert re.search(r"dl\.facts dt \{[^}]*overflow-wrap: anywhere", CSS)
+    assert re.search(r"dl\.facts dt \{[^}]*overflow-wrap: anywhere", css)

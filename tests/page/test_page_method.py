@@ -1,16 +1,19 @@
-"""The page of the whole method, with everything and with nothing."""
+"""The page of the whole method, with everything and with nothing, and its tables."""
 
 from __future__ import annotations
 
 import copy
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_checking import checked_page
+from page_checking import Checked, checked_page, made_row
 from PIL import Image
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.page import MethodInputs, Ship, method_page
+from fastreid_mos.page.tables import TableRow, difference_table, results_table
 
 
 @pytest.fixture
@@ -25,8 +28,8 @@ def inputs(results, ships, tmp_path):
     return MethodInputs(
         results=results,
         variants={"TransOSS": plain, "+ denoise": plain, "+ CMAL": None},
-        training={"MOS": [{"iteration": n, "epoch": n, "loss_cls": 2.0 / (n + 1), "holdout/O2S/mAP": 30.0 + n,
-                           "holdout/O2S/Rank-1": 20.0 + n} for n in range(5)],
+        training={"MOS": [{"iteration": n, "epoch": n, "loss_cls": 2.0 / (n + 1), "holdout/O2S/mAP": 30.0 + n}
+                          for n in range(5)],
                   "bridge": [{"step": n, "loss": 1.0 / (n + 1)} for n in range(300)]},
         ships=[Ship(f"ship {n}", part["RGB"][0], [made], part["SAR"][:1]) for n, part in enumerate(ships[:3])],
         lists={"O2S": lists, "O2S, fused": lists},
@@ -35,129 +38,155 @@ def inputs(results, ships, tmp_path):
     )  # fmt: skip
 
 
-def text_of(path) -> str:
-    return path.read_text(encoding="utf-8")
+@pytest.fixture
+def page(tmp_path):
+    """A function: what a page of some inputs holds."""
+
+    def written(inputs, **options):
+        size = method_page(tmp_path / "page.html", inputs, **options)
+        assert size == (tmp_path / "page.html").stat().st_size
+        return checked_page((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+    return written
 
 
-def replaced(inputs: MethodInputs, **changes) -> MethodInputs:
-    return MethodInputs(**{**inputs.__dict__, **changes})
-
-
-def test_the_whole_page(inputs, tmp_path):
-    size = method_page(tmp_path / "page.html", inputs)
-    page = checked_page(text_of(tmp_path / "page.html"))
-    assert size == (tmp_path / "page.html").stat().st_size < 3_000_000
+def test_the_whole_page(inputs, page):
+    found = page(inputs)
     names = ["random", "size-only", "TransOSS", "+ denoise", "+ CMAL", "MOS unfused", "MOS fused"]
-    rows = [page.text.index(name) for name in names]
+    rows = [found.text.index(name) for name in names]
     assert rows == sorted(rows)
     for words in ("41.0 [35.5, 46.2]", "43.0 [37.5, 48.2]", "12.0 [9.0, 15.0]", "+2.0 [+0.5, +3.2] higher",
                   "−1.0 [−2.0, −0.5] lower", "10 queries, 31 in the gallery, 2 queries without a match left out",
                   "ALL: left out, it was not asked for", "no such run or figure: + CMAL", "alpha 0.1, K 2",
                   "alpha 0: as unfused", "chosen: alpha 0.1, K 2", "MOS: mAP while it learns", "bridge: losses",
                   "python tools/demo.py --output <here>"):  # fmt: skip
-        assert words in page.text, words
-    assert len(page.all("img")) == 3 * 3 + 2 * sum(1 + len(gallery) for _, gallery, _ in inputs.lists["O2S"])
+        assert words in found.text, words
+    assert len(found.all("img")) == 3 * 3 + 2 * sum(1 + len(gallery) for _, gallery, _ in inputs.lists["O2S"])
 
 
-def test_simulated_chips_cannot_be_missed_and_real_ones_are_not_called_so(inputs, results, tmp_path):
-    method_page(tmp_path / "a.html", inputs)
-    text = text_of(tmp_path / "a.html")
-    page = checked_page(text)
-    assert "<title>SIMULATED: " in text and len(page.all("span", "stamp")) == len(page.all("h2")) == 6
-    assert "SIMULATED chips" in page.text and page.all("div", "banner")
-    real = {**results, "simulated": False}
-    method_page(tmp_path / "b.html", replaced(inputs, results=real, variants={}))
-    assert "SIMULATED" not in text_of(tmp_path / "b.html")
-    # One simulated row is enough, and the caller can say it where there are no results.
-    method_page(tmp_path / "c.html", replaced(inputs, results=real))
-    method_page(tmp_path / "d.html", MethodInputs(simulated=True))
-    assert all("<title>SIMULATED: " in text_of(tmp_path / name) for name in ("c.html", "d.html"))
+def test_simulated_chips_cannot_be_missed_and_real_ones_are_not_called_so(inputs, results, page):
+    real = replace(inputs, results={**results, "simulated": False}, variants={})
+    # One simulated row is enough, and the caller can tell where there are no results.
+    mixed = replace(real, variants=inputs.variants)
+    for given, simulated in ((inputs, True), (real, False), (mixed, True), (MethodInputs(simulated=True), True)):
+        found = page(given)
+        assert len(found.all("h2")) == 6 and len(found.all("span", "stamp")) == 6 * simulated
+        assert len(found.all("div", "banner")) == simulated and found.text.startswith("SIMULATED: ") == simulated
+        assert ("SIMULATED chips" in found.text) == (simulated and given.results is not None)
 
 
-def test_rows_of_other_tests_are_warned_of(inputs, results, tmp_path):
+def test_rows_of_other_tests_are_warned_of(inputs, results, page):
     other = {**results, "chips": {"query": 3, "gallery": 4}}
-    method_page(tmp_path / "a.html", replaced(inputs, variants={"TransOSS": other, "+ denoise": results}))
-    page = checked_page(text_of(tmp_path / "a.html"))
-    assert "Warning: TransOSS was tested on another number of chips than MOS." in page.text
-    assert page.text.count("Warning: ") == 1
+    found = page(replace(inputs, variants={"TransOSS": other, "+ denoise": results}))
+    assert "TransOSS was tested on another number of chips" in found.text and found.text.count("Warning: ") == 1
 
 
-def test_what_is_missing_is_said_in_every_section(tmp_path):
-    method_page(tmp_path / "a.html", MethodInputs())
-    page = checked_page(text_of(tmp_path / "a.html"))
-    assert len(page.all("p", "missing")) == len(page.all("h2")) == 6
+def test_what_is_missing_is_named_in_every_section(page):
+    found = page(MethodInputs())
+    assert len(found.all("p", "missing")) == len(found.all("h2")) == 6
     for words in ("no results of a test", "no fused test", "no dump", "no ranks", "no record of a training"):
-        assert words in page.text
+        assert words in found.text
+
+
+@pytest.mark.parametrize("gaps", [{"without": 0, "fewer": 0}, {"without": 3, "fewer": 2}])
+def test_chips_without_generated_ones_are_counted_where_there_are_any(inputs, results, page, gaps):
+    found = page(replace(inputs, results={**results, "fusion": {**results["fusion"], "missing": gaps}}))
+    for words in ("left unfused: 3.", "than were asked for: 2."):
+        assert (words in found.text) == bool(gaps["without"])
+
+
+def test_results_of_an_unfused_test_and_a_given_alpha(inputs, results, page):
+    found = page(
+        replace(inputs, results=inputs.variants["TransOSS"], lists={"O2S": []}, ships=[], training={"MOS": []})
+    )
+    for words in (
+        "no such run or figure: + CMAL, MOS fused",
+        "Nothing to draw",
+        "no fused test",
+        "no query with a match",
+    ):
+        assert words in found.text, words
+    given = {**results, "fusion": {**results["fusion"], "curves": {}}}
+    assert "not chosen but given (O2S 0.1, S2O 0.0)" in page(replace(inputs, results=given)).text
+
+
+def test_the_page_keeps_to_its_size(inputs, page, tmp_path):
+    # Noise cannot be packed.
+    noise = str(tmp_path / "noise_RGB.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (192, 192, 3)).astype(np.uint8)).save(noise)
+    ships = [Ship(f"s{n}", noise, [noise], []) for n in range(3)]
+    many, target = replace(inputs, ships=ships, lists={"O2S": [(noise, [noise], [True])] * 3}), tmp_path / "page.html"
+    assert len(page(many, limit=10**8).all("img")) == 3 * 2 + 3 * 2
+    whole = target.stat().st_size
+    assert len(page(many, limit=whole // 2).all("img")) == 3 * 2 + 3 * 2  # all there, at a smaller size
+    assert target.stat().st_size <= whole // 2
+    fewest = page(many, limit=whole // 12)
+    assert len(fewest.all("img")) < 3 * 2 + 3 * 2 and "more left out here" in fewest.text
+    before = target.read_bytes()
+    with pytest.raises(MOSError, match=r"page.html.* 1000 bytes"):
+        page(many, limit=1000)
+    assert target.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_written_names_its_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "page.html"):
+        with pytest.raises(MOSError, match=path.name):
+            method_page(path, MethodInputs())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_hostile_words_and_names_that_are_no_text_stay_words(inputs, results, page):
+    hostile = "</style></title><script>alert('1')</script>\"onload=\"x" + os.fsdecode(b"\xff")
+    found = page(
+        replace(
+            inputs, facts={hostile: hostile}, command=hostile, variants={hostile: None}, training={hostile: []},
+            lists={hostile: []}, ships=[Ship(hostile, hostile)],
+            results={**results, "dataset": hostile, "split": hostile, "left_out": {hostile: hostile},
+                     "fusion": {**results["fusion"], "root": hostile}},
+        ), title=hostile,
+    )  # fmt: skip
+    assert found.text.count("<script>alert('1')</script>") >= 12
+
+
+def test_the_line_of_a_figure_lies_where_its_value_is():
+    found = Checked(results_table([TableRow("a", {"O2S": made_row(20.0, 10.0, 40.0)})], {"O2S": ""}, "c", ["mAP"]))
+    assert "Lines run from 0 to 50." in found.text
+    rail, span, dot = found.all("line", "rail")[0], found.all("line", "span")[0], found.all("circle", "dot")[0]
+    low, high = float(rail["x1"]), float(rail["x2"])
+    for value, at in ((10, span["x1"]), (40, span["x2"]), (20, dot["cx"])):
+        assert float(at) == pytest.approx(low + (high - low) * value / 50, abs=0.06)
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
-    [({"without": 0, "fewer": 0}, []), ({"without": 3, "fewer": 2}, ["left unfused: 3.", "than were asked for: 2."])],
+    ("row", "words", "drawn"),
+    [
+        ({"mAP": 20.0, "intervals": {"mAP": [None, None]}}, "20.0 no interval", 1),
+        ({"mAP": 20.0, "intervals": {"mAP": [float("nan"), 2.0]}}, "20.0 no interval", 1),
+        ({"mAP": 20.0}, "20.0 no interval", 1),
+        ({"mAP": None}, "–", 0),
+        (None, "not measured", 0),
+    ],
 )
-def test_chips_without_generated_ones_are_counted_where_there_are_any(inputs, results, tmp_path, gaps, said):
-    fusion = {**results["fusion"], "missing": gaps}
-    method_page(tmp_path / "a.html", replaced(inputs, results={**results, "fusion": fusion}))
-    page = checked_page(text_of(tmp_path / "a.html"))
-    assert all(words in page.text for words in said)
-    assert ("left unfused" in page.text) == ("than were asked for" in page.text) == bool(said)
+def test_figures_and_intervals_that_do_not_exist(row, words, drawn):
+    found = Checked(results_table([TableRow("a", {"O2S": row})], {"O2S": ""}, "c", ["mAP"]))
+    assert words in found.text and not found.all("line", "span") and len(found.all("svg")) == drawn
 
 
-def test_results_of_an_unfused_test_and_with_holes(inputs, results, tmp_path):
-    model = {"mAP": None, "Rank-1": 3.0, "intervals": {"mAP": [None, None]}}
-    bare = {"protocols": {"O2S": {"model": model, "gallery": None}, "S2O": None}}
-    method_page(
-        tmp_path / "a.html",
-        replaced(inputs, results=bare, variants={}, lists={"O2S": []}, ships=[], training={"MOS": []}),
-    )
-    page = checked_page(text_of(tmp_path / "a.html"))
-    for words in (
-        "no such run or figure: random, size-only, MOS fused",
-        "3.0 no interval",
-        "Nothing to draw",
-        "no fused test",
-    ):
-        assert words in page.text, words
-    with pytest.raises(MOSError, match="results of TransOSS: the content of a results.json is needed, got list"):
-        method_page(tmp_path / "a.html", replaced(inputs, variants={"TransOSS": []}))
+def test_differences_carry_signs_and_what_they_mean():
+    rows = {"ALL": made_row(2.0, 0.5, 3.0), "O2S": made_row(-2.0, -3.0, -0.5), "S2O": made_row(0.2, 0.0, 1.0),
+            "S2S": made_row(1.0)}  # fmt: skip
+    found = Checked(difference_table(rows, "c", ["mAP"]))
+    for words in ("+2.0 [+0.5, +3.0] higher", "−2.0 [−3.0, −0.5] lower", "+0.2 [+0.0, +1.0] no difference shown",
+                  "+1.0 no interval not known how sure"):  # fmt: skip
+        assert words in found.text, words
+    centre = sorted({float(line["x1"]) for line in found.all("line", "rail") if line["x1"] == line["x2"]})[1]
+    dots = [float(dot["cx"]) - centre for dot in found.all("circle")]
+    assert dots[0] > 0 > dots[1] and dots[0] == pytest.approx(-dots[1], abs=0.11)
 
 
-def test_the_page_keeps_to_its_size(inputs, tmp_path):
-    # Noise cannot be packed: 40 such chips at full size would be far over the bound.
-    noise = str(tmp_path / "noise_RGB.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (192, 192, 3)).astype(np.uint8)).save(noise)
-    many = replaced(
-        inputs,
-        ships=[Ship(f"s{n}", noise, [noise] * 4, []) for n in range(8)],
-        lists={"O2S": [(noise, [noise], [True])] * 6},
-    )
-    whole = method_page(tmp_path / "a.html", many, limit=10**8)
-    assert len(checked_page(text_of(tmp_path / "a.html")).all("img")) == 8 * 5 + 6 * 2
-    smaller = method_page(tmp_path / "b.html", many, limit=whole // 2)
-    page = checked_page(text_of(tmp_path / "b.html"))
-    assert smaller <= whole // 2 and len(page.all("img")) == 8 * 5 + 6 * 2  # all there, at a smaller size
-    fewest = method_page(tmp_path / "c.html", many, limit=whole // 12)
-    page = checked_page(text_of(tmp_path / "c.html"))
-    assert fewest <= whole // 12 and len(page.all("img")) < 8 * 5 + 6 * 2
-    assert "more left out here to keep the page small" in page.text
-    (tmp_path / "d.html").write_text("earlier")
-    with pytest.raises(MOSError, match="larger than 1000 bytes even without pictures"):
-        method_page(tmp_path / "d.html", many, limit=1000)
-    assert text_of(tmp_path / "d.html") == "earlier"
-
-
-def test_the_same_inputs_make_the_same_file(inputs, tmp_path):
-    method_page(tmp_path / "a.html", inputs)
-    method_page(tmp_path / "b.html", inputs)
-    assert text_of(tmp_path / "a.html") == text_of(tmp_path / "b.html")
-
-
-def test_nothing_of_the_upper_floors_is_imported():
-    import ast
-    from pathlib import Path
-
-    import fastreid_mos.page
-
-    for file in Path(fastreid_mos.page.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 2:
-                assert (node.module or "").split(".")[0] in ("data", "errors", "files"), (file.name, node.module)
+def test_the_checker_of_these_tests_finds_what_it_is_for():
+    for bad in ("<p><b></p></b>", "<p>", "<img src='https://x/y.png'>", "<script></script>", "<p onclick='x'></p>",
+                "<style>a{background:url(x)}</style>", "<a href='javascript:x'></a>"):  # fmt: skip
+        with pytest.raises(AssertionError):
+            Checked(bad)
