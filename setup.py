@@ -21,11 +21,12 @@ INSTALL_REQUIRES = [
     "opencv-python-headless>=4.10",  # fast-reid's visualizer and the simulator's drawing; no window system needed
     "tifffile>=2024.5.22",  # SAR chips: float, multi-channel, tiled, big-endian TIFF, which PIL cannot read
     "imagecodecs>=2024.6.1",  # tifffile's decoders for LZW and deflate with predictors
-    "scipy>=1.13",  # sparse re-ranking, the simulator's filters
+    "scipy>=1.13",  # bootstrap and Wilson intervals, sparse re-ranking, the simulator's filters
     "PyYAML>=6",  # config files
     "yacs>=0.1.8",  # fast-reid's config
     "termcolor>=2.0",  # fast-reid's logger
     "filelock>=3.30",  # locks on folders; before 3.30 a loader worker that outlives a killed run keeps its lock
+    "jinja2>=3.1",  # the page of a run; it brings markupsafe
     "tabulate>=0.9",  # tables in the log, also fast-reid's
     "tensorboard>=2.18",  # fast-reid's event writer
     "matplotlib>=3.8.4",  # imported by fast-reid's visualizer
@@ -66,7 +67,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["fastreid_mos", "fastreid_mos.*"]), "mos_tools"],
     package_dir={"mos_tools": "tools"},  # "tools" alone is anybody's name
-    package_data={"fastreid_mos": ["py.typed"]},
+    package_data={"fastreid_mos": ["py.typed"], "fastreid_mos.page": ["templates/*"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
