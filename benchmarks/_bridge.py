@@ -68,7 +68,7 @@ class Reidentifier:
         from fastreid_mos.data.build import build_test_loader
         from fastreid_mos.evaluation.fused_chips import ChipPass
 
-        taker = ChipPass(1)  # queries and gallery are told apart later
+        taker = ChipPass()  # queries and gallery are told apart later
         self._infer(build_test_loader(self.cfg, items), taker)
         assert taker.chips is not None
         paths = [item[0] for item in items]
@@ -81,12 +81,12 @@ class Reidentifier:
         """Features of generated SAR chips: file, and size of the optical chip that it was made from."""
         from fastreid_mos.data import SAR
         from fastreid_mos.data.build import build_generated_loader
-        from fastreid_mos.evaluation.fused_chips import GeneratedPass
+        from fastreid_mos.evaluation.fused_chips import ChipPass
 
-        taker = GeneratedPass([path for path, _ in files])
+        taker = ChipPass(expected=len(files))
         self._infer(build_generated_loader(self.cfg, list(files), SAR), taker)
-        assert taker.features is not None
-        return normalized(taker.features)
+        assert taker.chips is not None
+        return normalized(taker.chips.features)
 
 
 def normalized(features: Floats) -> Floats:

@@ -27,15 +27,16 @@ def make_dump(root, items_by_split, data, **facts) -> Path:
     """Write a folder of generated chips for items (path, identity, modality) by split, and return it."""
     root = Path(root)
     made = DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
+    source_modality, target_modality = made.modalities
     records = []
     for chip in plan_dump(items_by_split, made, str(data), ChipReader()):
-        source = read_chip(Path(data) / chip.source, made.source_modality)
-        image = source.pixels if made.source_modality == 0 else sar_denoise(source.pixels)
+        source = read_chip(Path(data) / chip.source, source_modality)
+        image = source.pixels if source_modality == 0 else sar_denoise(source.pixels)
         small = np.asarray(Image.fromarray(image).resize(made.size[::-1])).astype(float)
         rng = np.random.default_rng(int(chip.source_sha256[:8], 16) + chip.sample)
         pixels = np.clip(small + rng.normal(0, 30, small.shape), 0, 255).astype(np.uint8)
         (root / chip.output).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[..., 0] if made.target_modality == 1 else pixels).save(root / chip.output)
+        Image.fromarray(pixels[..., 0] if target_modality == 1 else pixels).save(root / chip.output)
         records.append(dataclasses.replace(chip, output_sha256=file_sha256(root / chip.output)).sealed(made))
     write_facts(root, made)
     write_manifest(root, records)

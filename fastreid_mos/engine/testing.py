@@ -54,7 +54,7 @@ def open_tests(cfg: Any) -> dict[str, Any]:
 
 def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
     """Open and verify the generated chips that the tests of these data sets fuse; None without TEST.FUSION."""
-    return FusedTests.of(cfg, datasets) if cfg.TEST.FUSION.ENABLED and datasets else None
+    return FusedTests(cfg, datasets) if cfg.TEST.FUSION.ENABLED and datasets else None
 
 
 def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:

@@ -128,7 +128,7 @@ def measure_curves(
     if len(generated):
         own = normalized(chips.features)
         for row, k in enumerate(numbers):
-            some = generated.place < k
+            some = generated.index < k
             rows, means = mean_by_owner(generated.features[some], generated.owner[some])
             table[row][1:] = [measure(mix(own, rows, means, alpha)) for alpha in values[1:]]
     return {

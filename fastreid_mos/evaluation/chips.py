@@ -63,11 +63,11 @@ class ChipCollector:
         numbers = [inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "modalities", "camids")]
         self._parts.append((features, *numbers, inputs["metres"].cpu().numpy().astype(np.float64), paths))
 
-    def gather(self, num_query: int, expected: int | None = None) -> Chips | None:
+    def gather(self, num_query: int | None, expected: int | None = None) -> Chips | None:
         """All chips in the loader's order; None in other processes than the first. The collector is empty afterwards.
 
         Args:
-            num_query: how many of them are queries.
+            num_query: how many of them are queries; None: there are no queries and gallery.
             expected: how many there must be; None: not known.
 
         Raises:
@@ -81,14 +81,14 @@ class ChipCollector:
             raise MOSError("evaluation: the loader gave no chip")
         features, ids, modalities, cameras, metres = (np.concatenate([part[k] for part in parts]) for k in range(5))
         paths = tuple(path for part in parts for path in part[-1])
-        if len(ids) != (expected or len(ids)) or not 0 < num_query < len(ids):
+        if len(ids) != (expected or len(ids)) or (num_query is not None and not 0 < num_query < len(ids)):
             wanted = f"{expected} chips" if expected is not None else "queries and gallery chips"
             raise MOSError(
                 f"evaluation: {len(ids)} chips came from the loader, {num_query} of them queries, where {wanted} were "
                 "to come; each chip must be read once (fast-reid's InferenceSampler does that in several processes)"
             )
         refuse_not_finite(features, paths, "evaluation")
-        return Chips(features, ids, modalities, cameras, metres, paths, num_query)
+        return Chips(features, ids, modalities, cameras, metres, paths, num_query or 0)
 
 
 def feature_rows(outputs: Any, count: int) -> NDArray[np.float32]:

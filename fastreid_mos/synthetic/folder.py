@@ -77,11 +77,8 @@ class GeneratedSet:
 
         So a copy under another name or in another folder, as in ``subset/O2S/query``, has the chips of its original.
 
-        Args:
-            paths: chips of the source modality.
-
         Returns:
-            For each of them its generated chips by sample index; empty where there are none.
+            For each path its generated chips by sample index; empty where there are none.
 
         Raises:
             ChipError: a chip that cannot be read.
@@ -111,16 +108,10 @@ class GeneratedSet:
     def select(
         self, paths: Sequence[str], samples: Sequence[int], allow_missing: bool = False
     ) -> list[list[ChipRecord]]:
-        """The generated chips of given sample indices, for each source chip.
-
-        Args:
-            paths: chips of the source modality.
-            samples: the sample indices, ascending.
-            allow_missing: leave out what is missing, which may be all of a chip's.
+        """The generated chips of given sample indices (ascending), for each source chip; see :meth:`match`.
 
         Raises:
-            ChipError: a chip that cannot be read.
-            DatasetError: a missing sample (the message names the chip and what to run), or a changed chip.
+            DatasetError: a missing sample, unless ``allow_missing``; the message names the chip and what to run.
         """
         selected = []
         for path, own in zip(paths, self.match(paths), strict=True):

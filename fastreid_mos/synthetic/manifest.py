@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..data.modality import OPTICAL, SAR
 from ..errors import CheckpointError, DatasetError
@@ -33,8 +33,33 @@ PER_CALL = ("bridge", "k", "datasets", "splits", "command")
 _WEIGHTS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
+class _Stored:
+    """A dataclass that is stored as a JSON object of its fields."""
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=indent)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Any:
+        """Raises ValueError with what is wrong."""
+        try:
+            values = json.loads(text)
+        except ValueError:  # of the encoding too
+            raise ValueError("is no JSON text") from None
+        if not isinstance(values, dict):
+            raise ValueError("is no JSON object")
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in [name for name in _PATTERNS if name in names]:
+            found = json.dumps(values.get(name), ensure_ascii=False)
+            if name not in values or not re.fullmatch(_PATTERNS[name], found, re.DOTALL):
+                raise ValueError(f"{name}: {_PATTERNS[name]} is needed, got {found[:80]}")
+        if foreign := sorted(set(values) - names):
+            raise ValueError(f"has {', '.join(foreign)}, which do not belong there")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 @dataclass(frozen=True)
-class ChipRecord:
+class ChipRecord(_Stored):
     """One generated chip: a line of ``manifest.jsonl``.
 
     Attributes:
@@ -77,22 +102,9 @@ class ChipRecord:
         """Source and sample index, which no other record of a dump has."""
         return self.source, self.sample
 
-    def to_json(self) -> str:
-        """The line, without its end."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, line: bytes | str) -> ChipRecord:
-        """Read a line.
-
-        Raises:
-            ValueError: what is wrong with it.
-        """
-        return cls(**_fields(cls, line))
-
 
 @dataclass(frozen=True)
-class DumpFacts:
+class DumpFacts(_Stored):
     """What all chips of a dump share: ``dump.json``.
 
     Attributes:
@@ -134,14 +146,9 @@ class DumpFacts:
     version: int = VERSION
 
     @property
-    def source_modality(self) -> int:
-        """Of the chips that the generated ones come from: 0 optical, 1 SAR."""
-        return DIRECTIONS[self.direction][0]
-
-    @property
-    def target_modality(self) -> int:
-        """Of the generated chips."""
-        return DIRECTIONS[self.direction][1]
+    def modalities(self) -> tuple[int, int]:
+        """Of the source chips and of the generated ones: 0 optical, 1 SAR."""
+        return DIRECTIONS[self.direction]
 
     @property
     def remedy(self) -> str:
@@ -154,91 +161,33 @@ class DumpFacts:
         fixed = {name: value for name, value in dataclasses.asdict(self).items() if name not in PER_CALL}
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
-    def to_json(self) -> str:
-        """The text of ``dump.json``."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
-    @classmethod
-    def from_json(cls, text: bytes | str) -> DumpFacts:
-        """Read the text of ``dump.json``.
-
-        Raises:
-            ValueError: what is wrong with it.
-        """
-        return cls(**_fields(cls, text))
-
-
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
-
-
-def _whole(low: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= low
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_whole(1), value))
-
-
-def _sar(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"transform", "low", "high", "channel"}
-
-
-def _identities(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and all(isinstance(entry, list) for entry in value.values()))
-
-
-_TEXT = (_text(".+"), "a text")
-# By field, of records and facts: the check, and what it asks for. The version comes first.
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "version": (lambda value: value == VERSION, f"{VERSION} (another version of this program wrote the file)"),
-    **dict.fromkeys(("source", "bridge", "checkpoint", "rule", "digest", "spacing", "resize", "precision"), _TEXT),
-    **dict.fromkeys(("source_sha256", "output_sha256"), (_text("[0-9a-f]{64}"), "64 hexadecimal digits")),
-    **dict.fromkeys(("steps", "order", "k"), (_whole(1), "a whole number from 1 on")),
-    **dict.fromkeys(("identity", "seed"), (_whole(float("-inf")), "a whole number")),
-    **dict.fromkeys(("source_size", "size"), (_size, "two whole numbers from 1 on")),
-    **dict.fromkeys(("datasets", "splits"), (_texts, "a list of names")),
-    "direction": (_text("|".join(DIRECTIONS)), " or ".join(DIRECTIONS)),
-    "split": (_text("|".join(SPLITS)), " or ".join(SPLITS)),
-    "output": (_text(rf"{IMAGES}/\w+/[^/\0]+"), f"a path {IMAGES}/<split>/<name>"),
-    "sample": (_whole(0), "a whole number from 0 on"),
-    "command": (_text(".*"), "a text"),
-    "eta": (lambda value: isinstance(value, (int, float)), "a number"),
-    "clip": (lambda value: isinstance(value, bool), "true or false"),
-    "sar": (_sar, "transform, low, high and channel"),
-    "trained_identities": (_identities, "lists by data set"),
+# By field, of records and facts, what its JSON must be. The version comes first: files of others lack fields.
+_PATTERNS = {
+    "version": f"{VERSION}",
+    **dict.fromkeys(("source", "bridge", "checkpoint", "rule", "digest", "spacing", "resize", "precision"), '".+"'),
+    **dict.fromkeys(("source_sha256", "output_sha256"), '"[0-9a-f]{64}"'),
+    **dict.fromkeys(("steps", "order", "k"), "[1-9][0-9]*"),
+    **dict.fromkeys(("identity", "seed"), "-?[0-9]+"),
+    **dict.fromkeys(("source_size", "size"), r"\[[1-9][0-9]*, [1-9][0-9]*\]"),
+    **dict.fromkeys(("datasets", "splits"), r'\[(".*")?\]'),
+    "direction": f'"({"|".join(DIRECTIONS)})"',
+    "split": f'"({"|".join(SPLITS)})"',
+    "output": rf'"{IMAGES}/\w+/[^/]+"',
+    "sample": "[0-9]+",
+    "command": '".*"',
+    "eta": "-?[0-9.e-]+",
+    "clip": "true|false",
+    "sar": r'\{"transform": ".*", "low": [0-9.e-]+, "high": [0-9.e-]+, "channel": ".*"\}',
+    "trained_identities": r"null|\{.*\}",
 }
 
 
-def _fields(kind: Any, text: bytes | str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:  # of the encoding too
-        raise ValueError("is no JSON text") from None
-    if not isinstance(values, dict):
-        raise ValueError("is no JSON object")
-    names = {field.name for field in dataclasses.fields(kind)}
-    for name, (check, wanted) in _CHECKS.items():
-        if name in names and not (name in values and check(values[name])):
-            raise ValueError(f"{name}: {wanted} is needed, got {json.dumps(values.get(name))[:80]}")
-    if foreign := sorted(set(values) - names):
-        raise ValueError(f"has {', '.join(foreign)}, which do not belong there")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
 def read_facts(root: str | os.PathLike[str]) -> DumpFacts:
-    """Read ``dump.json`` of a folder.
-
-    Raises:
-        DatasetError: it is missing, unreadable or not valid.
-    """
+    """Read ``dump.json`` of a folder; what is wrong with it is a DatasetError."""
     path = os.path.join(root, FACTS)
     try:
-        return DumpFacts.from_json(_content(path, DUMP_COMMAND))
+        return cast(DumpFacts, DumpFacts.from_json(_content(path, DUMP_COMMAND)))
     except ValueError as error:
         raise DatasetError(
             f"{path}: {error}; put the file back, or remove the folder and run: {DUMP_COMMAND}"
@@ -246,16 +195,11 @@ def read_facts(root: str | os.PathLike[str]) -> DumpFacts:
 
 
 def read_records(path: str, facts: DumpFacts, journal: bool = False) -> list[ChipRecord]:
-    """Read ``manifest.jsonl`` or a journal.
-
-    Args:
-        path: the file.
-        facts: of the dump that the chips must belong to.
-        journal: one may be missing, end in half a line (what a kill leaves) and have a chip twice.
+    """Read ``manifest.jsonl``, or a journal, which may be missing, end in half a line (after a kill) and repeat chips.
 
     Raises:
-        DatasetError: the file cannot be read, or a line (named by its number, from 1 on) is not valid, differs from
-            what this dump wrote (another dump's line, an edited one, other facts) or repeats another.
+        DatasetError: the file cannot be read, or a line (named by its number, from 1 on) is not valid, is not as the
+            dump with these facts wrote it, or repeats another.
     """
     if journal and not os.path.lexists(path):
         return []
@@ -290,7 +234,7 @@ def _content(path: str, command: str) -> bytes:
 def write_facts(root: str | os.PathLike[str], facts: DumpFacts) -> None:
     """Write ``dump.json``, whole."""
     with atomic_write(os.path.join(root, FACTS)) as stream:
-        stream.write(facts.to_json())
+        stream.write(facts.to_json(indent=2) + "\n")
 
 
 def write_manifest(root: str | os.PathLike[str], records: Iterable[ChipRecord]) -> None:
@@ -310,21 +254,13 @@ def journals(root: str | os.PathLike[str]) -> list[str]:
 
 
 def sample_seed(seed: int, source_sha256: str, sample: int) -> int:
-    """The seed of one generated chip: a function of the dump's seed, the source's bytes and the sample index.
-
-    Returns:
-        0 .. 2^53 - 1, which every reader of JSON keeps exactly.
-    """
+    """The seed of one generated chip, 0 .. 2^53 - 1, which every reader of JSON keeps exactly."""
     digest = hashlib.sha256(f"{seed} {source_sha256} {sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 11
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

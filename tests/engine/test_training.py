@@ -16,7 +16,7 @@ import fastreid_mos
 from fastreid_mos.bridge.dump.run import split_items
 from fastreid_mos.bridge.train.leaks import held_out
 from fastreid_mos.engine import MOSTrainer
-from fastreid_mos.engine.fusing import HeldOutChips
+from fastreid_mos.engine.fusing import hold_out_splits
 
 ROOT = Path(__file__).parents[2]
 DEBUG = "configs/HOSS/demo/debug.yml"
@@ -140,7 +140,8 @@ def test_one_draw_holds_out_for_all_and_no_batch_has_it(data, tmp_path, combinea
     assert held == {path for path, pid in every.items() if pid in identities} and len(held) < len(every) / 2
     assert any("bounding_box_train" not in path for path in held) == (combineall == "True")
     # Fusion and the bridge hold out the same chips, and those are dumped to choose alpha on.
-    assert {item[0] for item in HeldOutChips.of(cfg).items} == {item[0] for item in held_out(cfg)} == held
+    fused = {item[0] for part in hold_out_splits(cfg)[0][0] for item in part}
+    assert fused == {item[0] for item in held_out(cfg)} == held
     bridge = fastreid_mos.load_cfg("configs/HOSS/demo/bbdm_debug.yml", [*opts, "TEST.HOLDOUT.FRACTION", "0.25"])
     dumped = split_items(bridge)["holdout"]
     assert {item[0] for item in dumped} == {path for path in held if path.endswith("RGB.tif")} != set()

@@ -67,7 +67,7 @@ def test_curves_and_gains_are_those_of_fusing_and_ranking_by_hand(split, splits)
         assert curve.alphas == ALPHAS and curve.k == (1, 2, 3) and curve.mAP.shape == (3, 4)
         precisions = np.empty((3, 4, curve.queries))
         for row, column in np.ndindex(3, 4):
-            some = generated.place <= row
+            some = generated.index <= row
             fused = fuse_features(split.features, generated.features[some], generated.owner[some], ALPHAS[column])
             found = []
             for parts in splits:

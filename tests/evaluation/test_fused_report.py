@@ -9,12 +9,9 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 
-from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import Choice, EvalSettings, Fusion, FusionReidEvaluator, GeneratedChips, fuse_features
 from fastreid_mos.evaluation.figures import bootstrap_intervals
-from fastreid_mos.evaluation.fused_chips import GeneratedPass
 
 NAMES = ("ALL", "O2S", "S2O")
 KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
@@ -31,7 +28,7 @@ def generated(split):
 
 def fusion(generated, **choices):
     every = {**dict.fromkeys(NAMES, Choice(0.4, 2)), **choices}
-    return Fusion(generated, "mean", every, {"root": "/made", "curves": {}})
+    return Fusion(generated, every, {"root": "/made", "curves": {}})
 
 
 def evaluated(split, made, output=None, **settings):
@@ -86,7 +83,7 @@ def test_each_protocol_has_its_own_alpha_and_k(split, generated):
     made = fusion(generated, O2S=Choice(0.9, 1), S2O=Choice(0.0, 0))
     _, report = evaluated(split, made)
     parts = {part.protocol.name: part for part in report.protocols}
-    first = generated.place == 0
+    first = generated.index == 0
     one = fuse_features(split.features, generated.features[first], generated.owner[first], 0.9)
     assert parts["O2S"].rows["fused"].figures == plain(split, one)["O2S"].rows["model"].figures
     # Nothing is fused: the model's own row, to the last figure.
@@ -144,38 +141,3 @@ def test_queries_without_a_match_are_ranked_by_both(split, generated, tmp_path):
     results, report = evaluated(split, fusion(generated), str(tmp_path))
     assert results == {} and len(report.ranked_only) == 3
     assert len((tmp_path / "fused_query_ranks.csv").read_text().splitlines()) == 1 + 4 * 12
-
-
-def test_features_of_other_chips_are_refused(split, generated):
-    wrong = GeneratedChips(generated.features, generated.owner + 1000, generated.place)
-    with pytest.raises(MOSError, match="do not belong to chips"):
-        evaluated(split, fusion(wrong))
-    wrong = GeneratedChips(generated.features[:, :5], generated.owner, generated.place)
-    with pytest.raises(MOSError, match="do not belong to chips"):
-        evaluated(split, fusion(wrong))
-    with pytest.raises(MOSError, match="no weight was chosen for the protocol O2S"):
-        evaluated(split, Fusion(generated, "mean", {"ALL": Choice(0.1, 1)}))
-
-
-def test_a_pass_over_generated_chips_keeps_each_once():
-    paths = [f"{number}.png" for number in range(5)]
-    features = torch.arange(10.0).reshape(5, 2)
-    taken = GeneratedPass(paths)
-
-    def run(*numbers, outputs=features):
-        taken.reset()
-        for number in numbers:
-            taken.process({"targets": torch.tensor([number])}, outputs[number : number + 1])
-        taken.evaluate()
-        return taken.features
-
-    np.testing.assert_array_equal(run(4, 0, 2, 1, 3), features.numpy())
-    for numbers in ((0, 1, 2, 3), (0, 1, 2, 3, 3), (0, 1, 2, 3, 4, 4)):
-        with pytest.raises(MOSError, match="were to come, each once"):
-            run(*numbers)
-    bad = features.clone()
-    bad[2, 1] = float("nan")
-    with pytest.raises(MOSError, match=r"not finite for the generated 2\.png;"):
-        run(0, 1, 2, 3, 4, outputs=bad)
-    with pytest.raises(MOSError, match="one feature vector a chip"):
-        taken.process({"targets": torch.tensor([0, 1])}, features[:1])

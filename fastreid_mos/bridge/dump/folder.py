@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 
 from ...errors import DatasetError, MOSError
 from ...files import atomic_write, in_the_way, locked
@@ -42,18 +43,11 @@ _KEYS = {
 
 
 class DumpFolder:
-    """What a folder holds; nothing is written before :meth:`journal` or :meth:`finish`.
-
-    Args:
-        root: the folder, which need not exist; ``~`` is the home.
+    """What a folder, which need not exist, holds; nothing is written before :meth:`journal` or :meth:`finish`.
 
     Attributes:
         facts: ``dump.json``, or None.
         records: of the manifest and of all journals.
-
-    Raises:
-        DatasetError: it holds something else, or a broken ``dump.json``, manifest or journal.
-        MOSError: it is no folder, or cannot be read.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -66,9 +60,7 @@ class DumpFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise MOSError(
-                f"{self.root}: cannot be read as a folder ({in_the_way(self.root) or error.strerror})"
-            ) from None
+            raise MOSError(f"{self.root}: cannot be read as a folder ({error.strerror})") from None
         if FACTS in entries:
             self.facts = read_facts(self.root)
             self._read(self.facts)
@@ -86,14 +78,7 @@ class DumpFolder:
         self.records = self._listed + noted
 
     def agree(self, wanted: DumpFacts) -> DumpFacts:
-        """The facts of the folder's chips after this call: the larger k, all data sets and splits.
-
-        Args:
-            wanted: of what this call is to generate.
-
-        Raises:
-            DatasetError: the folder holds chips generated otherwise; the message names what differs.
-        """
+        """The facts of the folder's chips after this call; refuses a folder of chips that were generated otherwise."""
         there = self.facts
         if there is None or not self.records:
             return wanted
@@ -115,15 +100,7 @@ class DumpFolder:
         )
 
     def missing(self, plan: Sequence[ChipRecord], mine: Sequence[ChipRecord]) -> list[ChipRecord]:
-        """The chips of a process that are still to be generated; lost and damaged ones are logged.
-
-        Args:
-            plan: of all processes.
-            mine: of this one.
-
-        Raises:
-            DatasetError: chips of a source that has changed since, or files that belong to nothing.
-        """
+        """Those of a process's chips that are still to be generated; ``plan`` is of all processes."""
         self._refuse_changed_sources(plan)
         outputs = {record.output for record in (*self.records, *plan)}
         if foreign := [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]:
@@ -153,33 +130,25 @@ class DumpFolder:
             )
 
     @contextlib.contextmanager
-    def journal(self, rank: int, facts: DumpFacts) -> Iterator[int]:
-        """Make the folder, and open ``journal-<rank>.jsonl`` for :meth:`add`; no other process can write it meanwhile.
-
-        Raises:
-            MOSError: another process writes this journal, or the folder cannot be written.
-        """
+    def journal(self, rank: int, facts: DumpFacts) -> Iterator[FileIO]:
+        """Make the folder, and open ``journal-<rank>.jsonl`` for :meth:`add`, which no other process can write then."""
         path = os.path.join(self.root, f"journal-{rank}.jsonl")
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as held:
             with _writing(path):
                 os.makedirs(self.root, exist_ok=True)
-                if not stack.enter_context(locked(_lock_of(path))):
+                if not held.enter_context(locked(_lock(path))):
                     raise MOSError(
                         f"{path}: another process is generating chips in this folder; wait for it, or give another "
                         "folder (BRIDGE.SAMPLE.OUTPUT)"
                     )
-                journal = stack.enter_context(open(path, "a+b", buffering=0))
-                journal.seek(0)
-                journal.truncate(journal.read().rfind(b"\n") + 1)  # a kill may have cut the last line off
+                file = held.enter_context(open(path, "ab+", buffering=0))
+                file.seek(0)
+                file.truncate(file.readall().rfind(b"\n") + 1)  # a kill may have cut the last line off
                 self._write_facts(facts)
-            yield journal.fileno()
+            yield file
 
-    def add(self, journal: int, facts: DumpFacts, chip: ChipRecord, png: bytes) -> None:
-        """Write a generated chip, and its record into the journal first: so every image in the folder has its record.
-
-        Raises:
-            MOSError: the disk is full, or the like.
-        """
+    def add(self, journal: FileIO, facts: DumpFacts, chip: ChipRecord, png: bytes) -> None:
+        """Write a generated chip; its record goes into the journal first, so that every image has its record."""
         record = dataclasses.replace(chip, output_sha256=hashlib.sha256(png).hexdigest()).sealed(facts)
         with _writing(self._path(chip)):
             _append(journal, f"{record.to_json()}\n".encode())
@@ -187,27 +156,25 @@ class DumpFolder:
                 stream.write(png)
 
     def finish(self, facts: DumpFacts, plan: Sequence[ChipRecord]) -> bool:
-        """Merge the journals into the manifest, if all chips are there and no process is at work any more.
-
-        Returns:
-            Whether the manifest is written.
-        """
+        """Merge the journals into the manifest; False if a chip is missing or another process is still at work."""
         if not os.path.isdir(self.root):
             return False
-        with _locked_journals(self.root) as paths:
-            if paths is None:
+        manifest = os.path.join(self.root, MANIFEST)
+        with contextlib.ExitStack() as held, _writing(manifest):
+            held.enter_context(locked(_lock(manifest), wait=True))  # processes do this one after the other
+            paths = journals(self.root)
+            if not all([held.enter_context(locked(_lock(path))) for path in paths]):
                 return False
             self._read(facts)
             records = self._final(plan)
             if records is None:
                 return False
-            with _writing(os.path.join(self.root, MANIFEST)):
-                if records != self._listed:
-                    write_manifest(self.root, records)
-                self._write_facts(facts)
-            # What kills left under a temporary name.
-            half_written = (os.path.join(glob.escape(self.root), name) for name in (".*.tmp", f"{IMAGES}/*/.*.tmp"))
-            remove([*(path for pattern in half_written for path in glob.glob(pattern)), *paths])
+            if records != self._listed:
+                write_manifest(self.root, records)
+            self._write_facts(facts)
+            for pattern in (".*.tmp", f"{IMAGES}/*/.*.tmp"):  # of processes that were killed
+                paths += glob.glob(os.path.join(glob.escape(self.root), pattern))
+            remove(paths)
         return True
 
     def _write_facts(self, facts: DumpFacts) -> None:
@@ -257,9 +224,14 @@ def _of_chip(known: dict[tuple[str, int], list[ChipRecord]], chip: ChipRecord) -
     return [one for one in known.get(chip.key, ()) if (one.source_sha256, one.seed, one.output) == wanted]
 
 
-def _append(file: int, line: bytes) -> None:
+def _append(file: FileIO, line: bytes) -> None:
     while line:
-        line = line[os.write(file, line) :]
+        line = line[file.write(line) :]
+
+
+def _lock(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.lock")
 
 
 @contextlib.contextmanager
@@ -268,25 +240,6 @@ def _writing(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise MOSError(f"{path}: cannot be written ({in_the_way(os.path.dirname(path)) or error.strerror})") from None
-
-
-@contextlib.contextmanager
-def _locked_journals(root: str) -> Iterator[list[str] | None]:
-    """The journals of a folder while nobody can write them, or None while somebody does.
-
-    One process at a time gets this far; the others wait for it.
-    """
-    with contextlib.ExitStack() as stack:
-        with _writing(root):
-            stack.enter_context(locked(os.path.join(root, ".merge.lock"), wait=True))
-            paths = journals(root)
-            free = [stack.enter_context(locked(_lock_of(path))) for path in paths]
-        yield paths if all(free) else None
-
-
-def _lock_of(journal: str) -> str:
-    root, name = os.path.split(journal)
-    return os.path.join(root, f".{name}.lock")
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -21,11 +21,7 @@ DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def sampling_scheduler(pipeline: Any, sample: Any) -> Any:
-    """The pipeline's scheduler set as ``BRIDGE.SAMPLE`` says; in latents nothing is clamped.
-
-    Raises:
-        ConfigError: settings that it cannot take.
-    """
+    """The pipeline's scheduler set as ``BRIDGE.SAMPLE`` says; in latents nothing is clamped."""
     try:
         scheduler = type(pipeline.scheduler).from_config(
             pipeline.scheduler.config,
@@ -47,15 +43,7 @@ def sar_record(recorded: Any) -> dict[str, Any]:
 
 
 def check_as_trained(recorded: Any, cfg: Any) -> None:
-    """Refuse a direction or a reading of SAR chips that the bridge was not trained with.
-
-    Args:
-        recorded: the pipeline's config.
-        cfg: ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` are compared with it.
-
-    Raises:
-        ConfigError: the key and both values.
-    """
+    """Refuse a config with a direction or a reading of SAR chips other than a pipeline's config records."""
     if cfg.BRIDGE.DIRECTION != recorded.direction:
         raise ConfigError(
             f"BRIDGE.DIRECTION: the bridge was trained for {recorded.direction}, got {cfg.BRIDGE.DIRECTION}"
@@ -78,11 +66,12 @@ def generate(
         ChipError: a source that cannot be used.
         MOSError: values that are not finite, or too little memory on the device.
     """
+    source, target = facts.modalities
     pipeline.set_progress_bar_config(disable=True)
     for start in range(0, len(chips), batch):
         together = chips[start : start + batch]
         paths = [os.path.join(data_root, chip.source) for chip in together]
-        read = {path: images.read(path, facts.source_modality) for path in dict.fromkeys(paths)}
+        read = {path: images.read(path, source) for path in dict.fromkeys(paths)}
         try:
             output = pipeline(
                 np.stack([read[path] for path in paths]),
@@ -100,5 +89,5 @@ def generate(
                 f"{broken[0]}: the bridge gives values that are not finite for it; the training that wrote the "
                 "pipeline may have diverged"
             )
-        made = made.mean(dim=1) if facts.target_modality == SAR else made.movedim(1, -1)
+        made = made.mean(dim=1) if target == SAR else made.movedim(1, -1)
         yield from zip(together, (made * 255).round().clamp(0, 255).to(torch.uint8).numpy(), strict=True)

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from ...data.doubts import Doubts
 from ...data.listing import Item
-from ...data.modality import SAR
 from ...data.reader import ChipReader
 from ...errors import ChipError
 from ...synthetic.manifest import IMAGES, ChipRecord, DumpFacts, file_sha256, sample_seed, sorted_records
@@ -37,8 +36,7 @@ def plan_dump(
         facts: of the dump.
         data_root: folder of the data sets, to which the names of sources are relative.
         reader: reads a source.
-        known: records of generated chips. Their sources are hashed but not decoded again, and keep their split and
-            their output's stem.
+        known: generated already; their sources are not decoded again, and keep their split and their output's stem.
 
     Returns:
         Records without ``output_sha256`` and ``digest``.
@@ -47,8 +45,8 @@ def plan_dump(
         ChipError: a source that cannot be used.
     """
     sources = _sources(items_by_split, facts, data_root, reader, {record.source: record for record in known})
-    stems = _output_stems(sources, facts.target_modality, known)
-    word = _word(facts.target_modality)
+    word = ("RGB", "SAR")[facts.modalities[1]]
+    stems = _output_stems(sources, word, known)
     return [
         replace(
             source,
@@ -74,7 +72,7 @@ def _sources(
     items = ((split, *item) for split, items in items_by_split.items() for item in items)
     for split, path, identity, modality in items:
         name = source_name(path, data_root)
-        if modality != facts.source_modality or name in sources:
+        if modality != facts.modalities[0] or name in sources:
             continue
         try:
             content = file_sha256(path)
@@ -94,11 +92,11 @@ def _sources(
     return sorted_records(sources.values())
 
 
-def _output_stems(sources: Sequence[ChipRecord], target: int, known: Iterable[ChipRecord]) -> dict[str, str]:
+def _output_stems(sources: Sequence[ChipRecord], word: str, known: Iterable[ChipRecord]) -> dict[str, str]:
     """By source: the path of its outputs up to ``_k<sample>``."""
     stems: dict[str, str] = {}
     for record in known:
-        if match := re.fullmatch(rf"(.*)_k{record.sample}_{_word(target)}\.png", record.output, re.DOTALL):
+        if match := re.fullmatch(rf"(.*)_k{record.sample}_{word}\.png", record.output, re.DOTALL):
             stems[record.source] = match[1]
     plain = {source.source: f"{IMAGES}/{source.split}/{_short_stem(source.source)}" for source in sources}
     # Sources that have outputs already are counted too: a resumed dump must find the names of its first call.
@@ -108,10 +106,6 @@ def _output_stems(sources: Sequence[ChipRecord], target: int, known: Iterable[Ch
         digits = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         stems.setdefault(name, stem if count[stem.casefold()] == 1 else f"{stem}-{digits}")
     return stems
-
-
-def _word(modality: int) -> str:
-    return "SAR" if modality == SAR else "RGB"
 
 
 def _short_stem(name: str) -> str:

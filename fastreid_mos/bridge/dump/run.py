@@ -27,13 +27,7 @@ logger = logging.getLogger("fastreid_mos.bridge")
 
 
 class DumpReport(NamedTuple):
-    """What a call of :func:`dump` did.
-
-    Attributes:
-        asked: chips that were asked for, of all processes.
-        made: chips that this process generated.
-        finished: whether the manifest is written; with several processes the last one writes it.
-    """
+    """Chips that were asked for, chips that this process generated, and whether the manifest is written."""
 
     asked: int
     made: int
@@ -47,7 +41,7 @@ def dump(
     data_root: str,
     output: str | os.PathLike[str] = "",
     *,
-    device: str | torch.device | None = None,
+    device: str | torch.device = "cpu",
     rank: int = 0,
     world: int = 1,
     datasets: Sequence[str] = (),
@@ -62,30 +56,20 @@ def dump(
     within a grey level, see :func:`fastreid_mos.bridge.dump.generate.generate`.
 
     Args:
-        cfg: ``BRIDGE.SAMPLE`` says how; ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` must be what the pipeline was trained
-            with.
+        cfg: ``BRIDGE.SAMPLE`` says how; ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` must be the pipeline's.
         pipeline_folder: of a trained BrownianBridgePipeline.
-        items_by_split: (path, identity, modality) by "query", "gallery", "train" or "holdout"; chips of the other
-            modality are left out.
+        items_by_split: (path, identity, modality) by split; chips of the other modality are left out.
         data_root: folder of the data sets, to which the manifest's names of sources are relative.
-        output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``. One that has more
-            samples of a chip keeps them.
-        device: by default a GPU where there is one.
+        output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``.
+        device: of the pipeline.
         rank, world: this process and how many there are; they share the chips out without talking to each other.
         datasets: names, for ``dump.json``.
         command: that repeats the dump, for ``dump.json`` and for messages.
         progress: show a bar with images per second.
-
-    Raises:
-        ChipError: a source that cannot be used; all are opened before anything is generated.
-        ConfigError: settings that cannot work, or differ from the pipeline's.
-        DatasetError: the folder holds chips of another bridge, of other settings or of sources that have changed
-            since, files that are not its own, or a broken manifest.
-        MOSError: a pipeline or folder that cannot be used, or another process at work on the same share.
     """
     sample = cfg.BRIDGE.SAMPLE
     bridge = os.path.expanduser(os.fspath(pipeline_folder))
-    pipeline = load_pipeline(bridge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipeline = load_pipeline(bridge, device)
     torch.nn.Module.to(pipeline.unet, DTYPES[sample.PRECISION])  # diffusers' own warns of what does not matter here
     check_as_trained(pipeline.config, cfg)
     pipeline.scheduler = sampling_scheduler(pipeline, sample)
@@ -146,9 +130,6 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
 
     "query" and "gallery" are those of ``DATASETS.TESTS``, "holdout" the held-out training identities of
     ``TEST.HOLDOUT``, "train" all training chips of ``DATASETS.NAMES``.
-
-    Raises:
-        MOSError: a data set that is not there, or no chip in any split.
     """
     splits = list(cfg.BRIDGE.SAMPLE.SPLITS)
     found: dict[str, list[Item]] = {}
@@ -170,17 +151,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
 
 
 def dump_splits(cfg: Any, pipeline_folder: str, state: Any, command: str) -> None:
-    """:func:`dump` of :func:`split_items`; several processes share the chips out.
-
-    Args:
-        cfg: the config.
-        pipeline_folder: of the trained pipeline.
-        state: accelerate's PartialState.
-        command: that repeats the dump.
-
-    Raises:
-        MOSError: see :func:`dump`.
-    """
+    """:func:`dump` of :func:`split_items`; ``state`` is accelerate's PartialState."""
     dump(
         cfg,
         pipeline_folder,

@@ -128,7 +128,7 @@ def kill_at(mode: str) -> None:
 
     def killed_append(file, line):
         if now("in_line"):
-            os.write(file, line[:100])
+            file.write(line[:100])
             die()
         append(file, line)
 

@@ -169,7 +169,7 @@ def test_from_sar_to_optical(world, tmp_path):
     generated.verify()
     assert report.asked == len(generated.records) == N_SAR
     assert generated.records[0].output == "images/query/0001_b_SAR_k0_RGB.png"
-    assert (generated.facts.source_modality, generated.facts.target_modality) == (1, 0)
+    assert generated.facts.modalities == (1, 0)
     with Image.open(generated.path(generated.records[0])) as image:
         assert (image.mode, image.size) == ("RGB", (8, 16))
 
