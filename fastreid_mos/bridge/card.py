@@ -73,29 +73,9 @@ The code, fastreid-mos, is under the Apache License 2.0. For the weights the ter
 
 ## Citation
 
-```bibtex
-@inproceedings{zhao2026mos,
-  title = { {{- "{MOS}: Mitigating Optical-{SAR} Modality Gap for Cross-Modal Ship Re-Identification" -}} },
-  author = {Zhao, Yujian and Liu, Hankun and Niu, Guanglin},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2026},
-  note = {arXiv:2512.03404}
-}
-@inproceedings{li2023bbdm,
-  title = { {{- "{BBDM}: Image-to-Image Translation with {B}rownian Bridge Diffusion Models" -}} },
-  author = {Li, Bo and Xue, Kaitao and Liu, Bin and Lai, Yu-Kun},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2023},
-  note = {arXiv:2205.07680}
-}
-@inproceedings{zheng2025dbim,
-  title = {Diffusion Bridge Implicit Models},
-  author = {Zheng, Kaiwen and He, Guande and Chen, Jianfei and Bao, Fan and Zhu, Jun},
-  booktitle = {International Conference on Learning Representations (ICLR)},
-  year = {2025},
-  note = {arXiv:2405.15885}
-}
-```
+- MOS: Zhao, Liu, Niu. Mitigating Optical-SAR Modality Gap for Cross-Modal Ship Re-Identification. CVPR 2026, [arXiv 2512.03404](https://arxiv.org/abs/2512.03404)
+- BBDM: Li, Xue, Liu, Lai. Image-to-Image Translation with Brownian Bridge Diffusion Models. CVPR 2023, [arXiv 2205.07680](https://arxiv.org/abs/2205.07680)
+- DBIM: Zheng, He, Chen, Bao, Zhu. Diffusion Bridge Implicit Models. ICLR 2025, [arXiv 2405.15885](https://arxiv.org/abs/2405.15885)
 """  # noqa: E501
 
 

@@ -276,7 +276,7 @@ def _check_divisible(unet: Any, vae: Any, height: Any, width: Any) -> None:
 
 
 def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | None = None) -> BrownianBridgePipeline:
-    """A :class:`BrownianBridgePipeline` from a folder or from the hub, with every failure said in one line.
+    """A :class:`BrownianBridgePipeline` from a folder or from the hub; every failure is one line that names it.
 
     Args:
         path: the folder that ``save_pretrained`` wrote, or a hub id (owner/name).

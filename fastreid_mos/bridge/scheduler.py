@@ -371,8 +371,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
     def _change_of_x0(self, x0: torch.Tensor, index: int, t: int, n: int) -> torch.Tensor | float:
         earlier = self._history if index else []
         self._history = [(-float(self._log_sigma[t]), x0), *earlier][: self.config.solver_order]
-        # At the first step nothing of z_t is kept, and after the last the integral in log sigma has no end.
-        return 0.0 if index == 0 or n < 0 else target_integral(self._history, -float(self._log_sigma[n]))
+        # After the last step the integral in log sigma has no end.
+        return 0.0 if n < 0 else target_integral(self._history, -float(self._log_sigma[n]))
 
     def _coefficients(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """m and d, both 0 at timestep -1, in float32 or as wide as ``like``; for rows shaped and moved to fit it."""

@@ -148,28 +148,6 @@ def test_with_the_posterior_mean_the_mean_is_exact_and_the_variance_converges(ar
     assert errors[1] < (0.02 if arguments.get("solver_order", 1) == 1 else 0.001)
 
 
-@pytest.mark.parametrize("arguments", LAWFUL, ids=str)
-@pytest.mark.parametrize("count", [5, 10, 20, 50])
-def test_few_steps_stay_near_the_variance_too(arguments, count):
-    """A first-order step shrinks towards its prediction; one of higher order oversteps, most of all by even steps."""
-    _, variances, expected = posterior_mean_law(count, num_train_timesteps=1000, **arguments)
-    assert 0.1 < variances[-1] / expected[-1] < 2.2
-
-
-@pytest.mark.parametrize("eta", ETAS)
-def test_with_the_posterior_mean_the_variance_is_the_recursions(eta):
-    """V_n = ((1 - m_n) k + sqrt((d_n - w2) / d_t) (1 - (1 - m_t) k))^2 V_t + w2, k the slope of the posterior mean."""
-    scheduler = scheduler_of(12, eta=eta, num_train_timesteps=100_000)
-    _, variances, _ = posterior_mean_law(12, eta=eta)
-    ends = [bridge(scheduler, t) for t in scheduler.timesteps.tolist()]
-    for index in range(1, 10):
-        (m, d), (m_n, d_n) = ends[index : index + 2]
-        slope, _, _ = posterior(m, d, MEAN, VARIANCE)
-        fresh = eta**2 * d_n * (d - d_n * ((1 - m) / (1 - m_n)) ** 2) / d
-        factor = (1 - m_n) * slope + ((d_n - fresh) / d) ** 0.5 * (1 - (1 - m) * slope)
-        assert variances[index] == pytest.approx(factor**2 * variances[index - 1] + fresh, abs=1e-6)
-
-
 def flow_error(count: int, order: int, spacing: str = "variance", m_min: float = 0.001) -> float:
     """After the first step eta = 0 follows an ordinary differential equation, for a Gaussian target a known scaling:
     the relative error of the scaling at the last timestep."""

@@ -190,7 +190,7 @@ def test_card_says_what_was_trained():
         "| Data set QXSSAROPT | 1 identities", "| steps | 1234 |", r"| data folder | a\|b |", "| batch | [8, 2] |",
         "| note | {{ x }} |", "SARMaxScale, channel auto", "ysubx: the network predicts y - x_0",
         "latents of a VQModel", "rule dbim, eta 0.25", "16 x 16 pixels", "resized bicubic", "given x_t and the source",
-        "1000 timesteps", "## Licence", "## Limits", "{{MOS}: ", "2205.07680", 'read("ship.tif", modality=1)',
+        "1000 timesteps", "## Licence", "## Limits", "2512.03404", "2205.07680", 'read("ship.tif", modality=1)',
     ):  # fmt: skip
         assert fact in card.content, fact
     plain = model_card(tiny_pipeline()).content

@@ -222,15 +222,29 @@ def test_a_list_of_generators_gives_each_row_its_own_noise():
     assert torch.equal(together[1], first(6)[0]) and not torch.equal(together[0], together[1])
 
 
+def test_a_loop_may_be_run_again():
+    scheduler, (source, noise) = of(5, **EVERY), draws(2)
+
+    def sample():
+        x = source
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t), t, x, source, variance_noise=noise).prev_sample
+        return x
+
+    assert torch.equal(sample(), sample())
+
+
 def test_step_and_begin_index():
     scheduler, (x, y) = of(5, clip_sample=False, eta=0.0), draws(2)
     third, fourth = (scheduler.step(x, scheduler.timesteps[index], x, y).prev_sample for index in (2, 3))
     assert scheduler.step_index == 4  # a timestep on the host is looked up, whatever came before
     scheduler.set_timesteps(5)
-    assert scheduler.step_index is scheduler.begin_index is None
     scheduler.set_begin_index(2)
+    assert (scheduler.step_index, scheduler.begin_index) == (None, 2)
     assert torch.equal(scheduler.step(x, int(scheduler.timesteps[2]), x, y).prev_sample, third)
     assert torch.equal(scheduler.step(x, scheduler.timesteps[3], x, y).prev_sample, fourth)
+    scheduler.set_timesteps(5)
+    assert scheduler.step_index is scheduler.begin_index is None
 
 
 @pytest.mark.parametrize("settings", [{}, {"step_rule": "dbim"}, EVERY])
