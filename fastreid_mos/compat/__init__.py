@@ -1,6 +1,6 @@
 """fast-reid 1.4.0 on today's Python, PyTorch, NumPy and torchvision, on a CPU or on GPUs.
 
-Only what has no seam in fast-reid (no registry, no subclass, no config key) is patched, at run time, and only when the
+Only what has no seam in fast-reid (no registry, no subclass, no config key) is patched, at run time, and only where the
 installed version needs it. Every patch is a :class:`Patch` with its reason and the version it is for; :data:`PATCHES`
 lists them all, applied or not, and ``python -m fastreid_mos`` prints the list.
 """
@@ -16,12 +16,8 @@ def apply() -> None:
     Raises:
         MOSError: fast-reid is not installed; the message holds the command that installs it.
     """
-    if PATCHES:
-        return
     from .imports import import_fastreid
 
-    import_fastreid()
-    from . import checkpoints, data, evaluation, launching, training
-
-    for part in (data, training, launching, checkpoints, evaluation):
-        part.apply()
+    if not PATCHES:
+        import_fastreid()
+        from . import checkpoints, data, evaluation, launching, training  # noqa: F401  each patches its part

@@ -10,76 +10,67 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.file_io import PathManager
 
 from ..errors import CheckpointError, WeightsError
 from ..files import atomic_write
-from .registry import record, source_has
+from .registry import replaces
+
+_HALF = "a kill while writing leaves half a file under the final name"
+_load_model = Checkpointer._load_model
 
 
-def apply() -> None:
-    """Apply the repairs of this part."""
-    from fastreid.utils.checkpoint import Checkpointer
-    from fastreid.utils.file_io import PathManager
-
-    fault = source_has(Checkpointer.save, "torch.save(data, f)")
-    whole = record("Checkpointer.save", "a kill while writing leaves half a file under the final name", fault)
-    fault = source_has(Checkpointer._load_file, 'torch.load(f, map_location=torch.device("cpu"))')
-    reason = "runs pickle code on older torch; a file whose keys match nothing loads nothing, silently (issue 396)"
-    safe = record("Checkpointer.load", reason, fault)
-    load_model = Checkpointer._load_model
-
-    def opened(path: str, mode: str) -> Any:
-        # Other storage, which fast-reid's PathManager has a handler for, is written as that handler does.
-        foreign = any(path.startswith(prefix) for prefix in PathManager._PATH_HANDLERS)
-        return PathManager.open(path, mode) if foreign else atomic_write(path, mode)
-
-    def save(self: Any, name: str, **kwargs: Any) -> None:
-        if not self.save_dir or not self.save_to_disk:
-            return
-        data: dict[str, Any] = {"model": self.model.state_dict()}
-        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update(kwargs)
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info(f"Saving checkpoint to {path}")
-        with opened(path, "wb") as stream:
-            torch.save(plain(data), stream)
-        self.tag_last_checkpoint(f"{name}.pth")
-
-    def tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
-        with opened(os.path.join(self.save_dir, "last_checkpoint"), "w") as stream:
-            stream.write(last_filename_basename)
-
-    def _load_file(self: Any, path: str) -> dict[str, Any]:
-        return read_checkpoint(path)
-
-    def _load_model(self: Any, checkpoint: dict[str, Any]) -> Any:
-        state = checkpoint["model"]
-        names = list(state)
-        incompatible = load_model(self, checkpoint)
-        loaded = len(names) - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
-        if names and loaded <= 0:
-            raise WeightsError(
-                f"none of the checkpoint's {len(names)} weights fits the model: it holds {', '.join(names[:3])} ..., "
-                f"the model has {', '.join(list(self.model.state_dict())[:3])} ..."
-            )
-        return incompatible
-
-    if whole:
-        Checkpointer.save = save
-        Checkpointer.tag_last_checkpoint = tag_last_checkpoint
-    if safe:
-        Checkpointer._load_file = _load_file
-        Checkpointer._load_model = _load_model
+def _open_whole(path: str, mode: str) -> Any:
+    # Other storage, which fast-reid's PathManager has a handler for, is written as that handler does.
+    foreign = path.startswith(tuple(PathManager._PATH_HANDLERS))
+    return PathManager.open(path, mode) if foreign else atomic_write(path, mode)
 
 
-def plain(value: Any) -> Any:
+@replaces(Checkpointer, "save", "torch.save(data, f)", _HALF)
+def save(self: Any, name: str, **kwargs: Any) -> None:
+    if not self.save_dir or not self.save_to_disk:
+        return
+    states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+    path = os.path.join(self.save_dir, f"{name}.pth")
+    self.logger.info(f"Saving checkpoint to {path}")
+    with _open_whole(path, "wb") as stream:
+        torch.save(_plain({"model": self.model.state_dict(), **states, **kwargs}), stream)
+    self.tag_last_checkpoint(f"{name}.pth")
+
+
+@replaces(Checkpointer, "tag_last_checkpoint", "PathManager.open(save_file", _HALF)
+def tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
+    with _open_whole(os.path.join(self.save_dir, "last_checkpoint"), "w") as stream:
+        stream.write(last_filename_basename)
+
+
+@replaces(Checkpointer, "_load_file", "torch.load(f, map_location", "a broken file is reported by whatever it leads to")
+def load_file(self: Any, path: str) -> dict[str, Any]:
+    return read_checkpoint(path)
+
+
+@replaces(Checkpointer, "_load_model", "strict=False", "a file whose keys match nothing loads nothing (issue 396)")
+def load_model(self: Any, checkpoint: dict[str, Any]) -> Any:
+    names = list(checkpoint["model"])
+    incompatible = _load_model(self, checkpoint)
+    loaded = len(names) - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
+    if names and loaded <= 0:
+        raise WeightsError(
+            f"none of the checkpoint's {len(names)} weights fits the model: it holds {', '.join(names[:3])} ..., "
+            f"the model has {', '.join(list(self.model.state_dict())[:3])} ..."
+        )
+    return incompatible
+
+
+def _plain(value: Any) -> Any:
     """NumPy scalars as Python's: ``weights_only`` reading refuses the former."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, dict):
-        return type(value)((key, plain(item)) for key, item in value.items()) if type(value) is dict else value
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
+        return type(value)(map(_plain, value))
     return value
 
 
@@ -90,8 +81,8 @@ def read_torch(path: str) -> Any:
         CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
     """
     if not os.path.isfile(path):
-        what = "a folder, not a file of weights" if os.path.isdir(path) else "no such file of weights"
-        raise CheckpointError(f"{path}: {what}")
+        reason = "a folder, not a file of weights" if os.path.isdir(path) else "no such file of weights"
+        raise CheckpointError(f"{path}: {reason}")
     try:
         with open(path, "rb") as stream:
             is_pickle = stream.read(1) == b"\x80"
@@ -101,33 +92,23 @@ def read_torch(path: str) -> Any:
     except PermissionError:
         raise CheckpointError(f"{path}: may not be read (permission)") from None
     except Exception as error:  # torch raises a different class for each way in which a file can be broken
-        reason = str(error).lower()
-        if "unsupported global" in reason or "unsupported class" in reason or (is_pickle and "operand" in reason):
-            detail = "holds Python objects beside tensors and was not loaded: loading would run code from the file"
+        text = str(error).lower()
+        if "unsupported global" in text or "unsupported class" in text or (is_pickle and "operand" in text):
+            reason = "holds Python objects beside tensors and was not loaded: loading would run code from the file"
         else:
-            detail = f"truncated or not a file of PyTorch ({type(error).__name__}); {os.path.getsize(path)} bytes"
-        raise CheckpointError(f"{path}: {detail}") from None
+            reason = f"truncated or not a file of PyTorch ({type(error).__name__}); {os.path.getsize(path)} bytes"
+        raise CheckpointError(f"{path}: {reason}") from None
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code it may hold.
-
-    Returns:
-        The dictionary that was saved, with at least the key ``model``.
-
-    Raises:
-        CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
-    """
+    """As :func:`read_torch`, a dictionary with the weights under ``model``."""
     checkpoint = read_torch(path)
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a dictionary of weights")
-    if not isinstance(checkpoint.get("model"), dict):
-        if checkpoint and all(isinstance(item, torch.Tensor) for item in checkpoint.values()):
-            return {"model": checkpoint}
-        raise CheckpointError(
-            f"{path}: no 'model' in it (found: {', '.join(map(str, list(checkpoint)[:5])) or 'nothing'})"
-        )
-    return checkpoint
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
+        return checkpoint
+    if isinstance(checkpoint, dict) and checkpoint and all(map(torch.is_tensor, checkpoint.values())):
+        return {"model": checkpoint}
+    found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+    raise CheckpointError(f"{path}: no 'model' in it (found: {found or 'nothing'})")
 
 
 def saved_config(checkpoint: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,25 +25,10 @@ from .registry import record
 INSTALL = "pip install --no-deps fastreid==1.4.0"
 
 # Imported while the stand-ins below are in place, so that none of them has to stay behind.
-_MODULES = (
-    "fastreid.config",
-    "fastreid.utils",
-    "fastreid.utils.compute_dist",
-    "fastreid.utils.checkpoint",
-    "fastreid.utils.visualizer",
-    "fastreid.utils.summary",
-    "fastreid.data",
-    "fastreid.data.transforms.build",
-    "fastreid.layers",
-    "fastreid.solver",
-    "fastreid.modeling",
-    "fastreid.evaluation",
-    "fastreid.evaluation.rank",
-    "fastreid.evaluation.rerank",
-    "fastreid.evaluation.roc",
-    "fastreid.engine",
-    "fastreid.engine.launch",
-)
+_MODULES = """
+config utils utils.compute_dist utils.checkpoint utils.visualizer utils.summary data data.transforms.build
+layers solver modeling evaluation evaluation.rank evaluation.rerank evaluation.roc engine engine.launch
+""".split()
 
 # The compiled operators that torchvision's Python files describe while they are imported.
 _TORCHVISION_SCHEMAS = (
@@ -53,11 +39,7 @@ _libraries: list[Any] = []  # a torch Library takes its operators with it when i
 
 
 def import_fastreid() -> None:
-    """Import fast-reid with today's libraries beside it.
-
-    Raises:
-        MOSError: fast-reid is not installed.
-    """
+    """Import fast-reid with today's libraries beside it."""
     if importlib.util.find_spec("fastreid") is None:
         raise MOSError(
             f"fast-reid is not installed: run '{INSTALL}' (without its dependencies: they pin torch 1.13.1), "
@@ -69,7 +51,7 @@ def import_fastreid() -> None:
         warnings.filterwarnings("ignore", message="Cython")
         for name in _MODULES:
             try:
-                importlib.import_module(name)
+                importlib.import_module(f"fastreid.{name}")
             except ModuleNotFoundError as error:
                 if error.name is None or error.name.startswith("fastreid"):
                     raise
@@ -77,15 +59,15 @@ def import_fastreid() -> None:
 
 
 def _declare_torchvision_operators() -> None:
-    """Stub schemas for torchvision's compiled operators when its binary does not fit the installed torch.
+    """Stub schemas for torchvision's compiled operators where its binary does not fit the installed torch.
 
     The registries hold torchvision for CUDA only; beside a CPU-only torch its binary cannot be loaded, and the import
     stops at the first operator it wants to describe. fast-reid uses none of these operators.
     """
     spec = importlib.util.find_spec("torchvision")
-    needed = False
-    if spec is not None and spec.origin and "torchvision" not in sys.modules:
-        needed = not _torchvision_binary_loads(os.path.dirname(spec.origin))
+    needed = (
+        "torchvision" not in sys.modules and spec is not None and not _binary_loads(os.path.dirname(str(spec.origin)))
+    )
     if record(
         "torchvision operators",
         "its binary is built for another torch: the import stops with 'operator torchvision::nms does not exist'",
@@ -99,7 +81,7 @@ def _declare_torchvision_operators() -> None:
         _libraries.append(library)
 
 
-def _torchvision_binary_loads(folder: str) -> bool:
+def _binary_loads(folder: str) -> bool:
     for binary in glob.glob(os.path.join(folder, "_C*.so")) + glob.glob(os.path.join(folder, "_C*.pyd")):
         try:
             torch.ops.load_library(binary)
@@ -109,29 +91,20 @@ def _torchvision_binary_loads(folder: str) -> bool:
     return False
 
 
-def _imports(start: str, word: str) -> bool:
-    """Whether an unconditional import in the files at fault begins and goes on so: git's master differs from 1.4.0."""
-    spec = importlib.util.find_spec("fastreid")
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        for file in ("data/build.py", "evaluation/testing.py"):
-            try:
-                with open(os.path.join(folder, file), encoding="utf-8") as stream:
-                    if any(line.startswith(start) and word in line for line in stream):
-                        return True
-            except OSError:  # a frozen program: the fault is taken to be there
-                return True
-    return False
+def _has_line(start: str) -> bool:
+    """Whether an import at the left margin of the files at fault begins so: git's master differs from 1.4.0."""
+    folder = Path(str(importlib.util.find_spec("fastreid").origin)).parent  # type: ignore[union-attr]
+    files = (folder / "data/build.py", folder / "evaluation/testing.py")
+    return any(line.startswith(start) for file in files for line in file.read_text(encoding="utf-8").splitlines())
 
 
 @contextlib.contextmanager
 def _removed_names() -> Iterator[None]:
     """``torch._six`` and ``collections.Mapping``, gone since torch 2.0 and Python 3.10, while fast-reid is imported."""
-    six_gone = importlib.util.find_spec("torch._six") is None and _imports("from torch._six import", "")
-    mapping_gone = not hasattr(collections, "Mapping") and _imports("from collections import", "Mapping")
+    six_gone = importlib.util.find_spec("torch._six") is None and _has_line("from torch._six import")
+    mapping_gone = not hasattr(collections, "Mapping") and _has_line("from collections import Mapping")
     record("torch._six", "data/build.py imports string_classes from it; torch 2.0 removed it", six_gone)
-    record(
-        "collections.Mapping", "data/build.py and evaluation/testing.py import it; Python 3.10 removed it", mapping_gone
-    )
+    record("collections.Mapping", "imported by data/build.py and others; Python 3.10 removed it", mapping_gone)
     if six_gone:
         six = types.ModuleType("torch._six")
         vars(six).update(string_classes=(str, bytes), int_classes=int, container_abcs=collections.abc, inf=math.inf)
@@ -148,7 +121,7 @@ def _removed_names() -> Iterator[None]:
 
 
 class _MissingFaiss(types.ModuleType):
-    """Stands in for faiss inside fast-reid; whoever really uses it is told what to install."""
+    """Replaces faiss inside fast-reid; whoever really uses it is told what to install."""
 
     METRIC_L2 = 1  # a default argument in faiss_utils.py, read at import
 
@@ -162,8 +135,7 @@ class _MissingFaiss(types.ModuleType):
 def _faiss() -> Iterator[None]:
     """fast-reid imports faiss where it is not needed: re-ranking here runs without it (see ``evaluation``)."""
     missing = importlib.util.find_spec("faiss") is None
-    record("faiss", "utils/compute_dist.py and evaluation/roc.py import it; MOS does not need it", missing)
-    if missing:
+    if record("faiss", "utils/compute_dist.py and evaluation/roc.py import it; MOS does not need it", missing):
         sys.modules["faiss"] = _MissingFaiss("faiss")
     try:
         yield

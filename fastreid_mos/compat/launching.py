@@ -21,17 +21,13 @@ import torch.multiprocessing as mp
 from fastreid.utils import comm
 
 from ..errors import MOSError
-from .registry import record, replace_everywhere, source_has
+from .registry import replaces
+
+# The package rebinds the name of its module to the function.
+_module = sys.modules["fastreid.engine.launch"]
 
 
-def apply() -> None:
-    """Apply the repairs of this part."""
-    # The package rebinds the name of its module to the function, hence the look-up by module name.
-    module = sys.modules["fastreid.engine.launch"]
-    if record("launch", "asserts CUDA and NCCL", source_has(module, 'backend="NCCL"')):
-        replace_everywhere(module.launch, launch)
-
-
+@replaces(_module, "launch", 'backend="NCCL"', "asserts CUDA and NCCL", of=_module)
 def launch(
     main_func: Callable[..., Any],
     num_gpus_per_machine: int,
@@ -43,15 +39,9 @@ def launch(
 ) -> None:
     """Run ``main_func(*args)`` once, or in several processes that work together.
 
-    Args:
-        main_func: the program.
-        num_gpus_per_machine: processes on this machine.
-        num_machines: machines that take part.
-        machine_rank: the number of this one, from 0.
-        dist_url: where the processes meet, such as ``tcp://127.0.0.1:29500``; ``None`` or ``"auto"`` finds a free port.
-        args: what ``main_func`` is given.
-        device: of ``MODEL.DEVICE``: on "cuda" each process takes a GPU of its own (nccl), on "cpu" none does (gloo).
-            None, as fast-reid's own programs call it: "cuda" where there are that many.
+    As fast-reid's, and ``device`` is MODEL.DEVICE: on "cuda" each process takes a GPU of its own (nccl), on "cpu" none
+    does (gloo); None, as fast-reid's own programs call it, is "cuda" where there are that many GPUs. A ``dist_url`` of
+    None or "auto" finds a free port.
 
     Raises:
         MOSError: a number of processes, a machine rank or an address that is none.
@@ -83,21 +73,18 @@ def launch(
 
 @contextmanager
 def _ending_together() -> Iterator[None]:
-    """SIGINT and SIGTERM, which come as KeyboardInterrupt, also stop the processes that were started in the block.
-
-    Left alone those would go on, and this process would wait for them.
-    """
+    """SIGINT and SIGTERM stop the processes started in the block too; left alone, this one would wait for them."""
     others = mp.active_children()
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, _stop) for number in signals}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     except KeyboardInterrupt:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
         processes = [process for process in mp.active_children() if process not in others]
-        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. The last is
-        # for one that waits for another one inside a library, where it hears no other signal.
+        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. Killed is one
+        # that waits for another one inside a library, where it hears no other signal.
         for end_it, seconds in ((lambda _: None, 1.0), (_interrupt, 20.0), (lambda process: process.kill(), 10.0)):
             end = time.monotonic() + seconds
             for process in processes:
@@ -109,10 +96,6 @@ def _ending_together() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _interrupt(process: Any) -> None:
@@ -165,9 +148,8 @@ def _worker(
     if on_gpu:
         _leave_groups()
         return
-    # Taking gloo's groups apart can wait for ever: whoever drops the last reference to one waits for gloo's threads
-    # while it holds the interpreter's lock, which such a thread needs to let go of its last piece of work. Everybody
-    # is done here (the synchronize above), so the process ends at once instead.
+    # Taking gloo's groups apart can deadlock: it waits for gloo's threads while it holds the interpreter's lock, which
+    # such a thread needs to finish. All processes are done here (the synchronize above), so this one ends at once.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,51 @@ PATCHES: list[Patch] = []
 
 
 def record(name: str, reason: str, active: bool, version: str = "fast-reid 1.4.0") -> bool:
-    """Note a patch and say whether to apply it."""
+    """Note a patch and return whether to apply it."""
     PATCHES.append(Patch(name, reason, version, active))
     return active
 
 
-def source_has(item: Any, marker: str) -> bool:
-    """Whether the source of a fast-reid function or class holds the text of a fault.
+def source_has(item: Any, fault: str) -> bool:
+    """Whether the source of a fast-reid function, class or module holds the text of a fault.
 
-    A patch is for the code as it was when the fault was seen; a fast-reid that no longer has it is left alone. Where
-    the source cannot be read (a frozen program) the fault is taken to be there.
+    A fast-reid that no longer has it is left alone. Without a source (a frozen program) it is taken to be there.
     """
     try:
-        return marker in inspect.getsource(item)
+        return fault in inspect.getsource(item)
     except (OSError, TypeError):
         return True
+
+
+def replaces(owner: Any, name: str, fault: str, reason: str, of: Any = None) -> Callable[[Function], Function]:
+    """Decorator: put a function in place of a method of a class, or of a module's function in all of fast-reid.
+
+    Args:
+        owner: the class or module.
+        name: of its attribute.
+        fault: text that the source of ``of`` (default: of the attribute) holds where the patch is needed.
+        reason: what happens without the patch.
+        of: see ``fault``.
+    """
+    original = getattr(owner, name)
+    label = f"{owner.__name__}.{name}" if isinstance(owner, type) else name
+
+    def patch(function: Function) -> Function:
+        if record(label, reason, source_has(of or original, fault)):
+            if isinstance(owner, type):
+                static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+                setattr(owner, name, staticmethod(function) if static else function)
+            else:
+                replace_everywhere(original, function)
+        return function
+
+    return patch
 
 
 def replace_everywhere(old: Any, new: Any) -> None:
     """Point every fast-reid module that imported ``old`` by name at ``new``."""
     for module_name, module in list(sys.modules.items()):
-        if module is None or not (module_name == "fastreid" or module_name.startswith("fastreid.")):
-            continue
-        for attribute, value in list(vars(module).items()):
-            if value is old:
-                setattr(module, attribute, new)
+        if module_name.partition(".")[0] == "fastreid":
+            for attribute, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, attribute, new)

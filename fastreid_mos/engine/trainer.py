@@ -250,10 +250,6 @@ class MOSTrainer(DefaultTrainer):
         datasets = testing.open_tests(cfg)
         return testing.test(cfg, model, datasets, testing.prepare_fusion(cfg, datasets))
 
-    test_datasets = staticmethod(testing.open_tests)
-    prepare_fusion = staticmethod(testing.prepare_fusion)
-    _infer = staticmethod(testing.infer)
-
     def test_holdout(self) -> tuple[dict[str, Any], float]:
         """Test on the held-out training identities, every seeded split of them."""
         return testing.test_holdout(self.cfg, self.model, self.holdout_splits)

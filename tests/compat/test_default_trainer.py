@@ -52,6 +52,7 @@ def config(output: str) -> object:
     return cfg
 
 
+@pytest.mark.slow
 def test_default_trainer_trains_tests_and_predicts(tiny_market, tmp_path):
     from fastreid.engine import DefaultPredictor, DefaultTrainer
 

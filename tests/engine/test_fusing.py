@@ -25,6 +25,7 @@ from fastreid_mos.data import HOSS, build_test_loader, read_chip, ship_size_feat
 from fastreid_mos.data.holdout import split_holdout
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine import fusing as fusing_module
+from fastreid_mos.engine import testing
 from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
 from fastreid_mos.evaluation import fuse_features, rank_features
 from fastreid_mos.evaluation.fused_chips import ChipPass
@@ -186,8 +187,8 @@ def test_flip_testing_reaches_generated_chips(data, dump, tmp_path):
     seen = {}
     for flip in (False, True):
         cfg = config(data, dump, tmp_path, "TEST.FLIP.ENABLED", flip)
-        fused = MOSTrainer.prepare_fusion(cfg, MOSTrainer.test_datasets(cfg))
-        fused.run(lambda loader, evaluator, cfg=cfg: MOSTrainer._infer(cfg, Fixed(), loader, evaluator))
+        fused = testing.prepare_fusion(cfg, testing.open_tests(cfg))
+        fused.run(lambda loader, evaluator, cfg=cfg: testing.infer(cfg, Fixed(), loader, evaluator))
         seen[flip] = fused.fusion("HOSS").generated
     assert np.array_equal(seen[False].owner, seen[True].owner)
     assert not np.allclose(seen[False].features, seen[True].features)
@@ -310,7 +311,7 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, tmp_pa
     monkeypatch.setattr("fastreid_mos.evaluation.alpha._LEVEL", 0.5)
     for labels in ("true", "unreadable"):
         cfg = config(data, dump, tmp_path / labels, "TEST.FUSION.ALPHA", "auto")
-        datasets = MOSTrainer.test_datasets(cfg)
+        datasets = testing.open_tests(cfg)
         if labels == "unreadable":
             datasets = {
                 name: SimpleNamespace(
@@ -319,8 +320,8 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, tmp_pa
                 )
                 for name, dataset in datasets.items()
             }
-        fused = MOSTrainer.prepare_fusion(cfg, datasets)
-        fused.run(lambda loader, evaluator, cfg=cfg: MOSTrainer._infer(cfg, Fixed(), loader, evaluator))
+        fused = testing.prepare_fusion(cfg, datasets)
+        fused.run(lambda loader, evaluator, cfg=cfg: testing.infer(cfg, Fixed(), loader, evaluator))
         fusion = fused.fusion("HOSS").as_dict()
         chosen[labels] = [fusion[name] for name in ("alpha", "k", "curves")]
     assert chosen["true"] == chosen["unreadable"] and any(chosen["true"][0].values())
@@ -336,12 +337,12 @@ def test_auto_refuses_identities_that_were_trained_on(data, dump, own_dump, tmp_
     query, gallery = held_out(data)[0]
     known = sorted({item[1] for item in (*query, *gallery)})
     other = sorted({item[1] for item in HOSS(root=str(data)).train} - set(known))
-    prepare = MOSTrainer.prepare_fusion
+    prepare = testing.prepare_fusion
 
     def with_trained(identities):
         rewrite(own_dump, lines(own_dump), trained_identities=identities)
         cfg = config(data, own_dump, tmp_path, *auto)
-        return prepare(cfg, MOSTrainer.test_datasets(cfg))
+        return prepare(cfg, testing.open_tests(cfg))
 
     assert with_trained({"HOSS": other}) is not None
     with pytest.raises(DatasetError, match=rf"trained on 1 of the held-out identities of HOSS \({known[0]}\)"):
@@ -352,7 +353,7 @@ def test_auto_refuses_identities_that_were_trained_on(data, dump, own_dump, tmp_
         with_trained({})
     # A fixed value chooses nothing, and is nobody's business.
     cfg = config(data, own_dump, tmp_path)
-    assert prepare(cfg, MOSTrainer.test_datasets(cfg)) is not None
+    assert prepare(cfg, testing.open_tests(cfg)) is not None
 
 
 @pytest.mark.parametrize(
@@ -373,10 +374,10 @@ def test_auto_compares_the_checkpoints_held_out_identities(data, dump, tmp_path,
     torch.save(content, tmp_path / "weights.pth")
     cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
     if message is None:
-        assert MOSTrainer.prepare_fusion(cfg, MOSTrainer.test_datasets(cfg)) is not None
+        assert testing.prepare_fusion(cfg, testing.open_tests(cfg)) is not None
         return
     with pytest.raises(CheckpointError, match=message) as caught:
-        MOSTrainer.prepare_fusion(cfg, MOSTrainer.test_datasets(cfg))
+        testing.prepare_fusion(cfg, testing.open_tests(cfg))
     assert "weights.pth" in str(caught.value) and "TEST.FUSION.ALPHA" in str(caught.value)
 
 
@@ -384,7 +385,7 @@ def test_auto_without_generated_chips_of_held_out_ones(data, tmp_path):
     root = make_dump(tmp_path / "test_only", data, k=1, keep=lambda path, split: split != "holdout")
     cfg = config(data, root, tmp_path, "TEST.FUSION.ALPHA", "auto", "TEST.FUSION.K", 1)
     with pytest.raises(DatasetError, match=r"held-out training identities.*BRIDGE.SAMPLE.SPLITS"):
-        MOSTrainer.prepare_fusion(cfg, MOSTrainer.test_datasets(cfg))
+        testing.prepare_fusion(cfg, testing.open_tests(cfg))
 
 
 # ---------------------------------------------------------------------- refusals and gaps

@@ -1,0 +1,160 @@
+"""What only a process of its own shows: imports, a fast-reid from a checkout, several processes and their ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fastreid
+import pytest
+import torch
+from fastreid.engine import launch
+from fastreid.utils import comm
+
+from fastreid_mos import cli
+from fastreid_mos.compat import launching
+
+ROOT = Path(__file__).parents[2]
+CLEAN = """
+import collections, os, sys, torch
+before = dict(os.environ)
+import fastreid_mos, fastreid.engine
+assert not hasattr(collections, "Mapping") and "torch._six" not in sys.modules
+assert dict(os.environ) == before
+from fastreid.data import build, data_utils
+assert isinstance(data_utils.DataLoaderX, type) and build.DataLoaderX is data_utils.DataLoaderX
+print("clean")
+"""
+HIDE = """
+import importlib.util, sys
+real, hidden = importlib.util.find_spec, sys.argv[1]
+importlib.util.find_spec = lambda name, *rest: None if name == hidden else real(name, *rest)
+"""
+NO_FAISS = """
+import fastreid_mos
+assert "faiss" not in sys.modules
+from fastreid.utils import faiss_utils
+faiss_utils.index_init_cpu(4)
+"""
+TRAIN = "import runpy; sys.argv = ['train_net.py']; runpy.run_path('tools/train_net.py', run_name='__main__')"
+CHECKOUT = """
+import fastreid_mos, fastreid
+from fastreid.data.build import fast_batch_collator
+from fastreid.modeling.meta_arch import build_model
+from fastreid_mos.compat import PATCHES
+active = {patch.name: patch.active for patch in PATCHES}
+assert fast_batch_collator([{"a": 1, "b": "x"}, {"a": 2, "b": "y"}])["b"] == ["x", "y"]
+build_model(fastreid_mos.load_cfg("configs/HOSS/demo/debug.yml", ["MODEL.HEADS.NUM_CLASSES", "3"]))
+print(fastreid.__file__)
+print(active.pop("torch._six"), active.pop("collections.Mapping"), all(active.values()))
+"""
+# Master differs from 1.4.0 in how two files import what Python and PyTorch have removed.
+GUARDED = """\
+if int(torch.__version__.split('.')[0]) == 1:
+    from torch._six import string_classes
+else:
+    string_classes = str
+"""
+
+
+def run_python(code, *arguments, path=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)])}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
+
+
+@pytest.mark.slow
+def test_importing_leaves_the_process_as_it_was(monkeypatch):
+    """No stand-in stays behind, no environment variable is set, and a class stays a class."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    result = run_python(CLEAN)
+    assert result.stdout.endswith("clean\n"), result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "program", "remedy"),
+    [("fastreid", TRAIN, "pip install --no-deps fastreid"), ("faiss", NO_FAISS, "pip install faiss-cpu")],
+)
+def test_what_is_missing_is_reported_with_the_command_that_installs_it(package, program, remedy):
+    """The former in one line, the latter where it is used."""
+    lines = run_python(HIDE + program, package).stderr.strip().splitlines()
+    assert remedy in lines[-1] and (package == "faiss" or len(lines) == 1)
+
+
+@pytest.mark.slow
+def test_a_checkout_of_fastreid_replaces_the_package(tmp_path):
+    shutil.copytree(Path(fastreid.__file__).parent, tmp_path / "fastreid", ignore=shutil.ignore_patterns("__pycache__"))
+    build = tmp_path / "fastreid/data/build.py"
+    text = build.read_text(encoding="utf-8")
+    changed = text.replace("from torch._six import string_classes\n", GUARDED)
+    assert changed != text
+    build.write_text(changed, encoding="utf-8")
+    done = run_python(CHECKOUT, path=[tmp_path])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [str(tmp_path / "fastreid/__init__.py"), "False True True"]
+
+
+@pytest.mark.parametrize("tool", ["train_net", "train_bbdm", "demo", "draw_ranks"])
+def test_tools_let_waiting_threads_sleep(monkeypatch, tool):
+    """Set before anything of ours, and with it torch, is imported."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be put back in any case
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    for module in ("fastreid_mos.cli", "fastreid_mos.bridge.cli"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", [tool, "run"] if tool == "draw_ranks" else [tool])
+    with pytest.raises(ImportError):
+        runpy.run_path(str(ROOT / f"tools/{tool}.py"), run_name="__main__")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def gather(marker):
+    ranks = comm.all_gather(comm.get_rank())
+    seeds = comm.all_gather(comm.shared_random_seed())
+    if comm.is_main_process():
+        Path(marker).write_text(f"{ranks} {len(set(seeds))} {comm.get_local_rank()}")
+
+
+@pytest.mark.slow
+def test_launch_runs_several_processes_on_a_cpu(tmp_path):
+    launch(gather, 2, dist_url="auto", args=(str(tmp_path / "marker"),))
+    assert (tmp_path / "marker").read_text() == "[0, 1] 1 0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_first_process_stops_those_it_has_started(monkeypatch, capsys, number):
+    started = []
+
+    def spawn(*args, **kwargs):
+        started.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)))
+        started[0].start()
+        os.kill(os.getpid(), number)
+        started[0].join()
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(launching.mp, "spawn", spawn)
+    assert cli.run(lambda: launching.launch(print, 2)) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert not started[0].is_alive() and signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "reported"), [(130, None, "stopped\n"), (-9, "SIGKILL", "memory"), (-11, "SIGSEGV", "SIGSEGV")]
+)
+def test_how_one_of_several_processes_ended_is_reported(capsys, code, name, reported):
+    def program():
+        text = f"process 1 terminated with {name or code}"
+        raise torch.multiprocessing.ProcessExitedException(
+            text, error_index=1, error_pid=7, exit_code=code, signal_name=name
+        )
+
+    assert cli.run(program) == (code if code > 0 else 1)
+    error = capsys.readouterr().err
+    assert reported in error and ("memory" in error) == (name == "SIGKILL")
