@@ -23,9 +23,8 @@ from torch import nn
 import fastreid_mos
 from fastreid_mos.data import HOSS, build_test_loader, read_chip, ship_size_features
 from fastreid_mos.data.holdout import split_holdout
-from fastreid_mos.engine import MOSTrainer
+from fastreid_mos.engine import MOSTrainer, testing
 from fastreid_mos.engine import fusing as fusing_module
-from fastreid_mos.engine import testing
 from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
 from fastreid_mos.evaluation import fuse_features, rank_features
 from fastreid_mos.evaluation.fused_chips import ChipPass

@@ -37,7 +37,8 @@ def test_a_run_leaves_what_it_promises(finished):
     assert names >= {
         "model_final.pth", "model_best.pth", "last_checkpoint", "metrics.json", "results.json", "config.yaml"
     }  # fmt: skip
-    assert any(name.startswith("events.out.tfevents") for name in names) and not any(name[0] == "." for name in names)
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.endswith(".tmp") for name in names)
     rows = losses(finished)
     tested = [row for row in rows if "holdout/splits" in row]
     steps = [row for row in rows if row not in tested]
