@@ -4,13 +4,7 @@ from .building import build_checked_model
 from .cmal import CMALLoss, cmal_loss
 from .heads import CMALHead
 from .inputs import ModelInputError
-from .losses import (
-    LOSS_REGISTRY,
-    batch_hard_triplet_loss,
-    cross_entropy_loss,
-    pair_contrastive_loss,
-    pair_logits,
-)
+from .losses import LOSS_REGISTRY, batch_hard_triplet_loss, cross_entropy_loss, pair_contrastive_loss, pair_logits
 from .mos import MOS
 from .timm_backbone import TimmBackbone, build_timm_backbone
 from .transoss import TransOSS, build_transoss_backbone

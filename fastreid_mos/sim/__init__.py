@@ -3,10 +3,9 @@
 No result on these data says anything about real ships by itself: call it simulated wherever it stands.
 """
 
-from .acquisitions import OpticalPass, SarPass
 from .classes import CLASSES, sample_ship
 from .optical import render_optical
-from .passes import SEQUENCES, optical_pass, sar_pass
+from .passes import SEQUENCES, OpticalPass, SarPass, optical_pass, sar_pass
 from .sar import render_sar
 from .ships import Bar, Part, Ship
 from .writer import SimConfig, write_hoss

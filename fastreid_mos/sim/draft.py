@@ -18,6 +18,10 @@ HATCHES: tuple[Colour, ...] = (
     (0.24, 0.42, 0.68), (0.60, 0.62, 0.62), (0.70, 0.70, 0.66), (0.30, 0.46, 0.40), (0.48, 0.50, 0.55),
     (0.36, 0.20, 0.18), (0.60, 0.28, 0.20), (0.52, 0.48, 0.38),
 )  # fmt: skip
+HULLS: tuple[Colour, ...] = ((0.08, 0.08, 0.10), (0.10, 0.13, 0.25), (0.35, 0.10, 0.08), (0.30, 0.30, 0.32))
+FUNNELS: tuple[Colour, ...] = (
+    (0.12, 0.14, 0.2), (0.55, 0.16, 0.12), (0.85, 0.85, 0.8), (0.16, 0.3, 0.5), (0.75, 0.5, 0.12),
+)  # fmt: skip
 CONTAINERS: tuple[Colour, ...] = (
     (0.52, 0.25, 0.20), (0.46, 0.22, 0.19), (0.58, 0.34, 0.22), (0.24, 0.32, 0.50), (0.38, 0.44, 0.54),
     (0.78, 0.78, 0.76), (0.30, 0.40, 0.33), (0.45, 0.44, 0.42), (0.56, 0.48, 0.30), (0.18, 0.22, 0.36),
@@ -35,18 +39,11 @@ class Draft:
         self.kind, self.length, self.beam, self.rng = kind, length, beam, rng
         self.freeboard = 0.035 * length + float(rng.uniform(0, 3))
         self.bulwark = 1.2
-        self.outline: Array = hull_outline(
-            length,
-            beam,
-            float(rng.uniform(0.10, 0.16)),
-            float(rng.uniform(1.7, 2.3)),
-            float(rng.uniform(0.06, 0.12)),
-            float(rng.uniform(0.55, 0.85)),
-        )
+        bow, bow_power = self.u(0.10, 0.16), self.u(1.7, 2.3)
+        stern, stern_width = self.u(0.06, 0.12), self.u(0.55, 0.85)
+        self.outline: Array = hull_outline(length, beam, bow, bow_power, stern, stern_width)
         self.deck: Colour = self.shade(DECKS[int(rng.choice(len(DECKS), p=_SHARES))][1])
-        self.hull: Colour = self.shade(
-            ((0.08, 0.08, 0.10), (0.10, 0.13, 0.25), (0.35, 0.10, 0.08), (0.30, 0.30, 0.32))[int(rng.integers(4))]
-        )
+        self.hull: Colour = self.shade(HULLS[int(rng.integers(len(HULLS)))])
         self.deck_material = "deck"
         self.parts: list[Part] = []
         self.bars: list[Bar] = []
@@ -140,9 +137,8 @@ class Draft:
             self.add(0, (a + b) / 2, 2 * self.half((a + b) / 2) * 0.98, b - a + 0.3, raised, self.deck, "busy")
         tone = self.shade(WHITE, 0.3)
         for side in (-1, 1):
-            self.add(
-                side * self.beam * 0.12, start + (self.length - start) * 0.35, 3.0, 4.0, raised + 1.8, tone, "fitting"
-            )
+            y = start + (self.length - start) * 0.35
+            self.add(side * self.beam * 0.12, y, 3.0, 4.0, raised + 1.8, tone, "fitting")
         self.fittings(start, self.length * 0.985, 4.0)
         mast = self.u(8, 16)
         self.bar((0, start + 3, 0), (0, start + 3, mast), 0.8, WHITE, 1.5)
@@ -172,37 +168,15 @@ class Draft:
             d = upper * (1 - 0.12 * t)
             self.add(0, front + sign * d / 2, w * (1 - 0.06 * t), d, top, self.shade(c, 0.05), "house")
         wing = self.u(2.0, 4.0)
-        self.add(
-            0,
-            front + sign * (wing / 2 + self.u(0, 1.5)),
-            self.beam * self.u(0.92, 1.02),
-            wing,
-            height - 1.0,
-            self.shade(c, 0.05),
-            "house",
-        )
-        self.add(
-            self.u(-2, 2),
-            front + sign * upper * 0.5,
-            w * self.u(0.2, 0.4),
-            upper * 0.4,
-            height + 2.0,
-            self.shade(c if self.chance(0.6) else (0.25, 0.45, 0.38), 0.1),
-            "house",
-        )
-        self.bar(
-            (0, front + sign * upper * 0.45, height),
-            (0, front + sign * upper * 0.45, height + self.u(6, 12)),
-            0.8,
-            WHITE,
-            2.0,
-        )
+        y = front + sign * (wing / 2 + self.u(0, 1.5))
+        self.add(0, y, self.beam * self.u(0.92, 1.02), wing, height - 1.0, self.shade(c, 0.05), "house")
+        x, width = self.u(-2, 2), w * self.u(0.2, 0.4)
+        monkey = self.shade(c if self.chance(0.6) else (0.25, 0.45, 0.38), 0.1)
+        self.add(x, front + sign * upper * 0.5, width, upper * 0.4, height + 2.0, monkey, "house")
+        mast = front + sign * upper * 0.45
+        self.bar((0, mast, height), (0, mast, height + self.u(6, 12)), 0.8, WHITE, 2.0)
         funnel = front + sign * depth * self.u(0.68, 0.85)
-        fc = self.shade(
-            ((0.12, 0.14, 0.2), (0.55, 0.16, 0.12), (0.85, 0.85, 0.8), (0.16, 0.3, 0.5), (0.75, 0.5, 0.12))[
-                int(self.rng.integers(5))
-            ]
-        )
+        fc = self.shade(FUNNELS[int(self.rng.integers(len(FUNNELS)))])
         self.add(self.u(-1.5, 1.5), funnel, self.u(4, 7), self.u(5, 9), height * self.u(0.8, 1.05), fc, "house")
         boat = self.shade((0.72, 0.36, 0.18) if self.chance(0.6) else WHITE, 0.2)
         for side in (-1, 1) if self.chance(0.5) else (1,):  # lifeboats
@@ -237,25 +211,15 @@ class Draft:
         tip = (x + reach * np.sin(a), y + reach * np.cos(a), height + self.u(-6, 6))
         side = (np.cos(a) * 0.9, -np.sin(a) * 0.9)
         for s in (-1, 1):  # a lattice of two chords
-            self.bar(
-                (x + s * side[0], y + s * side[1], height),
-                (tip[0] + s * side[0] * 0.3, tip[1] + s * side[1] * 0.3, tip[2]),
-                0.5,
-                colour,
-                1.4,
-            )
+            end = (tip[0] + s * side[0] * 0.3, tip[1] + s * side[1] * 0.3, tip[2])
+            self.bar((x + s * side[0], y + s * side[1], height), end, 0.5, colour, 1.4)
 
     def helipad(self, y: float, base: float, radius: float, x: float = 0.0) -> None:
         """Painted landing circle: rings that only light can see."""
         ring = self.shade(YELLOW if self.chance(0.5) else WHITE, 0.1)
         inner = self.shade((0.25, 0.38, 0.25) if self.chance(0.5) else self.deck)
-        for r, c in (
-            (radius, ring),
-            (radius * 0.82, inner),
-            (radius * 0.5, ring),
-            (radius * 0.36, inner),
-            (radius * 0.2, WHITE),
-        ):
+        for share, c in ((1, ring), (0.82, inner), (0.5, ring), (0.36, inner), (0.2, WHITE)):
+            r = radius * share
             self.add(x, y, 2 * r, 2 * r, 0.0, c, "paint", base=base, round=True)
 
     def finish(self) -> Ship:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .acquisitions import OpticalPass
+from .passes import OpticalPass
 from .raster import FloatMap, Frame, Surfaces, lit, rasterize, shifted
 from .ships import Ship
 from .textures import ship_texture, smooth_noise

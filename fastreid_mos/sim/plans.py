@@ -21,15 +21,9 @@ def _cross_deck(d: Draft, y0: float, y1: float) -> None:
     d.add(0, (y0 + y1) / 2, d.beam * d.u(0.7, 0.9), (y1 - y0) * 0.9, 0.3, strip, "busy")
     d.fittings(y0, y1, d.u(6, 12), size=(0.7, 2.4), white=0.12)
     if d.chance(0.4):
-        d.add(
-            d.u(-0.15, 0.15) * d.beam,
-            (y0 + y1) / 2,
-            d.u(2.5, 6),
-            (y1 - y0) * 0.8,
-            d.u(2, 4),
-            d.shade(WHITE if d.chance(0.5) else d.deck, 0.4),
-            "fitting",
-        )
+        x, width, height = d.u(-0.15, 0.15) * d.beam, d.u(2.5, 6), d.u(2, 4)
+        tone = d.shade(WHITE if d.chance(0.5) else d.deck, 0.4)
+        d.add(x, (y0 + y1) / 2, width, (y1 - y0) * 0.8, height, tone, "fitting")
 
 
 def _hatches(
@@ -56,14 +50,13 @@ def _hatches(
         if halves:  # side-rolling covers with a seam
             d.add(0, y0 + length / 2, 0.8, length, height, d.shade(c, 0.4), "paint")
         for seam in range(1, seams):
-            place = y0 + length * seam / seams
-            d.add(0, place, w * 0.96, 0.6, height, d.shade(c, 0.5), "paint")
+            d.add(0, y0 + length * seam / seams, w * 0.96, 0.6, height, d.shade(c, 0.5), "paint")
         if open_hold is not None and d.chance(0.4):  # cover folded up or hold open: light and dark bands across
             bands = int(d.rng.integers(2, 5))
             for b in range(bands):
                 tone = d.shade(open_hold if b % 2 == 0 else (0.08, 0.06, 0.06), 0.2)
-                place = y0 + length * (b + 0.5) / bands
-                d.add(0, place, w * 0.9, length / bands * 0.7, height + (b % 2 == 0) * 1.5, tone, "hatch")
+                at = y0 + length * (b + 0.5) / bands
+                d.add(0, at, w * 0.9, length / bands * 0.7, height + (b % 2 == 0) * 1.5, tone, "hatch")
         if k:
             strips.append((y - (pitch[k - 1] * (1 - share)) / 2, y0))
         y += pitch[k]
@@ -117,16 +110,9 @@ def tanker(d: Draft) -> None:
         end = start + (fore - start) * min(1.0, d.u(0.3, 1.4))
         light = WHITE if d.chance(0.25) else tone
         d.bar((x, start, 0.9), (x, end, 0.9), d.u(0.4, 0.9), d.shade(light, 0.4), 0.5)
-    walk = d.u(-0.06, 0.06) * d.beam
-    d.add(
-        walk,
-        (front + fore) / 2,
-        d.u(1.2, 2.2),
-        fore - front,
-        d.u(1.5, 2.5),
-        d.shade(tone, 0.2),
-        "fitting" if d.chance(0.6) else "tank",
-    )
+    x, width, height = d.u(-0.06, 0.06) * d.beam, d.u(1.2, 2.2), d.u(1.5, 2.5)
+    walk = d.shade(tone, 0.2)
+    d.add(x, (front + fore) / 2, width, fore - front, height, walk, "fitting" if d.chance(0.6) else "tank")
     mid = front + (fore - front) * d.u(0.42, 0.58)
     span = d.u(8, 16)
     d.add(0, mid, d.beam * d.u(0.7, 0.9), span, 0.3, d.shade(d.deck, 0.25), "busy")
@@ -198,14 +184,8 @@ def container(d: Draft) -> None:
             y += d.u(1, 3)
     if d.length < 190 and d.chance(0.5):
         for share in (0.45, 0.7):
-            d.crane(
-                d.beam * 0.42 * (1 if d.chance(0.5) else -1),
-                d.length * share,
-                d.u(22, 30),
-                d.u(-6, 6),
-                18.0,
-                d.shade(WHITE, 0.2),
-            )
+            x = d.beam * 0.42 * (1 if d.chance(0.5) else -1)
+            d.crane(x, d.length * share, d.u(22, 30), d.u(-6, 6), 18.0, d.shade(WHITE, 0.2))
 
 
 def general_cargo(d: Draft) -> None:
@@ -250,39 +230,15 @@ def gas_carrier(d: Draft) -> None:
             d.add(0, y, 2.5, 2.5, radius + 2, d.shade(WHITE, 0.2), "fitting", round=True)
         d.bar((d.beam * 0.1, front, radius + 1), (d.beam * 0.1, fore, radius + 1), 1.2, WHITE, 1.5)
     else:
-        d.add(
-            0, (front + fore) / 2, d.beam * d.u(0.55, 0.75), fore - front - 4, d.u(2, 5), d.shade(d.deck, 0.1), "deck"
-        )
+        middle, span = (front + fore) / 2, fore - front
+        d.add(0, middle, d.beam * d.u(0.55, 0.75), span - 4, d.u(2, 5), d.shade(d.deck, 0.1), "deck")
         trunk = d.u(0.15, 0.28) * d.beam * (1 if d.chance(0.5) else -1)
-        d.add(
-            trunk,
-            (front + fore) / 2,
-            d.u(4, 7),
-            (fore - front) * d.u(0.6, 0.9),
-            d.u(6, 9),
-            d.shade(WHITE, 0.15),
-            "tank",
-        )
-        d.add(
-            -trunk,
-            front + (fore - front) * d.u(0.1, 0.3),
-            d.u(8, 13),
-            d.u(14, 24),
-            d.u(5, 9),
-            d.shade(d.deck, 0.2),
-            "house",
-        )
+        d.add(trunk, middle, d.u(4, 7), span * d.u(0.6, 0.9), d.u(6, 9), d.shade(WHITE, 0.15), "tank")
+        y = front + span * d.u(0.1, 0.3)
+        d.add(-trunk, y, d.u(8, 13), d.u(14, 24), d.u(5, 9), d.shade(d.deck, 0.2), "house")
         for k in range(int(d.rng.integers(3, 6))):
-            d.add(
-                d.u(-0.05, 0.05) * d.beam,
-                front + (fore - front) * (k + 0.5) / 5,
-                4,
-                4,
-                7,
-                d.shade(WHITE, 0.3),
-                "fitting",
-                round=True,
-            )
+            x, y = d.u(-0.05, 0.05) * d.beam, front + span * (k + 0.5) / 5
+            d.add(x, y, 4, 4, 7, d.shade(WHITE, 0.3), "fitting", round=True)
     mid = front + (fore - front) * d.u(0.42, 0.58)
     for k in range(5):
         d.bar((-d.beam * 0.45, mid + 2 * k, 6), (d.beam * 0.45, mid + 2 * k, 6), 0.8, WHITE, 1.4)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .ships import MATERIAL_NAMES, MATERIALS, Ship
+from .ships import MATERIALS, Ship
 
 FloatMap = NDArray[np.float32]
 _SHIFT = 4  # sub-pixel bits of OpenCV's polygon filling
@@ -164,9 +164,10 @@ def shifted(shape: tuple[int, int], dx: int, dy: int) -> tuple[tuple[slice, slic
     return target, source
 
 
-def deposit(target: FloatMap, x: NDArray, y: NDArray, value: NDArray) -> None:
-    """Add point values at real positions, shared between the four cells around them."""
+def deposit(target: FloatMap, cells: NDArray, value: NDArray) -> None:
+    """Add point values at real positions ``cells`` [n, 2] (x, y), shared between the four cells around them."""
     h, w = target.shape
+    x, y = cells.T
     x0, y0 = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     fx, fy = x - x0, y - y0
     flat = target.reshape(-1)
@@ -174,6 +175,3 @@ def deposit(target: FloatMap, x: NDArray, y: NDArray, value: NDArray) -> None:
         cx, cy = x0 + dx, y0 + dy
         ok = (cx >= 0) & (cx < w) & (cy >= 0) & (cy < h)
         flat += np.bincount((cy * w + cx)[ok], (value * share)[ok], minlength=flat.size).astype(np.float32)
-
-
-__all__ = ["MATERIAL_NAMES", "Frame", "Surfaces", "deposit", "lit", "rasterize", "shifted"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .acquisitions import SarPass
+from .passes import SarPass
 from .raster import FloatMap, Frame
 from .scattering import CELL, collect
 from .ships import Ship

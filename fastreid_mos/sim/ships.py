@@ -45,7 +45,6 @@ MATERIALS: dict[str, Material] = {
     "fitting": Material(0.10, 0.25, 1.0, 1.6),  # winches, vents, pedestals
     "paint": Material(0.02, 0.0, 0.0, 0.0),  # colour without substance: keeps the radar properties beneath it
 }
-MATERIAL_NAMES = tuple(MATERIALS)
 
 
 @dataclass(frozen=True)
@@ -128,13 +127,6 @@ class Ship:
         """Height above water of the top surfaces, mean over the hull's box, metres."""
         raised = sum(p.width * p.length * p.height for p in self.parts if p.base <= self.freeboard + 2)
         return self.freeboard + min(raised / (self.length * self.beam), 25.0)
-
-    def moved(self, index: int, dx: float = 0.0, dy: float = 0.0) -> Ship:
-        """The same ship with one part somewhere else."""
-        part = self.parts[index]
-        parts = list(self.parts)
-        parts[index] = replace(part, x=part.x + dx, y=part.y + dy)
-        return replace(self, parts=tuple(parts))
 
     def loaded(self, rng: np.random.Generator, change: float) -> Ship:
         """The same ship with another load: draught, and a share ``change`` of its cargo replaced or gone."""

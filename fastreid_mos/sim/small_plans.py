@@ -23,19 +23,11 @@ def ferry(d: Draft) -> None:
     for side in (-1, 1):
         n = int(d.rng.integers(8, 26))
         for k in range(n):
-            d.add(
-                side * d.beam * 0.42, y0 + (y1 - y0) * (k + 0.5) / n, 1.6, 2.4, height + 1.6, d.shade(c, 0.3), "fitting"
-            )
+            y = y0 + (y1 - y0) * (k + 0.5) / n
+            d.add(side * d.beam * 0.42, y, 1.6, 2.4, height + 1.6, d.shade(c, 0.3), "fitting")
     for _ in range(int(d.rng.integers(2, 6))):
-        d.add(
-            d.u(-0.2, 0.2) * d.beam,
-            d.u(0.1, 0.75) * d.length,
-            d.u(4, 12),
-            d.u(4, 14),
-            height + d.u(1, 3),
-            d.shade((0.35, 0.38, 0.4), 0.5),
-            "house",
-        )
+        x, y = d.u(-0.2, 0.2) * d.beam, d.u(0.1, 0.75) * d.length
+        d.add(x, y, d.u(4, 12), d.u(4, 14), height + d.u(1, 3), d.shade((0.35, 0.38, 0.4), 0.5), "house")
     funnel = d.length * d.u(0.15, 0.35)
     d.add(d.u(-0.2, 0.2) * d.beam, funnel, 6, 9, height + 8, d.shade((0.2, 0.25, 0.4), 0.5), "house")
     if d.chance(0.5):
@@ -63,23 +55,13 @@ def naval(d: Draft) -> None:
 
 def supply(d: Draft) -> None:
     """Offshore supply ship: superstructure forward, long working deck aft with cargo."""
-    d.house(
-        d.length * 0.66, d.length * d.u(0.86, 0.93), d.u(13, 20), colour=d.shade(YELLOW if d.chance(0.3) else WHITE)
-    )
+    front, height = d.length * d.u(0.86, 0.93), d.u(13, 20)
+    d.house(d.length * 0.66, front, height, colour=d.shade(YELLOW if d.chance(0.3) else WHITE))
     d.add(0, d.length * 0.34, d.beam * 0.8, d.length * 0.56, 0.3, d.shade((0.38, 0.28, 0.2), 0.3), "deck")
     for _ in range(int(d.rng.integers(3, 14))):
         c = CONTAINERS[int(d.rng.integers(len(CONTAINERS)))]
-        d.cargo.append(
-            d.add(
-                d.u(-0.32, 0.32) * d.beam,
-                d.u(0.08, 0.6) * d.length,
-                d.u(2, 4),
-                d.u(2.5, 7),
-                d.u(1.5, 3),
-                d.shade(c),
-                "box",
-            )
-        )
+        x, y = d.u(-0.32, 0.32) * d.beam, d.u(0.08, 0.6) * d.length
+        d.cargo.append(d.add(x, y, d.u(2, 4), d.u(2.5, 7), d.u(1.5, 3), d.shade(c), "box"))
     if d.chance(0.5):
         d.crane(d.beam * 0.38, d.length * d.u(0.3, 0.6), d.u(10, 18), d.u(150, 210), 8.0)
     d.fittings(2, d.length * 0.95, 3.0, inner=0.6)
@@ -111,9 +93,8 @@ def barge(d: Draft) -> None:
     d.add(0, d.length * d.u(0.06, 0.1), d.beam * 0.6, d.length * 0.08, d.u(4, 9), d.shade(WHITE), "house")
     for _ in range(int(d.rng.integers(2, 10))):
         c = d.shade((0.45, 0.4, 0.33), 0.4)
-        d.cargo.append(
-            d.add(d.u(-0.25, 0.25) * d.beam, d.u(0.18, 0.92) * d.length, d.u(3, 12), d.u(4, 16), d.u(1, 5), c, "busy")
-        )
+        x, y = d.u(-0.25, 0.25) * d.beam, d.u(0.18, 0.92) * d.length
+        d.cargo.append(d.add(x, y, d.u(3, 12), d.u(4, 16), d.u(1, 5), c, "busy"))
     if d.chance(0.5):
         d.crane(d.u(-0.2, 0.2) * d.beam, d.length * d.u(0.3, 0.8), d.u(20, 34), d.u(0, 360), 9.0)
     d.fittings(1, d.length - 1, 2.0)
@@ -129,9 +110,8 @@ def offshore(d: Draft) -> None:
     d.forecastle()
     low, high = (0.04, start / d.length - 0.02) if forward else ((start + depth) / d.length + 0.02, 0.9)
     for _ in range(int(d.rng.integers(8, 26))):  # modules, reels, tanks, pipe racks
-        tone = d.shade(
-            ((0.82, 0.82, 0.80), (0.45, 0.46, 0.48), d.deck, (0.62, 0.48, 0.22))[int(d.rng.integers(4))], 0.25
-        )
+        paints = ((0.82, 0.82, 0.80), (0.45, 0.46, 0.48), d.deck, (0.62, 0.48, 0.22))
+        tone = d.shade(paints[int(d.rng.integers(4))], 0.25)
         y, x = d.u(low, high) * d.length, d.u(-0.38, 0.38) * d.beam
         size = (d.u(2, 0.3 * d.beam), d.u(3, 16))
         material = "house" if d.chance(0.5) else "fitting"

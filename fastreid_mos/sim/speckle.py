@@ -75,5 +75,5 @@ def line_kernel(length: float, angle: float, taper: bool = False) -> FloatMap:
     t = np.linspace(-length / 2, length / 2, 4 * n)
     weight = 1.0 / (1.0 + (np.abs(t) / 2.0) ** 2) if taper else np.ones_like(t)
     a = np.deg2rad(angle)
-    deposit(kernel, n // 2 + t * np.cos(a), n // 2 + t * np.sin(a), weight)
+    deposit(kernel, n // 2 + np.stack([t * np.cos(a), t * np.sin(a)], 1), weight)
     return np.asarray(kernel / kernel.sum(), np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from .speckle import DEFAULT_ENL
 # Raised when the same parameters no longer give the same bytes.
 SIM_VERSION = 8
 # The plan of a data set is kept in memory, some hundred bytes a chip.
-MAX_IDS, MAX_CHIPS = 1_000_000, 4_000_000
+MAX_IDS = 1_000_000
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 MANIFEST = "sim.json"
 
@@ -49,6 +48,9 @@ class SimConfig:
         single_modality_fraction: share of the identities whose SAR chips are missing.
         distractors_per_test_id: gallery chips of identity -1, per test identity.
         enl: equivalent number of looks of the SAR chips' intensity.
+
+    Raises:
+        ValueError: a field out of its range.
     """
 
     num_ids: int
@@ -59,27 +61,19 @@ class SimConfig:
     distractors_per_test_id: float = 0.6
     enl: float = DEFAULT_ENL
 
-    def check(self) -> None:
-        """Raises ValueError, naming the first field out of range."""
-        if not 1 <= self.num_ids <= MAX_IDS:
-            raise ValueError(f"num_ids must be between 1 and {MAX_IDS}, got {self.num_ids}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.chips_per_id < 2:
-            raise ValueError(f"chips_per_id must be at least 2, got {self.chips_per_id}")
-        for name in ("test_fraction", "single_modality_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.distractors_per_test_id < 100:
-            raise ValueError(f"distractors_per_test_id must be between 0 and 100, got {self.distractors_per_test_id}")
-        if not 0.2 <= self.enl <= 1000:
-            raise ValueError(f"enl must be between 0.2 and 1000, got {self.enl}")
-        distractors = self.num_ids * self.test_fraction * self.distractors_per_test_id
-        if self.num_ids * self.chips_per_id + distractors > MAX_CHIPS:
-            raise ValueError(
-                f"num_ids must be fewer, or their chips: {self.num_ids} of {self.chips_per_id} chips and "
-                f"{distractors:.0f} distractors are more than {MAX_CHIPS} chips"
-            )
+    def __post_init__(self) -> None:
+        limits = {
+            "num_ids": (1, MAX_IDS),
+            "seed": (0, float("inf")),
+            "chips_per_id": (2, MAX_IDS),
+            "test_fraction": (0, 1),
+            "single_modality_fraction": (0, 1),
+            "distractors_per_test_id": (0, 100),
+            "enl": (0.2, 1000),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}: must be between {low} and {high}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,6 @@ class ChipPlan:
 
 def plan(config: SimConfig) -> list[ChipPlan]:
     """Every file of the data set, in the order of its identities."""
-    config.check()
     rng = np.random.default_rng([config.seed, 0])
     n = config.num_ids
     tested = set(rng.permutation(n)[: round(n * config.test_fraction)].tolist())
@@ -112,14 +105,12 @@ def plan(config: SimConfig) -> list[ChipPlan]:
         pid = i + 1
         sequence = SEQUENCES[int(rng.choice(len(SEQUENCES), p=shares))]
         order = {True: 0, False: 0}
-        first = True
         for c in range(1, config.chips_per_id + 1):
             # As in HOSS: RGB SAR RGB, or SAR RGB RGB; further passes alternate.
             sar = (c == 1 if sequence.sar_first else c == 2) if c <= 3 else c % 2 == 0
             if sar and i in single:
                 continue
-            folder = FOLDERS[0] if i not in tested else FOLDERS[1 if first else 2]
-            first = False
+            folder = FOLDERS[0] if i not in tested else FOLDERS[2 if any(order.values()) else 1]
             name = f"{pid:04d}_s{sequence.number:02d}c{c}_{'SAR' if sar else 'RGB'}.tif"
             chips.append(ChipPlan(folder, name, (1, pid), c, sequence, sar, order[sar]))
             order[sar] += 1
@@ -160,7 +151,7 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
     return stream.getvalue()
 
 
-def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> int:
+def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> None:
     root, config, chips = job
     cv2.setNumThreads(1)  # processes share the cores already; also makes the drawing order fixed
     for chip in chips:
@@ -169,46 +160,33 @@ def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> int:
             continue
         with atomic_write(path, "wb") as stream:
             stream.write(encode(render(config, chip)))
-    return len(chips)
 
 
 def write_hoss(
-    output: str | os.PathLike[str],
-    num_ids: int,
-    seed: int = 0,
-    *,
-    chips_per_id: int = 3,
-    test_fraction: float = 0.4,
-    single_modality_fraction: float = 0.18,
-    distractors_per_test_id: float = 0.6,
-    enl: float = DEFAULT_ENL,
-    workers: int = 1,
+    output: str | os.PathLike[str], num_ids: int, seed: int = 0, *, workers: int = 1, **parameters: Any
 ) -> Path:
     """Write a simulated HOSS ReID under ``output``/HOSS.
 
     Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
     TIFF. The folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called
-    simulated. A run that was stopped goes on where it was; the bytes depend on the parameters, not on ``workers``.
+    simulated. A stopped run resumes; the bytes depend on the parameters, not on ``workers``.
 
     Args:
         output: folder to write to; absent, empty, or begun earlier with the same parameters.
-        num_ids, seed, chips_per_id, test_fraction, single_modality_fraction, distractors_per_test_id, enl: see
-            :class:`SimConfig`.
+        num_ids, seed, parameters: see :class:`SimConfig`.
         workers: processes.
 
     Returns:
         The folder ``output``, to be given as FASTREID_DATASETS.
 
     Raises:
-        DatasetError: the folder holds something else, or cannot be written to; a process was ended from outside.
+        DatasetError: the folder holds something else, or cannot be written to; a process was killed.
         ValueError: an argument out of range.
     """
-    config = SimConfig(
-        num_ids, seed, chips_per_id, test_fraction, single_modality_fraction, distractors_per_test_id, enl
-    )
+    config = SimConfig(num_ids, seed, **parameters)
     chips = plan(config)
     if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+        raise ValueError(f"workers: must be at least 1, got {workers}")
     if not os.fspath(output).strip():
         raise DatasetError("output: is empty; name the folder to write the simulated data set to")
     output = Path(output)
@@ -216,8 +194,8 @@ def write_hoss(
         return _write(output, config, chips, workers)
     except BrokenProcessPool:
         raise DatasetError(
-            f"{output}: a process that wrote the simulated data set was ended from outside, usually for want of "
-            "memory; run it again with fewer --workers, it goes on where it was"
+            f"{output}: a process that wrote the simulated data set was killed, usually for want of memory; "
+            "run it again with fewer --workers: it resumes"
         ) from None
     except OSError as error:
         raise DatasetError(f"{output}: the simulated data set cannot be written there ({error.strerror})") from None
@@ -231,8 +209,7 @@ def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int)
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write_manifest(output, {**wanted, "complete": False})
-    jobs = [(str(root), config, part) for part in _parts(chips, 24)]
-    workers = min(workers, len(jobs))
+    jobs = [(str(root), config, chips[start : start + 24]) for start in range(0, len(chips), 24)]
     if workers == 1:
         for job in jobs:
             _write_some(job)
@@ -240,16 +217,10 @@ def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int)
         # fork, where there is one, spares each process the import of torch.
         context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for _ in pool.map(_write_some, jobs):
-                pass
+            list(pool.map(_write_some, jobs))
     counts = {folder: sum(chip.folder == folder for chip in chips) for folder in FOLDERS}
     _write_manifest(output, {**wanted, "complete": True, "chips": counts})
     return output
-
-
-def _parts(chips: list[ChipPlan], size: int) -> Iterator[list[ChipPlan]]:
-    for start in range(0, len(chips), size):
-        yield chips[start : start + size]
 
 
 def _write_manifest(output: Path, content: dict[str, object]) -> None:
@@ -259,27 +230,20 @@ def _write_manifest(output: Path, content: dict[str, object]) -> None:
 
 
 def _begun(output: Path, wanted: dict[str, object]) -> bool:
-    """Whether the data set is there already; False when it is to be written or finished.
-
-    Raises:
-        DatasetError: ``output`` is a file, or holds something that this call would not have written.
-    """
+    """Whether the data set is complete already; False when it is to be written or finished."""
     if reason := in_the_way(output):
         raise DatasetError(f"{output}: no folder can be made there ({reason}); give another")
-    if not output.exists():
-        return False
-    found = sorted(p.name for p in output.iterdir() if not p.name.startswith("."))
+    found = sorted(p.name for p in output.iterdir() if not p.name.startswith(".")) if output.exists() else []
     if not found:
         return False
     manifest = output / MANIFEST
     if not manifest.is_file():
-        raise DatasetError(
-            f"{output}: is not empty (it holds {found[0]}) and was not written by this tool; give a new folder"
-        )
+        raise DatasetError(f"{output}: holds {found[0]}, which this tool did not write; give a new folder")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
-        raise DatasetError(f"{manifest}: is not readable JSON; delete the folder or give a new one") from None
-    if not isinstance(content, dict) or {k: content.get(k) for k in wanted} != wanted:
-        raise DatasetError(f"{output}: holds a simulated data set of other parameters ({MANIFEST}); give a new folder")
+        same = {key: content.get(key) for key in wanted} == wanted
+    except (ValueError, AttributeError):
+        raise DatasetError(f"{manifest}: is damaged; delete the folder or give a new one") from None
+    if not same:
+        raise DatasetError(f"{output}: {MANIFEST} holds other parameters; give a new folder")
     return bool(content.get("complete"))

@@ -55,10 +55,9 @@ def modality(request, clear_optical, clear_sar, monkeypatch):
 def test_a_part_moves_its_response_in_both_modalities(box_ship, modality, stern_up):
     p, render, pixel = modality
     p = replace(p, stern_up=stern_up)
-    ship = box_ship(house(35.0))
     bare = box_ship()
-    (before, _), _ = response(ship, bare, p, render, pixel)
-    (after, _), _ = response(ship.moved(0, dy=50.0), bare, p, render, pixel)
+    (before, _), _ = response(box_ship(house(35.0)), bare, p, render, pixel)
+    (after, _), _ = response(box_ship(house(85.0)), bare, p, render, pixel)
     # Stations count from the stern: towards the bow is downwards where the stern is at the top.
     assert after - before == pytest.approx(50.0 if stern_up else -50.0, abs=2.5)
     # The station itself, not only the way moved, is where the geometry has it.
@@ -114,7 +113,14 @@ def test_every_class_renders_at_its_own_size(kind, clear_sar):
     ship = sample_ship(rng, kind)
     low, high = CLASSES[kind].span
     assert ship.kind == kind and low <= ship.length <= high
-    assert ship.parts and all(np.isfinite([p.x, p.y, p.width, p.length, p.base, p.height]).all() for p in ship.parts)
+    assert ship.parts
+    for part in ship.parts:
+        assert np.isfinite([part.x, part.y, part.base]).all() and part.height >= 0 and min(part.width, part.length) > 0
+        assert all(0 <= c <= 1 for c in part.colour)
+        # Plans use materials that radar and light both answer to; paint is the one exception.
+        assert (
+            part.material == "paint" or min(MATERIALS[part.material].backscatter, MATERIALS[part.material].corner) > 0
+        )
     sequence = SEQUENCES[0]
     optical = render_optical(ship, optical_pass(rng, sequence, True, 0))
     sar = render_sar(ship, sar_pass(rng, sequence, True))
@@ -149,20 +155,8 @@ def test_jibs_and_masts_show_in_both_modalities(box_ship, modality):
     assert row == pytest.approx(90.0 - 60.0, abs=5.0)
 
 
-def test_every_solid_part_of_every_plan_has_an_echo_and_a_colour():
-    """Plans use materials that radar and light both answer to; paint is the one exception."""
-    for kind in CLASSES:
-        ship = sample_ship(np.random.default_rng(8), kind)
-        for part in ship.parts:
-            if part.material != "paint":
-                m = MATERIALS[part.material]
-                assert m.backscatter > 0 and m.corner > 0, (kind, part)
-            assert all(0 <= c <= 1 for c in part.colour)
-            assert part.height >= 0 and part.width > 0 and part.length > 0, (kind, part)
-
-
 def test_unknown_class_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of bulk, .*'submarine'"):
+    with pytest.raises(ValueError, match="^kind.*'submarine'"):
         sample_ship(np.random.default_rng(0), "submarine")
 
 
