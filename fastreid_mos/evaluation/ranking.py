@@ -196,14 +196,10 @@ class _Identities:
         self.exclude = np.full(self.num_query, -1) if exclude is None else as_vector(exclude, self.num_query, "exclude")
         if self.exclude.min() < -1 or self.exclude.max() >= self.num_gallery:
             raise ValueError(f"exclude: gallery rows 0..{self.num_gallery - 1} or -1 are needed")
-        if (query_cams is None) != (gallery_cams is None):
-            raise ValueError("query_cams and gallery_cams: give both or neither")
         self.cams = None
         if query_cams is not None:
-            self.cams = (
-                as_vector(query_cams, self.num_query, "query_cams"),
-                as_vector(gallery_cams, self.num_gallery, "gallery_cams"),
-            )
+            cams = as_vector(gallery_cams, self.num_gallery, "gallery_cams")
+            self.cams = as_vector(query_cams, self.num_query, "query_cams"), cams
 
     def of_query(self, row: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Gallery rows to be located, ascending, and which of them are left out of the ranking."""

@@ -146,11 +146,10 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
 def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> dict[str, Any]:
     """What was tested and how, for the record."""
     simulation = simulation_of(chips.paths)
-    last = os.path.join(settings.run_folder, "last_checkpoint")
+    last = Path(settings.run_folder, "last_checkpoint")
     checkpoint = ""  # of the folder, if no other weights were asked for
-    if settings.run_folder and not settings.weights and os.path.isfile(last):
-        with open(last, encoding="utf-8", errors="replace") as stream:
-            checkpoint = stream.read().strip()
+    if settings.run_folder and not settings.weights and last.is_file():
+        checkpoint = last.read_text(encoding="utf-8", errors="replace").strip()
     return {
         "dataset": type(dataset).__name__ if dataset is not None else None,
         "split": split,
@@ -190,52 +189,44 @@ def simulation_of(paths: Iterable[str]) -> dict[str, Any] | None:
 
 def log_report(report: Report) -> None:
     """Write the table to the log, and what was left out of it."""
-    about = report.about
+    about, fusion = report.about, report.about.get("fusion")
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
-    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}: percent [95 % interval over ships]"
-    metrics = list(report.protocols[0].rows["model"].figures) if report.protocols else []
-    lines = []
+    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}"
+    lines: list[list[str]] = []
     for part in report.protocols:
         head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
         for name, row in part.rows.items():
-            lines.append([head, name, *(_cell(row, metric) for metric in metrics)])
+            lines.append([head, name, *(_cell(row, metric) for metric in row.figures)])
             head = ""
     if lines:
-        logger.info(f"{title}\n" + tabulate(lines, headers=["protocol", "ranked by", *metrics], tablefmt="pipe"))
+        headers = ["protocol", "ranked by", *report.protocols[0].rows["model"].figures]
+        table = tabulate(lines, headers=headers, tablefmt="pipe")
+        logger.info(f"{title}: percent [95 % interval over ships]\n{table}")
     else:
+        names = ", ".join(part.protocol.name for part in report.ranked_only)
         logger.warning(
-            f"{about['dataset'] or 'Chips'}, {where}: nothing to measure, no query has a match in the gallery; "
-            f"the queries were ranked all the same ({', '.join(part.protocol.name for part in report.ranked_only)})"
+            f"{title}: nothing to measure, no query has a match; ranked all the same: {names}"
         )
-    for part in report.protocols:
-        name, count = part.protocol.name, len(part.protocol.query)
-        if missing := count - part.result.num_valid:
+    for part in (*report.protocols, *report.ranked_only):
+        name, queries, gallery = part.protocol.name, len(part.protocol.query), len(part.protocol.gallery)
+        if missing := queries - part.result.num_valid:
             logger.info(
-                f"{name}: {missing} of {count} queries have no match in the gallery and are left out of the means"
+                f"{name}: {missing} of {queries} queries have no match in the gallery, and are left out"
             )
         for left, above in (("model", part.above), ("fused", part.fused_above)):
             for right, row in above.items():
                 figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
                 logger.info(f"{name}: {left} above {right}: {figures}")
-    _log_fusion(report)
+        if fusion and part.fused_counts:
+            alpha, k = fusion["alpha"][name], fusion["k"][name]
+            how = f"mean of {k} generated chip(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
+            logger.info(
+                f"{name}: generated chips for {part.fused_counts[0]} of {queries} queries and {part.fused_counts[1]} "
+                f"of {gallery} gallery chips; {how}"
+            )
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")
-
-
-def _log_fusion(report: Report) -> None:
-    fusion = report.about.get("fusion")
-    if not fusion:
-        return
-    for part in [*report.protocols, *report.ranked_only]:
-        name = part.protocol.name
-        queries, gallery = part.fused_counts or (0, 0)
-        alpha, k = fusion["alpha"][name], fusion["k"][name]
-        how = f"mean of {k} generated chip(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
-        logger.info(
-            f"{name}: generated chips for {queries} of {len(part.protocol.query)} queries and {gallery} of "
-            f"{len(part.protocol.gallery)} gallery chips; {how}"
-        )
 
 
 def _cell(row: Row, metric: str, form: str = ".1f") -> str:

@@ -6,7 +6,7 @@ expansion (eq. 11) are products of them; no matrix of all chips against all chip
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,8 @@ from scipy import sparse
 from .ranking import Ints, as_features, check_width
 
 Floats = NDArray[np.float32]
-# Elements of a block of distances that are in memory at a time.
-_BLOCK = 2**23
-# Rows worked on together while they are in the processor's cache.
-_CHUNK = 64
+# Rows of a block of distances, which stays in the processor's cache; distances that are kept.
+_ROWS, _KEPT = 64, 2**23
 
 
 def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> Floats:
@@ -50,15 +48,15 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
         raise ValueError(f"lambda_value: 0..1, got {lambda_value}")
     distances = _Distances(np.concatenate([query, gallery]))
     neighbours, largest = _neighbours(distances, max(k1 + 1, k2))
-    expanded = _expand(neighbours, k1 + 1, _half(k1) + 1)
+    expanded = _expand(neighbours, k1, k1 + 1)
     encoded = _average(_encode(distances, expanded, largest), neighbours, k2)
     count = len(query)
     result = _jaccard(encoded[:count], encoded[count:])
     result *= 1 - lambda_value
-    for start, stop, block in distances.blocks():
-        rows = slice(start, min(stop, count))
-        if start < count:
-            result[rows] += block[: rows.stop - start, count:] * (lambda_value / largest[rows, None])
+    for part, block in distances.blocks():
+        rows = slice(part.start, min(part.stop, count))
+        if part.start < count:
+            result[rows] += block[: rows.stop - rows.start, count:] * (lambda_value / largest[rows, None])
     return result
 
 
@@ -71,7 +69,7 @@ def jaccard_distance(features: Any, k1: int = 20, k2: int = 6) -> Floats:
     # fast-reid averages over what its search returned, k1 columns, even where k2 is more.
     distances = _Distances(_matrix(features, "features", k1, k2))
     neighbours, _ = _neighbours(distances, k1)
-    expanded = _expand(neighbours, k1, _half(k1) + 1)
+    expanded = _expand(neighbours, k1, k1)
     encoded = _average(_encode(distances, expanded), neighbours, k2)
     return np.maximum(_jaccard(encoded, encoded), 0)
 
@@ -82,38 +80,32 @@ def _matrix(values: Any, name: str, k1: int, k2: int) -> Floats:
     return as_features(values, name).astype(np.float32, copy=False)
 
 
-def _half(k1: int) -> int:
-    return int(np.around(k1 / 2))
-
-
 class _Distances:
-    """Squared Euclidean distances among all rows: kept where they fit in a block, else computed a block at a time."""
+    """Squared Euclidean distances among all rows, a block of rows at a time; kept if there are few enough."""
 
     def __init__(self, features: Floats) -> None:
         self.features = features
         self.squares = np.einsum("ij,ij->i", features, features)
         self.number = len(features)
-        self.step = max(1, _BLOCK // self.number)
-        self._all = self._compute(slice(0, self.number)) if self.step >= self.number else None
+        self._kept: list[tuple[slice, Floats]] = []
+        if self.number**2 <= _KEPT:
+            self._kept = list(self.blocks())
 
-    def blocks(self) -> Iterator[tuple[int, int, Floats]]:
-        """First row, row after the last, and their distances ``[rows, N]``, which are not to be written to."""
-        for start in range(0, self.number, self.step):
-            stop = min(start + self.step, self.number)
-            yield start, stop, self._compute(slice(start, stop)) if self._all is None else self._all
+    def blocks(self) -> Iterable[tuple[slice, Floats]]:
+        """Rows, and their distances ``[rows, N]``, which are not to be written to."""
+        if self._kept:
+            return self._kept
+        steps = range(0, self.number, _ROWS)
+        return ((rows, self._compute(rows)) for rows in (slice(k, min(k + _ROWS, self.number)) for k in steps))
 
     def _compute(self, rows: slice) -> Floats:
-        # All rows: NumPy sees a matrix times its own transpose and computes one half.
-        left = self.features if rows == slice(0, self.number) else self.features[rows]
-        result = left @ self.features.T
-        for start in range(0, len(result), _CHUNK):
-            part, end = result[start : start + _CHUNK], min(start + _CHUNK, len(result))
-            part *= -2
-            # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
-            part += self.squares[rows.start + start : rows.start + end, None] + self.squares
-            np.maximum(part, 0, out=part)
-            # A row is its own nearest neighbour, whatever rounding says.
-            part[np.arange(end - start), np.arange(rows.start + start, rows.start + end)] = 0
+        result = self.features[rows] @ self.features.T
+        result *= -2
+        # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
+        result += self.squares[rows, None] + self.squares
+        np.maximum(result, 0, out=result)
+        # A row is its own nearest neighbour, whatever rounding says.
+        result[np.arange(len(result)), np.arange(rows.start, rows.stop)] = 0
         return result
 
 
@@ -121,16 +113,14 @@ def _neighbours(distances: _Distances, count: int) -> tuple[Ints, Floats]:
     """The ``count`` nearest rows of each row, itself included, and its largest distance to any."""
     number, count = distances.number, min(count, distances.number)
     nearest, largest = np.empty((number, count), np.int64), np.empty(number, np.float32)
-    for first, stop, block in distances.blocks():
-        for start in range(first, stop, _CHUNK):
-            chunk = block[start - first : min(start + _CHUNK, stop) - first]
-            largest[start : start + len(chunk)] = chunk.max(axis=1)
-            last = np.partition(chunk, count - 1, axis=1)[:, count - 1 : count]
-            rows, columns = np.divmod(np.flatnonzero(chunk <= last), number)
-            # Among equal distances the row itself comes first, then the lower row.
-            order = np.lexsort((columns, columns != rows + start, chunk[rows, columns], rows))
-            firsts = np.searchsorted(rows, np.arange(len(chunk)))
-            nearest[start : start + len(chunk)] = columns[order][firsts[:, None] + np.arange(count)]
+    for part, block in distances.blocks():
+        largest[part] = block.max(axis=1)
+        last = np.partition(block, count - 1, axis=1)[:, count - 1 : count]
+        rows, columns = np.divmod(np.flatnonzero(block <= last), number)
+        # Among equal distances the row itself comes first, then the lower row.
+        order = np.lexsort((columns, columns != rows + part.start, block[rows, columns], rows))
+        firsts = np.searchsorted(rows, np.arange(len(block)))
+        nearest[part] = columns[order][firsts[:, None] + np.arange(count)]
     # All rows equal: every distance is 0, divided by anything.
     return nearest, np.where(largest > 0, largest, np.float32(1))
 
@@ -143,18 +133,19 @@ def _membership(neighbours: Ints, count: int) -> Any:
     return sparse.csr_array((ones, (rows, neighbours[:, :count].ravel())), shape=(number, number))
 
 
-def _expand(neighbours: Ints, count: int, half: int) -> Any:
-    """k-reciprocal sets, widened by those of their members that lie in them by more than 2/3 (eq. 3)."""
+def _reciprocal(neighbours: Ints, count: int) -> Any:
+    """As :func:`_membership`, where both rows are among each other's nearest."""
     forward = _membership(neighbours, count)
-    reciprocal = forward.multiply(forward.T).tocsr()
-    forward = _membership(neighbours, half)
-    halves = forward.multiply(forward.T).tocsr()
+    return forward.multiply(forward.T).tocsr()
+
+
+def _expand(neighbours: Ints, k1: int, count: int) -> Any:
+    """k-reciprocal sets, widened by those of their members that lie in them by more than 2/3 (eq. 3)."""
+    reciprocal, halves = _reciprocal(neighbours, count), _reciprocal(neighbours, int(np.around(k1 / 2)) + 1)
     overlap = (reciprocal @ halves.T).multiply(reciprocal).tocoo()
-    sizes = np.diff(halves.indptr)
-    passes = overlap.data > 2 / 3 * sizes[overlap.col]
-    taken = sparse.csr_array(
-        (np.ones(int(passes.sum()), np.float32), (overlap.row[passes], overlap.col[passes])), shape=overlap.shape
-    )
+    overlap.data = (overlap.data > 2 / 3 * np.diff(halves.indptr)[overlap.col]).astype(np.float32)
+    taken = overlap.tocsr()
+    taken.eliminate_zeros()
     expanded = (reciprocal + taken @ halves).tocsr()
     expanded.sort_indices()
     return expanded
@@ -165,9 +156,9 @@ def _encode(distances: _Distances, expanded: Any, scale: Floats | None = None) -
     pointers, columns = expanded.indptr, expanded.indices
     rows = np.repeat(np.arange(distances.number), np.diff(pointers))
     data = np.empty(expanded.nnz)
-    for start, stop, block in distances.blocks():
-        part = slice(pointers[start], pointers[stop])
-        data[part] = block[rows[part] - start, columns[part]]
+    for part, block in distances.blocks():
+        entries = slice(pointers[part.start], pointers[part.stop])
+        data[entries] = block[rows[entries] - part.start, columns[entries]]
     if scale is not None:
         data /= scale[rows]
     np.exp(-data, out=data)
@@ -185,17 +176,12 @@ def _average(encoded: Any, neighbours: Ints, k2: int) -> Any:
 
 def _jaccard(left: Any, right: Any) -> Floats:
     """Jaccard distance of sparse rows that each add up to 1: 1 - s / (2 - s), s the sum of the smaller weights."""
-    by_column = right.tocsc()
-    starts, rows, weights = by_column.indptr, by_column.indices, by_column.data
+    by_column = right.T.tocsr()
     result = np.empty((left.shape[0], right.shape[0]), np.float32)
     for number in range(left.shape[0]):
         part = slice(left.indptr[number], left.indptr[number + 1])
-        columns, own = left.indices[part], left.data[part]
-        lengths = starts[columns + 1] - starts[columns]
-        # Positions of all entries of those columns, one column's run after another's.
-        runs = np.repeat(starts[columns] - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-        entries = runs + np.arange(len(runs))
-        smaller = np.minimum(weights[entries], np.repeat(own, lengths))
-        shared = np.bincount(rows[entries], weights=smaller, minlength=right.shape[0])
+        others = by_column[left.indices[part]]
+        smaller = np.minimum(others.data, np.repeat(left.data[part], np.diff(others.indptr)))
+        shared = np.bincount(others.indices, weights=smaller, minlength=right.shape[0])
         result[number] = 1 - shared / (2 - shared)
     return result

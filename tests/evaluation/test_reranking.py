@@ -45,7 +45,9 @@ def test_equals_the_textbook(settings):
 def test_blocks_change_nothing(monkeypatch):
     (query, gallery), _ = clusters()
     whole = rerank(query, gallery)
-    monkeypatch.setattr(reranking, "_BLOCK", 150 * 7)  # 7 rows at a time
+    monkeypatch.setattr(reranking, "_ROWS", 7)
+    np.testing.assert_allclose(rerank(query, gallery), whole, atol=1e-6)
+    monkeypatch.setattr(reranking, "_KEPT", 0)
     np.testing.assert_allclose(rerank(query, gallery), whole, atol=1e-6)
 
 
