@@ -66,7 +66,7 @@ class Reidentifier:
         """Features of real chips (path, identity, modality)."""
         from fastreid_mos.data import read_chip
         from fastreid_mos.data.build import build_test_loader
-        from fastreid_mos.evaluation.fused_chips import ChipPass
+        from fastreid_mos.evaluation.chips import ChipPass
 
         taker = ChipPass()  # queries and gallery are told apart later
         self._infer(build_test_loader(self.cfg, items), taker)
@@ -81,7 +81,7 @@ class Reidentifier:
         """Features of generated SAR chips: file, and size of the optical chip that it was made from."""
         from fastreid_mos.data import SAR
         from fastreid_mos.data.build import build_generated_loader
-        from fastreid_mos.evaluation.fused_chips import ChipPass
+        from fastreid_mos.evaluation.chips import ChipPass
 
         taker = ChipPass(expected=len(files))
         self._infer(build_generated_loader(self.cfg, list(files), SAR), taker)

@@ -18,7 +18,8 @@ from ..data.modality import MODALITY_NAMES
 from ..data.transforms import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import choose, evidence, measure_curves
-from ..evaluation.fused_chips import ChipPass, Choice, Fusion, GeneratedChips
+from ..evaluation.chips import ChipPass
+from ..evaluation.fused_chips import Choice, Fusion, GeneratedChips
 from ..evaluation.settings import EvalSettings
 from ..synthetic.folder import GeneratedSet, open_generated
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from fastreid.config import configurable
-from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.utils.registry import Registry
 
 from ..errors import ConfigError, MOSError
-from .chips import ChipCollector, Chips
+from .chips import ChipPass, Chips
 from .figures import query_metrics, random_metrics, size_features, wilson_interval
 from .fused_chips import Fusion
 from .protocols import Protocol, rank_protocol, select_protocols
@@ -26,7 +25,7 @@ EVALUATOR_REGISTRY.__doc__ = """Evaluators by the name given in ``TEST.EVALUATOR
 
 
 @EVALUATOR_REGISTRY.register()
-class FusionReidEvaluator(DatasetEvaluator):
+class FusionReidEvaluator(ChipPass):
     """Ranks each protocol's queries in its own gallery; beside the model stand a random and a size-only row.
 
     Works with fast-reid's ``inference_on_dataset``, in one process or several (fast-reid's InferenceSampler gives each
@@ -62,14 +61,14 @@ class FusionReidEvaluator(DatasetEvaluator):
         split: str = "test",
         fusion: Fusion | None = None,
     ) -> None:
-        self.num_query = num_query
+        expected = None if dataset is None else len(dataset.query) + len(dataset.gallery)
+        super().__init__(num_query, expected)
         self.settings = settings or EvalSettings()
         self.output_dir = output_dir
         self.dataset = dataset
         self.split = split
         self.fusion = fusion
         self.report: Report | None = None
-        self._collector = ChipCollector()
         if self.settings.fusion and fusion is None and split != "held-out":
             raise ConfigError(
                 "TEST.FUSION.ENABLED: this evaluator was given no features of generated chips; test by "
@@ -80,14 +79,6 @@ class FusionReidEvaluator(DatasetEvaluator):
     def from_config(cls, cfg: Any, num_query: int, **options: Any) -> dict[str, Any]:
         """Arguments of the constructor from a config."""
         return {"num_query": num_query, "settings": EvalSettings.from_cfg(cfg), **options}
-
-    def reset(self) -> None:
-        """Forget all chips."""
-        self._collector = ChipCollector()
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        """Take in a batch and its features; see :meth:`ChipCollector.add`."""
-        self._collector.add(inputs, outputs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Rank, report and write.
@@ -101,11 +92,11 @@ class FusionReidEvaluator(DatasetEvaluator):
         Raises:
             MOSError: chips missing or counted twice, features that are not finite, or no protocol with chips to rank.
         """
-        expected = None if self.dataset is None else len(self.dataset.query) + len(self.dataset.gallery)
-        chips = self._collector.gather(self.num_query, expected)
+        super().evaluate()
+        chips = self.chips
         if chips is None:
             return {}
-        query, gallery = np.split(np.arange(len(chips)), [self.num_query])
+        query, gallery = np.split(np.arange(len(chips)), [chips.num_query])
         root = None if self.split == "held-out" else getattr(self.dataset, "root", None)
         protocols, left_out = select_protocols(chips, self.settings.protocols, query, gallery, root)
         if not protocols:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from fastreid.evaluation.evaluator import DatasetEvaluator
 from numpy.typing import NDArray
 
-from .chips import ChipCollector, Chips
+from .chips import Chips
 from .fusion import mean_by_owner, mix
 from .ranking import Ints, normalized
 
@@ -76,33 +75,3 @@ class Fusion:
             part: {name: getattr(choice, part) for name, choice in self.choices.items()} for part in Choice._fields
         }
         return {**self.record, "mode": "mean", **chosen}
-
-
-class ChipPass(DatasetEvaluator):
-    """Keeps what the model gives for chips; nothing is ranked.
-
-    Args:
-        num_query: the first so many chips are queries; None: there are no queries.
-        expected: how many chips there are; None: not known.
-
-    Attributes:
-        chips: in the first process after :meth:`evaluate`; elsewhere None.
-    """
-
-    def __init__(self, num_query: int | None = None, expected: int | None = None) -> None:
-        self.num_query, self.expected = num_query, expected
-        self.chips: Chips | None = None
-        self._collector = ChipCollector()
-
-    def reset(self) -> None:
-        """Forget all chips."""
-        self.chips, self._collector = None, ChipCollector()
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        """Add a batch and its features; see :meth:`ChipCollector.add`."""
-        self._collector.add(inputs, outputs)
-
-    def evaluate(self) -> dict[str, Any]:
-        """Gather the chips in the first process; see :meth:`ChipCollector.gather`."""
-        self.chips = self._collector.gather(self.num_query, self.expected)
-        return {}

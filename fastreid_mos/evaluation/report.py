@@ -205,15 +205,11 @@ def log_report(report: Report) -> None:
         logger.info(f"{title}: percent [95 % interval over ships]\n{table}")
     else:
         names = ", ".join(part.protocol.name for part in report.ranked_only)
-        logger.warning(
-            f"{title}: nothing to measure, no query has a match; ranked all the same: {names}"
-        )
+        logger.warning(f"{title}: nothing to measure, no query has a match; ranked all the same: {names}")
     for part in (*report.protocols, *report.ranked_only):
         name, queries, gallery = part.protocol.name, len(part.protocol.query), len(part.protocol.gallery)
         if missing := queries - part.result.num_valid:
-            logger.info(
-                f"{name}: {missing} of {queries} queries have no match in the gallery, and are left out"
-            )
+            logger.info(f"{name}: {missing} of {queries} queries have no match in the gallery, and are left out")
         for left, above in (("model", part.above), ("fused", part.fused_above)):
             for right, row in above.items():
                 figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))

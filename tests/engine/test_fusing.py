@@ -27,7 +27,7 @@ from fastreid_mos.engine import MOSTrainer, testing
 from fastreid_mos.engine import fusing as fusing_module
 from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
 from fastreid_mos.evaluation import fuse_features, rank_features
-from fastreid_mos.evaluation.fused_chips import ChipPass
+from fastreid_mos.evaluation.chips import ChipPass
 from tools.train_net import main as train
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.engine.loop import MOSTrainStep
 from fastreid_mos.engine.testing import infer
 from fastreid_mos.errors import MOSError
-from fastreid_mos.evaluation.fused_chips import ChipPass
+from fastreid_mos.evaluation.chips import ChipPass
 from fastreid_mos.modeling import inputs
 
 CONFIGS = Path(__file__).parents[2] / "configs/HOSS"

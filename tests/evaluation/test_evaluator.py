@@ -214,7 +214,7 @@ def test_missing_and_doubled_chips(split):
         made.reset()
         for inputs, outputs in batches:
             made.process(inputs, outputs)
-        with pytest.raises(MOSError, match="each chip must be read once" if batches else "no chip"):
+        with pytest.raises(MOSError, match="each chip must be read once"):
             made.evaluate()
 
 

@@ -17,7 +17,7 @@ import fastreid_mos
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, build_test_loader
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, rank_features
-from fastreid_mos.evaluation.fused_chips import ChipPass
+from fastreid_mos.evaluation.chips import ChipPass
 
 
 class Colours(nn.Module):
