@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -48,9 +49,7 @@ def check_values(cfg: Any) -> None:
         ConfigError: one line naming the key, what is wanted and what it holds.
     """
     for key, rule in RULES.items():
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = attrgetter(key)(cfg)
         require(rule.holds(value), f"{key}: must be {rule.wanted}, got {value!r}")
     _check_together(cfg)
     _check_bridge(cfg.BRIDGE)

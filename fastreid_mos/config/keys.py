@@ -26,6 +26,14 @@ def _is_alpha(value: str) -> bool:
         return False
 
 
+def _is_optimizer(name: str) -> bool:
+    return isinstance(getattr(torch.optim, name, None), type)
+
+
+def _are_indices(values: list[int]) -> bool:
+    return len(set(values)) == len(values) and min(values, default=0) >= 0
+
+
 def _are_protocols(rows: Any) -> bool:
     sides = ("all", "optical", "sar")
     complete = all(len(row) == 3 and str(row[0]).strip() and row[1] in sides and row[2] in sides for row in rows)
@@ -33,43 +41,25 @@ def _are_protocols(rows: Any) -> bool:
 
 
 MOS_KEYS = (
-    Key(
-        "SEED",
-        0,
-        "Seed of all that is drawn (batches, augmentation, weights); -1: anew each run.",
-        between(-1, 2**32 - 1),
-    ),
+    Key("SEED", 0, "Seed of batches, augmentation and weights; -1: a new one in each run.", between(-1, 2**32 - 1)),
     Key("INPUT.SAR.TRANSFORM", "SARDenoise", "SAR chip to image: a name in TRANSFORM_REGISTRY, such as SARMaxScale."),
     Key("INPUT.SAR.LOW_PERCENTILE", 5.0, "Percentile of the pixels that SARDenoise maps to 0.", between(0, 100)),
     Key("INPUT.SAR.HIGH_PERCENTILE", 100.0, "Percentile of the pixels that SARDenoise maps to 255.", between(0, 100)),
-    Key(
-        "INPUT.SAR.CHANNEL",
-        "auto",
+    Key("INPUT.SAR.CHANNEL", "auto",
         "Channel of a SAR file that has several: 'auto' (negative values in 2 or 4 channels are I/Q: their magnitude; "
         "else the first), 'magnitude', 'mean', or a number as text.",
-        Rule("'auto', 'magnitude', 'mean' or a channel number", _is_channel),
-    ),
-    Key(
-        "INPUT.SAR.CACHE",
-        "none",
+        Rule("'auto', 'magnitude', 'mean' or a channel number", _is_channel)),
+    Key("INPUT.SAR.CACHE", "none",
         "Keep decoded chips, SAR ones denoised: 'none', 'memory' (up to 1 GiB per loader worker) or 'disk' (in "
-        "CACHE_DIR). A chip is read anew when its file or these settings change.",
-        one_of("none", "memory", "disk"),
-    ),
+        "CACHE_DIR). A chip is read anew when its file or these settings change.", one_of("none", "memory", "disk")),
     Key("INPUT.SAR.CACHE_DIR", "", "Folder of the cache on disk."),
     Key("INPUT.RESIZE.TRAIN", "bicubic", "Interpolation of the resize, with antialiasing.", one_of(*FILTERS)),
     Key("INPUT.RESIZE.TEST", "bilinear", "The same at test.", one_of(*FILTERS)),
-    Key(
-        "INPUT.AUGMENT.ORDER",
-        ["resize", "flip", "pad_crop", "erase"],
-        "Order of the training steps; whether each is on is fast-reid's own key (FLIP, PADDING, REA ...).",
-    ),
-    Key(
-        "INPUT.REA.MODE",
-        "pixel",
+    Key("INPUT.AUGMENT.ORDER", ["resize", "flip", "pad_crop", "erase"],
+        "Order of the training steps; whether each is on is fast-reid's own key (FLIP, PADDING, REA ...)."),
+    Key("INPUT.REA.MODE", "pixel",
         "Random erasing: 'pixel' = normal noise per pixel on the normalized image (the recipe), 'const' = REA.VALUE.",
-        one_of("pixel", "const"),
-    ),
+        one_of("pixel", "const")),
     Key("INPUT.REA.SCALE", [0.02, 0.3333], "Erased share of the image's area.", rising(0, 1)),
     Key("INPUT.REA.RATIO", [0.3, 3.3333], "Height / width of the erased part.", rising(0.001, 1000)),
     # TransOSS checks its own arguments.
@@ -82,222 +72,113 @@ MOS_KEYS = (
     Key("MODEL.TRANSOSS.MIE_SCALE", 3.0, "Factor of MIE."),
     Key("MODEL.TRANSOSS.SSE", True, "One more token, made from the ship's size."),
     Key("MODEL.TRANSOSS.MODALITY_PATCH_EMBED", True, "One patch embedding per modality instead of a shared one."),
-    Key(
-        "MODEL.TRANSOSS.GRAD_CHECKPOINT",
-        False,
-        "Recompute the blocks in the backward pass: less memory, about a third more time.",
-    ),
+    Key("MODEL.TRANSOSS.GRAD_CHECKPOINT", False,
+        "Recompute the blocks in the backward pass: less memory, about a third more time."),
     Key("MODEL.TIMM.NAME", "efficientnet_lite0", "Model of build_timm_backbone (extra `pretrained` installs timm)."),
-    Key(
-        "MODEL.HEADS.TEST_NECK_FEAT",
-        "before",
+    Key("MODEL.HEADS.TEST_NECK_FEAT", "before",
         "Feature used at test: before or after the batch-norm neck (fast-reid's NECK_FEAT is for training only).",
-        one_of("before", "after"),
-    ),
-    Key(
-        "MODEL.HEADS.JOIN",
-        [],
+        one_of("before", "after")),
+    Key("MODEL.HEADS.JOIN", [],
         "Joined to the pooled feature, for backbones that take images only: any of 'size', 'modality'.",
-        any_of("size", "modality"),
-    ),
+        any_of("size", "modality")),
     Key("MODEL.HEADS.JOIN_DIM", 32, "Numbers that each of JOIN becomes."),
-    Key(
-        "MODEL.HEADS.JOIN_GAIN",
-        3.0,
-        "Standard deviation of the size numbers at the start: how much size counts beside the pixels before training.",
-    ),
-    Key(
-        "MODEL.HEADS.STRIPES",
-        0,
-        "Above 0: so many horizontal stripes of the feature map, STRIPE_DIM numbers each, instead of POOL_LAYER.",
-    ),
+    Key("MODEL.HEADS.JOIN_GAIN", 3.0,
+        "Standard deviation of the size numbers at the start: how much size counts beside the pixels before training."),
+    Key("MODEL.HEADS.STRIPES", 0,
+        "Above 0: so many horizontal stripes of the feature map, STRIPE_DIM numbers each, instead of POOL_LAYER."),
     Key("MODEL.HEADS.STRIPE_DIM", 128, "Numbers of a stripe."),
     Key("MODEL.LOSSES.CMAL.SCALE", 2.0, "Weight of the class-wise modality alignment loss.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.MEAN_WEIGHT", 1.0, "Weight of its term on means.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.VAR_WEIGHT", 1.0, "Weight of its term on variances.", at_least(0)),
-    Key(
-        "MODEL.LOSSES.CMAL.GATHER",
-        False,
-        "Several processes: compute it on the gathered batch of all of them instead of on each one's share.",
-    ),
+    Key("MODEL.LOSSES.CMAL.GATHER", False,
+        "Several processes: compute it on the gathered batch of all of them instead of on each one's share."),
     # SCHED WarmupCosineLR: linear from WARMUP_FACTOR, then a cosine that counts from epoch 0.
     Key("SOLVER.WARMUP_EPOCHS", 5, "Epochs of the linear warm-up of WarmupCosineLR.", at_least(0)),
     Key("SOLVER.ETA_MIN_FACTOR", 0.002, "Where its cosine ends, times BASE_LR.", between(0, 1)),
-    Key(
-        "SOLVER.AMP.DTYPE",
-        "auto",
-        "Number format of mixed precision; 'auto': float16 on CUDA, bfloat16 on CPU.",
-        one_of("auto", "float16", "bfloat16"),
-    ),
+    Key("SOLVER.AMP.DTYPE", "auto", "Number format of mixed precision; 'auto': float16 on CUDA, bfloat16 on CPU.",
+        one_of("auto", "float16", "bfloat16")),
     Key("TEST.EVALUATOR", "FusionReidEvaluator", "A name in EVALUATOR_REGISTRY, or ReidEvaluator for fast-reid's own."),
-    Key(
-        "TEST.PROTOCOLS",
-        [["ALL", "all", "all"], ["O2S", "optical", "sar"], ["S2O", "sar", "optical"]],
+    Key("TEST.PROTOCOLS", [["ALL", "all", "all"], ["O2S", "optical", "sar"], ["S2O", "sar", "optical"]],
         "Protocols: name, modality of the queries, modality of the gallery.",
-        Rule("rows [name, query, gallery], each name once, with 'all', 'optical' or 'sar'", _are_protocols),
-    ),
-    Key(
-        "TEST.REMOVE_SAME_CAMERA",
-        False,
-        "fast-reid's habit (drops gallery chips of the query's own identity and modality); the papers do not do it.",
-    ),
-    Key(
-        "TEST.CMC_RANKS",
-        [1, 5, 10, 20],
-        "The k of the Rank-k figures.",
-        Rule("numbers from 1 on, with 1 among them", lambda ranks: 1 in ranks and min(ranks) == 1),
-    ),
+        Rule("rows [name, query, gallery], each name once, with 'all', 'optical' or 'sar'", _are_protocols)),
+    Key("TEST.REMOVE_SAME_CAMERA", False,
+        "fast-reid's habit (drops gallery chips of the query's own identity and modality); the papers do not do it."),
+    Key("TEST.CMC_RANKS", [1, 5, 10, 20], "The k of the Rank-k figures.",
+        Rule("numbers from 1 on, with 1 among them", lambda ranks: 1 in ranks and min(ranks) == 1)),
     Key("TEST.BLOCK_MB", 256, "Bound on the memory of one block of distances, in MiB.", at_least(1)),
     Key("TEST.NUM_WORKERS", -1, "Loader workers at test; below 0: as many as in training."),
     Key("TEST.RANDOM_DRAWS", 100, "Random rankings averaged in the random row.", at_least(1)),
-    Key(
-        "TEST.BOOTSTRAP.SAMPLES",
-        1000,
-        "Resamplings of the ships, each with all its queries, for the 95 % intervals; 0: none.",
-        at_least(0),
-    ),
+    Key("TEST.BOOTSTRAP.SAMPLES", 1000,
+        "Resamplings of the ships, each with all its queries, for the 95 % intervals; 0: none.", at_least(0)),
     Key("TEST.BOOTSTRAP.SEED", 0, "Their seed.", at_least(0)),
-    Key(
-        "TEST.BEST_METRIC",
-        "mAP",
+    Key("TEST.BEST_METRIC", "mAP",
         "What the best checkpoint is best at on the hold-out, as the mean over the protocols.",
-        one_of("mAP", "Rank-1", "mINP"),
-    ),
-    Key(
-        "TEST.HOLDOUT.FRACTION",
-        0.0,
-        "Share of the training identities set aside for choosing; 0: train on all, choose nothing.",
-        between(0, 0.9),
-    ),
+        one_of("mAP", "Rank-1", "mINP")),
+    Key("TEST.HOLDOUT.FRACTION", 0.0,
+        "Share of the training identities set aside for choosing; 0: train on all, choose nothing.", between(0, 0.9)),
     Key("TEST.HOLDOUT.SPLITS", 1, "Seeded query/gallery splits of the hold-out.", at_least(1)),
     Key("TEST.HOLDOUT.SEED", 0, "Their seed.", at_least(0)),
-    Key(
-        "TEST.FUSION.ENABLED",
-        False,
-        "Fuse features with those of generated chips (the folder ROOT, with its manifest).",
-    ),
+    Key("TEST.FUSION.ENABLED", False,
+        "Fuse features with those of generated chips (the folder ROOT, with its manifest)."),
     Key("TEST.FUSION.ROOT", "", "Folder of the generated chips."),
     Key("TEST.FUSION.K", 5, "Generated chips used for each source: the first K.", at_least(1)),
-    Key(
-        "TEST.FUSION.SAMPLES",
-        [],
-        "Their sample indices (from 0), instead of the first K.",
-        Rule(
-            "different sample indices from 0 on",
-            lambda indices: len(set(indices)) == len(indices) and min(indices, default=0) >= 0,
-            int,
-        ),
-    ),
-    Key(
-        "TEST.FUSION.ALPHA",
-        "0.02",
+    Key("TEST.FUSION.SAMPLES", [], "Their sample indices (from 0), instead of the first K.",
+        Rule("different sample indices from 0 on", _are_indices, int)),
+    Key("TEST.FUSION.ALPHA", "0.02",
         "Weight of the generated chips' feature; 0.02 is the paper's. 'auto' chooses it, and K, on the hold-out from "
         "ALPHAS: the best for each protocol if fusing is shown to help in all of them together, else 0 (see "
-        "evaluation/alpha.py).",
-        Rule("'auto' or a number 0 to 1", _is_alpha),
-    ),
-    Key(
-        "TEST.FUSION.ALPHAS",
-        [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
-        "What ALPHA 'auto' chooses from.",
-        each(between(0, 1), least=1),
-    ),
-    Key(
-        "TEST.FUSION.DIRECTION",
-        "optical_to_sar",
-        "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.",
-        one_of(*DIRECTIONS),
-    ),
-    Key(
-        "TEST.FUSION.ALLOW_MISSING",
-        False,
-        "Use what there is where a chip has fewer than K generated ones, or none, instead of refusing.",
-    ),
+        "evaluation/alpha.py).", Rule("'auto' or a number 0 to 1", _is_alpha)),
+    Key("TEST.FUSION.ALPHAS", [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        "What ALPHA 'auto' chooses from.", each(between(0, 1), least=1)),
+    Key("TEST.FUSION.DIRECTION", "optical_to_sar",
+        "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.", one_of(*DIRECTIONS)),
+    Key("TEST.FUSION.ALLOW_MISSING", False,
+        "Use what there is where a chip has fewer than K generated ones, or none, instead of refusing."),
     *BRIDGE_KEYS,
-)
+)  # fmt: skip
 # Keys of earlier versions: ignored with a line in the log, so that configs of earlier runs can be read.
 GONE = ("TEST.FUSION.MODE",)
 
-_PROBABILITY = between(0, 1)
-_DEVICE = Rule("'cpu', 'cuda', 'cuda:0' ... or 'mps'", lambda name: bool(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name)))
-_OPTIMIZER = Rule(
-    "an optimizer of torch.optim such as SGD, Adam or AdamW",
-    lambda name: isinstance(getattr(torch.optim, name, None), type),
-)
-_SIDES = each(at_least(8), count=2)
-_THREE = Rule("three numbers, one a colour channel", lambda values: len(values) == 3)
+# fast-reid's own keys, by rule.
 FASTREID_RULES = {
-    "MODEL.DEVICE": _DEVICE,
-    "MODEL.PIXEL_MEAN": _THREE,
-    "MODEL.PIXEL_STD": each(above(0), count=3),
-    "MODEL.HEADS.NUM_CLASSES": at_least(0),
-    "MODEL.HEADS.EMBEDDING_DIM": at_least(0),
-    "MODEL.HEADS.NECK_FEAT": one_of("before", "after"),
-    "MODEL.HEADS.SCALE": above(0, float),
-    "MODEL.LOSSES.NAME": different("losses", least=1),
-    "MODEL.LOSSES.CE.SCALE": at_least(0),
-    "MODEL.LOSSES.CE.EPSILON": Rule("1 or less", lambda value: value <= 1),  # below 0: fast-reid's adaptive smoothing
-    "MODEL.LOSSES.FL.GAMMA": at_least(0, float),
-    "MODEL.LOSSES.TRI.SCALE": at_least(0),
-    "MODEL.LOSSES.TRI.MARGIN": at_least(0),
-    "MODEL.LOSSES.CIRCLE.GAMMA": at_least(0, float),
-    "MODEL.LOSSES.CIRCLE.SCALE": at_least(0),
-    "MODEL.LOSSES.COSFACE.GAMMA": at_least(0, float),
-    "MODEL.LOSSES.COSFACE.SCALE": at_least(0),
-    "INPUT.SIZE_TRAIN": _SIDES,
-    "INPUT.SIZE_TEST": _SIDES,
-    "INPUT.CROP.SIZE": _SIDES,
-    "INPUT.CROP.SCALE": rising(0, 1),
-    "INPUT.CROP.RATIO": rising(0.001, 1000),
-    "INPUT.FLIP.PROB": _PROBABILITY,
-    "INPUT.PADDING.MODE": one_of("constant", "edge", "reflect", "symmetric"),
-    "INPUT.PADDING.SIZE": at_least(0),
-    "INPUT.CJ.PROB": _PROBABILITY,
-    "INPUT.CJ.BRIGHTNESS": at_least(0),
-    "INPUT.CJ.CONTRAST": at_least(0),
-    "INPUT.CJ.SATURATION": at_least(0),
-    "INPUT.CJ.HUE": between(0, 0.5),
-    "INPUT.AUTOAUG.PROB": _PROBABILITY,
-    "INPUT.AUGMIX.PROB": _PROBABILITY,
-    "INPUT.REA.PROB": _PROBABILITY,
-    "INPUT.REA.VALUE": _THREE,
-    "INPUT.RPT.PROB": _PROBABILITY,
-    "DATASETS.NAMES": different("data sets"),
-    "DATASETS.TESTS": different("data sets"),
-    "DATALOADER.NUM_INSTANCE": at_least(1),
-    "DATALOADER.NUM_WORKERS": at_least(0),
-    "DATALOADER.SET_WEIGHT": each(at_least(0, float)),
-    "SOLVER.OPT": _OPTIMIZER,
-    "SOLVER.MAX_EPOCH": at_least(1),
-    "SOLVER.BASE_LR": above(0),
-    "SOLVER.HEADS_LR_FACTOR": at_least(0),
-    "SOLVER.BIAS_LR_FACTOR": at_least(0),
-    "SOLVER.MOMENTUM": between(0, 1),
-    "SOLVER.WEIGHT_DECAY": at_least(0),
-    "SOLVER.WEIGHT_DECAY_NORM": at_least(0),
-    "SOLVER.WEIGHT_DECAY_BIAS": at_least(0),
-    "SOLVER.SCHED": one_of("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR"),
-    "SOLVER.DELAY_EPOCHS": at_least(0),
-    "SOLVER.GAMMA": above(0),
-    "SOLVER.ETA_MIN_LR": at_least(0),
-    "SOLVER.WARMUP_FACTOR": between(0, 1),
-    "SOLVER.WARMUP_ITERS": at_least(0),
-    "SOLVER.WARMUP_METHOD": one_of("linear", "constant", "exp"),
-    "SOLVER.FREEZE_ITERS": at_least(0),
-    "SOLVER.CHECKPOINT_PERIOD": at_least(1),
-    "SOLVER.IMS_PER_BATCH": at_least(1),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": above(0),
-    "TEST.EVAL_PERIOD": at_least(0),
-    "TEST.IMS_PER_BATCH": at_least(1),
-    "TEST.METRIC": one_of("cosine", "euclidean"),
-    "TEST.AQE.ALPHA": at_least(0),
-    "TEST.AQE.QE_TIME": at_least(1),
-    "TEST.AQE.QE_K": at_least(1),
-    "TEST.RERANK.K1": at_least(1),
-    "TEST.RERANK.K2": at_least(1),
-    "TEST.RERANK.LAMBDA": between(0, 1),
-}
+    key: rule
+    for rule, keys in (
+        (between(0, 1), "INPUT.FLIP.PROB INPUT.CJ.PROB INPUT.AUTOAUG.PROB INPUT.AUGMIX.PROB INPUT.REA.PROB "
+            "INPUT.RPT.PROB SOLVER.MOMENTUM SOLVER.WARMUP_FACTOR TEST.RERANK.LAMBDA"),
+        (at_least(0), "MODEL.HEADS.NUM_CLASSES MODEL.HEADS.EMBEDDING_DIM MODEL.LOSSES.CE.SCALE MODEL.LOSSES.TRI.SCALE "
+            "MODEL.LOSSES.TRI.MARGIN MODEL.LOSSES.CIRCLE.SCALE MODEL.LOSSES.COSFACE.SCALE INPUT.PADDING.SIZE "
+            "INPUT.CJ.BRIGHTNESS INPUT.CJ.CONTRAST INPUT.CJ.SATURATION DATALOADER.NUM_WORKERS SOLVER.HEADS_LR_FACTOR "
+            "SOLVER.BIAS_LR_FACTOR SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_BIAS "
+            "SOLVER.DELAY_EPOCHS SOLVER.ETA_MIN_LR SOLVER.WARMUP_ITERS SOLVER.FREEZE_ITERS TEST.EVAL_PERIOD "
+            "TEST.AQE.ALPHA"),
+        (at_least(1), "DATALOADER.NUM_INSTANCE SOLVER.MAX_EPOCH SOLVER.CHECKPOINT_PERIOD SOLVER.IMS_PER_BATCH "
+            "TEST.IMS_PER_BATCH TEST.AQE.QE_TIME TEST.AQE.QE_K TEST.RERANK.K1 TEST.RERANK.K2"),
+        (above(0), "SOLVER.BASE_LR SOLVER.GAMMA SOLVER.CLIP_GRADIENTS.CLIP_VALUE"),
+        # Whole numbers in fast-reid's defaults, and a list that is empty there.
+        (above(0, float), "MODEL.HEADS.SCALE"),
+        (at_least(0, float), "MODEL.LOSSES.FL.GAMMA MODEL.LOSSES.CIRCLE.GAMMA MODEL.LOSSES.COSFACE.GAMMA"),
+        (each(at_least(0, float)), "DATALOADER.SET_WEIGHT"),
+        (Rule("1 or less", lambda value: value <= 1), "MODEL.LOSSES.CE.EPSILON"),  # below 0: adaptive smoothing
+        (between(0, 0.5), "INPUT.CJ.HUE"),
+        (each(at_least(8), count=2), "INPUT.SIZE_TRAIN INPUT.SIZE_TEST INPUT.CROP.SIZE"),
+        (each(above(0), count=3), "MODEL.PIXEL_STD"),
+        (Rule("three numbers, one a colour channel", lambda values: len(values) == 3), "MODEL.PIXEL_MEAN "
+            "INPUT.REA.VALUE"),
+        (rising(0, 1), "INPUT.CROP.SCALE"),
+        (rising(0.001, 1000), "INPUT.CROP.RATIO"),
+        (different("losses", least=1), "MODEL.LOSSES.NAME"),
+        (different("data sets"), "DATASETS.NAMES DATASETS.TESTS"),
+        (one_of("before", "after"), "MODEL.HEADS.NECK_FEAT"),
+        (one_of("constant", "edge", "reflect", "symmetric"), "INPUT.PADDING.MODE"),
+        (one_of("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR"), "SOLVER.SCHED"),
+        (one_of("linear", "constant", "exp"), "SOLVER.WARMUP_METHOD"),
+        (one_of("value", "norm"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
+        (one_of("cosine", "euclidean"), "TEST.METRIC"),
+        (Rule("an optimizer of torch.optim such as SGD, Adam or AdamW", _is_optimizer), "SOLVER.OPT"),
+        (Rule("'cpu', 'cuda', 'cuda:0' ... or 'mps'", re.compile(r"cpu|mps|cuda(:\d+)?").fullmatch), "MODEL.DEVICE"),
+    )
+    for key in keys.split()
+}  # fmt: skip
 RULES = {**{key.name: key.rule for key in MOS_KEYS if key.rule}, **FASTREID_RULES}
 
 

@@ -117,7 +117,7 @@ def _set(cfg: Any, name: str, value: Any) -> None:
     if name in _defaults():
         group, _, last = name.rpartition(".")
         node = attrgetter(group)(cfg) if group else cfg
-        node[last] = coerce(name, value, _defaults()[name])
+        node[last] = _coerce(name, value, _defaults()[name])
         return
     inner = [key for key in _defaults() if key.startswith(f"{name}.")]
     if not inner:
@@ -128,19 +128,11 @@ def _set(cfg: Any, name: str, value: Any) -> None:
     _merge(cfg, value, f"{name}.")
 
 
-def coerce(key: str, value: Any, default: Any) -> Any:
-    """A value as the type of its key's default.
+def _coerce(key: str, value: Any, default: Any) -> Any:
+    """A value, anything from YAML or text from the command line, as the type of its key's default.
 
     Text is read as Python where the default is no text; whole numbers become floats, numbers become text, one name or
     several between commas become a list of names, lists and tuples become each other.
-
-    Args:
-        key: the full key, for the message.
-        value: what the user wrote: from YAML anything, from the command line text.
-        default: a value of the type wanted.
-
-    Raises:
-        ConfigError: "KEY: what is wanted, got what".
     """
     kind = RULES[key].kind if key in RULES else None
     taken = _as_type(value, default, kind)
@@ -181,7 +173,7 @@ def _as_sequence(value: Any, default: Any, part: Any) -> Any:
         value = [name.strip(" '\"") for name in value.strip("()[] ").split(",") if name.strip()]
     if not isinstance(value, (list, tuple)):
         return None
-    parts = list(value) if isinstance(part, (list, tuple)) else [_as_type(one, part) for one in value]
+    parts = [_as_type(one, part) for one in value]
     return None if None in parts else type(default)(parts)
 
 

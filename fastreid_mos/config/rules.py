@@ -13,7 +13,7 @@ class Rule(NamedTuple):
     """
 
     wanted: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], Any]
     kind: type | None = None
 
 
@@ -27,32 +27,26 @@ class Key(NamedTuple):
 
 
 def between(low: float, high: float) -> Rule:
-    """A number from ``low`` to ``high``, both included."""
     return Rule(f"{low} to {high}", lambda value: low <= value <= high)
 
 
 def at_least(low: float, kind: type | None = None) -> Rule:
-    """A number from ``low`` on."""
     return Rule(f"{low} or more", lambda value: value >= low, kind)
 
 
 def above(low: float, kind: type | None = None) -> Rule:
-    """A number above ``low``."""
     return Rule(f"above {low}", lambda value: value > low, kind)
 
 
-def share_below_1() -> Rule:
-    """A share that is not the whole."""
+def below_one() -> Rule:
     return Rule("0 or more and below 1", lambda value: 0 <= value < 1)
 
 
 def one_of(*names: str) -> Rule:
-    """One of some names."""
     return Rule(f"one of {', '.join(names)}", lambda value: value in names)
 
 
 def any_of(*names: str) -> Rule:
-    """A list of some of these names, or of none."""
     return Rule(f"any of {', '.join(names)}", lambda values: set(values) <= set(names))
 
 
@@ -67,7 +61,6 @@ def each(rule: Rule, count: int | None = None, least: int = 0) -> Rule:
 
 
 def different(what: str, least: int = 0) -> Rule:
-    """A list without repetition."""
     return Rule(
         f"different {what}" + (", at least one" if least else ""),
         lambda values: len(values) >= least and len(set(values)) == len(values),
