@@ -10,15 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 import fastreid_mos
-from fastreid_mos.errors import CheckpointError, MOSError, WeightsError
-from fastreid_mos.modeling import MOS, TransOSS, load_reid_weights
-
-SMALL = dict(img_size=(64, 32), patch_size=16, embed_dim=48, depth=3, num_heads=4)
-
-
-def small(**changes):
-    torch.manual_seed(0)
-    return TransOSS(**{**SMALL, **changes})
+from fastreid_mos.errors import CheckpointError, WeightsError
+from fastreid_mos.modeling import MOS, load_reid_weights
 
 
 def other_weights(model, seed=1):
@@ -41,45 +34,41 @@ def assert_holds(model, expected):
         torch.testing.assert_close(state[name], value, rtol=0, atol=0, msg=name)
 
 
-def vit(patches=196, width=48, depth=3, classes=10):
-    """An ImageNet transformer's weights by timm's names."""
-    model = small(mie=False, sse=False, modality_patch_embed=False, embed_dim=width, depth=depth)
-    state = other_weights(model)
-    state["pos_embed"] = torch.randn(1, patches + 1, width, generator=torch.Generator().manual_seed(3))
-    state["head.weight"], state["head.bias"] = torch.randn(classes, width), torch.randn(classes)
-    return state
+@pytest.fixture
+def vit(small):
+    """A function: an ImageNet transformer's weights by timm's names."""
+
+    def build(depth=3):
+        state = other_weights(small(mie=False, sse=False, modality_patch_embed=False, depth=depth))
+        state["pos_embed"] = torch.randn(1, 197, 48, generator=torch.Generator().manual_seed(3))
+        state["head.weight"], state["head.bias"] = torch.randn(10, 48), torch.randn(10)
+        return state
+
+    return build
+
+
+TORCHVISION = (
+    ("patch_embed.proj", "conv_proj"), ("cls_token", "class_token"), ("pos_embed", "encoder.pos_embedding"),
+    ("head.", "heads.head."), ("norm1", "ln_1"), ("norm2", "ln_2"), ("attn.qkv.", "self_attention.in_proj_"),
+    ("attn.proj", "self_attention.out_proj"), ("mlp.fc1", "mlp.0"), ("mlp.fc2", "mlp.3"),
+    ("blocks.", "encoder.layers.encoder_layer_"),
+)  # fmt: skip
 
 
 def torchvision_names(state):
     """The same weights by torchvision's names."""
     result = {}
     for name, value in state.items():
-        name = name.replace("patch_embed.proj", "conv_proj").replace("cls_token", "class_token")
-        name = name.replace("pos_embed", "encoder.pos_embedding")
-        if name.startswith("norm."):
-            name = "encoder.ln" + name.removeprefix("norm")
-        if name.startswith("head."):
-            name = "heads." + name
-        if name.startswith("blocks."):
-            _, number, rest = name.split(".", 2)
-            for theirs, ours in (
-                ("norm1", "ln_1"),
-                ("norm2", "ln_2"),
-                ("attn.qkv.", "self_attention.in_proj_"),
-                ("attn.proj", "self_attention.out_proj"),
-                ("mlp.fc1", "mlp.0"),
-                ("mlp.fc2", "mlp.3"),
-            ):
-                rest = rest.replace(theirs, ours)
-            name = f"encoder.layers.encoder_layer_{number}.{rest}"
-        result[name] = value
+        for ours, theirs in TORCHVISION:
+            name = name.replace(ours, theirs)
+        result["encoder.ln" + name.removeprefix("norm") if name.startswith("norm.") else name] = value
     return result
 
 
 # ------------------------------------------------------------------ styles
 
 
-def test_golden_load_param(golden, tmp_path):
+def test_golden_load_param(golden, small, tmp_path):
     data = {key: torch.from_numpy(value) for key, value in golden("load_param").items()}
     source = {key.removeprefix("source/"): value for key, value in data.items() if key.startswith("source/")}
     expected = {key.removeprefix("loaded/"): value for key, value in data.items() if key.startswith("loaded/")}
@@ -96,7 +85,7 @@ def test_golden_load_param(golden, tmp_path):
 
 @pytest.mark.parametrize("names", [dict, torchvision_names], ids=["timm", "torchvision"])
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
-def test_imagenet_transformer(tmp_path, names, wrap):
+def test_imagenet_transformer(tmp_path, small, vit, names, wrap):
     source = vit()
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -117,22 +106,21 @@ def test_imagenet_transformer(tmp_path, names, wrap):
         assert word in text
 
 
-def test_square_grid_onto_256x128():
-    from fastreid_mos.modeling.weights import _fit_position
-
-    source = torch.arange(197.0).reshape(1, 197, 1)
-    result, _ = _fit_position(source, torch.zeros(1, 129, 1), (14, 14), (16, 8), 1)
-    assert result.shape == (1, 129, 1) and result[0, 0] == 0.0
-    grid = result[0, 1:].reshape(16, 8)
+def test_square_grid_onto_256x128(tmp_path, small, vit):
+    source = vit(1)
+    source["pos_embed"] = torch.arange(197.0)[None, :, None].expand(-1, -1, 48).clone()
+    model = small(depth=1, img_size=(256, 128))
+    assert load_reid_weights(model, save(tmp_path / "vit.pth", source)).resized == ["pos_embed"]
+    position = model.pos_embed.detach()[0, :, 5]
+    grid = position[1:].reshape(16, 8)
     # Rows go up by 14 x 14/16, columns by 14/8, both in row-major order.
-    assert (grid[1:, :] > grid[:-1, :]).all() and (grid[:, 1:] > grid[:, :-1]).all()
+    assert position[0] == 0.0 and (grid[1:] > grid[:-1]).all() and (grid[:, 1:] > grid[:, :-1]).all()
     assert grid[8, 3] - grid[7, 3] == pytest.approx(14 * 14 / 16) and grid[3, 4] - grid[3, 3] == pytest.approx(14 / 8)
 
 
-def test_own_grid_that_looks_like_a_square(tmp_path):
+def test_own_grid_that_looks_like_a_square(tmp_path, small):
     # 4 x 2 patches and a class token are 9 positions: not a 3 x 3 grid without a class token.
-    source = small()
-    state = other_weights(source)
+    state = other_weights(small())
     state["pos_embed"][0, 0] = 77.0
     model = small(img_size=(128, 64))
     report = load_reid_weights(model, save(tmp_path / "own.pth", state))
@@ -152,9 +140,8 @@ GRIDS = {
 }  # fmt: skip
 
 
-def write_grid(path, made, config):
+def write_grid(path, source, config):
     """A TransOSS checkpoint whose positions are their rows and columns as shares of the chip; returns them."""
-    source = small(depth=1, **made)
     rows, columns = source.grid_size
     grid = torch.zeros(rows, columns, 48)
     grid[..., 0], grid[..., 1] = torch.arange(rows)[:, None] / rows, torch.arange(columns) / columns
@@ -165,13 +152,13 @@ def write_grid(path, made, config):
 
 
 @pytest.mark.parametrize("case", GRIDS)
-def test_the_grid_is_that_of_the_recorded_size(tmp_path, case):
+def test_the_grid_is_that_of_the_recorded_size(tmp_path, small, case):
     made, wanted = GRIDS[case]
     cfg = fastreid_mos.load_cfg("configs/HOSS/mos_vit.yml")
     cfg.INPUT.SIZE_TRAIN = list(made["img_size"])
     strides = made.get("stride_size", 16)
     cfg.MODEL.BACKBONE.STRIDE_SIZE = strides if isinstance(strides, tuple) else (strides, strides)
-    grid = write_grid(tmp_path / "own.pth", made, {"config": cfg.dump()})
+    grid = write_grid(tmp_path / "own.pth", small(depth=1, **made), {"config": cfg.dump()})
     model = small(depth=1, **wanted)
     report = load_reid_weights(model, tmp_path / "own.pth")
     assert report.resized == ["pos_embed"] and "guess" not in str(report)
@@ -184,13 +171,13 @@ def test_the_grid_is_that_of_the_recorded_size(tmp_path, case):
 @pytest.mark.parametrize(
     "config",
     [{}, {"config": "INPUT: {SIZE_TRAIN: [100, 100]}"}, {"config": "INPUT: {SIZE_TRAIN: [x, 8]}"}, {"config": 3},
-     {"config": "INPUT: ["}, {"config": "INPUT: {SIZE_TRAIN: [8, 8]}"}],
+     {"config": "INPUT: {SIZE_TRAIN: [8, 8]}"}, {"config": "INPUT: {SIZE_TRAIN: 8}"}],
 )  # fmt: skip
-def test_a_guessed_grid_is_said(tmp_path, config):
-    grid = write_grid(tmp_path / "own.pth", {"img_size": (128, 64)}, config)
+def test_a_guessed_grid_is_reported(tmp_path, small, config):
+    grid = write_grid(tmp_path / "own.pth", small(depth=1, img_size=(128, 64)), config)
     model = small(depth=1, img_size=(256, 128))
     report = load_reid_weights(model, tmp_path / "own.pth")
-    assert "(a grid of 8x4 to 16x8, a guess: the file has no training size that gives it)" in str(report)
+    assert "a grid of 8x4 to 16x8, a guess" in str(report)
     expected = functional.interpolate(grid.permute(2, 0, 1)[None], (16, 8), mode="bilinear")[0]
     torch.testing.assert_close(model.pos_embed.detach()[0, 1:].T.reshape(48, 16, 8), expected)
     # As many patches as the model's, and nothing on record: taken as they are.
@@ -198,7 +185,7 @@ def test_a_guessed_grid_is_said(tmp_path, config):
     assert load_reid_weights(same, tmp_path / "own.pth").resized == []
 
 
-def test_grid_without_a_class_position(tmp_path):
+def test_grid_without_a_class_position(tmp_path, small, vit):
     source = vit()
     source["pos_embed"] = source["pos_embed"][:, 1:]
     model = small()
@@ -209,12 +196,11 @@ def test_grid_without_a_class_position(tmp_path):
     torch.testing.assert_close(model.pos_embed[0, 1].detach(), 0.75 * grid[1, 3] + 0.25 * grid[2, 3])
 
 
-def test_distilled_and_flat_patches(tmp_path):
+def test_distilled_and_flat_patches(tmp_path, small, vit):
     source = vit()
     source["dist_token"] = torch.zeros(1, 1, 48)
-    source["pos_embed"] = torch.cat(
-        [source["pos_embed"][:, :1], torch.full((1, 1, 48), 1e3), source["pos_embed"][:, 1:]], 1
-    )
+    first, rest = source["pos_embed"][:, :1], source["pos_embed"][:, 1:]
+    source["pos_embed"] = torch.cat([first, torch.full((1, 1, 48), 1e3), rest], 1)
     source["patch_embed.proj.weight"] = source["patch_embed.proj.weight"].flatten(1)
     model = small()
     load_reid_weights(model, save(tmp_path / "deit.pth", source))
@@ -226,7 +212,7 @@ def test_distilled_and_flat_patches(tmp_path):
 
 
 @pytest.fixture
-def authors(golden_keys):
+def authors(golden_keys, small):
     """A released checkpoint's weights in small: the same names for 3 blocks, width 48, 5 classes."""
     model = small()
     shapes = {f"base.{name}": value for name, value in other_weights(model).items()}
@@ -253,7 +239,7 @@ def test_authors_checkpoint_into_mos(tmp_path, tiny_cfg, authors, prefix):
 
 
 @pytest.mark.parametrize("prefix", ["base.", "module.", "module.base.", ""])
-def test_prefixes_into_a_bare_backbone(tmp_path, prefix):
+def test_prefixes_into_a_bare_backbone(tmp_path, small, prefix):
     model = small()
     state = other_weights(model)
     report = load_reid_weights(model, save(tmp_path / "x.pth", {prefix + name: value for name, value in state.items()}))
@@ -261,7 +247,7 @@ def test_prefixes_into_a_bare_backbone(tmp_path, prefix):
     assert (report.missing, report.unexpected, report.resized) == ([], [], [])
 
 
-def test_classifier_of_other_classes_is_left_out_and_said(tmp_path, tiny_cfg, authors, caplog):
+def test_classifier_of_other_classes_is_left_out_and_reported(tmp_path, tiny_cfg, authors, caplog):
     model = MOS(tiny_cfg("MODEL.TRANSOSS.DEPTH", 3, "MODEL.HEADS.NUM_CLASSES", 4))
     weight = model.heads.weight.detach().clone()
     with caplog.at_level("INFO", logger="fastreid_mos"):
@@ -279,7 +265,7 @@ def test_another_networks_classifier_is_not_ours(tmp_path, tiny_cfg):
     assert report.unexpected == ["classifier.weight"] and "heads.weight" in report.missing
 
 
-def test_our_own_checkpoint(tmp_path, tiny_cfg):
+def test_our_own_checkpoint(tmp_path, small, tiny_cfg):
     model = MOS(tiny_cfg())
     state = other_weights(model)
     path = tmp_path / "model_0001.pth"
@@ -295,7 +281,7 @@ def test_our_own_checkpoint(tmp_path, tiny_cfg):
     assert load_reid_weights(wrapped, path).missing == []
 
 
-def test_safetensors_and_half_precision(tmp_path):
+def test_safetensors_and_half_precision(tmp_path, small):
     from safetensors.torch import save_file
 
     model = small()
@@ -306,7 +292,7 @@ def test_safetensors_and_half_precision(tmp_path):
     assert_holds(model, {name: value.float() for name, value in state.items()})
 
 
-def test_report_warns(tmp_path, caplog):
+def test_report_warns(tmp_path, small, caplog):
     state = other_weights(small())
     few = {name: value for name, value in state.items() if name.startswith("blocks.0.")}
     report = load_reid_weights(small(), save(tmp_path / "few.pth", few))
@@ -326,76 +312,60 @@ class Bomb:
         return (open, ("exploded", "w"))
 
 
+# A file's content -> the error, and words of it
 BAD = {
-    "nothing matches": (lambda: {"conv1.weight": torch.ones(3)}, WeightsError, "none of its 1 weights fits"),
+    "nothing matches": ({"conv1.weight": torch.ones(3)}, WeightsError, "none of its 1 weights"),
     "head only": (
-        lambda: {"bottleneck.weight": torch.ones(48), "classifier.weight": torch.ones(5, 48)},
+        {"bottleneck.weight": torch.ones(48), "classifier.weight": torch.ones(5, 48)},
         WeightsError,
-        "none of its 2 weights fits",
+        "none of",
     ),
-    "NaN": (
-        lambda: {**other_weights(small()), "norm.bias": torch.full((48,), float("nan"))},
-        WeightsError,
-        "norm.bias",
-    ),
-    "infinite": (
-        lambda: {**other_weights(small()), "norm.bias": torch.full((48,), float("inf"))},
-        WeightsError,
-        "diverged",
-    ),
-    "sparse": (lambda: {**other_weights(small()), "norm.bias": torch.ones(48).to_sparse()}, WeightsError, "norm.bias"),
-    "complex": (lambda: {**other_weights(small()), "norm.bias": torch.ones(48) * 1j}, WeightsError, "norm.bias"),
-    "a list": (lambda: [torch.ones(3)], CheckpointError, "holds a list"),
-    "one tensor": (lambda: torch.ones(3), CheckpointError, "holds a Tensor"),
-    "no tensors": (lambda: {"epoch": 3, "lr": 0.1}, CheckpointError, "found: epoch, lr"),
-    "empty": (dict, CheckpointError, "found: nothing"),
-    "a whole module": (lambda: nn.Linear(2, 2), CheckpointError, "would run code"),
-    "a bomb": (lambda: {"norm.weight": torch.ones(48), "x": Bomb()}, CheckpointError, "would run code"),
+    "NaN": ({"norm.bias": torch.full((48,), torch.nan)}, WeightsError, "norm.bias"),
+    "infinite": ({"norm.bias": torch.full((48,), torch.inf)}, WeightsError, "norm.bias"),
+    "sparse": ({"norm.bias": torch.ones(48).to_sparse()}, WeightsError, "norm.bias"),
+    "complex": ({"norm.bias": torch.ones(48) * 1j}, WeightsError, "norm.bias"),
+    "a list": ([torch.ones(3)], CheckpointError, "list"),
+    "no tensors": ({"epoch": 3, "lr": 0.1}, CheckpointError, "epoch, lr"),
+    "empty": ({}, CheckpointError, "nothing"),
+    "a whole module": (nn.Linear(2, 2), CheckpointError, "run code"),
+    "a bomb": ({"norm.weight": torch.ones(48), "x": Bomb()}, CheckpointError, "run code"),
+    "zero.pth": (b"", CheckpointError, "truncated or not"),
+    "page.pth": (b"<!DOCTYPE html><html><body>404</body></html>", CheckpointError, "truncated or not"),
+    "pickle.pth": (pickle.dumps({"norm.weight": Bomb()}), CheckpointError, "run code"),
+    "protocol5.pth": (pickle.dumps([Bomb()], protocol=5), CheckpointError, "run code"),
+    "zero.safetensors": (b"", CheckpointError, "truncated or not"),
+    "text.safetensors": (b"no header here" * 20, CheckpointError, "truncated or not"),
+    "folder.pth": (None, CheckpointError, "a folder"),
+    "absent.pth": (None, CheckpointError, "no such file"),
+    "absent.safetensors": (None, CheckpointError, "no such file"),
+    "package:no_such_package_here": (None, WeightsError, "not installed"),
+    "package:json": (None, WeightsError, "expected one .pth"),
 }
 
 
-def refused(path, error, match, tiny_cfg):
-    """The file is refused in one line that starts with its name, and neither model has changed."""
-    for model in (small(), MOS(tiny_cfg("MODEL.TRANSOSS.DEPTH", 3))):
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        with pytest.raises(error, match=match) as caught:
-            load_reid_weights(model, path)
-        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-        assert_holds(model, before)
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_refused(tmp_path, monkeypatch, tiny_cfg, kind):
+@pytest.mark.parametrize("case", BAD)
+def test_refused_files_are_one_line_and_leave_the_model_as_it_was(tmp_path, monkeypatch, small, tiny_cfg, case):
     monkeypatch.chdir(tmp_path)
-    make, error, match = BAD[kind]
-    refused(save(tmp_path / "weights.pth", make()), error, match, tiny_cfg)
-    assert not (tmp_path / "exploded").exists()
-
-
-def test_refused_files(tmp_path, monkeypatch, tiny_cfg):
-    monkeypatch.chdir(tmp_path)
-    cases = {
-        "empty.pth": b"",
-        "text.pth": b"weights: none\n" * 50,
-        "page.pth": b"<!DOCTYPE html><html><body>404</body></html>",
-        "pickle.pth": pickle.dumps({"norm.weight": Bomb()}),
-        "protocol5.pth": pickle.dumps([Bomb()], protocol=5),
-        "empty.safetensors": b"",
-        "text.safetensors": b"no header here" * 20,
-    }
-    for name, content in cases.items():
-        (tmp_path / name).write_bytes(content)
-        match = "would run code" if "pickle" in name or "protocol" in name else "truncated or not"
-        refused(tmp_path / name, CheckpointError, match, tiny_cfg)
+    content, error, words = BAD[case]
+    path = tmp_path / case if "." in case else tmp_path / "weights.pth"
     (tmp_path / "folder.pth").mkdir()
-    refused(tmp_path / "folder.pth", CheckpointError, "a folder", tiny_cfg)
-    refused(tmp_path / "absent.pth", CheckpointError, "no such file of weights", tiny_cfg)
-    refused(tmp_path / "absent.safetensors", CheckpointError, "no such file of weights", tiny_cfg)
-    refused("package:no_such_package_here", WeightsError, "not installed", tiny_cfg)
-    refused("package:json", WeightsError, "expected one .pth", tiny_cfg)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    elif case.startswith("package:"):
+        path = case
+    for model in (small(), MOS(tiny_cfg())):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(error) as caught:
+            load_reid_weights(model, path)
+        message = str(caught.value)
+        assert message.startswith(str(path)) and words in message and "\n" not in message
+        assert_holds(model, before)
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_every_truncation_is_refused(tmp_path, ending):
     from safetensors.torch import save_file
@@ -418,7 +388,7 @@ def test_every_truncation_is_refused(tmp_path, ending):
     assert load_reid_weights(model, path).missing == []
 
 
-def test_start_weights_of_a_config(tmp_path, tiny_cfg, caplog):
+def test_start_weights_of_a_config(tmp_path, vit, tiny_cfg, caplog):
     path = save(tmp_path / "vit.pth", vit(depth=2))
     with caplog.at_level("INFO", logger="fastreid_mos"):
         model = MOS(tiny_cfg("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_PATH", str(path)))
@@ -426,5 +396,3 @@ def test_start_weights_of_a_config(tmp_path, tiny_cfg, caplog):
         assert_holds(model.backbone, {"norm.weight": vit(depth=2)["norm.weight"]})
         MOS(tiny_cfg())
     assert "from scratch" in caplog.text
-    with pytest.raises(MOSError, match="PRETRAIN_PATH"):
-        MOS(tiny_cfg("MODEL.BACKBONE.PRETRAIN", True))
