@@ -73,7 +73,7 @@ def paper_pipeline() -> Any:
     import fastreid_mos
     from fastreid_mos.bridge import BrownianBridgePipeline
     from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
-    from fastreid_mos.bridge.train.building import build_scheduler, build_unet
+    from fastreid_mos.bridge.train.network import build_scheduler, build_unet
 
     cfg = fastreid_mos.load_cfg(str(ROOT / "configs/HOSS/bbdm.yml"))
     vae = AutoencoderSettings.from_cfg(cfg).build().eval()

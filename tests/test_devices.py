@@ -32,7 +32,7 @@ def tool(request):
         return lambda *words: train(["--config-file", DEBUG, *words])
     pytest.importorskip("diffusers")
     pytest.importorskip("accelerate")
-    from fastreid_mos.bridge.cli import main
+    from tools.train_bbdm import main
 
     return lambda *words: main(["--config-file", str(DEMO / "bbdm_debug.yml"), *words])
 

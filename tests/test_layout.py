@@ -21,7 +21,7 @@ FLOORS = {
     "page": {"errors", "files", "data"},
     "modeling": {"errors", "files", "config", "compat", "data"},
     "synthetic": {"errors", "files", "config", "compat", "data"},
-    "bridge": {"errors", "files", "config", "checks", "compat", "cli", "data", "synthetic"},  # checks: by its cli only
+    "bridge": {"errors", "files", "config", "compat", "data", "synthetic"},
     "evaluation": {"errors", "files", "config", "compat", "data", "synthetic"},
     "engine": {
         "errors",

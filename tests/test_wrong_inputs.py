@@ -12,9 +12,9 @@ import tifffile
 import torch
 
 import fastreid_mos
-from fastreid_mos.bridge.cli import main as train_bridge
 from fastreid_mos.data import build as build_module
 from fastreid_mos.engine import MOSTrainer
+from tools.train_bbdm import main as train_bridge
 from tools.train_net import main as train
 
 DEMO = Path(__file__).parents[1] / "configs/HOSS/demo"

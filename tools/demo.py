@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -207,13 +206,10 @@ def train(config: str, folder: Path, *options: Any, resume: bool = False, eval_o
 
 def train_bridge(folder: Path, *options: Any) -> None:
     """One run of tools/train_bbdm.py, in this process."""
-    from fastreid_mos.bridge.cli import parser, program, require_extra
+    from tools import train_bbdm
 
-    require_extra()
     words = ["--config-file", str(DEMO / "bbdm_demo.yml"), "OUTPUT_DIR", str(folder), *flat(options)]
-    args = parser().parse_args(words)
-    args.command = f"python tools/train_bbdm.py {shlex.join(words)}"
-    program(args)
+    train_bbdm.start(train_bbdm.parse(words))
 
 
 def flat(options: tuple[Any, ...]) -> list[str]:

@@ -5,21 +5,98 @@
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --init-from output/hoss/bbdm_pretrain_qxs/pipeline
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --dump-only BRIDGE.SAMPLE.STEPS 10
 
-Killed anywhere, the same command goes on. ``--num-gpus N`` starts N processes, each on a GPU of its own, or with
-MODEL.DEVICE cpu on the CPU; ``accelerate launch tools/train_bbdm.py ...`` does as well. KEY VALUE pairs come last.
+Killed anywhere, the same command resumes. ``--num-gpus N`` starts N processes, each on a GPU of its own, or with
+MODEL.DEVICE cpu on the CPU; so does ``accelerate launch tools/train_bbdm.py ...``. KEY VALUE pairs come last.
 """
 
-import os
-import sys
+from __future__ import annotations
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import importlib.util
+import os
+import shlex
+import sys
+from argparse import REMAINDER, ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Read when torch is loaded: threads that wait sleep, and leave the cores to others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if not __package__:  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if missing := [name for name in ("diffusers", "accelerate") if importlib.util.find_spec(name) is None]:
+    sys.exit(f"error: {' and '.join(missing)} not installed; run: {sys.executable} -m pip install diffusers accelerate")
+try:
+    from fastreid_mos import load_cfg
+    from fastreid_mos.bridge.dump.run import dump_splits
+    from fastreid_mos.bridge.train.leaks import open_data
+    from fastreid_mos.bridge.train.network import build_scheduler
+    from fastreid_mos.bridge.train.run import bridge_folder, log_to, start_log, train
+    from fastreid_mos.bridge.train.start import open_start
+    from fastreid_mos.bridge.train.trainer import make_accelerator
+    from fastreid_mos.cli import run, start_processes
+    from fastreid_mos.config import require_device, settle_output
+    from fastreid_mos.errors import ConfigError
+except Exception as error:  # fast-reid is missing: the message has the command that installs it
+    if type(error).__name__ != "MOSError":
+        raise
+    sys.exit(f"error: {error}")
+
+
+def train_and_dump(cfg: Any, args: Namespace) -> None:
+    """One process of a run."""
+    accelerator = make_accelerator(cfg)
+    start_log(accelerator.is_main_process)
+    if args.dump_only:
+        folder = bridge_folder(cfg)
+        log_to(cfg.OUTPUT_DIR, accelerator.is_main_process)
+    else:
+        data = open_data(cfg)  # pairs of training ships; test ships are refused, held-out ones left out
+        bridge = open_start(cfg, data)  # weights of BRIDGE.INIT_FROM, if any
+        folder = train(cfg, data, bridge)  # network, loop and pipeline folder, as far as they are missing
+    if cfg.BRIDGE.SAMPLE.SPLITS:
+        dump_splits(cfg, folder, accelerator, args.command)
+    accelerator.wait_for_everyone()
+
+
+def start(args: Namespace) -> None:
+    """Read the config, so that a fault in it is reported once, and start the processes."""
+    if not args.config_file:
+        raise ConfigError("--config-file: name one, such as configs/HOSS/bbdm.yml (configs/HOSS/demo/ for a CPU)")
+    if "LOCAL_RANK" in os.environ and (args.num_gpus, args.num_machines) != (1, 1):
+        raise ConfigError("--num-gpus: a launcher has started the processes already; leave it out")
+    cfg = load_cfg(args.config_file, [*args.opts, *(["BRIDGE.INIT_FROM", args.init_from] if args.init_from else [])])
+    require_device(cfg, int(os.environ.get("LOCAL_WORLD_SIZE") or args.num_gpus), args.num_machines)
+    settle_output(cfg)
+    build_scheduler(cfg)  # which checks its own keys
+    start_processes(partial(train_and_dump, cfg), args, cfg.MODEL.DEVICE)
+
+
+def parse(argv: list[str]) -> Namespace:
+    parser = ArgumentParser(prog="train_bbdm.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config-file", default="", metavar="FILE", help="such as configs/HOSS/bbdm.yml")
+    parser.add_argument("--dump-only", action="store_true", help="generate chips with OUTPUT_DIR/pipeline")
+    parser.add_argument("--init-from", default="", metavar="FOLDER", help="start from the weights of a pipeline folder")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--dist-url", default="auto", help="where the processes meet: auto or tcp://ADDRESS:PORT")
+    parser.add_argument("--traceback", action="store_true", help="show the whole error instead of its one line")
+    parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="over the config file, in the end")
+    args = parser.parse_args(argv)
+    # Recorded in the dump, to be run again by hand.
+    name = os.path.basename(sys.argv[0])
+    script = sys.argv[0] if name == "train_bbdm.py" else "tools/train_bbdm.py"
+    program = "mos-train-bbdm" if name.startswith("mos-train-bbdm") else f"python {shlex.quote(script)}"
+    args.command = f"{program} {shlex.join(argv)}"
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(sys.argv[1:] if argv is None else argv)
+    return run(lambda: start(args), args.traceback)
+
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see mos_commands.py; before torch is loaded
-    try:
-        from fastreid_mos.bridge.cli import main
-    except Exception as error:  # fast-reid missing: the message says which command installs it
-        if type(error).__name__ != "MOSError":
-            raise
-        sys.exit(f"error: {error}")
     sys.exit(main())

@@ -1,69 +1,66 @@
-"""Batches of pairs: chips decoded once and held as 8-bit images, batch n a function of the seed and n alone."""
+"""Batches of pairs: chips read and encoded once, batch n a function of the seed and n alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from ...data.modality import OPTICAL, SAR
+from ...data.modality import OPTICAL
 from ...data.seeding import spread_seed
+from ..autoencoder import encode, latent_channels, latent_factor
 from ..images import BridgeImages, to_tensor
-from .pairs import DIRECTIONS, PairTable
+from .pairs import Row
 
-# Bytes of images that the processes of one machine hold together; chips beyond it are read each time.
+# Bytes of images, and of latents, that the processes of one machine hold together.
 MEMORY_LIMIT = 4 * 2**30
 # What a seed is for, so that no two uses of one number draw alike.
 _ORDER, _DRAWS = 1, 2
-# Batches made ahead where chips have to be read.
-_AHEAD = 4
+_AHEAD = 4  # batches made ahead where chips have to be read from files
+# Images encoded at a time; a run's latents depend on it, as an encoder's last bits may differ by it.
+_ENCODED = 8
 
 
-class ChipStore:
-    """Chips at the bridge's size, read once.
+def memory_share() -> int:
+    """This process's share of :data:`MEMORY_LIMIT`."""
+    return MEMORY_LIMIT // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
-    SAR images have three equal channels, of which one is held.
 
-    Args:
-        images: reads a chip.
-        paths: the chips with their modality; reading starts at once, those that the limit leaves room for.
-        limit: bytes held at most.
-        show: draw a progress bar.
+class ChipStore(Sequence[NDArray[np.uint8]]):
+    """Chips at the bridge's size by their number: read once as far as ``limit`` bytes go, the others each time.
 
-    Raises:
-        ChipError: a chip that cannot be used.
+    SAR images, of three equal channels, are held as one.
     """
 
     def __init__(
-        self, images: BridgeImages, paths: Sequence[tuple[str, int]], limit: int = MEMORY_LIMIT, show: bool = False
+        self,
+        images: BridgeImages,
+        modality: Mapping[str, int] | Iterable[tuple[str, int]],  # by path
+        limit: int = MEMORY_LIMIT,
+        show: bool = False,
     ) -> None:
         self.images = images
-        self.modality = dict(paths)
-        self._held: dict[str, NDArray[np.uint8]] = {}
-        room = limit
-        chosen = []
-        for path, modality in self.modality.items():
-            room -= images.size[0] * images.size[1] * (3 if modality == OPTICAL else 1)
-            if room < 0:
-                break
-            chosen.append(path)
-        self.all_held = len(chosen) == len(self.modality)
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            made = pool.map(self._read, chosen)
-            try:
-                for path, image in zip(
-                    chosen, tqdm(made, total=len(chosen), desc="reading chips", disable=not show), strict=True
-                ):
-                    self._held[path] = image
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        self.modality = dict(modality)
+        self.number = {path: number for number, path in enumerate(self.modality)}
+        height, width = images.size
+        sizes = [height * width * (3 if kind == OPTICAL else 1) for kind in self.modality.values()]
+        held = sum(total <= limit for total in accumulate(sizes))
+        self.all_held = held == len(sizes)
+        self._paths = list(self.modality)
+        threads = min(8, os.cpu_count() or 1)
+        self._held: list[NDArray[np.uint8]] = thread_map(
+            self._read, self._paths[:held], max_workers=threads, desc="reading chips", disable=not show
+        )
         images.doubts.report()
 
     def _read(self, path: str) -> NDArray[np.uint8]:
@@ -71,143 +68,137 @@ class ChipStore:
         image = self.images.read(path, modality)
         return image if modality == OPTICAL else image[..., :1].copy()
 
-    def __getitem__(self, path: str) -> NDArray[np.uint8]:
-        """``[H, W, 3]`` (optical) or ``[H, W, 1]`` (SAR) uint8; not to be written to."""
-        image = self._held.get(path)
-        return self._read(path) if image is None else image
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: Any) -> NDArray[np.uint8]:  # type: ignore[override]
+        """``[H, W, 3]`` uint8, read-only; ChipError where the file cannot be used."""
+        image = self._held[number] if number < len(self._held) else self._read(self._paths[number])
+        return np.broadcast_to(image, (*self.images.size, 3))
 
 
-@dataclass(frozen=True)
-class PairBatch:
-    """A batch as 8-bit images on the host.
+class PairBatch(NamedTuple):
+    """A batch on the host."""
 
-    Attributes:
-        source, target: ``[B, H, W, 3]`` uint8.
-        paths: (source, target) of each row.
-        mirrored: whether a row's images are mirrored left to right.
-    """
-
-    source: torch.Tensor
+    source: torch.Tensor  # [B, H, W, 3] uint8
     target: torch.Tensor
-    paths: tuple[tuple[str, str], ...]
-    mirrored: tuple[bool, ...]
-
-    def tensors(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-        """Source and target ``[B, 3, H, W]`` float32 in -1..1 on the device."""
-        return tuple(to_tensor(side.to(device, non_blocking=True)) for side in (self.source, self.target))  # type: ignore[return-value]
+    rows: list[tuple[str, str, bool]]  # paths of source and target, and whether both are mirrored left to right
 
 
 class PairBatches:
-    """Endless batches of pairs; every row of the table comes once an epoch, in an order drawn anew.
+    """Endless batches of pairs; every row comes once an epoch, in an order drawn for each.
 
-    What batch ``n`` holds depends on (seed, n, rank, processes) and the table only: neither on where the run began nor
+    What batch ``n`` holds depends on (seed, n, rank, processes) and the rows only: neither on where the run began nor
     on which batches were asked for before.
-
-    Args:
-        table: the rows.
-        store: the chips.
-        batch: rows of a batch of this process.
-        seed: the run's.
-        flip: probability of mirroring a pair left to right, both sides alike.
-        rank, processes: which share of each step is this process's.
     """
 
     def __init__(
         self,
-        table: PairTable,
+        rows: Sequence[Row],
         store: ChipStore,
         batch: int,
         *,
         seed: int,
-        flip: float = 0.0,
+        flip: float = 0.0,  # probability of mirroring a pair
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        if not len(table):
-            raise ValueError("no pairs")
-        self.table = table
-        self.store = store
-        self.size = batch
-        self.seed = seed
-        self.flip = flip
-        self.rank = rank
-        self.processes = processes
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self.rows, self.store, self.size = rows, store, batch
+        self.seed, self.flip = seed, flip
+        self.rank, self.processes = rank, processes
+        self._order = lru_cache(maxsize=8)(self._draw_order)  # a batch may span two epochs, and threads run ahead
 
-    def _row(self, place: int) -> int:
-        """The row of the table at a place of the endless stream."""
-        epoch, within = divmod(place, len(self.table))
-        order = self._orders.get(epoch)
-        if order is None:
-            generator = np.random.default_rng(spread_seed(self.seed, _ORDER, epoch, count=4))
-            order = generator.permutation(len(self.table))
-            # A batch may span two epochs, and threads may be a few batches apart.
-            self._orders = {**{n: kept for n, kept in self._orders.items() if abs(n - epoch) < 3}, epoch: order}
-        return int(order[within])
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng(spread_seed(self.seed, _ORDER, epoch, count=4)).permutation(len(self.rows))
 
     def draw(self, step: int, rank: int | None = None) -> list[tuple[str, str, bool]]:
-        """Source path, target path and whether to mirror, for each row of batch ``step`` (from 0).
-
-        Args:
-            step: the batch.
-            rank: of another process than this one.
-        """
+        """Source path, target path and whether to mirror, for each row of batch ``step`` (from 0) of a process."""
         rank = self.rank if rank is None else rank
         first = (step * self.processes + rank) * self.size
         drawn = spread_seed(self.seed, _DRAWS, step, rank, count=2 * self.size)
         rows = []
         for n in range(self.size):
-            row = self._row(first + n)
-            targets = self.table.targets[row]
-            target = targets[drawn[2 * n] % len(targets)]
-            rows.append((self.table.sources[row], target, drawn[2 * n + 1] < self.flip * 2**32))
+            epoch, within = divmod(first + n, len(self.rows))
+            source, targets = self.rows[self._order(epoch)[within]]
+            rows.append((source, targets[drawn[2 * n] % len(targets)], drawn[2 * n + 1] < self.flip * 2**32))
         return rows
 
     def batch(self, step: int) -> PairBatch:
-        """Batch ``step``.
-
-        Raises:
-            ChipError: a chip beyond the memory limit that cannot be used.
-        """
+        """Batch ``step`` (from 0)."""
         rows = self.draw(step)
-        height, width = self.store.images.size
-        # Filled in place: one copy of each image.
-        source = np.empty((len(rows), height, width, 3), np.uint8)
-        target = np.empty_like(source)
-        for n, (one, other, mirrored) in enumerate(rows):
-            for to, path in ((source, one), (target, other)):
-                image = self.store[path]
-                to[n] = image[:, ::-1] if mirrored else image
-        pinned = torch.cuda.is_initialized()  # the run is on a GPU
-        sides = (torch.from_numpy(source), torch.from_numpy(target))
-        if pinned:
-            sides = (sides[0].pin_memory(), sides[1].pin_memory())
-        paths = tuple((one, other) for one, other, _ in rows)
-        return PairBatch(*sides, paths, tuple(mirrored for _, _, mirrored in rows))
+        sides = torch.empty(2, len(rows), *self.store.images.size, 3, dtype=torch.uint8)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # the run is on a GPU
+            sides = sides.pin_memory()
+        pixels = sides.numpy()
+        for n, (*paths, mirrored) in enumerate(rows):
+            for side, path in enumerate(paths):
+                image = self.store[self.store.number[path]]
+                pixels[side, n] = image[:, ::-1] if mirrored else image
+        return PairBatch(sides[0], sides[1], rows)
 
     def stream(self, start: int, stop: int) -> Iterator[PairBatch]:
         """Batches ``start`` to ``stop`` - 1; made ahead by threads where chips have to be read from files."""
         if self.store.all_held:
-            for step in range(start, stop):
-                yield self.batch(step)
+            yield from map(self.batch, range(start, stop))
             return
-        with ThreadPoolExecutor(max_workers=min(_AHEAD, os.cpu_count() or 1)) as pool:
-            waiting: list[Future[PairBatch]] = []
+        with ThreadPoolExecutor(max_workers=_AHEAD) as pool:
             try:
-                for step in range(start, min(start + _AHEAD, stop)):
-                    waiting.append(pool.submit(self.batch, step))
-                for step in range(start, stop):
-                    ready = waiting.pop(0).result()
-                    if step + _AHEAD < stop:
-                        waiting.append(pool.submit(self.batch, step + _AHEAD))
+                waiting = deque(pool.submit(self.batch, step) for step in range(start, min(start + _AHEAD, stop)))
+                for step in range(start + _AHEAD, stop + _AHEAD):
+                    ready = waiting.popleft().result()
+                    if step < stop:
+                        waiting.append(pool.submit(self.batch, step))
                     yield ready
             finally:
                 pool.shutdown(cancel_futures=True)
 
 
-def store_paths(table: PairTable, direction: str) -> list[tuple[str, int]]:
-    """Every chip of a table once, with its modality, sorted by path."""
-    source, target = (OPTICAL, SAR) if direction == DIRECTIONS[0] else (SAR, OPTICAL)
-    found = {path: source for path in table.sources}
-    found.update({path: target for targets in table.targets for path in targets})
-    return sorted(found.items())
+class Latents:
+    """Source and target as the bridge takes them: in pixels, or in the latents of an autoencoder.
+
+    The latents of every chip of ``store``, as it is and mirrored, are encoded at once and held on the host, if they
+    are within ``limit`` bytes: encoding each batch would cost a good part of what the network does. They are the same
+    in every call, so that a resumed run sees what it saw before.
+    """
+
+    def __init__(
+        self,
+        vae: Any = None,
+        store: ChipStore | None = None,  # None: encode batches as they come
+        *,
+        device: torch.device | str = "cpu",
+        limit: int = MEMORY_LIMIT,
+        show: bool = False,
+    ) -> None:
+        self.vae = vae
+        self._held: torch.Tensor | None = None  # [2, N, C, h, w]: as they are and mirrored
+        if vae is None or store is None:
+            return
+        self._number = store.number
+        height, width = (side // latent_factor(vae) for side in store.images.size)
+        shape = (2, len(store), latent_channels(vae), height, width)
+        if 4 * int(np.prod(shape)) > limit:
+            return
+        self._held = torch.empty(shape)
+        for first in tqdm(range(0, len(store), _ENCODED), desc="encoding chips", disable=not show):
+            chips = np.stack([store[n] for n in range(first, min(first + _ENCODED, len(store)))])
+            for mirrored, images in enumerate((chips, chips[:, :, ::-1])):
+                made = self._encode(to_tensor(images.copy()).to(device))
+                self._held[mirrored, first : first + len(chips)] = made.cpu()
+
+    @torch.no_grad()
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return encode(self.vae, pixels)
+
+    def pair(self, batch: PairBatch, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Source and target of a batch, ``[B, C, h, w]`` float32 on the device."""
+        if self._held is None:
+            source, target = (to_tensor(side.to(device, non_blocking=True)) for side in (batch.source, batch.target))
+            return self._encode(source), self._encode(target)
+        mirrored = torch.tensor([flip for _, _, flip in batch.rows], dtype=torch.long)
+        sides = []
+        for side in zip(*((source, target) for source, target, _ in batch.rows), strict=True):
+            latents = self._held[mirrored, torch.tensor([self._number[path] for path in side])]
+            latents = latents.pin_memory() if torch.device(device).type == "cuda" else latents
+            sides.append(latents.to(device, non_blocking=True))
+        return sides[0], sides[1]

@@ -1,4 +1,4 @@
-"""Checkpoints of a bridge's training: accelerate's state, written whole, and what a resumed run must agree with."""
+"""Checkpoints of a bridge's training: accelerate's state, written whole, and where a call resumes."""
 
 from __future__ import annotations
 
@@ -8,43 +8,74 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ...compat.checkpoints import saved_config
 from ...config import get_cfg
-from ...errors import CheckpointError
+from ...errors import CheckpointError, MOSError, one_line
 from ...files import whole_folder
 
-STATE = "state.json"
-_NAME = re.compile(r"step_([0-9]+)")
-_VERSION = 1
-# Keys that rule what the weights become; of a node, all keys under it.
-_BOUND = (
-    "SEED",
-    "BRIDGE.DIRECTION",
-    "BRIDGE.SIZE",
-    "BRIDGE.RESIZE",
-    "BRIDGE.DATA.",
-    "BRIDGE.SCHEDULER.",
-    "BRIDGE.UNET.",
-    "BRIDGE.LATENT.",
-    "BRIDGE.SOLVER.",
-    "BRIDGE.INIT_FROM",
-    "INPUT.SAR.TRANSFORM",
-    "INPUT.SAR.LOW_PERCENTILE",
-    "INPUT.SAR.HIGH_PERCENTILE",
-    "INPUT.SAR.CHANNEL",
-    "TEST.HOLDOUT.FRACTION",
-    "TEST.HOLDOUT.SEED",
-)
-_FREE = (
-    "BRIDGE.SOLVER.CHECKPOINT_PERIOD",
-    "BRIDGE.SOLVER.KEEP_CHECKPOINTS",
-    "BRIDGE.SOLVER.SAMPLE_PERIOD",
-    "BRIDGE.DATA.NAMES",  # where they lie; the pairs themselves are compared
-)
+CHECKPOINTS, PIPELINE, AUTOENCODER = "checkpoints", "pipeline", "autoencoder"
+STATE, FINISHED, CONFIG, LOSSES = "state.json", "finished.json", "bbdm.yaml", "metrics.json"
+# What runs of the re-identifier leave in OUTPUT_DIR.
+_OTHERS = ("last_checkpoint", "model_final.pth", "results.json", "config.yaml", "eval_config.yaml", LOSSES)
+# Keys, or their beginnings, that rule what the weights become, and those of them that do not. Of the data, the pairs
+# themselves are compared, wherever they lie.
+_BOUND = ("SEED", "BRIDGE.", "INPUT.SAR.", "TEST.HOLDOUT.")
+_FREE = ("BRIDGE.SAMPLE.", "BRIDGE.DATA.NAMES", "BRIDGE.SOLVER.CHECKPOINT_PERIOD", "BRIDGE.SOLVER.KEEP_CHECKPOINTS",
+         "BRIDGE.SOLVER.SAMPLE_PERIOD", "INPUT.SAR.CACHE", "TEST.HOLDOUT.SPLITS")  # fmt: skip
+
+
+class ResumePoint(NamedTuple):
+    """What an earlier call has left: steps done, the seed it drew, its newest checkpoint, and whether it finished."""
+
+    step: int = 0
+    seed: int | None = None
+    checkpoint: str | None = None
+    finished: bool = False
+
+
+def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
+    """What an earlier call has left in ``OUTPUT_DIR``; refused if it is not this run, of these processes and pairs."""
+    output, steps = cfg.OUTPUT_DIR, cfg.BRIDGE.SOLVER.STEPS
+    if not os.path.isfile(os.path.join(output, CONFIG)):
+        other = next((name for name in _OTHERS if os.path.lexists(os.path.join(output, name))), None)
+        if other:
+            raise MOSError(f"OUTPUT_DIR {output}: holds another run ({other}); set OUTPUT_DIR to a folder of its own")
+    folder, pipeline = os.path.join(output, CHECKPOINTS), os.path.join(output, PIPELINE)
+    saved = saved_steps(folder)
+    finished = os.path.join(output, FINISHED)
+    if os.path.isfile(finished) and os.path.isfile(os.path.join(pipeline, "model_index.json")):
+        state = _read_state(finished)
+        _check_agrees(finished, state, cfg, {"pairs": facts["pairs"]})  # the processes no longer matter
+        if state["step"] == steps:
+            return ResumePoint(steps, finished=True)
+        if not saved:
+            raise CheckpointError(
+                f"{output}: the bridge was trained for {state['step']} steps, and the checkpoints to resume from are "
+                f"gone; start from it in another OUTPUT_DIR: --init-from {pipeline}"
+            )
+    if not saved:
+        if os.path.isdir(pipeline) and os.listdir(pipeline):
+            raise MOSError(f"{pipeline}: is there already, and no run of this OUTPUT_DIR made it; set another")
+        return ResumePoint()
+    newest = os.path.join(folder, f"step_{saved[-1]}")
+    state = _read_state(os.path.join(newest, STATE))
+    _check_agrees(newest, state, cfg, facts)
+    if state["step"] > steps:
+        raise CheckpointError(
+            f"{newest}: has {state['step']} steps done, BRIDGE.SOLVER.STEPS is {steps}; set it to at least that, or "
+            "start anew in another OUTPUT_DIR"
+        )
+    return ResumePoint(state["step"], state["seed"], newest)
+
+
+def run_record(cfg: Any, seed: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``state.json`` and ``finished.json`` record beside the step."""
+    return {"config": bound_config(cfg), "facts": dict(facts), "seed": seed}
 
 
 def bound_config(cfg: Any) -> dict[str, Any]:
@@ -58,9 +89,9 @@ def bound_config(cfg: Any) -> dict[str, Any]:
 
 
 def _unused(cfg: Any) -> tuple[str, ...]:
-    """Keys that rule nothing in a run of this config; of a node, all keys under it."""
+    """Keys, or their beginnings, that rule nothing in a run of this config."""
     latent, unused = cfg.BRIDGE.LATENT, []
-    if not latent.TRAIN or cfg.BRIDGE.INIT_FROM:  # no autoencoder is made
+    if not latent.TRAIN or cfg.BRIDGE.INIT_FROM:  # no autoencoder is trained
         unused += [f"BRIDGE.LATENT.{key}" for key in latent if key not in ("PATH", "TRAIN", "NORMALIZE")]
     if not (latent.PATH or latent.TRAIN):
         unused.append("BRIDGE.LATENT.NORMALIZE")
@@ -69,133 +100,74 @@ def _unused(cfg: Any) -> tuple[str, ...]:
     return tuple(unused)
 
 
-def check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on with another config, other pairs or another number of processes than the run began with.
+def _check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
+    """Refuse to resume with another config, other pairs or another number of processes.
 
-    More ``STEPS`` than before are no difference where the rate does not look at them: the steps done are the same. Nor
-    are keys that rule nothing here. A key that the checkpoint does not know had its default.
-
-    Args:
-        path: the checkpoint, for the message.
-        state: what :func:`read_state` gave.
-        cfg: this run's config.
-        facts: this run's facts: processes, pairs.
-
-    Raises:
-        CheckpointError: one line with what differs.
+    More ``STEPS`` than before are no difference where the rate does not depend on them. A key that the checkpoint does
+    not know had its default.
     """
     there, here = {**bound_config(get_cfg()), **state["config"]}, bound_config(cfg)
-    differing = [key for key in sorted(here) if there[key] != here[key] and not key.startswith(_unused(cfg))]
+    ignored = _unused(cfg)
     if cfg.BRIDGE.SOLVER.SCHED != "cosine" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
-        differing = [key for key in differing if key != "BRIDGE.SOLVER.STEPS"]
-    listed = [f"{key} {there[key]} (now {here[key]})" for key in differing]
-    listed += [
-        f"{name} {state['facts'][name]} (now {value})"
-        for name, value in facts.items()
-        if state["facts"].get(name, value) != value
-    ]
-    if listed:
-        more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
+        ignored += ("BRIDGE.SOLVER.STEPS",)
+    here = {key: here[key] for key in sorted(here) if not key.startswith(ignored)} | dict(facts)
+    there = {**facts, **there, **state["facts"]}
+    differing = [f"{key} {there[key]} (now {value})" for key, value in here.items() if there[key] != value]
+    if differing:
+        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
         raise CheckpointError(
-            f"{path}: was trained with other settings or data: {', '.join(listed[:6])}{more}; go on with those of the "
-            "first run, or start anew in another OUTPUT_DIR"
+            f"{path}: was trained with other settings or data: {', '.join(differing[:6])}{more}; resume with those of "
+            "the first run, or start anew in another OUTPUT_DIR"
         )
 
 
-class Checkpoints:
-    """``checkpoints/step_<n>/`` in a folder: the newest is what a run goes on from.
-
-    Args:
-        folder: OUTPUT_DIR/checkpoints.
-        keep: how many stay.
-        accelerator: accelerate's Accelerator, with everything that has a state prepared or registered.
-    """
-
-    def __init__(self, folder: str, keep: int, accelerator: Any) -> None:
-        self.folder = folder
-        self.keep = keep
-        self.accelerator = accelerator
-
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write ``step_<step>``, whole or not at all, and remove the oldest beyond ``keep``. All processes call it.
-
-        Args:
-            step: steps of the optimizer done.
-            state: what goes into ``state.json`` beside the step.
-
-        Raises:
-            MOSError: the folder cannot be written.
-        """
-        target = os.path.join(self.folder, f"step_{step}")
-        if os.path.isdir(target):
-            return
-        accelerator = self.accelerator
-        with ExitStack() as stack:
-            where: list[Any] = [None]
-            if accelerator.is_main_process:
-                where = [stack.enter_context(whole_folder(target))]
-            if accelerator.num_processes > 1:
-                broadcast_object_list(where)
-            accelerator.save_state(where[0])
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                with open(os.path.join(where[0], STATE), "w", encoding="utf-8") as stream:
-                    json.dump({"version": _VERSION, "step": step, **state}, stream, indent=1)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            for old in saved_steps(self.folder)[: -self.keep]:
-                _remove(os.path.join(self.folder, f"step_{old}"))
-
-    def load(self, path: str) -> None:
-        """Put the state of a checkpoint into what is prepared and registered.
-
-        Raises:
-            CheckpointError: a file that is missing or damaged, or of another network.
-        """
-        try:
-            self.accelerator.load_state(path)
-        except Exception as error:  # accelerate, torch and safetensors raise what they like on damaged files
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise CheckpointError(
-                f"{path}: cannot be gone on from ({reason}); remove this folder to go on from the checkpoint before it"
-            ) from None
+def _read_state(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            state = json.load(stream)
+        return {"step": int(state["step"]), "seed": int(state["seed"])} | {
+            name: dict(state[name]) for name in ("config", "facts")
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); remove its folder, or restore it") from None
 
 
 def saved_steps(folder: str) -> list[int]:
     """Steps of the checkpoints in a folder, in rising order."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    found = (_NAME.fullmatch(name) for name in names)
-    return sorted(int(match[1]) for match in found if match and os.path.isdir(os.path.join(folder, match[0])))
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch("step_[0-9]+", name))
 
 
-def read_state(path: str) -> dict[str, Any]:
-    """``state.json`` of a checkpoint or of a finished run.
-
-    Raises:
-        CheckpointError: it is missing or holds something else.
-    """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            state = json.load(stream)
-        numbers = type(state["step"]) is int and type(state["seed"]) is int
-        if not (numbers and isinstance(state["config"], dict) and isinstance(state["facts"], dict)):
-            raise ValueError("it holds something else")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no state of a bridge's training"
-        raise CheckpointError(f"{path}: cannot be read ({reason}); remove its folder, or restore it") from None
-    return dict(state)
-
-
-def _remove(folder: str) -> None:
-    """Remove a checkpoint; its name goes first, so that a kill leaves no half of one that looks whole."""
-    parent, name = os.path.split(folder)
-    gone = os.path.join(parent, f".{name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)
-    try:
-        os.rename(folder, gone)
-    except OSError:
+def save_checkpoint(accelerator: Accelerator, folder: str, step: int, record: Mapping[str, Any], keep: int) -> None:
+    """Write ``step_<step>``, whole or not at all, and remove the oldest beyond ``keep``. All processes call it."""
+    target = os.path.join(folder, f"step_{step}")
+    if os.path.isdir(target):
         return
-    shutil.rmtree(gone, ignore_errors=True)
+    with ExitStack() as stack:
+        temporary = [stack.enter_context(whole_folder(target)) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(temporary)
+        accelerator.save_state(temporary[0])
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            with open(os.path.join(str(temporary[0]), STATE), "w", encoding="utf-8") as stream:
+                json.dump({"version": 1, "step": step, **record}, stream, indent=1)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for old in saved_steps(folder)[:-keep]:
+            # Renamed first: a kill leaves no half of one under its name.
+            gone = os.path.join(folder, f".step_{old}.removed")
+            shutil.rmtree(gone, ignore_errors=True)
+            os.rename(os.path.join(folder, f"step_{old}"), gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def load_checkpoint(accelerator: Accelerator, path: str) -> None:
+    """Put the state of a checkpoint into what is prepared and registered."""
+    try:
+        accelerator.load_state(path)
+    except Exception as error:  # accelerate, torch and safetensors raise what they like on damaged files
+        raise CheckpointError(
+            f"{path}: cannot be resumed from ({one_line(error)}); remove this folder to resume from the checkpoint "
+            "before it"
+        ) from None

@@ -1,56 +1,45 @@
-"""Pairs to train a bridge on: optical and SAR chips of the same ship or place, of training identities only."""
+"""Pairs to train a bridge on: optical and SAR chips of one ship or place, of training identities only."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
 from ...data.datasets import ShipDataset, base_name, dataset_root, open_dataset
-from ...data.listing import DISTRACTOR, Item, Skipped, list_chips, refuse_unwritable
+from ...data.listing import DISTRACTOR, Skipped, list_chips, refuse_unwritable
 from ...data.modality import OPTICAL, SAR
 from ...errors import ConfigError, DatasetError
+from ...synthetic.manifest import DIRECTIONS
 
-POLICIES = ("random", "all", "ordered")
-DIRECTIONS = ("optical_to_sar", "sar_to_optical")
-_SIDE = re.compile(r"(.*)_(rgb|sar)", re.IGNORECASE | re.DOTALL)
+_SIDE = re.compile(r".*_(rgb|sar)", re.IGNORECASE | re.DOTALL)
+Row = tuple[str, tuple[str, ...]]  # a source chip, and the targets of which one is drawn each time
 
 
-@dataclass(frozen=True)
-class PairGroup:
-    """The chips of one identity that has both modalities.
+class PairGroup(NamedTuple):
+    """The chips of one identity that has both modalities."""
 
-    Attributes:
-        dataset: the name of the data set, or of the pairs' folder.
-        identity: its number in the data set; in a pairs' folder the place of its name in their order, from 0 on.
-        optical, sar: paths, sorted.
-    """
-
-    dataset: str
-    identity: int
-    optical: tuple[str, ...]
-    sar: tuple[str, ...]
+    dataset: str  # its name, or that of the folder of pairs
+    identity: int  # in a folder of pairs the index of its name, sorted
+    chips: tuple[tuple[str, ...], tuple[str, ...]]  # paths by modality, sorted
 
     def sides(self, direction: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The paths of source and target."""
-        return (self.optical, self.sar) if direction == DIRECTIONS[0] else (self.sar, self.optical)
+        """The paths of sources and targets."""
+        source, target = DIRECTIONS[direction]
+        return self.chips[source], self.chips[target]
 
 
 @dataclass
 class PairSet:
-    """What ``BRIDGE.DATA.NAMES`` holds.
+    """What ``BRIDGE.DATA.NAMES`` holds: identities with both modalities, chips left out, and each data set's folder."""
 
-    Attributes:
-        groups: the identities with both modalities, sorted by data set and identity.
-        skipped: chips and identities left out, with the reasons.
-        roots: the folder of each data set.
-    """
-
-    groups: list[PairGroup] = field(default_factory=list)
+    groups: list[PairGroup] = field(default_factory=list)  # sorted by data set and identity
     skipped: Skipped = field(default_factory=Skipped)
     roots: dict[str, str] = field(default_factory=dict)
 
@@ -59,14 +48,14 @@ class PairSet:
         found: dict[str, list[int]] = {}
         for group in self.groups:
             found.setdefault(group.dataset, []).append(group.identity)
-        return {name: sorted(identities) for name, identities in sorted(found.items())}
+        return found
 
     def paths(self) -> list[str]:
         """Every chip once, sorted."""
-        return sorted({path for group in self.groups for path in (*group.optical, *group.sar)})
+        return sorted({path for group in self.groups for side in group.chips for path in side})
 
     def __str__(self) -> str:
-        optical, sar = (sum(len(getattr(group, side)) for group in self.groups) for side in ("optical", "sar"))
+        optical, sar = (sum(len(group.chips[side]) for group in self.groups) for side in (OPTICAL, SAR))
         chips = f"{optical} optical, {sar} SAR chips"
         return f"{len(self.groups)} identities with both modalities ({chips}); {self.skipped}"
 
@@ -77,17 +66,7 @@ def is_registered(name: str) -> bool:
 
 
 def open_pairs(names: Sequence[str]) -> PairSet:
-    """The pairs of the training chips of data sets, and of plain folders.
-
-    Args:
-        names: data sets of the registry (HOSS, OptiSarPair, QXSSAROPT) or folders with ``<name>_RGB.*`` and
-            ``<name>_SAR.*`` side by side.
-
-    Raises:
-        DatasetError: a data set that is not there, or of other things than ships in two modalities; a folder without
-            any pair.
-        ConfigError: a name that is neither.
-    """
+    """The pairs of the training chips of data sets, and of folders of ``<name>_RGB.*`` beside ``<name>_SAR.*``."""
     pairs = PairSet()
     seen: dict[str, str] = {}
     for name in names:
@@ -96,17 +75,20 @@ def open_pairs(names: Sequence[str]) -> PairSet:
             if not isinstance(dataset, ShipDataset):
                 raise DatasetError(f"BRIDGE.DATA.NAMES: {name} has no optical and SAR chips; name HOSS or pairs")
             own, root = base_name(dataset), dataset.root
-            same = own
-            groups = _group(own, dataset.train, pairs.skipped)
+            same, reason = own, "of an identity with one modality only"
+            chips: list[Any] = [(pid, path, modality) for path, pid, modality in dataset.train if pid != DISTRACTOR]
         else:
             root = _folder(name)
-            same = os.path.realpath(root)
-            own = os.path.basename(root)
-            if is_registered(own) or own in pairs.roots:
-                own = root
-            groups = _side_by_side(own, root, pairs.skipped)
+            own, same, reason = (
+                os.path.basename(root),
+                os.path.realpath(root),
+                "without a partner of the other modality",
+            )
+            own = root if is_registered(own) or own in pairs.roots else own
+            chips = _side_by_side(root, pairs.skipped)
         if same in seen:
             raise ConfigError(f"BRIDGE.DATA.NAMES: {seen[same]} and {name} are the same training chips; keep one")
+        groups = _group(own, chips, pairs.skipped, reason)
         if not groups:
             raise DatasetError(
                 f"BRIDGE.DATA.NAMES: {name}: no identity has chips of both modalities in {root} ({pairs.skipped})"
@@ -114,7 +96,7 @@ def open_pairs(names: Sequence[str]) -> PairSet:
         seen[same] = name
         pairs.groups += groups
         pairs.roots[own] = root
-    pairs.groups.sort(key=lambda group: (group.dataset, group.identity))
+    pairs.groups.sort()
     return pairs
 
 
@@ -122,89 +104,48 @@ def _folder(name: str) -> str:
     folder = os.path.abspath(os.path.expanduser(name))
     if os.path.isdir(folder):
         return folder
-    known = sorted(DATASET_REGISTRY._obj_map)
-    near = difflib.get_close_matches(name, known, n=3) or ["HOSS", "OptiSarPair", "QXSSAROPT"]
+    near = difflib.get_close_matches(name, DATASET_REGISTRY._obj_map) or ["HOSS", "OptiSarPair", "QXSSAROPT"]
     raise ConfigError(
         f"BRIDGE.DATA.NAMES: {name!r} is no data set (near: {', '.join(near)}) and {folder} is no folder of pairs"
     )
 
 
-def _group(name: str, items: Sequence[Item], skipped: Skipped) -> list[PairGroup]:
-    chips: dict[int, tuple[list[str], list[str]]] = {}
-    for path, pid, modality in sorted(items):
-        if pid != DISTRACTOR:
-            chips.setdefault(pid, ([], []))[modality].append(path)
-    groups = []
-    for pid, (optical, sar) in sorted(chips.items()):
-        if optical and sar:
-            groups.append(PairGroup(name, pid, tuple(optical), tuple(sar)))
-            continue
-        for path in optical or sar:
-            skipped.add(path, "of an identity with one modality only")
-    return groups
-
-
-def _side_by_side(own: str, folder: str, skipped: Skipped) -> list[PairGroup]:
-    """Files <name>_RGB.* and <name>_SAR.* of one folder; the same name is the same place."""
-    # list_chips sorts by name and notes what is no chip; the identity it wants is the number of the file here.
-    sides: dict[str, tuple[list[str], list[str]]] = {}
-    names: list[tuple[str, int]] = []
+def _side_by_side(folder: str, skipped: Skipped) -> list[tuple[str, str, int]]:
+    """(name, path, modality) of each file; one name is one place."""
 
     def parse(stem: str) -> tuple[int, int] | str:
         match = _SIDE.fullmatch(stem)
-        if match is None:
-            return "named other than <name>_RGB or <name>_SAR"
-        names.append((match[1], OPTICAL if match[2].lower() == "rgb" else SAR))
-        return len(names) - 1, names[-1][1]
+        return (0, OPTICAL if match[1].lower() == "rgb" else SAR) if match else "named other than <name>_RGB or _SAR"
 
     chips = list_chips(folder, parse, skipped)
     refuse_unwritable(chips)
-    for path, number, modality in chips:
-        sides.setdefault(names[number][0], ([], []))[modality].append(path)
+    ending = len("_RGB")
+    return [(os.path.splitext(os.path.basename(path))[0][:-ending], path, modality) for path, _, modality in chips]
+
+
+def _group(name: str, chips: Iterable[tuple[Any, str, int]], skipped: Skipped, reason: str) -> list[PairGroup]:
+    """Groups of the keys with both modalities; a key that is no identity is numbered by its index among them."""
+    sides: dict[Any, tuple[list[str], list[str]]] = {}
+    for key, path, modality in sorted(chips):
+        sides.setdefault(key, ([], []))[modality].append(path)
     groups: list[PairGroup] = []
-    for _, (optical, sar) in sorted(sides.items()):
+    for key, (optical, sar) in sides.items():
         if optical and sar:
-            groups.append(PairGroup(own, len(groups), tuple(optical), tuple(sar)))
-            continue
-        for path in optical or sar:
-            skipped.add(path, "without a partner of the other modality")
+            identity = len(groups) if isinstance(key, str) else int(key)
+            groups.append(PairGroup(name, identity, (tuple(optical), tuple(sar))))
+        else:
+            for path in optical or sar:
+                skipped.add(path, reason)
     return groups
 
 
-@dataclass(frozen=True)
-class PairTable:
-    """What an epoch goes through: rows of one source chip and the target chips that may be drawn for it.
+def epoch_rows(groups: Sequence[PairGroup], direction: str, policy: str) -> list[Row]:
+    """What an epoch goes through.
 
-    Attributes:
-        sources: a path for each row.
-        targets: for each row the paths of which one is drawn anew every time.
+    "random": every source once, with one of its identity's targets drawn each time. "all": every combination of a
+    source and a target. "ordered": the n-th source with the n-th target by name, the shorter side repeated.
     """
-
-    sources: tuple[str, ...]
-    targets: tuple[tuple[str, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-
-def pair_table(groups: Sequence[PairGroup], direction: str, policy: str) -> PairTable:
-    """The rows of an epoch.
-
-    Args:
-        groups: the identities.
-        direction: "optical_to_sar" or "sar_to_optical".
-        policy: "random": every source chip once, with one of its identity's targets drawn anew each time. "all":
-            every combination of a source and a target. "ordered": the n-th source with the n-th target in the order of
-            their names, the shorter side over again.
-
-    Raises:
-        ConfigError: another direction or policy.
-    """
-    if direction not in DIRECTIONS:
-        raise ConfigError(f"BRIDGE.DIRECTION: {' or '.join(DIRECTIONS)}, got {direction!r}")
-    if policy not in POLICIES:
-        raise ConfigError(f"BRIDGE.DATA.PAIRING: one of {', '.join(POLICIES)}, got {policy!r}")
-    rows: list[tuple[str, tuple[str, ...]]] = []
+    rows: list[Row] = []
     for group in groups:
         source, target = group.sides(direction)
         if policy == "random":
@@ -214,20 +155,16 @@ def pair_table(groups: Sequence[PairGroup], direction: str, policy: str) -> Pair
         else:
             count = max(len(source), len(target))
             rows += [(source[n % len(source)], (target[n % len(target)],)) for n in range(count)]
-    return PairTable(tuple(path for path, _ in rows), tuple(targets for _, targets in rows))
+    return rows
 
 
-def table_facts(table: PairTable, roots: dict[str, str]) -> str:
-    """The table as text that is the same wherever the data sets lie: what a resumed run must share."""
+def rows_digest(rows: Sequence[Row], roots: Mapping[str, str]) -> str:
+    """A short name of the rows, the same wherever the data sets lie: what a resumed run must share."""
     folders = sorted({*roots.values(), dataset_root()}, key=len, reverse=True)
 
     def short(path: str) -> str:
-        for folder in folders:
-            if path.startswith(folder + os.sep):
-                return os.path.relpath(path, folder).replace(os.sep, "/")
-        return path
+        folder = next((folder for folder in folders if path.startswith(folder + os.sep)), None)
+        return path if folder is None else os.path.relpath(path, folder).replace(os.sep, "/")
 
-    return "\n".join(
-        f"{short(source)}\t{' '.join(short(path) for path in targets)}"
-        for source, targets in zip(table.sources, table.targets, strict=True)
-    )
+    text = "\n".join(f"{short(source)}\t{' '.join(map(short, targets))}" for source, targets in rows)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""Network and scheduler of a bridge, as a config asks for them, and BBDM's starting weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+
+from ...config import building
+from ...errors import ConfigError
+from ..autoencoder import latent_channels, latent_factor
+from ..scheduler import BrownianBridgeScheduler
+
+
+def build_scheduler(cfg: Any, latent: bool = False) -> BrownianBridgeScheduler:
+    """The bridge of ``BRIDGE.SCHEDULER``, with the sampling of ``BRIDGE.SAMPLE`` as its default.
+
+    Args:
+        cfg: the config.
+        latent: the bridge is in latents, which are not bound to -1..1, so that nothing is clamped.
+    """
+    bridge, sample = cfg.BRIDGE.SCHEDULER, cfg.BRIDGE.SAMPLE
+    with building("BRIDGE.SCHEDULER and BRIDGE.SAMPLE: the scheduler"):
+        scheduler: BrownianBridgeScheduler = BrownianBridgeScheduler(
+            num_train_timesteps=bridge.TIMESTEPS,
+            mt_type=bridge.MT_TYPE,
+            max_var=bridge.MAX_VAR,
+            objective=bridge.OBJECTIVE,
+            eta=sample.ETA,
+            clip_sample=sample.CLIP and not latent,
+            step_rule=sample.RULE,
+            solver_order=sample.ORDER,
+            timestep_spacing=sample.SPACING,
+            m_min=bridge.M_MIN,
+            m_max=bridge.M_MAX,
+        )
+    return scheduler
+
+
+def build_unet(cfg: Any, vae: Any = None) -> Any:
+    """diffusers' UNet2DModel of ``BRIDGE.UNET`` for the latents of ``vae``, or for pixels.
+
+    With RESAMPLE "resnet" every level is resampled by a residual block, as in BBDM's network; the levels in ATTENTION
+    and the middle have attention.
+
+    Raises:
+        ConfigError: settings that it cannot be built from.
+    """
+    unet = cfg.BRIDGE.UNET
+    channels, factor = latent_channels(vae), latent_factor(vae)
+    height, width = cfg.BRIDGE.SIZE
+    halvings = 2 ** (len(unet.CHANNELS) - 1)
+    if height % (factor * halvings) or width % (factor * halvings):
+        raise ConfigError(
+            f"BRIDGE.SIZE: height and width must be multiples of {factor * halvings} (the autoencoder shrinks by "
+            f"{factor}, the network by {halvings}), got {[height, width]}"
+        )
+    plain = "Resnet{}sampleBlock2D" if unet.RESAMPLE == "resnet" else "{}Block2D"
+    kinds = ["Attn{}Block2D" if level in unet.ATTENTION else plain for level in range(len(unet.CHANNELS))]
+    with building("BRIDGE.UNET: the network"):
+        return UNet2DModel(
+            sample_size=(height // factor, width // factor),
+            in_channels=channels * (2 if unet.CONDITION == "concat" else 1),
+            out_channels=channels,
+            block_out_channels=tuple(unet.CHANNELS),
+            layers_per_block=unet.LAYERS,
+            down_block_types=tuple(kind.format("Down") for kind in kinds),
+            up_block_types=tuple(kind.format("Up") for kind in reversed(kinds)),
+            attention_head_dim=unet.HEAD_DIM,
+            norm_num_groups=unet.GROUPS,
+            attn_norm_num_groups=unet.GROUPS if unet.ATTENTION_NORM else None,
+            dropout=unet.DROPOUT,
+            resnet_time_scale_shift="scale_shift" if unet.SCALE_SHIFT else "default",
+            downsample_type=unet.RESAMPLE,
+            upsample_type=unet.RESAMPLE,
+        )
+
+
+def init_normal(unet: torch.nn.Module) -> None:
+    """Starting weights of BBDM's network, in place: N(0, 0.02) for convolutions and linear layers.
+
+    Its attention's are 1-D convolutions, which that rule passes over: torch's own start for query, key and value, 0 for
+    the output.
+    """
+    attended = {part for module in unet.modules() if isinstance(module, Attention) for part in module.modules()}
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            for parameter in module.to_out.parameters():
+                torch.nn.init.zeros_(parameter)
+        elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module not in attended:
+            torch.nn.init.normal_(module.weight, 0.0, 0.02)

@@ -1,0 +1,115 @@
+"""What a bridge starts from: the weights of ``BRIDGE.INIT_FROM`` and a trained autoencoder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+from ...data.transforms import sar_differences
+from ...errors import CheckpointError, MOSError, one_line
+from ..autoencoder import load_autoencoder, scaling
+from ..dump.generate import sar_record
+from ..pipeline import BrownianBridgePipeline, load_pipeline
+from .autoencoder import AutoencoderSettings
+from .leaks import BridgeData, refuse_test_identities
+from .network import build_unet
+
+logger = logging.getLogger("fastreid_mos.bridge")
+
+# Keys of BRIDGE that a start must have been trained with, and their names in its scheduler's config.
+_SCHEDULER = {
+    "SCHEDULER.OBJECTIVE": "objective",
+    "SCHEDULER.TIMESTEPS": "num_train_timesteps",
+    "SCHEDULER.MT_TYPE": "mt_type",
+    "SCHEDULER.M_MIN": "m_min",
+    "SCHEDULER.M_MAX": "m_max",
+    "SCHEDULER.MAX_VAR": "max_var",
+}
+
+
+def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
+    """The pipeline of ``BRIDGE.INIT_FROM``, or None; it may not have seen ships that are tested on or set aside."""
+    folder = os.path.expanduser(cfg.BRIDGE.INIT_FROM)
+    if not folder:
+        return None
+    try:
+        start = load_pipeline(folder)
+    except MOSError as error:
+        inner = os.path.join(folder, "pipeline")
+        hint = f"; did you mean {inner}?" if os.path.isdir(inner) else ""
+        raise CheckpointError(f"BRIDGE.INIT_FROM: {error}{hint}") from None
+    check_start(start, folder, cfg)
+    trained = start.config.trained_identities
+    refuse_test_identities(trained, data.tests, f"BRIDGE.INIT_FROM: {folder}")
+    seen = [group.identity for group in data.held if group.identity in trained.get(group.dataset, ())]
+    if seen:
+        raise CheckpointError(
+            f"BRIDGE.INIT_FROM: {folder}: was trained on {len(seen)} identities that TEST.HOLDOUT sets aside here, "
+            f"{seen[0]} first; train it with the same TEST.HOLDOUT, or set TEST.HOLDOUT.FRACTION to 0"
+        )
+    differing = [f"{one.key} {one.there} (now {one.here})" for one in sar_differences(sar_record(start.config), cfg)]
+    if differing:
+        logger.warning(f"BRIDGE.INIT_FROM: {folder}: SAR chips were read with {', '.join(differing)}")
+    return start
+
+
+def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
+    """Refuse a start that was trained for something else than this config."""
+    pairs = {"DIRECTION": (start.config.direction, cfg.BRIDGE.DIRECTION)}
+    for key, name in _SCHEDULER.items():
+        pairs[key] = start.scheduler.config[name], cfg.BRIDGE.SCHEDULER[key.partition(".")[2]]
+    differing = [f"BRIDGE.{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
+    if differing:
+        raise CheckpointError(
+            f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here, or start anew"
+        )
+    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
+    if latent != (start.vae is not None):
+        where = ("in pixels", "in the latents of an autoencoder")
+        raise CheckpointError(
+            f"BRIDGE.INIT_FROM: {folder}: works {where[not latent]}, this config {where[latent]}; BRIDGE.LATENT must "
+            "agree"
+        )
+
+
+def open_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
+    """The trained autoencoder, of ``BRIDGE.LATENT.PATH`` or of the pipeline started from; None: none, or a new one."""
+    latent, folder = cfg.BRIDGE.LATENT, cfg.BRIDGE.INIT_FROM
+    if latent.PATH:
+        vae = load_autoencoder(os.path.expanduser(latent.PATH), latent.NORMALIZE)
+    elif latent.TRAIN and start is not None:
+        vae = start.vae
+        logger.info(f"The autoencoder is that of {folder}, scaling_factor {scaling(vae)[0]:g}")
+    else:
+        return None
+    used = scaling(vae) if latent.NORMALIZE else (1.0, 0.0)
+    if start is not None and (used != scaling(start.vae) or not _same_weights(vae, start.vae)):
+        raise CheckpointError(
+            f"BRIDGE.INIT_FROM: {folder}: its network works in other latents than those of BRIDGE.LATENT; set PATH to "
+            f"{os.path.join(folder, 'vae')}, TRAIN to False and NORMALIZE to True"
+        )
+    return vae
+
+
+def _same_weights(one: Any, other: Any) -> bool:
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name].cpu(), right[name].cpu()) for name in left)
+
+
+def check_network(cfg: Any, vae: Any, start: BrownianBridgePipeline | None) -> None:
+    """See that the network can be built and takes the start's weights, before anything is written."""
+    with torch.device("meta"):
+        if cfg.BRIDGE.LATENT.TRAIN and vae is None:
+            vae = AutoencoderSettings.from_cfg(cfg).build()
+        unet = build_unet(cfg, vae)
+    try:
+        if start is not None:
+            unet.load_state_dict(start.unet.state_dict(), assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}: its network is another ({one_line(error)}); BRIDGE.UNET and "
+            "BRIDGE.LATENT must be those it was trained with"
+        ) from None

@@ -1,0 +1,163 @@
+"""Pairs of training identities, and what is refused or left out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from train_world import tiny_cfg, write_pairs
+
+from fastreid_mos.bridge.train.leaks import copies, held_out, leave_out, open_data, open_tests
+from fastreid_mos.bridge.train.pairs import PairGroup, epoch_rows, open_pairs, rows_digest
+from fastreid_mos.data import OptiSarPair
+from fastreid_mos.data.holdout import split_holdout
+from fastreid_mos.errors import ConfigError, DatasetError, MOSError
+
+
+def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(hoss):
+    pairs = open_pairs(["HOSS"])
+    kinds: dict[int, set[int]] = {}
+    for _, pid, modality in hoss.train:
+        kinds.setdefault(pid, set()).add(modality)
+    both = sorted(pid for pid, kind in kinds.items() if len(kind) == 2)
+    assert pairs.trained_identities() == {"HOSS": both} and both
+    assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
+    alone = sum(pid not in both for _, pid, _ in hoss.train)
+    assert alone and pairs.skipped.counts["of an identity with one modality only"] == alone
+    for group in pairs.groups:
+        assert all(path.endswith(("RGB.tif", "SAR.tif")[side]) for side in (0, 1) for path in group.chips[side])
+
+
+def test_policies():
+    groups = [PairGroup("a", 1, (("o1", "o2"), ("s1", "s2", "s3"))), PairGroup("a", 2, (("p1",), ("t1",)))]
+    three = ("s1", "s2", "s3")
+    assert epoch_rows(groups, "optical_to_sar", "random") == [("o1", three), ("o2", three), ("p1", ("t1",))]
+    every = [(s, (o,)) for s in three for o in ("o1", "o2")]
+    assert epoch_rows(groups, "sar_to_optical", "all") == [*every, ("t1", ("p1",))]
+    ordered = [("o1", ("s1",)), ("o2", ("s2",)), ("o1", ("s3",)), ("p1", ("t1",))]
+    assert epoch_rows(groups, "optical_to_sar", "ordered") == ordered
+
+
+def test_pair_data_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    folder = write_pairs(tmp_path / "OptiSar_Pair" / "g1", ["a_7_x", "a_7_y", "a_8_x"])
+    (folder / "a_7_y_SAR.png").unlink()
+    (folder / "a_8_x_SAR.png").unlink()
+    rows = epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered")
+    expected = [(optical, sar) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs]
+    assert [(source, targets[0]) for source, targets in rows] == expected and len(expected) == 2
+    for side, kind in (("opt", "RGB"), ("sar", "SAR")):
+        (tmp_path / "QXS-SAROPT" / side).mkdir(parents=True)
+        for number in "12":
+            shutil.copy(folder / f"a_7_x_{kind}.png", tmp_path / "QXS-SAROPT" / side / f"{number}.png")
+    pairs = open_pairs(["QXSSAROPT"])
+    assert pairs.trained_identities() == {"QXSSAROPT": [1, 2]}
+    assert [Path(path).parent.name for group in pairs.groups for path in group.chips[1]] == ["sar", "sar"]
+
+
+def test_a_folder_of_pairs(tmp_path, shared_dir):
+    folder = write_pairs(tmp_path / "mine", ["b", "a", "lonely"])
+    (folder / "lonely_SAR.png").unlink()
+    (folder / "notes.txt").write_text("x")
+    pairs = open_pairs([str(folder)])
+    assert pairs.trained_identities() == {"mine": [0, 1]}
+    assert [Path(group.chips[0][0]).name for group in pairs.groups] == ["a_RGB.png", "b_RGB.png"]
+    assert pairs.skipped.counts["without a partner of the other modality"] == 1
+    # One that is called like a data set does not pass for it.
+    assert list(open_pairs([str(write_pairs(tmp_path / "HOSS", ["1"]))]).roots) == [str(tmp_path / "HOSS")]
+    assert open_pairs([str(shared_dir / "real_chips/pairs")]).trained_identities() == {"pairs": list(range(17))}
+
+
+def test_names_that_are_refused(tmp_path, hoss):
+    folder = write_pairs(tmp_path / "mine", ["a"])
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "empty").mkdir()
+    for names, error, said in (
+        (["HOS"], ConfigError, "HOSS"),
+        ([str(tmp_path / "empty")], DatasetError, "empty"),
+        (["HOSS", "HOSS_O2S"], ConfigError, "HOSS_O2S"),
+        ([str(folder), str(tmp_path / "link")], ConfigError, "link"),
+    ):
+        with pytest.raises(error, match=f"BRIDGE.DATA.NAMES.*{said}"):
+            open_pairs(names)
+    try:
+        shutil.copy(folder / "a_SAR.png", os.fsencode(folder) + b"/b\xff_SAR.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(DatasetError, match=r"mine/b.xff_SAR\.png"):
+        open_pairs([str(folder)])
+
+
+def test_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):
+    keys = {"TEST.HOLDOUT.FRACTION": 0.3, "TEST.HOLDOUT.SEED": 4, "TEST.HOLDOUT.SPLITS": 2}
+    cfg = tiny_cfg(tmp_path, keys)
+    kept, splits = split_holdout(hoss.train, 0.3, splits=2, seed=4)
+    held = {item for part in splits[0] for item in part}
+    assert set(held_out(cfg)) == held and held and held_out(tiny_cfg(tmp_path)) == []
+    data = open_data(cfg)
+    pids = {pid for _, pid, _ in held}
+    assert set(data.pairs.trained_identities()["HOSS"]) == set(open_pairs(["HOSS"]).trained_identities()["HOSS"]) - pids
+    assert data.held and {group.identity for group in data.held} <= pids
+    assert data.pairs.skipped.counts["of a held-out identity (TEST.HOLDOUT)"] > 0
+    # A copy in a folder is known by its content.
+    folder = write_pairs(tmp_path / "mine", ["a", "b"])
+    (folder / "b_SAR.png").unlink()
+    shutil.copy(next(path for path, _, modality in held if modality == 1), folder / "b_SAR.tif")
+    left, out = leave_out(open_pairs([str(folder)]), sorted(held))
+    assert [[Path(group.chips[0][0]).name for group in groups] for groups in (left.groups, out)] == [
+        ["a_RGB.png"], ["b_RGB.png"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "tests", "names"),
+    [("SAR", "('HOSS',)", "()"), ("RGB", "()", "('HOSS',)"), ("RGB", "()", "('HOSS_O2S',)")],
+)
+def test_a_test_chip_is_refused_by_content_whatever_its_name(hoss, tmp_path, kind, tests, names):
+    """Also where no test set is named: a known test split is that of the training sets too."""
+    folder = write_pairs(tmp_path / "mine", ["a", "b"])
+    (folder / f"a_{kind}.png").unlink()
+    chip = next(path for path, _, modality in hoss.query if ("RGB", "SAR")[modality] == kind)
+    shutil.copy(chip, folder / f"a_{kind}.tif")
+    keys = {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": tests, "DATASETS.NAMES": names}
+    with pytest.raises(DatasetError, match=rf"mine/a_{kind}\.tif: is a chip of the test split of HOSS"):
+        open_data(tiny_cfg(tmp_path, keys))
+
+
+def test_a_test_identity_among_the_training_chips_is_refused(own_hoss, tmp_path):
+    """New bytes, so that only the identity tells."""
+    pid = sorted(path.name for path in (own_hoss / "bounding_box_test").glob("[0-9]*_RGB.tif"))[0].split("_")[0]
+    write_pairs(own_hoss / "bounding_box_train", [f"{pid}_new"])
+    with pytest.raises(DatasetError, match=rf"BRIDGE.DATA.NAMES.* HOSS .*: {int(pid)};"):
+        open_data(tiny_cfg(tmp_path))
+
+
+def test_test_splits(tmp_path, hoss, monkeypatch):
+    tests = open_tests(["HOSS", "HOSS_O2S", "HOSS_S2O"])
+    assert len({path for path, _, _ in tests.query}) == len(tests.query)
+    assert {path for path, _, _ in hoss.query} <= {path for path, _, _ in tests.query}
+    assert tests.identities == {"HOSS": {pid for _, pid, _ in [*hoss.query, *hoss.gallery] if pid >= 0}}
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
+    keys = {"BRIDGE.DATA.NAMES": f"['{write_pairs(tmp_path / 'mine', ['a'])}']"}
+    assert len(open_data(tiny_cfg(tmp_path, {**keys, "DATASETS.TESTS": "()"})).rows) == 1
+    with pytest.raises(MOSError, match="HOSS"):
+        open_data(tiny_cfg(tmp_path, keys))
+
+
+def test_copies_are_of_the_same_bytes(tmp_path):
+    for name, content in (("a", b"12"), ("b", b"13"), ("c", b"12"), ("d", b"123")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c, d = (str(tmp_path / name) for name in "abcd")
+    assert copies([a, b, c, d], [a]) == {a: a, c: a}
+    with pytest.raises(MOSError, match="none"):
+        copies([str(tmp_path / "none")], [a])
+
+
+def test_the_digest_does_not_depend_on_where_the_data_lie(tmp_path):
+    made = set()
+    for names, where in (("ab", "one"), ("ab", "two/deeper"), ("ac", "three")):
+        pairs = open_pairs([str(write_pairs(tmp_path / where / "p", names))])
+        made.add(rows_digest(epoch_rows(pairs.groups, "optical_to_sar", "all"), pairs.roots))
+    assert len(made) == 2

@@ -1,0 +1,323 @@
+"""The bridge's training, step by step: loss, rate, EMA, starting weights; losses that are not finite."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from PIL import Image
+from tiny_bridge import tiny_vae
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from train_world import ROOT, cfg_of, close, metrics, same, steps, tiny_cfg, train, trainer_of, weights
+
+import fastreid_mos
+from fastreid_mos.bridge import BrownianBridgePipeline
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
+from fastreid_mos.bridge.train.batches import Latents
+from fastreid_mos.bridge.train.checkpoints import saved_steps
+from fastreid_mos.bridge.train.network import build_scheduler, build_unet
+from fastreid_mos.bridge.train.trainer import BridgeTrainer
+from fastreid_mos.errors import MOSError
+
+BBDM = str(ROOT / "configs/HOSS/bbdm.yml")
+PLATEAU = {"SCHED": "plateau", "PLATEAU.PATIENCE": 1, "PLATEAU.COOLDOWN": 1, "PLATEAU.MIN_LR": 0.0002,
+           "PLATEAU.THRESHOLD": 0.3}  # fmt: skip
+NORMAL = {"BRIDGE.UNET.INIT": "normal"}
+
+
+def state(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.unet.state_dict().items()}
+
+
+def averaged(decay, one, other):
+    return {name: decay * one[name] + (1 - decay) * other[name] for name in one}
+
+
+# ---------------------------------------------------------------------- loss
+
+
+@pytest.mark.parametrize("condition", ["none", "concat"])
+def test_the_loss_is_bbdms(pairs, tmp_path, condition):
+    keys = {"BRIDGE.UNET.CONDITION": condition, "BRIDGE.DATA.FLIP": 0.0}
+    trainer = trainer_of(cfg_of(pairs, tmp_path, LOSS="l2", keys=keys))
+    seen = {}
+
+    def network(x, t, return_dict):
+        seen.update(x=x, t=t)
+        return (torch.zeros_like(x[:, :3]),)
+
+    trainer.model = network
+    batch = trainer.batches.batch(3)
+    loss = trainer.loss(batch, 3)
+    y, x0 = Latents().pair(batch, "cpu")
+    m = torch.linspace(0.001, 0.999, 1000)[seen["t"]].view(-1, 1, 1, 1)
+    root = (2 * (m - m**2)).sqrt()
+    noise = (seen["x"][:, :3] - (1 - m) * x0 - m * y) / root
+    assert abs(float(noise.mean())) < 0.2 and 0.8 < float(noise.std()) < 1.2
+    # Beside x_t the network sees the source itself, or nothing.
+    assert torch.equal(seen["x"][:, 3:], y if condition == "concat" else y[:, :0])
+    assert float(loss) == pytest.approx(float((m * (y - x0) + root * noise).square().mean()), rel=1e-3)
+    assert float(trainer.loss(batch, 3)) == float(loss)
+
+
+def test_draws_of_timesteps_noise_and_dropout(pairs, tmp_path, monkeypatch):
+    """Every timestep alike; others in each process and step."""
+    trainer = trainer_of(cfg_of(pairs, tmp_path, BATCH=4, keys={"BRIDGE.SCHEDULER.TIMESTEPS": 50}))
+    batch, drawn = trainer.batches.batch(0), []
+
+    def model(noisy, timesteps, return_dict):
+        drawn.append((timesteps.tolist(), noisy.flatten().tolist(), torch.rand(3).tolist()))
+        return (torch.zeros_like(noisy),)
+
+    trainer.model = model
+    for process, step in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        trainer.loss(batch, step)
+    assert drawn.pop() == drawn[0]
+    for kind in zip(*drawn, strict=True):
+        assert all(one != other for one, other in itertools.combinations(kind, 2))
+    for step in range(500):
+        trainer.loss(batch, step)
+    counts = np.bincount([t for timesteps, *_ in drawn for t in timesteps])
+    assert len(counts) == 50 and 15 < counts.min() and counts.max() < 70  # 40 are expected, 6 their deviation
+
+
+def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
+    """Its gradients of the accumulated batches are added up, which Adam does not see but by its epsilon, here 0."""
+    own = {"PLATEAU.PATIENCE": 0, "PLATEAU.COOLDOWN": 0, "PLATEAU.MIN_LR": 0.0, "ACCUMULATE": 2, "EMA_EVERY": 2}
+    cfg = cfg_of(pairs, tmp_path, **{**PLATEAU, **own, "EMA_START": 3}, keys=NORMAL)
+    trainer, by_hand = trainer_of(cfg), trainer_of(cfg)
+    trainer.optimizer.param_groups[0]["eps"] = 1e-30
+    steps(trainer, 8)
+    optimizer = torch.optim.Adam(by_hand.unet.parameters(), lr=0.001, eps=1e-30)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.3, cooldown=0, min_lr=0)
+    average = state(by_hand)
+    for batch in range(16):
+        loss = by_hand.loss(by_hand.batches.batch(batch), batch)
+        loss.backward()
+        if (batch + 1) % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step(float(loss.detach()))
+        if (batch + 1) % 4 == 0:
+            average = averaged(0.9 if batch + 1 >= 6 else 0.0, average, state(by_hand))
+    assert close(state(trainer), state(by_hand)) and close(trainer.pipeline().unet.state_dict(), average)
+    assert trainer.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 0.001
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("direction", "condition"), [("optical_to_sar", "none"), ("sar_to_optical", "concat")])
+def test_it_learns_to_make_the_target_from_the_source(tmp_path, direction, condition):
+    """Bright optical pixels are dark SAR ones and the other way round: far from the source itself."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in "abcdef":
+        image = np.full((16, 8), 40, np.uint8)
+        image[generator.integers(2, 8) :][:6, 2:6] = 220
+        Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
+        Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
+    keys = {"BRIDGE.DIRECTION": direction, "BRIDGE.UNET.CONDITION": condition, "BRIDGE.UNET.CHANNELS": "[16,16]"}
+    cfg = cfg_of(
+        folder, tmp_path / "out", STEPS=150, BATCH=6, LR=0.005, CHECKPOINT_PERIOD=1000, EMA=0.95, keys=keys
+    )  # fmt: skip
+    pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.unet.config.in_channels == (6 if condition == "concat" else 3)
+    images = BridgeImages.from_cfg(cfg)
+    given, wanted = (
+        np.stack([images.read(str(folder / f"{name}_{('RGB', 'SAR')[side]}.png"), side) for name in "abcdef"])
+        for side in ((0, 1) if direction == "optical_to_sar" else (1, 0))
+    )
+    made = pipeline(given, num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images
+    assert np.abs(made - wanted / 255.0).mean() < 0.35 * np.abs(given / 255.0 - wanted / 255.0).mean()
+
+
+# ---------------------------------------------------------------------- EMA, rate, precision
+
+
+@pytest.mark.parametrize(
+    ("decay", "every", "start"),
+    [(0.15, 1, 0), (0.9, 1, 0), (0.9, 2, 4), (0.9, 2, 3), (0.9, 3, 1), (0.9, 1, 99)],
+)
+def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path, decay, every, start):
+    """BBDM: copies before the start, then decay EMA; diffusers without a start: a decay that rises to it."""
+    trainer = trainer_of(cfg_of(pairs, tmp_path, EMA=decay, EMA_EVERY=every, EMA_START=start))
+    average, stream = state(trainer), trainer.batches.stream(0, 7)
+    for number in range(1, 8):
+        trainer._step(number - 1, stream)
+        if number % every == 0:
+            used = decay if number >= start else 0.0
+            if start == 0:
+                used = min(decay, number / (9 + number)) if number > 1 else 0.0
+            average = averaged(used, average, state(trainer))
+    made = trainer.pipeline().unet.state_dict()
+    assert close(made, average) and same(made, state(trainer)) == (start == 99)
+
+
+def test_a_run_that_starts_from_a_pipeline_averages_from_its_first_update(pairs, tmp_path):
+    start = trainer_of(cfg_of(pairs, tmp_path)).pipeline()
+    trainer = trainer_of(cfg_of(pairs, tmp_path, EMA_EVERY=2, EMA_START=99, keys=NORMAL), start)
+    steps(trainer, 2)
+    assert close(trainer.pipeline().unet.state_dict(), averaged(0.9, start.unet.state_dict(), state(trainer)))
+
+
+def test_rates(pairs, tmp_path):
+    cosine = steps(trainer_of(cfg_of(pairs, tmp_path, SCHED="cosine", WARMUP_STEPS=2)), 8)
+    expected = [0, 0.5, *(0.5 * (1 + np.cos(np.pi * n / 6)) for n in range(6))]
+    assert [row["lr"] for row in cosine] == pytest.approx([0.001 * factor for factor in expected])
+    plateau = steps(trainer_of(cfg_of(pairs, tmp_path, **PLATEAU)), 14)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.001)
+    wanted, made = ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=0.3, cooldown=1, min_lr=0.0002), []
+    for row in plateau:
+        made.append(optimizer.param_groups[0]["lr"])
+        wanted.step(row["loss"])
+    assert [row["lr"] for row in plateau] == made and len(set(made)) >= 3
+
+
+def test_the_plateau_is_told_the_last_batchs_loss_the_mean_over_processes(pairs, tmp_path):
+    trainer = trainer_of(cfg_of(pairs, tmp_path, ACCUMULATE=2, **PLATEAU))
+    own = []
+
+    def two_processes(values):
+        own.append(values[0].tolist())
+        return torch.cat([values, values + torch.tensor([5.0, 3.0, 0.0])])
+
+    trainer.accelerator.gather = two_processes
+    steps(trainer, 1)
+    assert trainer.rates.best == pytest.approx(own[0][1] + 1.5)
+
+
+def test_gradients_are_clipped(pairs, tmp_path):
+    trainer = trainer_of(cfg_of(pairs, tmp_path, CLIP_NORM=0.01))
+    trainer.optimizer.zero_grad = lambda: None
+    steps(trainer, 1)
+    gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.unet.parameters()])
+    assert float(gradients.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_where_the_scaler_skipped_neither_schedule_nor_ema_step(pairs, tmp_path):
+    """fp16's scaler on a CPU: its first scales let the gradient overflow."""
+    trainer = trainer_of(cfg_of(pairs, tmp_path, EMA_EVERY=2, **PLATEAU))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-50)
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=trainer.accelerator.scaler)
+    trainer.accelerator._optimizers = [trainer.optimizer]
+    start, stream, skipped = state(trainer), trainer.batches.stream(0, 8), []
+    for step in range(8):
+        before = trainer.rates.state_dict(), trainer.ema.optimization_step
+        trainer._step(step, stream)
+        skipped.append(trainer.accelerator.optimizer_step_was_skipped)
+        if skipped[-1]:
+            assert (trainer.rates.state_dict(), trainer.ema.optimization_step) == before
+            assert same(state(trainer), start)
+    made = skipped.count(False)
+    assert skipped[0] and made > 3
+    assert trainer.rates.last_epoch == made and trainer.ema.optimization_step == made // 2
+
+
+def test_mixed_precision_trains_and_saves_float32(pairs, tmp_path):
+    made = weights(train(cfg_of(pairs, tmp_path / "out", PRECISION="bf16")))
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in made.values())
+
+
+# ---------------------------------------------------------------------- losses that are not finite
+
+
+def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pairs, tmp_path, monkeypatch):
+    own = BridgeTrainer.loss  # wrong in the second batch of step 5
+    monkeypatch.setattr(BridgeTrainer, "loss", lambda self, batch, n: own(self, batch, n) * (np.inf if n == 9 else 1))
+    cfg = cfg_of(pairs, tmp_path / "out", ACCUMULATE=2, CHECKPOINT_PERIOD=4)
+    with pytest.raises(MOSError, match="the loss is not finite at step 5 ") as caught:
+        train(cfg)
+    other, named = ({path for row in trainer_of(cfg).batches.draw(n) for path in row[:2]} for n in (8, 9))
+    assert all(path in str(caught.value) for path in named)
+    assert not all(path in str(caught.value) for path in other)
+    assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [4] and not (tmp_path / "out" / "pipeline").exists()
+    assert [row["step"] for row in metrics(tmp_path / "out")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_it_stops_before_the_weights_are_touched_whichever_process_meets_it(pairs, tmp_path, what):
+    trainer = trainer_of(cfg_of(pairs, tmp_path))
+    start = state(trainer)
+    trainer.batches.processes = 2
+    spoilt = torch.tensor([float("nan") if what == "loss" else 1.0, 1.0])
+
+    def two_processes(values):
+        values[:, 1] = float("nan")  # the gradient is that of all
+        return torch.cat([values, values * spoilt])
+
+    trainer.accelerator.gather = two_processes
+    with pytest.raises(MOSError, match=f"the {what} is not finite at step 1 ") as caught:
+        steps(trainer, 1)
+    assert all(path in str(caught.value) for pair in trainer.batches.draw(0, 1) for path in pair[:2])
+    assert same(state(trainer), start) and trainer.ema.optimization_step == trainer.rates.last_epoch == 0
+    assert not trainer.optimizer.optimizer.state
+
+
+# ---------------------------------------------------------------------- BBDM's model
+
+
+def test_bbdms_starting_weights(pairs, tmp_path):
+    keys = {"BRIDGE.UNET.CHANNELS": "[32,64]", "BRIDGE.UNET.ATTENTION_NORM": True}
+    unet = trainer_of(cfg_of(pairs, tmp_path, keys={**keys, **NORMAL})).unet
+    plain = trainer_of(cfg_of(pairs, tmp_path)).unet
+    assert unet.mid_block.attentions[0].group_norm.num_groups == 4
+    assert plain.mid_block.attentions[0].group_norm is None and float(plain.conv_in.weight.detach().std()) > 0.05
+    for name, module in unet.named_modules():
+        weight = module.weight.detach() if isinstance(getattr(module, "weight", None), torch.Tensor) else None
+        if isinstance(module, torch.nn.GroupNorm):
+            assert bool((weight == 1).all() and (module.bias == 0).all())
+        elif ".to_out" in name:
+            assert weight is None or not bool(weight.any() or module.bias.any())
+        elif any(part in name for part in (".to_q", ".to_k", ".to_v")):
+            assert float(weight.abs().max()) <= 64**-0.5 and float(weight.std()) > 0.05
+        elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and weight.numel() > 800:
+            assert float(weight.std()) == pytest.approx(0.02, rel=0.12) and abs(float(weight.mean())) < 0.003, name
+            assert float(module.bias.detach().abs().max()) > 0.02, name  # torch's own
+
+
+def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
+    """BBDM's released settings, as far as a network small enough for a test shows them."""
+    own = {"BRIDGE.DATA.NAMES": f"['{pairs}']", "DATASETS.TESTS": "()", "BRIDGE.LATENT.TRAIN": "False",
+           "MODEL.DEVICE": "cpu", "BRIDGE.UNET.CHANNELS": "[16,32,32]", "BRIDGE.UNET.HEAD_DIM": "16"}  # fmt: skip
+    trainer = trainer_of(tiny_cfg(tmp_path, own, BBDM))
+    assert trainer.accelerator.gradient_accumulation_steps == 4
+    group = trainer.optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0)
+    wanted = {"factor": 0.5, "patience": 3000, "threshold": 1e-4, "cooldown": 3000, "min_lrs": [5e-7],
+              "mode": "min", "threshold_mode": "rel"}  # fmt: skip
+    assert {name: getattr(trainer.rates, name) for name in wanted} == wanted
+    # The EMA's n-th update is at batch 32 n; it averages from batch 30,000 on.
+    decays = [trainer.ema.get_decay(n) for n in (1, 30_000 // 32, 30_000 // 32 + 1, 30_000 // 32 + 2)]
+    assert decays == [0.0, 0.0, 0.995, 0.995] and trainer.solver.EMA_EVERY * trainer.solver.ACCUMULATE == 32
+    assert float(trainer.unet.conv_in.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert trainer.unet.mid_block.attentions[0].group_norm is not None and trainer.unet.config.in_channels == 3
+    cfg = fastreid_mos.load_cfg(BBDM)
+    assert cfg.BRIDGE.DATA.FLIP == 0 and cfg.BRIDGE.SOLVER.BATCH == 8 and cfg.BRIDGE.SOLVER.LOSS == "l1"
+    assert cfg.BRIDGE.SOLVER.CLIP_NORM == 0 and cfg.BRIDGE.SOLVER.PRECISION == "no" and cfg.BRIDGE.UNET.DROPOUT == 0
+    assert not cfg.BRIDGE.LATENT.NORMALIZE
+    vae = AutoencoderSettings.from_cfg(cfg)
+    assert (vae.channels, vae.layers, vae.latent_channels, vae.codes) == ((128, 256, 512), 2, 3, 8192)
+    assert (vae.flip, vae.normalize) == (0, False)
+    with torch.device("meta"):
+        assert len(vae.build().encoder.down_blocks[0].resnets) == 2
+
+
+@pytest.mark.parametrize("name", ["bbdm", "bbdm_pretrain_qxs"])
+def test_the_papers_configs_are_the_papers(name):
+    """LBBDM-f4 has 237.09 M parameters (BBDM, CVPR 2023)."""
+    cfg = fastreid_mos.load_cfg(str(ROOT / f"configs/HOSS/{name}.yml"))
+    settings = AutoencoderSettings.from_cfg(cfg)
+    assert len(settings.channels) == 3 and settings.latent_channels == 3
+    with torch.device("meta"):
+        unet = build_unet(cfg, tiny_vae())  # of 3 latent channels too; the network's size depends on nothing else
+    assert round(unet.num_parameters() / 1e6, 2) == 237.09
+    made = build_scheduler(cfg, latent=True).config
+    assert (made.step_rule, made.eta, made.objective, made.clip_sample) == ("bbdm", 1.0, "grad", False)
+    assert (made.num_train_timesteps, made.mt_type, made.max_var) == (1000, "linear", 1.0)
+    assert cfg.BRIDGE.SAMPLE.STEPS == 200 and cfg.BRIDGE.SAMPLE.K == 5 and cfg.BRIDGE.SOLVER.EMA == 0.995

@@ -1,0 +1,173 @@
+"""tools/train_bbdm.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train_world import DEBUG, ROOT, metrics, same, weights, words, write_pairs
+
+from fastreid_mos.bridge.train.checkpoints import saved_steps
+from fastreid_mos.cli import BAD_INPUT
+from fastreid_mos.data import HOSS
+from fastreid_mos.errors import DatasetError
+from fastreid_mos.synthetic.folder import open_generated
+from tools import train_bbdm
+
+pytestmark = pytest.mark.usefixtures("hoss")
+
+
+def run(keys, *flags) -> int:
+    return train_bbdm.main(["--config-file", DEBUG, *map(str, flags), *words(keys)])
+
+
+# The program, killed some steps after its first checkpoint, whatever the machine does beside.
+KILLED = """
+import os, runpy
+from fastreid_mos.bridge.train.trainer import BridgeTrainer
+
+step = BridgeTrainer._step
+BridgeTrainer._step = lambda self, n, stream: step(self, n, stream) if n < 13 else os.kill(os.getpid(), 9)
+runpy.run_path("tools/train_bbdm.py", run_name="__main__")
+"""
+
+
+def started(keys, *flags, program=("tools/train_bbdm.py",)):
+    """(exit status, standard output, standard error) of the program in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *program, "--config-file", DEBUG, *flags, *words(keys)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def only_line(capsys) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
+def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction):
+    output = tmp_path / "out"
+    keys = {"BRIDGE.DIRECTION": direction, "TEST.HOLDOUT.FRACTION": 0.3, "OUTPUT_DIR": output}
+    assert run(keys) == 0
+    made = open_generated(str(output / "synthetic"))
+    made.verify()
+    source = 0 if direction == "optical_to_sar" else 1
+    dataset = HOSS(str(tiny_hoss))
+    for split in ("query", "gallery"):
+        chips = {os.path.basename(path) for path, _, modality in getattr(dataset, split) if modality == source}
+        rows = [row for row in made.records if row.split == split]
+        assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
+    held = {row.identity for row in made.records if row.split == "holdout"}
+    trained = set(made.facts.trained_identities["HOSS"])
+    assert held and not held & trained and trained <= {pid for _, pid, _ in dataset.train}
+    assert made.facts.direction == direction and (made.facts.steps, made.facts.rule, made.facts.k) == (4, "dbim", 2)
+    # Again: nothing to do. More samples, by the command that is on record: only they are made.
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.png")}
+    assert run(keys) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.png")} == before
+    next(iter(before)).unlink()
+    with pytest.raises(DatasetError) as few:
+        made.select([str(tiny_hoss / made.records[0].source)], [0, 1, 2])
+    shown = shlex.split(str(few.value).rpartition(": ")[2])
+    assert shown[:2] == ["python", "tools/train_bbdm.py"] and train_bbdm.main(shown[2:]) == 0
+    more = open_generated(str(output / "synthetic"))
+    more.verify()
+    assert len(more.records) == 3 * len(made.records) // 2
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
+
+
+@pytest.mark.parametrize(
+    ("called", "command"),
+    [
+        ("/usr/bin/mos-train-bbdm", "mos-train-bbdm"),
+        ("C:/venv/mos-train-bbdm.exe", "mos-train-bbdm"),
+        ("../my code/tools/train_bbdm.py", "python '../my code/tools/train_bbdm.py'"),
+        ("/usr/bin/pytest", "python tools/train_bbdm.py"),
+    ],
+)
+def test_the_command_on_record_is_the_one_that_was_run(called, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    args = train_bbdm.parse(["--config-file", "a b.yml", "BRIDGE.SAMPLE.K", "2"])
+    assert args.command == f"{command} --config-file 'a b.yml' BRIDGE.SAMPLE.K 2"
+
+
+@pytest.mark.slow
+def test_killed_from_outside_the_same_command_resumes(tmp_path):
+    keys = {"BRIDGE.SOLVER.STEPS": 24, "BRIDGE.SOLVER.CHECKPOINT_PERIOD": 10, "BRIDGE.SAMPLE.SPLITS": "[]"}
+    output = tmp_path / "out"
+    status, _, said = started({**keys, "OUTPUT_DIR": output}, program=("-c", KILLED))
+    assert status == -signal.SIGKILL and not (output / "pipeline").exists(), said[-2000:]
+    assert saved_steps(str(output / "checkpoints")) == [10] and len(metrics(output)) == 13
+    assert run({**keys, "OUTPUT_DIR": output}) == run({**keys, "OUTPUT_DIR": tmp_path / "whole"}) == 0
+    assert same(weights(output / "pipeline"), weights(tmp_path / "whole" / "pipeline"))
+    assert [row["step"] for row in metrics(output)] == list(range(24))
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_dump_together(tmp_path, capsys):
+    output = tmp_path / "out"
+    keys = {"BRIDGE.SOLVER.SAMPLE_PERIOD": 4, "OUTPUT_DIR": output}
+    status, told, said = started(keys, "--num-gpus", "2")
+    assert status == 0, said[-3000:]
+    assert told.count("2 x cpu, 8 steps of 4 pairs") == 1 and "Traceback" not in said and "Warning" not in said
+    open_generated(str(output / "synthetic")).verify()
+    state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
+    assert state["facts"]["processes"] == 2 and [row["step"] for row in metrics(output)] == list(range(8))
+    # With the bridge done, one process dumps as well as two; to train on, it must be two again.
+    assert run({**keys, "BRIDGE.SAMPLE.K": 3}) == 0
+    assert run({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT
+    assert "processes 2 (now 1)" in only_line(capsys)
+
+
+@pytest.mark.slow
+def test_real_pairs_then_init_from(shared_dir, tmp_path):
+    pairs = shared_dir / "real_chips" / "pairs"
+    keys = {"BRIDGE.DATA.NAMES": f"['{pairs}']", "BRIDGE.SAMPLE.SPLITS": "[]", "OUTPUT_DIR": tmp_path / "first"}
+    assert run(keys) == 0 and not (tmp_path / "first" / "synthetic").exists()
+    keys = {"BRIDGE.SAMPLE.SPLITS": "['query']", "OUTPUT_DIR": tmp_path / "second"}
+    assert run(keys, "--init-from", tmp_path / "first" / "pipeline") == 0
+    facts = open_generated(str(tmp_path / "second" / "synthetic")).facts
+    assert set(facts.trained_identities) == {"HOSS", "pairs"} and len(facts.trained_identities["pairs"]) == 17
+
+
+def test_wrong_calls_are_one_line(hoss, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "out"
+
+    def said(keys=(), *flags):
+        assert run({"OUTPUT_DIR": output, **dict(keys)}, *flags) == BAD_INPUT and not output.exists()
+        return only_line(capsys)
+
+    assert train_bbdm.main([]) == BAD_INPUT and "--config-file" in only_line(capsys)
+    (tmp_path / "file").write_text("")
+    assert "OUTPUT_DIR" in said({"OUTPUT_DIR": tmp_path / "file"})
+    assert f"{output}/pipeline" in said((), "--dump-only")
+    assert "INIT_FROM" in said((), "--init-from", tmp_path / "none")
+    assert "BRIDGE.SOLVER.BATCH" in said({"BRIDGE.SOLVER.BATCH": 0})
+    assert "m_max" in said({"BRIDGE.SCHEDULER.M_MAX": 1.0})
+    assert "dbim" in said({"BRIDGE.SAMPLE.RULE": "bbdm", "BRIDGE.SAMPLE.ORDER": 2})
+    assert "BRIDGE.UNET" in said({"BRIDGE.UNET.GROUPS": 3})
+    assert "'HOS'" in said({"BRIDGE.DATA.NAMES": "['HOS']"})
+    stolen = write_pairs(tmp_path / "stolen", "x")
+    (stolen / "x_RGB.tif").write_bytes(Path(next(path for path, *_ in hoss.query if "RGB" in path)).read_bytes())
+    (stolen / "x_RGB.png").unlink()
+    assert "x_RGB.tif: is a chip of the test split" in said({"BRIDGE.DATA.NAMES": f"['{stolen}']"})
+    assert run({"OUTPUT_DIR": output, "BRIDGE.DATA.NAMES": "['HOS']"}, "--traceback") == BAD_INPUT
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
+    assert "HOSS" in said()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "--num-gpus" in said((), "--num-gpus", "2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="diffusers.* -m pip install"):
+        runpy.run_path(train_bbdm.__file__)

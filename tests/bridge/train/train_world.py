@@ -1,0 +1,112 @@
+"""A config and data for the tests of the bridge's training: seconds on one core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import fastreid_mos
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.bridge.train import run
+from fastreid_mos.bridge.train.batches import ChipStore, Latents, PairBatches
+from fastreid_mos.bridge.train.leaks import open_data
+from fastreid_mos.bridge.train.start import open_start
+from fastreid_mos.bridge.train.trainer import BridgeTrainer, make_accelerator
+
+ROOT = Path(__file__).parents[3]
+DEBUG = str(ROOT / "configs/HOSS/demo/bbdm_debug.yml")
+TINY = {
+    "BRIDGE.SIZE": "[16,8]",
+    "BRIDGE.UNET.CHANNELS": "[8,16]",
+    "BRIDGE.UNET.GROUPS": "4",
+    "BRIDGE.SOLVER.SAMPLE_PERIOD": "0",
+    "BRIDGE.SOLVER.BATCH": "2",
+}
+LATENT = {"BRIDGE.LATENT.TRAIN": True, "BRIDGE.LATENT.CHANNELS": "[8,8]", "BRIDGE.LATENT.STEPS": 4,
+          "BRIDGE.LATENT.CODES": 16, "BRIDGE.LATENT.BATCH": 2}  # fmt: skip
+
+
+def words(keys) -> list[str]:
+    """KEY VALUE words of a mapping, over :data:`TINY`."""
+    return [str(word) for pair in {**TINY, **keys}.items() for word in pair]
+
+
+def tiny_cfg(output, keys=(), config=DEBUG):
+    """A config made small."""
+    return fastreid_mos.load_cfg(config, words({**dict(keys), "OUTPUT_DIR": output}))
+
+
+def cfg_of(folder, output, **keys):
+    """:func:`tiny_cfg` on a folder of pairs; nothing is tested or dumped. Keys of BRIDGE, with _ for dots."""
+    own = {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": "()", "BRIDGE.SAMPLE.SPLITS": "[]"}
+    given = keys.pop("keys", {})
+    return tiny_cfg(output, {**own, **{f"BRIDGE.SOLVER.{key}": value for key, value in keys.items()}, **given})
+
+
+def train(cfg) -> str:
+    """The whole training of a config."""
+    data = open_data(cfg)
+    return run.train(cfg, data, open_start(cfg, data))
+
+
+def trainer_of(cfg, start=None) -> BridgeTrainer:
+    """What ``train`` makes, before its first step."""
+    data = open_data(cfg)
+    store = ChipStore(BridgeImages.from_cfg(cfg), data.chips(cfg.BRIDGE.DIRECTION))
+    batches = PairBatches(data.rows, store, cfg.BRIDGE.SOLVER.BATCH, seed=0, flip=cfg.BRIDGE.DATA.FLIP)
+    return BridgeTrainer(cfg, make_accelerator(cfg, cfg.BRIDGE.SOLVER.ACCUMULATE), batches, Latents(), start=start)
+
+
+def steps(trainer, count: int) -> list[dict[str, float]]:
+    """The first steps of a training, with what is logged of them."""
+    stream = trainer.batches.stream(0, count * trainer.solver.ACCUMULATE)
+    return [trainer._step(step, stream) for step in range(count)]
+
+
+def interrupted(cfg, monkeypatch, step=4):
+    """A run that is stopped by Ctrl-C in a step."""
+    own = BridgeTrainer._step
+
+    def stop(self, number, stream):
+        if number == step:
+            raise KeyboardInterrupt
+        return own(self, number, stream)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(BridgeTrainer, "_step", stop)
+        train(cfg)
+
+
+def write_pairs(folder: Path, names, seed: int = 0, size=(20, 12)) -> Path:
+    """Files <name>_RGB.png and <name>_SAR.png of noise."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}_RGB.png")
+        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}_SAR.png")
+    return folder
+
+
+def metrics(output) -> list[dict]:
+    """The lines of ``metrics.json``."""
+    return [json.loads(line) for line in (Path(output) / "metrics.json").open()]
+
+
+def weights(pipeline) -> dict[str, torch.Tensor]:
+    """Of a pipeline folder's network."""
+    return load_file(Path(pipeline) / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def same(one, other) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def close(one, other, atol=1e-6) -> bool:
+    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=atol) for name in one)
