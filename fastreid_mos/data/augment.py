@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,13 @@ from torchvision import transforms as T
 
 from ..config import building, require
 
-_INTERPOLATION = {
-    "bicubic": T.InterpolationMode.BICUBIC,
-    "bilinear": T.InterpolationMode.BILINEAR,
-    "nearest": T.InterpolationMode.NEAREST,
-    "lanczos": T.InterpolationMode.LANCZOS,
-}
-# fast-reid's steps, with the recipe's flip before the padding. A step that is on but not in INPUT.AUGMENT.ORDER goes
-# behind the last one that precedes it here.
-IMAGE_STEPS = ("autoaug", "resize", "crop", "flip", "pad_crop", "color_jitter", "affine", "augmix")
-TENSOR_STEPS = ("erase", "patch")
-STEPS = IMAGE_STEPS + TENSOR_STEPS
-_SWITCHES = {
-    "autoaug": "AUTOAUG", "crop": "CROP", "flip": "FLIP", "pad_crop": "PADDING", "color_jitter": "CJ",
+# fast-reid's steps with their switches in INPUT, the recipe's flip before the padding. A step that is on but not in
+# INPUT.AUGMENT.ORDER comes after the last one that precedes it here.
+STEPS = {
+    "autoaug": "AUTOAUG", "resize": None, "crop": "CROP", "flip": "FLIP", "pad_crop": "PADDING", "color_jitter": "CJ",
     "affine": "AFFINE", "augmix": "AUGMIX", "erase": "REA", "patch": "RPT",
 }  # fmt: skip
+TENSOR_STEPS = ("erase", "patch")
 
 
 class NoiseErasing(T.RandomErasing):
@@ -74,12 +66,12 @@ def _to_image(image: Any) -> Image.Image:
 
 def steps_in_order(cfg: Any) -> list[str]:
     """Names of the training steps that are on, in their order."""
-    on = {name for name in STEPS if name == "resize" or cfg.INPUT[_SWITCHES[name]].ENABLED}
-    order = [name for name in cfg.INPUT.AUGMENT.ORDER if name in STEPS]
-    for number, name in enumerate(STEPS):
-        if name in on and name not in order:
-            before = [order.index(earlier) for earlier in STEPS[:number] if earlier in order]
-            order.insert(max(before) + 1 if before else 0, name)
+    on = [name for name, switch in STEPS.items() if switch is None or cfg.INPUT[switch].ENABLED]
+    order = list(cfg.INPUT.AUGMENT.ORDER)
+    for name in on:
+        if name not in order:
+            before = [order.index(earlier) for earlier in list(STEPS)[: list(STEPS).index(name)] if earlier in order]
+            order.insert(max(before, default=-1) + 1, name)
     return [name for name in order if name in on]
 
 
@@ -97,60 +89,52 @@ def build_augmentation(cfg: Any, train: bool) -> Callable[[np.ndarray], Tensor]:
         ConfigError: settings that torchvision or fast-reid refuse.
     """
     with building("INPUT: the augmentation"):
-        return _build(cfg, train)
-
-
-def _build(cfg: Any, train: bool) -> Callable[[np.ndarray], Tensor]:
-    if not train:
-        steps: list[Any] = [_to_image, _resize(cfg.INPUT.SIZE_TEST, cfg.INPUT.RESIZE.TEST)]
-        if cfg.INPUT.CROP.ENABLED:
-            steps.append(T.CenterCrop(list(cfg.INPUT.CROP.SIZE)))
-        return T.Compose([*steps, to_float_tensor])
-    names = steps_in_order(cfg)
-    image = [_step(cfg, name) for name in names if name in IMAGE_STEPS]
-    tensor = [_step(cfg, name) for name in names if name in TENSOR_STEPS]
-    # AugMix gives an array: whatever follows it wants an image again.
-    image = [part for step in image for part in (_to_image, step)]
-    return T.Compose([*image, to_float_tensor, *tensor])
+        if train:
+            steps = _training_steps(cfg)
+            names = steps_in_order(cfg)
+            # AugMix gives an array: whatever follows it wants an image again.
+            images = [part for name in names if name not in TENSOR_STEPS for part in (_to_image, steps[name]())]
+            return T.Compose([*images, to_float_tensor, *(steps[name]() for name in names if name in TENSOR_STEPS)])
+        crop = [T.CenterCrop(list(cfg.INPUT.CROP.SIZE))] if cfg.INPUT.CROP.ENABLED else []
+        return T.Compose([_to_image, _resize(cfg.INPUT.SIZE_TEST, cfg.INPUT.RESIZE.TEST), *crop, to_float_tensor])
 
 
 def _resize(size: Any, interpolation: str) -> T.Resize:
     # On a PIL image: filtered over the whole source area, as in the papers.
-    return T.Resize(list(size), interpolation=_INTERPOLATION[interpolation])
+    return T.Resize(list(size), interpolation=T.InterpolationMode(interpolation))
 
 
-def _step(cfg: Any, name: str) -> Callable[[Any], Any]:
+def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]]:
+    """By name: what builds the step."""
     inputs, size = cfg.INPUT, list(cfg.INPUT.SIZE_TRAIN)
-    if name == "resize":
-        return _resize(size, inputs.RESIZE.TRAIN)
-    if name == "flip":
-        return T.RandomHorizontalFlip(p=inputs.FLIP.PROB)
-    if name == "pad_crop":
-        wanted = list(inputs.CROP.SIZE) if inputs.CROP.ENABLED else size
-        padding = inputs.PADDING
-        return T.Compose([T.Pad(padding.SIZE, padding_mode=padding.MODE), T.RandomCrop(wanted)])
-    if name == "crop":
-        crop = inputs.CROP
-        return T.RandomResizedCrop(
-            list(crop.SIZE), scale=tuple(crop.SCALE), ratio=tuple(crop.RATIO),
-            interpolation=_INTERPOLATION[inputs.RESIZE.TRAIN],
-        )  # fmt: skip
-    if name == "autoaug":
-        return T.RandomApply([AutoAugment()], p=inputs.AUTOAUG.PROB)
-    if name == "color_jitter":
-        jitter = inputs.CJ
+    crop, padding, jitter, rea = inputs.CROP, inputs.PADDING, inputs.CJ, inputs.REA
+    interpolation = T.InterpolationMode(inputs.RESIZE.TRAIN)
+
+    def pad_crop() -> T.Compose:
+        crop_size = list(crop.SIZE) if crop.ENABLED else size
+        return T.Compose([T.Pad(padding.SIZE, padding_mode=padding.MODE), T.RandomCrop(crop_size)])
+
+    def color_jitter() -> T.RandomApply:
         change = T.ColorJitter(jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE)
         return T.RandomApply([change], p=jitter.PROB)
-    if name == "affine":  # fast-reid's fixed setting
-        return T.RandomAffine(degrees=10, scale=(0.9, 1.1), shear=0.1)
-    if name == "augmix":
-        return AugMix(prob=inputs.AUGMIX.PROB)
-    if name == "patch":
-        return RandomPatch(prob_happen=inputs.RPT.PROB)
-    rea = inputs.REA
-    if rea.MODE == "pixel":
-        return NoiseErasing(rea.PROB, rea.SCALE, rea.RATIO, list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD))
-    return T.RandomErasing(p=rea.PROB, scale=tuple(rea.SCALE), ratio=tuple(rea.RATIO), value=list(rea.VALUE))
+
+    def erase() -> T.RandomErasing:
+        if rea.MODE == "pixel":
+            return NoiseErasing(rea.PROB, rea.SCALE, rea.RATIO, list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD))
+        return T.RandomErasing(p=rea.PROB, scale=tuple(rea.SCALE), ratio=tuple(rea.RATIO), value=list(rea.VALUE))
+
+    return {
+        "autoaug": lambda: T.RandomApply([AutoAugment()], p=inputs.AUTOAUG.PROB),
+        "resize": lambda: _resize(size, inputs.RESIZE.TRAIN),
+        "crop": lambda: T.RandomResizedCrop(list(crop.SIZE), tuple(crop.SCALE), tuple(crop.RATIO), interpolation),
+        "flip": lambda: T.RandomHorizontalFlip(p=inputs.FLIP.PROB),
+        "pad_crop": pad_crop,
+        "color_jitter": color_jitter,
+        "affine": lambda: T.RandomAffine(degrees=10, scale=(0.9, 1.1), shear=0.1),  # fast-reid's fixed setting
+        "augmix": lambda: AugMix(prob=inputs.AUGMIX.PROB),
+        "erase": erase,
+        "patch": lambda: RandomPatch(prob_happen=inputs.RPT.PROB),
+    }
 
 
 def check_augmentation(cfg: Any) -> None:

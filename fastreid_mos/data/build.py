@@ -13,7 +13,7 @@ from fastreid.data.samplers import InferenceSampler
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler
 
-from ..config import require
+from ..config import building, require
 from ..errors import DatasetError
 from .augment import build_augmentation
 from .datasets import dataset_root
@@ -86,12 +86,11 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
         raise DatasetError(f"no training chips in {', '.join(cfg.DATASETS.NAMES)} under {dataset_root()}")
     items = as_numbers(items)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    loading = cfg.DATALOADER
-    batches = build_batches(
-        loading.SAMPLER_TRAIN, items, cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE, seed, loading.SET_WEIGHT
-    )
+    loading, name = cfg.DATALOADER, cfg.DATALOADER.SAMPLER_TRAIN
+    with building(f"DATALOADER.SAMPLER_TRAIN {name}"):
+        batches = build_batches(name, items, cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE, seed, loading.SET_WEIGHT)
     draws = TrainDraws(batches, seed, start_iter, comm.get_rank())
-    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, **_placing(cfg))
+    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, **_device(cfg))
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
@@ -114,15 +113,7 @@ def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
 
 
 def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]], modality: int) -> ChipLoader:
-    """A loader over generated chips, each once, in the form of :func:`build_test_loader`.
-
-    Args:
-        cfg: the config.
-        files: (path, (width, height) of the source chip in pixels).
-        modality: whose place they take: 1 for SAR chips generated from optical ones, 0 the other way round.
-
-    Returns:
-        A loader whose ``targets`` are the numbers of the files; ``sizes`` are those of the source chips.
+    """A loader over generated chips as of :func:`build_test_loader`; see :class:`GeneratedDataset`.
 
     Raises:
         DatasetError: no files.
@@ -136,18 +127,18 @@ def _test_workers(cfg: Any) -> int:
     return int(cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS)
 
 
-def _in_order(cfg: Any, dataset: Any) -> ChipLoader:
-    workers = _test_workers(cfg)
-    # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
-    every = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
-    return ChipLoader(dataset, [every[number] for number in InferenceSampler(len(every))], workers, **_placing(cfg))
-
-
 def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
     return ChipDataset(items, ChipReader.from_cfg(cfg, cached=True), build_augmentation(cfg, train), relabel=train)
 
 
-def _placing(cfg: Any) -> dict[str, Any]:
+def _in_order(cfg: Any, dataset: ChipDataset) -> ChipLoader:
+    # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
+    batches = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
+    own = [batches[number] for number in InferenceSampler(len(batches))]
+    return ChipLoader(dataset, own, _test_workers(cfg), **_device(cfg))
+
+
+def _device(cfg: Any) -> dict[str, Any]:
     """fast-reid's own models want the batch on the device; MOS moves it itself, after looking at it on the host."""
     device = torch.device(cfg.MODEL.DEVICE)
     on_gpu = device.type == "cuda" and torch.cuda.is_available()

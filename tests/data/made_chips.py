@@ -19,11 +19,25 @@ def sar(seed: int, height: int = 30, width: int = 12) -> np.ndarray:
     return np.random.default_rng(seed).gamma(1.0, 1.0, (height, width)).astype(np.float32)
 
 
-def write_optical(path: Path, seed: int) -> None:
+# Smooth colours (for JPEG) without equal neighbours and without 0 and 255, a SAR chip, and pixels to hold no data.
+ROWS, COLUMNS = np.mgrid[:40, :24]
+RGB = np.stack([ROWS * 5 + 20, COLUMNS * 9 + 10, ROWS + COLUMNS * 4 + 30], -1).astype(np.uint8)
+SHIP = sar(7, 40, 24)
+EMPTY = np.zeros((40, 24), bool)
+EMPTY[:5] = EMPTY[20, 3:9] = True
+
+
+def write_tiff(path: Path, pixels: np.ndarray, nodata: str | None = None, **options: object) -> Path:
+    """With GDAL's nodata tag where there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, optical(seed), photometric="rgb", compression="lzw", metadata=None)
+    tags = [] if nodata is None else [(42113, 2, 0, nodata, True)]
+    tifffile.imwrite(path, pixels, metadata=None, extratags=tags, **options)
+    return path
+
+
+def write_optical(path: Path, seed: int) -> None:
+    write_tiff(path, optical(seed), photometric="rgb", compression="lzw")
 
 
 def write_sar(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, sar(seed), metadata=None)
+    write_tiff(path, sar(seed))
