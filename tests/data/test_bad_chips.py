@@ -52,10 +52,8 @@ def tiff_header(width: int, height: int, **changed: int) -> bytes:
 BAD = {
     "empty": (b"", "is empty"),
     "text": (b"this is not an image, only a text\n", "is not a TIFF"),
-    "one byte": (b"I", "is not a TIFF"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a TIFF"),
     "web page": (b"<!DOCTYPE html><html>404</html>", "is not a TIFF"),
-    "numpy": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}", "is not a TIFF"),
     "TIFF signature only": (b"II*\0", "cannot be decoded"),
     "PNG signature only": (b"\x89PNG\r\n\x1a\n", "header cannot be read"),
     "cut SAR": (tiff(sar(0))[:-50], "cut off"),
@@ -67,7 +65,6 @@ BAD = {
     "no width": (tiff_header(0, 4), "no pixels|holds no|cannot be decoded"),
     "no height": (tiff_header(4, 0), "no pixels|holds no|cannot be decoded"),
     "PNG of no size": (png_header(0, 0), "cannot be read|cannot be decoded|has no pixels"),
-    "one pixel": (tiff(np.ones((1, 1), np.float32)), "1 x 1 pixels"),
     "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
     "one column": (tiff(np.arange(9, dtype=np.float32)[:, None]), "1 x 9 pixels"),
     "one pixel PNG": (pil(np.ones((1, 1, 3), np.uint8), "PNG"), "1 x 1 pixels"),
@@ -80,8 +77,6 @@ BAD = {
     "TIFF whose data is elsewhere": (tiff_header(4, 2, t273=4_000_000), "beyond the end"),
     "unknown compression": (tiff_header(4, 2, t259=31_337), "cannot be decoded"),
     "constant SAR": (tiff(np.full((9, 9), 3.5, np.float32)), "constant: every pixel is 3.5"),
-    "zero SAR": (tiff(np.zeros((9, 9), np.float32)), "constant"),
-    "constant 8-bit SAR": (pil(np.full((9, 9), 7, np.uint8), "PNG"), "constant"),
     "SAR constant but for NaN": (tiff(np.array([[1, 1, np.nan], [1, 1, 1]], np.float32)), "constant"),
     "no finite SAR": (tiff(np.full((9, 9), np.nan, np.float32)), "no finite pixel"),
     "infinite SAR": (tiff(np.full((9, 9), np.inf, np.float32)), "no finite pixel"),
@@ -104,17 +99,17 @@ def test_bad_file(tmp_path, case):
 
 def test_sar_read_as_optical(tmp_path):
     path = tmp_path / "1_RGB.tif"
+    layout = {"photometric": "minisblack", "planarconfig": "contig"}
     # HOSS's backscatter lies in 0.001 to 11: in an optical chip's range.
-    for pixels in (sar(0) * 900, sar(0) - 5, sar(0), sar(0) / sar(0).max(), sar(0).astype(np.complex64)):
-        path.write_bytes(tiff(pixels))
-        with pytest.raises(ChipError, match="is it a SAR chip"):
+    for pixels, words, options in (
+        *((pixels, "is it a SAR chip", {}) for pixels in (sar(0) * 900, sar(0) - 5, sar(0), sar(0) / sar(0).max())),
+        (sar(0).astype(np.complex64), "is it a SAR chip", {}),
+        (np.stack([sar(0), sar(1)], -1), r"2 channel\(s\); is it a SAR chip", layout),
+        (np.stack([sar(n) for n in range(5)], -1), "has 5 channels", layout),
+    ):
+        path.write_bytes(tiff(pixels, **options))
+        with pytest.raises(ChipError, match=words):
             read_chip(path)
-    path.write_bytes(tiff(np.stack([sar(0), sar(1)], -1), photometric="minisblack", planarconfig="contig"))
-    with pytest.raises(ChipError, match=r"float32 values of 2 channel\(s\); is it a SAR chip"):
-        read_chip(path)
-    path.write_bytes(tiff(np.stack([sar(n) for n in range(5)], -1), photometric="minisblack", planarconfig="contig"))
-    with pytest.raises(ChipError, match="has 5 channels"):
-        read_chip(path)
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
@@ -122,36 +117,27 @@ def test_optical_chip_without_a_ship(tmp_path, value):
     path = tmp_path / "1_RGB.png"
     pixels = np.full((9, 9, 3), value, np.uint8)
     Image.fromarray(pixels).save(path)
-    with pytest.raises(ChipError, match=rf"1_RGB.png: is constant: every pixel is \({value}, {value}, {value}\)"):
+    with pytest.raises(ChipError, match=rf"1_RGB.png: is constant.*\({value}, {value}, {value}\)"):
         read_chip(path)
     pixels[4, 4, 2] ^= 1
     Image.fromarray(pixels).save(path)
     np.testing.assert_array_equal(read_chip(path).pixels, pixels)
 
 
-def test_a_path_of_bytes_is_said_as_text(tmp_path):
-    path = tmp_path / "1_SAR.tif"
-    with pytest.raises(ChipError) as caught:
-        read_chip(os.fsencode(path))
-    assert str(caught.value) == f"{path}: no such file"
-    path.write_bytes(tiff(sar(0)))
-    np.testing.assert_array_equal(read_chip(os.fsencode(path)).pixels, sar(0))
-
-
-def test_folder_missing_file_and_pipe(tmp_path):
+def test_what_is_no_file(tmp_path):
     (tmp_path / "1_SAR.tif").mkdir()
-    with pytest.raises(ChipError, match="1_SAR.tif: is a folder"):
-        read_chip(tmp_path / "1_SAR.tif")
-    with pytest.raises(ChipError, match="2_SAR.tif: no such file"):
-        read_chip(tmp_path / "2_SAR.tif")
-    with pytest.raises(ChipError, match="cannot be opened"):
-        read_chip("a\0b_SAR.tif")
-    with pytest.raises(ChipError, match="cannot be opened"):
-        read_chip(tmp_path / ("x" * 400 + "_SAR.tif"))
+    cases = [
+        (tmp_path / "1_SAR.tif", "1_SAR.tif: is a folder"), (tmp_path / "2_SAR.tif", "2_SAR.tif: no such file"),
+        (os.fsencode(tmp_path / "2_SAR.tif"), "2_SAR.tif: no such file"), ("a\0b_SAR.tif", "cannot be opened"),
+        (tmp_path / ("x" * 400 + "_SAR.tif"), "cannot be opened"),
+    ]  # fmt: skip
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "3_SAR.tif")  # reading it would wait forever
-        with pytest.raises(ChipError, match="not an ordinary file"):
-            read_chip(tmp_path / "3_SAR.tif")
+        cases.append((tmp_path / "3_SAR.tif", "not an ordinary file"))
+    for path, words in cases:
+        with pytest.raises(ChipError, match=words) as caught:
+            read_chip(path)
+        assert str(caught.value).startswith(os.fsdecode(path))
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="POSIX permissions")
@@ -188,7 +174,7 @@ def test_truncations_are_refused(tmp_path, kind):
     path, whole = tmp_path / f"1_{kind}.tif", KINDS[kind]
     path.write_bytes(whole)
     read_chip(path)
-    for length in (*range(0, len(whole), len(whole) // 120), *range(len(whole) - 12, len(whole))):
+    for length in (*range(0, len(whole), len(whole) // 60), *range(len(whole) - 12, len(whole))):
         path.write_bytes(whole[:length])
         with pytest.raises(ChipError):
             read_chip(path)
@@ -199,16 +185,16 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, kind):
     path, whole = tmp_path / f"1_{kind}.tif", KINDS[kind]
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(150):
+    for _ in range(80):
         damaged = bytearray(whole)
-        for place in rng.integers(0, min(len(whole), 200), 2):
-            damaged[place] = rng.integers(256)
+        for index in rng.integers(0, min(len(whole), 200), 2):
+            damaged[index] = rng.integers(256)
         path.write_bytes(damaged)
         try:
             read_chip(path)
         except ChipError:
             refused += 1
-    assert refused > 15
+    assert refused > 8
 
 
 def test_lenient_pil_does_not_let_a_cut_image_pass(tmp_path, monkeypatch):
@@ -221,9 +207,8 @@ def test_lenient_pil_does_not_let_a_cut_image_pass(tmp_path, monkeypatch):
 
 
 def test_broken_tiff_prints_nothing(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(
-        logging.root, "handlers", []
-    )  # as in a program that set up no log: Python prints warnings itself
+    # As in a program that set up no log: Python prints warnings itself.
+    monkeypatch.setattr(logging.root, "handlers", [])
     path = tmp_path / "1_SAR.tif"
     for length in (70, 120, 180):
         path.write_bytes(KINDS["strips_SAR"][:length])

@@ -12,6 +12,7 @@ from fastreid_mos.data import OPTICAL, SAR, read_chip, sar_denoise
 from fastreid_mos.errors import ChipError
 
 RGB, GAMMA = optical(1), sar(2)
+GREY = RGB[..., :1].repeat(3, axis=2)
 BIG = sar(3, 70, 50)
 
 
@@ -25,11 +26,9 @@ BIG = sar(3, 70, 50)
         (GAMMA, {"compression": "lzw"}),
         (GAMMA, {"compression": "deflate", "predictor": True}),
         (BIG, {"tile": (32, 32)}),
-        (BIG, {"tile": (16, 16), "compression": "deflate"}),
         (BIG, {"tile": (32, 16), "byteorder": ">", "compression": "zstd"}),
         (GAMMA.astype(np.float64), {}),
         (GAMMA.astype(np.float16), {}),
-        ((GAMMA * 900).astype(np.uint16), {}),
         ((GAMMA * 900).astype(np.uint16), {"byteorder": ">", "compression": "lzw"}),
         ((GAMMA * 20).astype(np.uint8), {"compression": "packbits"}),
         ((GAMMA * 900).astype(np.int32), {}),
@@ -47,37 +46,29 @@ def test_sar_tiff(tmp_path, pixels, options):
 
 
 @pytest.mark.parametrize(
-    "name, options",
+    "options",
     [
-        ("7_RGB.tif", {}),
-        ("7_RGB.tif", {"compression": "lzw", "predictor": True}),
-        ("7_RGB.tif", {"compression": "deflate"}),
-        ("7_RGB.tif", {"planarconfig": "separate"}),
-        ("7_RGB.tif", {"byteorder": ">"}),
+        {}, {"compression": "lzw", "predictor": True}, {"compression": "deflate"}, {"planarconfig": "separate"},
+        {"byteorder": ">"}, {"dtype": np.uint16}, {"dtype": np.float32}, {"dtype": float},
     ],
-)
-def test_optical_tiff(tmp_path, name, options):
+    ids=str,
+)  # fmt: skip
+def test_optical_tiff(tmp_path, options):
+    dtype, path = options.pop("dtype", np.uint8), tmp_path / "7_RGB.tif"
+    pixels = (RGB.astype(float) * {np.uint16: 257, float: 1 / 255}.get(dtype, 1)).astype(dtype)
     planar = options.get("planarconfig") == "separate"
-    tifffile.imwrite(tmp_path / name, RGB.transpose(2, 0, 1) if planar else RGB, photometric="rgb", **options)
-    chip = read_chip(tmp_path / name)
+    tifffile.imwrite(path, pixels.transpose(2, 0, 1) if planar else pixels, photometric="rgb", **options)
+    chip = read_chip(path)
     assert chip.modality == OPTICAL and chip.size == (14, 40)
     assert chip.pixels.flags.c_contiguous
     np.testing.assert_array_equal(chip.pixels, RGB)
 
 
 def test_content_counts_not_the_extension(tmp_path):
-    path = tmp_path / "7_RGB.tif"
-    Image.fromarray(RGB).save(path, format="PNG")
-    np.testing.assert_array_equal(read_chip(path).pixels, RGB)
-    path = tmp_path / "7_RGB.png"
-    tifffile.imwrite(path, RGB, photometric="rgb")
-    np.testing.assert_array_equal(read_chip(path).pixels, RGB)
-
-
-def test_jpeg_is_near(tmp_path):
-    smooth = np.linspace(0, 255, 40 * 14 * 3).reshape(40, 14, 3).astype(np.uint8)
-    Image.fromarray(smooth).save(tmp_path / "7_RGB.jpg", quality=95)
-    assert np.abs(read_chip(tmp_path / "7_RGB.jpg").pixels.astype(int) - smooth).max() < 12
+    Image.fromarray(RGB).save(tmp_path / "7_RGB.tif", format="PNG")
+    tifffile.imwrite(tmp_path / "7_RGB.png", RGB, photometric="rgb")
+    for name in ("7_RGB.tif", "7_RGB.png"):
+        np.testing.assert_array_equal(read_chip(tmp_path / name).pixels, RGB)
 
 
 def test_exif_and_tiff_orientation(tmp_path):
@@ -92,45 +83,31 @@ def test_exif_and_tiff_orientation(tmp_path):
             np.testing.assert_array_equal(read_chip(path).pixels, np.asarray(image))
 
 
-@pytest.mark.parametrize(
-    "kind", ["grey", "grey alpha", "alpha", "palette", "palette tiff", "one bit", "16 bit", "cmyk"]
-)
+INKS = Image.new("CMYK", (16, 40), (255, 0, 0, 0))
+INKS.paste((0, 0, 255, 0), (0, 16, 16, 40))  # JPEG's blocks are of 8 or 16 pixels
+SMOOTH = np.linspace(0, 255, RGB.size).reshape(RGB.shape).astype(np.uint8)
+PALETTE = Image.fromarray(RGB).quantize(17)
+# Image, its format, the pixels wanted, how near.
+KINDS = {
+    "grey": (Image.fromarray(RGB[..., 0]), "PNG", GREY, 0),
+    "grey alpha": (Image.fromarray(RGB[..., :2], mode="LA"), "PNG", GREY, 0),
+    "palette": (PALETTE, "PNG", np.asarray(PALETTE.convert("RGB")), 0),
+    "palette TIFF": (PALETTE, "TIFF", np.asarray(PALETTE.convert("RGB")), 0),
+    "one bit": (Image.fromarray(RGB[..., 0] > 128), "PNG", (GREY > 128) * np.uint8(255), 0),
+    "16 bit": (Image.fromarray(RGB[..., 0].astype(np.uint16) * 257), "PNG", GREY, 0),
+    "CMYK": (INKS, "JPEG", np.asarray(INKS.convert("RGB")), 2),
+    "JPEG": (Image.fromarray(SMOOTH), "JPEG", SMOOTH, 12),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_optical_of_other_kinds(tmp_path, kind):
-    path = tmp_path / "7_RGB.png"
-    image, wanted = Image.fromarray(RGB), RGB
-    if kind == "grey":
-        image = Image.fromarray(RGB[..., 0])
-        wanted = RGB[..., :1].repeat(3, axis=2)
-    elif kind == "grey alpha":
-        image = Image.fromarray(RGB[..., :2], mode="LA")
-        wanted = RGB[..., :1].repeat(3, axis=2)
-    elif kind == "alpha":
-        image = Image.fromarray(np.dstack([RGB, np.full((40, 14), 9, np.uint8)]))
-    elif kind.startswith("palette"):
-        image = image.quantize(17)
-        wanted = np.asarray(image.convert("RGB"))
-    elif kind == "one bit":
-        image = Image.fromarray(RGB[..., 0] > 128)
-        wanted = ((RGB[..., :1] > 128) * np.uint8(255)).repeat(3, axis=2)
-    elif kind == "16 bit":
-        image = Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)
-        wanted = RGB[..., :1].repeat(3, axis=2)
-    elif kind == "cmyk":
-        path, image = tmp_path / "7_RGB.jpg", Image.new("CMYK", (16, 40), (255, 0, 0, 0))
-        image.paste((0, 0, 255, 0), (0, 16, 16, 40))  # JPEG's blocks are of 8 or 16 pixels
-        wanted = np.full((40, 16, 3), [0, 255, 255], np.uint8)
-        wanted[16:] = 255, 255, 0
-    image.save(path, **({"format": "TIFF"} if kind == "palette tiff" else {}))
-    np.testing.assert_allclose(read_chip(path).pixels, wanted, atol=2 if kind == "cmyk" else 0)
+    image, form, wanted, near = KINDS[kind]
+    image.save(tmp_path / "7_RGB.png", form)
+    np.testing.assert_allclose(read_chip(tmp_path / "7_RGB.png").pixels.astype(int), wanted, atol=near)
 
 
-@pytest.mark.parametrize("pixels", [RGB.astype(np.uint16) * 257, RGB.astype(np.float32), RGB.astype(np.float32) / 255])
-def test_optical_tiff_of_more_bits(tmp_path, pixels):
-    tifffile.imwrite(tmp_path / "7_RGB.tif", pixels, photometric="rgb")
-    np.testing.assert_array_equal(read_chip(tmp_path / "7_RGB.tif").pixels, RGB)
-
-
-def test_white_is_zero_and_palette_tiff(tmp_path):
+def test_white_is_zero_and_deep_palettes(tmp_path):
     grey = RGB[..., 0]
     tifffile.imwrite(tmp_path / "1_SAR.tif", 255 - grey, photometric="miniswhite")
     np.testing.assert_array_equal(read_chip(tmp_path / "1_SAR.tif").pixels, grey)
@@ -139,19 +116,14 @@ def test_white_is_zero_and_palette_tiff(tmp_path):
     np.testing.assert_array_equal(read_chip(tmp_path / "1_RGB.tif").pixels, colours[:, grey].transpose(1, 2, 0) // 257)
 
 
-def write_channels(path, channels, separate):
-    stack = np.stack(channels, 0 if separate else -1)
-    config = "separate" if separate else "contig"
-    tifffile.imwrite(path, stack, photometric="minisblack", planarconfig=config)
-
-
 @pytest.mark.parametrize("separate", [False, True])
 def test_channels_of_sar(tmp_path, separate):
     first, second, third, fourth = (sar(n) for n in range(4))
     path = tmp_path / "1_SAR.tif"
 
     def read(*channels, channel="auto"):
-        write_channels(path, channels, separate)
+        stack, config = np.stack(channels, 0 if separate else -1), "separate" if separate else "contig"
+        tifffile.imwrite(path, stack, photometric="minisblack", planarconfig=config)
         return read_chip(path, channel=channel).pixels
 
     np.testing.assert_array_equal(read(first, second), first)
@@ -161,19 +133,12 @@ def test_channels_of_sar(tmp_path, separate):
     np.testing.assert_array_equal(read(first, second, third, fourth), first)
     np.testing.assert_array_equal(read(-first, second, third), -first)  # three channels are no I/Q
     for channel, count in (("2", 2), ("7", 3), ("magnitude", 3)):
-        with pytest.raises(ChipError, match=f"has {count} channels"):
+        with pytest.raises(ChipError, match=f"{count} channels.*INPUT.SAR.CHANNEL"):
             read(*(first, second, third)[:count], channel=channel)
-    tifffile.imwrite(path, first)
-    with pytest.raises(ChipError, match="asks for number 1"):
-        read_chip(path, channel="1")
-    with pytest.raises(ValueError, match="'auto'"):
-        write_channels(path, [first, second], separate)
-        read_chip(path, channel="both")
-
-
-def test_pages_are_channels(tmp_path):
-    tifffile.imwrite(tmp_path / "1_SAR.tif", np.stack([sar(0), sar(1)]), photometric="minisblack")
-    np.testing.assert_array_equal(read_chip(tmp_path / "1_SAR.tif", channel="1").pixels, sar(1))
+    with pytest.raises(ValueError, match="^channel: "):
+        read(first, second, channel="both")
+    tifffile.imwrite(path, np.stack([first, second]), photometric="minisblack")  # pages are channels
+    np.testing.assert_array_equal(read_chip(path, channel="1").pixels, second)
 
 
 def test_complex_sar(tmp_path):
@@ -183,29 +148,25 @@ def test_complex_sar(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_not_a_number_infinite_and_nodata(tmp_path, dtype):
+def test_not_a_number_and_infinite(tmp_path, dtype):
     pixels = GAMMA.astype(dtype)
-    pixels[0, :4] = np.nan, np.inf, -np.inf, -9999
-    if dtype is np.float64:
-        pixels[1, 0] = 1e300  # infinite in float32
-    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels, extratags=[(42113, "s", 0, "-9999", True)])
+    pixels[0, :3] = np.nan, np.inf, -np.inf
+    pixels[0, 3] = 1e300 if dtype is np.float64 else np.inf  # infinite in float32
+    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels)
     got = read_chip(tmp_path / "1_SAR.tif").pixels
-    rest = GAMMA[1:] if dtype is np.float32 else GAMMA[2:]
-    low = min(GAMMA[0, 4:].min(), GAMMA[1, 1:].min(), rest.min())
-    high = max(GAMMA[0, 4:].max(), GAMMA[1, 1:].max(), rest.max())
-    assert np.isfinite(got).all() and got.min() == low
-    assert got[0, 0] == got[0, 2] == got[0, 3] == low and got[0, 1] == high
-    assert np.unique(sar_denoise(got)).size > 20
+    rest = np.concatenate([GAMMA[0, 4:], GAMMA[1:].ravel()])
+    assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
+    np.testing.assert_array_equal(got[1:], GAMMA[1:])
 
 
 def test_modality_from_content_where_no_name_tells(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
     tifffile.imwrite(tmp_path / "b.tif", RGB[..., 0])
     tifffile.imwrite(tmp_path / "c.tif", GAMMA)
-    Image.fromarray(RGB[..., :1].repeat(3, axis=2)).save(tmp_path / "d.png")
+    Image.fromarray(GREY).save(tmp_path / "d.png")
     assert [read_chip(tmp_path / name).modality for name in ("a.tif", "b.tif", "c.tif", "d.png")] == [0, 1, 1, 1]
     assert read_chip(tmp_path / "b.tif", modality=OPTICAL).pixels.shape == (40, 14, 3)
-    with pytest.raises(ValueError, match="modality"):
+    with pytest.raises(ValueError, match="^modality: "):
         read_chip(tmp_path / "a.tif", modality=2)
 
 
@@ -218,21 +179,16 @@ def test_real_sar_formats(shared_dir):
             assert chip.modality == SAR
             assert np.isfinite(chip.pixels).all() and chip.pixels.dtype == np.float32
             assert np.unique(sar_denoise(chip.pixels)).size > 3, path.name
-        stored = None if path.name.startswith("misnamed") else tifffile.imread(path)
-        if "_iq" in path.name:
-            wanted = np.hypot(stored[..., 0], stored[..., 1])
-        elif stored is not None:
+        if not path.name.startswith("misnamed"):
+            stored = tifffile.imread(path)
             wanted = stored[..., 0] if stored.ndim == 3 else stored
-        if stored is not None:
+            wanted = np.hypot(stored[..., 0], stored[..., 1]) if "_iq" in path.name else wanted
             np.testing.assert_allclose(read_chip(path).pixels, wanted, rtol=1e-6)
 
 
 def test_real_sample_and_pairs_are_readable(shared_dir):
-    paths = [
-        *(shared_dir / "hoss_sample" / "HOSS").rglob("*.tif"),
-        *(shared_dir / "real_chips" / "pairs").glob("*.png"),
-    ]
+    folders = ((shared_dir / "hoss_sample" / "HOSS").rglob("*.tif"), (shared_dir / "real_chips/pairs").glob("*.png"))
+    paths = [path for folder in folders for path in folder]
     assert len(paths) > 130
     for path in paths:
-        chip = read_chip(path)
-        assert chip.modality == (SAR if path.stem.endswith("SAR") else OPTICAL)
+        assert read_chip(path).modality == (SAR if path.stem.endswith("SAR") else OPTICAL)

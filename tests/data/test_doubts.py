@@ -1,4 +1,4 @@
-"""Chips whose meaning is doubtful: each kind is found, ordinary chips are not, and the log counts them once."""
+"""Chips of doubtful meaning: each kind is found, ordinary chips are not, and the log counts them once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tifffile
-from made_chips import sar
+from made_chips import sar, write_tiff
 from made_dump import SETTINGS
 from PIL import Image
 
@@ -65,16 +64,6 @@ SAR_KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", SAR_KINDS)
-def test_doubtful_sar(tmp_path, kind):
-    pixels, wanted = SAR_KINDS[kind]
-    if pixels.ndim == 2:
-        pixels = pixels.astype(np.float32 if pixels.dtype.kind == "f" else pixels.dtype)
-    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels, metadata=None)
-    found = read_chip(tmp_path / "1_SAR.tif").doubts
-    assert wanted in found and set(found) <= {wanted, doubts.NEGATIVE}
-
-
 OPTICAL_KINDS = {
     "dark": ((SMOOTH // 12).astype(np.uint8), doubts.FEW_LEVELS),
     "a mask": ((SMOOTH > 99).astype(np.uint8) * 255, doubts.FEW_LEVELS),
@@ -85,30 +74,32 @@ OPTICAL_KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", OPTICAL_KINDS)
-def test_doubtful_optical(tmp_path, kind):
-    pixels, wanted = OPTICAL_KINDS[kind]
-    tifffile.imwrite(tmp_path / "1_RGB.tif", pixels, photometric="rgb", metadata=None)
-    assert wanted in read_chip(tmp_path / "1_RGB.tif").doubts
+@pytest.mark.parametrize("kind", [*SAR_KINDS, *OPTICAL_KINDS])
+def test_doubtful_chips(tmp_path, kind):
+    if kind in OPTICAL_KINDS:
+        pixels, wanted = OPTICAL_KINDS[kind]
+        assert wanted in read_chip(write_tiff(tmp_path / "1_RGB.tif", pixels, photometric="rgb")).doubts
+        return
+    pixels, wanted = SAR_KINDS[kind]
+    pixels = pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels
+    found = read_chip(write_tiff(tmp_path / "1_SAR.tif", pixels)).doubts
+    assert wanted in found and set(found) <= {wanted, doubts.NEGATIVE}
 
 
 @pytest.mark.parametrize("share, cut", [(0.03, False), (0.06, True)])
 def test_reflectance_that_is_cut(tmp_path, share, cut):
     pixels = (SMOOTH / 255).astype(np.float32)
     pixels.reshape(-1, 3)[: round(share * ROWS.size), 1] = 1.5
-    tifffile.imwrite(tmp_path / "1_RGB.tif", pixels, photometric="rgb", metadata=None)
-    assert read_chip(tmp_path / "1_RGB.tif").doubts == (doubts.CUT,) * cut
+    assert read_chip(write_tiff(tmp_path / "1_RGB.tif", pixels, photometric="rgb")).doubts == (doubts.CUT,) * cut
 
 
 def test_two_channels_taken_for_i_and_q(tmp_path):
     phase = np.random.default_rng(0).uniform(0, 2 * np.pi, SHIP.shape)
     pair = np.stack([SHIP * np.cos(phase), SHIP * np.sin(phase)], -1).astype(np.float32)
-    path = tmp_path / "1_SAR.tif"
-    tifffile.imwrite(path, pair, metadata=None, photometric="minisblack", planarconfig="contig")
+    path = write_tiff(tmp_path / "1_SAR.tif", pair, photometric="minisblack", planarconfig="contig")
     assert read_chip(path).doubts == (doubts.AS_IQ,)
     assert not read_chip(path, channel="magnitude").doubts
-    tifffile.imwrite(path, pair[..., 0] + 1j * pair[..., 1], metadata=None)
-    assert not read_chip(path).doubts
+    assert not read_chip(write_tiff(path, pair[..., 0] + 1j * pair[..., 1])).doubts
 
 
 ORDINARY = {
@@ -126,17 +117,14 @@ ORDINARY = {
 
 @pytest.mark.parametrize("kind", ORDINARY)
 def test_ordinary_sar(tmp_path, kind):
-    pixels = ORDINARY[kind].astype(np.float32)
-    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels, metadata=None)
-    assert not read_chip(tmp_path / "1_SAR.tif").doubts
+    assert not read_chip(write_tiff(tmp_path / "1_SAR.tif", ORDINARY[kind].astype(np.float32))).doubts
 
 
 def test_ordinary_optical(tmp_path):
     black = np.vstack([np.zeros((2500, 30, 3), np.uint8), SMOOTH])  # beyond the swath, and declared
     Image.fromarray(np.dstack([black, np.where(black.any(-1), 255, 0).astype(np.uint8)])).save(tmp_path / "1_RGB.png")
     assert not read_chip(tmp_path / "1_RGB.png").doubts
-    tifffile.imwrite(tmp_path / "1_RGB.tif", SMOOTH[:2, :2], photometric="rgb")
-    assert not read_chip(tmp_path / "1_RGB.tif").doubts
+    assert not read_chip(write_tiff(tmp_path / "1_RGB.tif", SMOOTH[:2, :2], photometric="rgb")).doubts
 
 
 @pytest.mark.parametrize("enl", [1.0, 4.0])
@@ -169,10 +157,9 @@ def chips(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "fastreid_mos.data")
     items = []
     for number in range(9):
-        path = tmp_path / f"{number}_SAR.tif"
         pixels = sar(number, 30, 20)
-        tifffile.imwrite(path, 10 * np.log10(pixels + 1e-3) if number in (1, 4, 6, 8) else pixels, metadata=None)
-        items.append((str(path), number % 3, SAR))
+        pixels = 10 * np.log10(pixels + 1e-3) if number in (1, 4, 6, 8) else pixels
+        items.append((str(write_tiff(tmp_path / f"{number}_SAR.tif", pixels)), number % 3, SAR))
     return items
 
 
@@ -180,8 +167,8 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "fastreid_mos.data"]
 
 
-@pytest.mark.parametrize("workers, kept", [(0, "none"), (0, "memory"), (2, "disk")])
-def test_a_test_pass_says_each_kind_once_with_the_count(make_cfg, tmp_path, chips, caplog, workers, kept):
+@pytest.mark.parametrize("workers, kept", [(0, "none"), (0, "memory"), pytest.param(2, "disk", marks=pytest.mark.slow)])
+def test_a_test_pass_reports_each_kind_once_with_the_count(make_cfg, tmp_path, chips, caplog, workers, kept):
     cfg = make_cfg("TEST.NUM_WORKERS", workers, "INPUT.SAR.CACHE", kept, "INPUT.SAR.CACHE_DIR", tmp_path / "kept")
     for _ in range(2):
         loader = build_test_loader(cfg, chips)
@@ -194,7 +181,7 @@ def test_a_test_pass_says_each_kind_once_with_the_count(make_cfg, tmp_path, chip
     assert len(warnings(caplog)) == 2
 
 
-def test_training_says_it_after_the_first_pass(make_cfg, chips, caplog):
+def test_training_reports_after_the_first_pass(make_cfg, chips, caplog):
     cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler", "SOLVER.IMS_PER_BATCH", 3)
     stream = iter(build_train_loader(cfg, chips))
     for _ in range(2):
@@ -207,7 +194,7 @@ def test_training_says_it_after_the_first_pass(make_cfg, chips, caplog):
 
 
 @pytest.mark.parametrize("processes, batches", [(1, 1), (1, 3), (2, 2)])
-def test_a_short_training_says_it_too(make_cfg, chips, caplog, monkeypatch, processes, batches):
+def test_a_short_training_reports_too(make_cfg, chips, caplog, monkeypatch, processes, batches):
     """When it ends, and each of several processes after its share of a pass."""
     monkeypatch.setattr(loader_module, "comm", SimpleNamespace(get_world_size=lambda: processes))
     decibels = [chips[number] for number in (1, 4, 6, 8)]
@@ -221,7 +208,7 @@ def test_a_short_training_says_it_too(make_cfg, chips, caplog, monkeypatch, proc
     assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith(f"{batches} of {batches} chips ")
 
 
-def test_bridge_says_it_when_it_reads(chips, caplog, tmp_path):
+def test_the_bridge_reports_when_it_reads(chips, caplog, tmp_path):
     images = BridgeImages((16, 8), SARDenoise())
     ChipStore(images, [(path, SAR) for path, _, _ in chips])
     assert len(warnings(caplog)) == 1 and warnings(caplog)[0].startswith("4 of 9 chips ")

@@ -11,6 +11,8 @@ from fastreid_mos import load_cfg
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ChipError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cfg(hoss_root, monkeypatch, tmp_path):

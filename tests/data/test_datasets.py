@@ -1,0 +1,287 @@
+"""HOSS, its protocols and the pair data: what is listed, derived, skipped, refused and logged."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import warnings
+
+import pytest
+from fastreid.data.datasets import DATASET_REGISTRY
+from made_chips import TRAINING, write_optical, write_sar
+
+from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, OPTICAL, SAR, dataset_root
+from fastreid_mos.data.datasets import join_items, open_dataset
+from fastreid_mos.errors import DatasetError
+
+
+@pytest.fixture
+def hoss(hoss_root):
+    """The folder HOSS of the tiny data set."""
+    return hoss_root / "HOSS"
+
+
+@pytest.fixture
+def log(caplog):
+    """A function: a data set -> what it logs of its training and its test chips."""
+    caplog.set_level(logging.INFO, "fastreid_mos.data")
+
+    def of(dataset):
+        caplog.clear()
+        dataset.show_train()
+        dataset.show_test()
+        return caplog.text
+
+    return of
+
+
+def names(items):
+    return [(os.path.basename(path), pid, modality) for path, pid, modality in items]
+
+
+def test_lists(hoss_root):
+    data = DATASET_REGISTRY.get("HOSS")(root=str(hoss_root), combineall=False, verbose=False)
+    assert isinstance(data, HOSS) and data.root == str(hoss_root / "HOSS")
+    assert len(data.train) == 17 and {pid for _, pid, _ in data.train} == set(TRAINING)
+    assert all(os.path.isfile(path) and isinstance(pid, int) for path, pid, _ in data.train)
+    assert names(data.query)[:2] == [("0201_a_RGB.tif", 201, OPTICAL), ("0202_a_SAR.tif", 202, SAR)]
+    assert names(data.gallery)[0] == ("-1_0001_SAR.tif", -1, SAR) and len(data.gallery) == 7
+    assert data.get_num_pids(data.train) == 6 and data.get_num_cams(data.train) == 2
+    assert HOSS(root=hoss_root / "HOSS").train == data.train  # the folder itself
+
+
+def test_protocols_are_derived_by_modality(hoss_root):
+    o2s, s2o = HOSS_O2S(root=hoss_root), HOSS_S2O(root=hoss_root)
+    assert [pid for _, pid, _ in o2s.query] == [201, 203] and {kind for *_, kind in o2s.query} == {OPTICAL}
+    assert [pid for _, pid, _ in o2s.gallery] == [-1, 201]
+    assert [pid for _, pid, _ in s2o.query] == [202, 204] and {kind for *_, kind in s2o.query} == {SAR}
+    assert [pid for _, pid, _ in s2o.gallery] == [-1, 201, 202, 203, 204]
+    assert o2s.train == s2o.train == HOSS(root=hoss_root).train
+
+
+def test_subset_folders_come_first(hoss_root, hoss):
+    subset = hoss / "subset" / "O2S"
+    write_optical(subset / "query" / "0300_a_RGB.tif", 1)
+    assert [pid for _, pid, _ in HOSS_O2S(root=hoss_root).query] == [201, 203]  # half a subset is none
+    write_sar(subset / "bounding_box_test" / "0300_b_SAR.tif", 2)
+    write_sar(subset / "bounding_box_test" / "0301_b_SAR.tif", 3)
+    data = HOSS_O2S(root=hoss_root)
+    assert names(data.query) == [("0300_a_RGB.tif", 300, OPTICAL)] and len(data.gallery) == 2
+    assert [pid for _, pid, _ in HOSS_S2O(root=hoss_root).query] == [202, 204]
+
+
+MISSING = {
+    "HOSS": ("HOSS", "bounding_box_train", "query", "bounding_box_test", "_RGB.tif", "15860212"),
+    "HOSS_O2S": ("HOSS", "15860212"),
+    "OptiSarPair": ("OptiSar_Pair", "_RGB.tif"),
+    "QXSSAROPT": ("QXS-SAROPT", "opt/<number>.png"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_data_set_says_layout_and_source(tmp_path, name):
+    folder, *words = MISSING[name]
+    with pytest.raises(DatasetError) as caught:
+        DATASET_REGISTRY.get(name)(root=str(tmp_path / "nowhere"))
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "nowhere" / folder)) and "\n" not in message
+    assert all(word in message for word in (*words, "FASTREID_DATASETS"))
+
+
+def test_dataset_root(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for value, wanted in (("/some", "/some"), ("~/ships", "/home/someone/ships"), ("", os.path.abspath("datasets"))):
+        monkeypatch.setenv("FASTREID_DATASETS", value)
+        assert dataset_root() == wanted
+
+
+def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
+    query, loop = hoss / "query", hoss_root.parent / "loop"
+    shutil.rmtree(query)
+    for link in (query, loop):
+        link.symlink_to(link)
+    for root, words in ((hoss_root, r"^\S+/HOSS/query: cannot be read"), (loop, r"loop/HOSS: cannot be read")):
+        with pytest.raises(DatasetError, match=words):
+            HOSS(root=root)
+    query.unlink()
+    real = os.scandir
+
+    def closed(folder="."):
+        if str(folder).endswith("bounding_box_test"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DatasetError, match=r"^\S+/bounding_box_test: cannot be read \(Permission denied\)$"):
+        HOSS(root=hoss_root)
+
+
+def test_odd_names_are_skipped_counted_and_logged(hoss_root, hoss, log):
+    train = hoss / "bounding_box_train"
+    for name in (
+        "Thumbs.db", ".0001_s01c1_RGB.tif", "ship_s01c1_RGB.tif", "0001_s01c1.tif", "0001_s01c1_IR.tif", "0001-RGB.tif",
+        "_RGB.tif", "-7_s01c1_RGB.tif", "-1_0001_RGB.tif",
+    ):  # fmt: skip
+        (train / name).write_bytes(b"x")
+    (train / "0001_s01c1_RGB.tif.d").mkdir()
+    (train / "0002_loop_RGB.tif").symlink_to(train / "0002_loop_RGB.tif")
+    write_optical(train / "0500_RGB.TIFF", 5)
+    write_sar(train / "500_with_more_words_sar.tif", 6)
+    data = HOSS(root=hoss_root)
+    assert len(data.train) == 19 and sum(pid == 500 for _, pid, _ in data.train) == 2
+    assert len(data.skipped) == data.summary()["skipped"] == 11
+    text = log(data)
+    for words in (
+        "11 files skipped",
+        "5 named other than <identity>_",
+        "1 of identity -1",
+        str(train / "0001-RGB.tif"),
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("name", [b"0300_\xb4\xac_RGB.tif", b"0300_a\rb_RGB.tif"])
+@pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test", "subset/S2O/query"])
+def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss, folder, name):
+    if "subset" in folder:
+        for part in ("query", "bounding_box_test"):
+            write_sar(hoss / "subset/S2O" / part / "0202_a_SAR.tif", 1)
+    try:
+        shutil.copy(hoss / "query/0201_a_RGB.tif", os.path.join(os.fsencode(hoss), folder.encode(), name))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(DatasetError) as caught:
+        (HOSS_S2O if "subset" in folder else HOSS)(root=hoss_root)
+    message = str(caught.value)
+    assert message.startswith(str(hoss_root)) and message.isprintable() and "\\x" in message and "convmv" in message
+
+
+def test_a_file_of_such_a_name_that_is_no_chip_is_skipped_and_shown(hoss_root, hoss, log):
+    try:
+        (hoss / "query" / os.fsdecode(b"\xb4\n.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "query/\\xb4\\x0a.txt" in log(HOSS(root=hoss_root))
+
+
+def test_data_sets_of_others(monkeypatch, caplog):
+    class Photographs:
+        train, query, gallery = [], [("a.jpg", 1, 0)], [(os.fsdecode(b"b\xff.jpg"), 1, 0)]
+
+        def __init__(self, root):
+            if not self.gallery:
+                raise RuntimeError(f'"{root}" is not available')
+            warnings.warn("odd", stacklevel=1)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Photographs", Photographs)
+    with pytest.raises(DatasetError, match=r"^b.xff\.jpg: a name that is not UTF-8"):
+        open_dataset("Photographs")
+    assert "Photographs: odd" in caplog.text
+    Photographs.gallery = []
+    with pytest.raises(DatasetError, match="^Photographs: cannot be read.*is not available.*FASTREID_DATASETS"):
+        open_dataset("Photographs")
+
+
+def test_odd_words_in_a_name_are_a_name(hoss_root, hoss, odd_words):
+    paths = [hoss / "query" / f"0301_{word}_RGB.tif" for word in odd_words]
+    for path in paths:
+        write_optical(path, 5)
+    assert {(str(path), 301, OPTICAL) for path in paths} <= set(HOSS(root=hoss_root).query)
+
+
+def test_log_and_summary(hoss_root, log):
+    data = HOSS(root=hoss_root)
+    text = log(data)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    assert ["split", "chips", "identities", "optical", "SAR", "identities with both", "distractors"] in rows
+    assert ["train", "17", "6", "9", "8", "4", "0"] in rows
+    assert ["query", "4", "4", "2", "2", "0", "0"] in rows
+    assert ["gallery", "7", "4", "5", "2", "1", "2"] in rows
+    for words in ("both in the training", "in the gallery too", "CMAL"):
+        assert words not in text
+    summary = data.summary()
+    assert (summary["train"], summary["query"], summary["gallery"], summary["distractors"]) == (17, 4, 7, 2)
+
+
+def test_what_makes_results_doubtful_is_logged(hoss_root, hoss, log):
+    write_optical(hoss / "bounding_box_test" / "0203_a_RGB.tif", 999)  # another chip by the same name
+    assert "in the gallery too" not in log(HOSS(root=hoss_root))
+    shutil.copy(hoss / "query" / "0201_a_RGB.tif", hoss / "bounding_box_test")
+    write_optical(hoss / "query" / "0002_x_RGB.tif", 1)
+    for path in (hoss / "bounding_box_train").glob("*_SAR.tif"):
+        path.unlink()
+    text = log(HOSS(root=hoss_root))
+    for words in (
+        f"1 query chips are in the gallery too, such as {hoss / 'query/0201_a_RGB.tif'}",
+        "1 identities are both in the training and in the test split", "no training identity has both modalities",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_empty_and_absent_test_folders(hoss_root, hoss, log):
+    for folder in ("query", "bounding_box_test"):
+        for path in (hoss / folder).iterdir():
+            path.unlink()
+    for cls in (HOSS, HOSS_O2S):
+        data = cls(root=hoss_root)
+        assert len(data.train) == 17 and data.query == [] and data.gallery == [] and log(data)
+    shutil.rmtree(hoss / "query")
+    shutil.rmtree(hoss / "bounding_box_test")
+    assert len(HOSS(root=hoss_root).train) == 17
+
+
+def test_combineall_adds_the_test_chips_but_no_distractor(hoss_root):
+    data = HOSS(root=hoss_root, combineall=True)
+    assert len(data.train) == 17 + 4 + 5 and len({pid for _, pid, _ in data.train}) == 6 + 4
+    assert data.summary()["train"] == 17
+
+
+def test_plot(hoss_root):
+    data = HOSS(root=hoss_root)
+    shown = [axis for axis in data.plot(columns=4).axes if axis.images]
+    assert len(shown) == 16 and shown[0].get_title() == "2 optical"
+    assert shown[0].images[0].get_array().shape == (40, 14, 3)
+    assert len([axis for axis in data.plot(data.gallery[:1]).axes if axis.images]) == 1
+    with pytest.raises(DatasetError, match="no chips to draw"):
+        data.plot([])
+
+
+def test_real_sample(shared_dir):
+    data = HOSS(root=shared_dir / "hoss_sample")
+    assert data.summary() == {
+        "train": 56, "training identities": 21, "with both modalities": 15, "query": 16, "gallery": 40,
+        "distractors": 9, "skipped": 0,
+    }  # fmt: skip
+
+
+def test_optisar_pair(tmp_path):
+    root = tmp_path / "OptiSar_Pair"
+    for group, stem in (("a", "x_0007_p1"), ("a", "x_0008_p1"), ("b", "port_12_p1"), ("b", "port_12_p2")):
+        write_optical(root / group / f"{stem}_RGB.tif", 1)
+        write_sar(root / group / f"{stem}_SAR.png", 2)
+    write_sar(root / "b" / "x_0099_SAR.tif", 3)
+    (root / "b" / "readme.txt").write_text("x")
+    data = DATASET_REGISTRY.get("OptiSarPair")(root=str(tmp_path), combineall=False)
+    assert {pid for _, pid, _ in data.train} == {7, 8, 12} and len(data.train) == 8
+    assert data.query == [] and data.gallery == [] and data.summary()["skipped"] == 2
+    assert [pid for *_, pid in data.pairs] == [7, 8, 12, 12]
+    for optical, sar, pid in data.pairs:
+        assert optical.replace("_RGB.tif", "") == sar.replace("_SAR.png", "") and f"{pid}_" in optical
+
+
+def test_qxs_saropt(tmp_path):
+    for folder, write, numbers in (("opt", write_optical, (1, 2, 10)), ("sar", write_sar, (2, 10, 11))):
+        for number in numbers:
+            write(tmp_path / "QXS-SAROPT" / folder / f"{number}.png", number)
+    data = DATASET_REGISTRY.get("QXSSAROPT")(root=str(tmp_path))
+    assert {(pid, modality) for _, pid, modality in data.train} == {(2, OPTICAL), (2, SAR), (10, OPTICAL), (10, SAR)}
+    assert [(a.endswith(f"{n}.png"), n) for a, _, n in data.pairs] == [(True, 2), (True, 10)]
+    assert data.summary()["skipped"] == 2
+
+
+def test_identities_of_several_data_sets_are_different_ships():
+    first, second = [("a", 3, 0), ("b", -1, 0)], [("c", 0, 1), ("d", -1, 1), ("e", 2, 0)]
+    assert [pid for _, pid, _ in join_items([first, second])] == [3, -1, 4, -1, 6]
+    assert [pid for _, pid, _ in join_items([first[1:], second])] == [-1, 0, -1, 2]
