@@ -64,6 +64,7 @@ def test_a_whole_folder(folder):
     odd = dataclasses.replace(record, source="HOSS/query/caf\udce9 \n_RGB.tif")  # a name that is no UTF-8
     assert ChipRecord.from_json(odd.to_json()) == odd and "\n" not in odd.to_json()
     (folder / "out" / "notes.txt").write_text("")  # what is no image is nobody's chip
+    (folder / "pipe").rename(folder / "moved")
     synthetic.verify()
 
 
@@ -101,10 +102,8 @@ def test_selecting_samples(folder):
 def test_changed_and_unreadable_sources(folder):
     synthetic = open_generated(folder / "out")
     write_chip(Path(chip(folder, 0)), 60)
-    for allow in (False, True):
-        with pytest.raises(DatasetError, match="0000_a_RGB.png is changed since") as error:
-            synthetic.select([chip(folder, 1), chip(folder, 0)], [0], allow_missing=allow)
-        assert COMMAND in str(error.value)
+    with pytest.raises(DatasetError, match=f"0000_a_RGB.png is changed since .*{COMMAND}"):
+        synthetic.select([chip(folder, 1), chip(folder, 0)], [0], allow_missing=True)
     # A copy in another folder, whose original is not among the chips, is known by its name.
     moved = write_chip(folder / "data" / "HOSS" / "subset" / "0001_a_RGB.png", 61)
     with pytest.raises(DatasetError, match="subset/0001_a_RGB.png is changed since"):
@@ -142,11 +141,6 @@ def test_folders_that_are_refused(folder, spoil, action, words):
     assert words in message and ("tools/train_bbdm.py" in message or "remove" in message)
 
 
-def test_a_folder_without_its_bridge(folder):
-    (folder / "pipe").rename(folder / "moved")
-    open_generated(folder / "out").verify()
-
-
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -171,29 +165,21 @@ def test_bad_lines_are_named_by_number(folder, values, words):
     assert f"manifest.jsonl: line 4 {words}" in message and COMMAND in message
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [("source", "source_sha256", "source_size", "identity"), ("output",), ("output", "output_sha256"), ("digest",)],
-)
-def test_lines_that_have_exchanged_what_is_theirs(folder, fields):
+def test_lines_that_have_exchanged_what_is_theirs(folder):
     rows = lines(folder / "out")
-    for name in fields:
-        rows[0][name], rows[2][name] = rows[2][name], rows[0][name]
-    write_lines(folder / "out", rows)
-    assert "manifest.jsonl: line 1 is not as the dump wrote it" in refused(folder)
+    for fields in (("source", "source_sha256", "source_size", "identity"), ("output", "output_sha256"), ("digest",)):
+        one, other = ({**rows[index], **{name: rows[2 - index][name] for name in fields}} for index in (0, 2))
+        write_lines(folder / "out", [one, rows[1], other, *rows[3:]])
+        assert "manifest.jsonl: line 1 is not as the dump wrote it" in refused(folder)
 
 
-def test_whole_lines_may_have_any_order_but_come_once(folder):
-    rows = lines(folder / "out")
+def test_lines_come_once_whole_and_in_any_order(folder):
+    path = folder / "out" / "manifest.jsonl"
+    rows, whole = lines(folder / "out"), path.read_bytes()
     write_lines(folder / "out", rows[::-1])
     open_generated(folder / "out").verify()
     write_lines(folder / "out", [*rows, rows[1]])
     assert "manifest.jsonl: line 7 repeats line 2" in refused(folder)
-
-
-def test_manifests_that_are_none(folder):
-    path = folder / "out" / "manifest.jsonl"
-    whole = path.read_bytes()
     for content, number in ((whole[:-20], 6), (b"\xff\xfe\n" + whole, 1), (b"[1]\n", 1), (b"\n" + whole, 1)):
         path.write_bytes(content)
         assert f"manifest.jsonl: line {number} is no JSON" in refused(folder)
