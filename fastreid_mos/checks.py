@@ -8,6 +8,7 @@ from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.layers import any_softmax, pooling
@@ -72,6 +73,8 @@ def check_config(cfg: Any) -> None:
     """
     check_values(cfg)
     check_names(cfg)
+    with building("INPUT.SAR: the transform"):
+        TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)(np.zeros((2, 2), np.float32))
     check_augmentation(cfg)
     check_model(cfg)
     check_start(cfg)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import fastreid_mos
+from fastreid_mos.config import building
 from fastreid_mos.config.keys import RULES
-from fastreid_mos.errors import ConfigError
+from fastreid_mos.errors import ConfigError, WeightsError
 
 DEBUG = str(Path(__file__).parents[1] / "configs/HOSS/demo/debug.yml")
 RESNET = "MODEL.BACKBONE.NAME=build_resnet_backbone"
@@ -100,7 +101,7 @@ INPUT.SIZE_TRAIN=flip | [256, 128]
 INPUT.SIZE_TRAIN=[256]
 INPUT.SIZE_TEST=[128,64] | SIZE_TRAIN
 INPUT.SAR.TRANSFORM=SARDenoize | SARDenoise
-INPUT.SAR.LOW_PERCENTILE=100.0 | HIGH_PERCENTILE
+INPUT.SAR.LOW_PERCENTILE=100.0 | percentiles
 INPUT.SAR.CHANNEL=first
 INPUT.SAR.CHANNEL=\u00b2
 INPUT.SAR.CACHE=ram | memory
@@ -232,6 +233,13 @@ def test_words_that_are_no_pairs():
     for opts, word in ((["SOLVER.MAX_EPOCH"], "KEY VALUE"), (["SEED", "1", "--resume", "x"], "--resume")):
         with pytest.raises(ConfigError, match=word):
             fastreid_mos.load_cfg(DEBUG, opts)
+
+
+@pytest.mark.parametrize("error", [TypeError("a"), AttributeError("a"), WeightsError("a"), OSError("a")])
+def test_a_bug_is_no_wrong_setting(error):
+    with pytest.raises(type(error)) as caught, building("MODEL"):
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("key", RULES)

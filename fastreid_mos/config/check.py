@@ -58,10 +58,6 @@ def check_values(cfg: Any) -> None:
 def _check_together(cfg: Any) -> None:
     sar, test = cfg.INPUT.SAR, cfg.TEST
     fusion, rerank = test.FUSION, test.RERANK
-    require(
-        sar.LOW_PERCENTILE < sar.HIGH_PERCENTILE,
-        f"INPUT.SAR.LOW_PERCENTILE: must be below HIGH_PERCENTILE ({sar.HIGH_PERCENTILE}), got {sar.LOW_PERCENTILE}",
-    )
     require(sar.CACHE != "disk" or sar.CACHE_DIR, "INPUT.SAR.CACHE: 'disk' needs a folder; set INPUT.SAR.CACHE_DIR")
     require(
         not rerank.ENABLED or rerank.K2 <= rerank.K1,

@@ -43,8 +43,8 @@ def _are_protocols(rows: Any) -> bool:
 MOS_KEYS = (
     Key("SEED", 0, "Seed of batches, augmentation and weights; -1: a new one in each run.", between(-1, 2**32 - 1)),
     Key("INPUT.SAR.TRANSFORM", "SARDenoise", "SAR chip to image: a name in TRANSFORM_REGISTRY, such as SARMaxScale."),
-    Key("INPUT.SAR.LOW_PERCENTILE", 5.0, "Percentile of the pixels that SARDenoise maps to 0.", between(0, 100)),
-    Key("INPUT.SAR.HIGH_PERCENTILE", 100.0, "Percentile of the pixels that SARDenoise maps to 255.", between(0, 100)),
+    Key("INPUT.SAR.LOW_PERCENTILE", 5.0, "Percentile of the pixels that SARDenoise maps to 0."),
+    Key("INPUT.SAR.HIGH_PERCENTILE", 100.0, "Percentile of the pixels that SARDenoise maps to 255."),
     Key("INPUT.SAR.CHANNEL", "auto",
         "Channel of a SAR file that has several: 'auto' (negative values in 2 or 4 channels are I/Q: their magnitude; "
         "else the first), 'magnitude', 'mean', or a number as text.",
