@@ -1,4 +1,4 @@
-"""The checked config: what config/ checks by itself, then the names and parts that only the other rooms know."""
+"""The checked config: the checks of config/, then those of names and parts that only the other rooms know."""
 
 from __future__ import annotations
 

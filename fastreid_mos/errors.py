@@ -6,13 +6,13 @@ import os
 import re
 from errno import EMFILE
 
-# What no result, log or manifest can hold as the text of a name: bytes that are not UTF-8, as Python has them in paths,
-# and a carriage return, which a CSV file takes for the end of its line.
+# What a name in a result, log or manifest cannot hold: bytes that are not UTF-8, as Python has them in paths, and a
+# carriage return, which ends a line of a CSV file.
 UNWRITABLE = re.compile("[\ud800-\udfff\r]")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as one line of text: bytes that are not UTF-8, and ends of lines, as ``\\x0a``."""
+    """A path as one line of text, with bytes that are not UTF-8 and line ends escaped."""
     return re.sub("[\ud800-\udfff\r\n]", lambda found: f"\\x{ord(found[0]) & 255:02x}", os.fspath(path))
 
 
@@ -22,7 +22,7 @@ def one_line(error: BaseException) -> str:
 
 
 class MOSError(Exception):
-    """Base of all errors with a message for the user. The tools print it in one line and exit with status 2."""
+    """Base of all errors with a message for the user, which the tools print in one line before exiting with 2."""
 
 
 class ChipError(MOSError):
@@ -60,11 +60,11 @@ class CheckpointError(MOSError):
 
 
 class WorkerError(MOSError):
-    """A loader worker that was ended from outside, or could not hand a batch over."""
+    """A loader worker that was killed, or could not hand a batch over."""
 
     def __init__(self) -> None:
         super().__init__(
-            "a loader worker was ended from outside, usually for want of memory or of shared memory (/dev/shm); lower "
+            "a loader worker was killed, usually because memory or shared memory (/dev/shm) ran out; lower "
             "DATALOADER.NUM_WORKERS (0 reads without workers), or give a container more (docker run --shm-size)"
         )
 

@@ -19,18 +19,15 @@ from .errors import MOSError, one_line
 logger = logging.getLogger("fastreid_mos")
 LOCK = ".lock"
 
-# What a write meets that an open does not: a full disk, an exhausted quota, a disk that fails.
+# A full disk, an exhausted quota, a disk that fails: errors of a write, not of an open.
 _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """A write in the block that fails for want of space names the file, whatever comes of it on its way out.
+    """Name ``path``, a file or folder, in the OSError of a write that fails because the disk is full.
 
-    Such an OSError has no file name, and torch.save makes it a RuntimeError that says "unexpected pos".
-
-    Args:
-        path: the file, or the folder where nothing else is known.
+    Such an error has no file name, and torch.save turns it into a RuntimeError ("unexpected pos").
     """
     try:
         yield
@@ -171,11 +168,13 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file ``path`` in the block; it is free when this process ends, however that is.
+    """Hold the lock file ``path`` in the block; False where another process holds it.
+
+    A process that ends, in whatever way, holds no lock.
 
     Args:
-        path: the lock file, which nothing else is kept in; it goes with the block.
-        wait: until another process lets it go. Otherwise the block runs without it and gets False.
+        path: the lock file; it is removed after the block.
+        wait: wait until the other process releases it.
 
     Raises:
         OSError: it cannot be made.

@@ -1,4 +1,4 @@
-"""What a config must keep before any data is read: each key its rule, and keys what they must have in common."""
+"""Checks that need the config only: the rule of each key, and keys that contradict each other."""
 
 from __future__ import annotations
 
@@ -125,16 +125,12 @@ def _check_bridge(bridge: Any) -> None:
 
 
 def require_device(cfg: Any, num_gpus: int = 1, num_machines: int = 1) -> None:
-    """Refuse to run without the device of ``MODEL.DEVICE``: "cuda" is never taken for the CPU.
+    """Refuse to run without the device of ``MODEL.DEVICE``: "cuda" never falls back to the CPU.
 
     Args:
         cfg: the config.
-        num_gpus: processes on this machine, as ``--num-gpus`` asks for: each has a GPU of its own, or all are on the
-            CPU.
+        num_gpus: processes on this machine (``--num-gpus``), each on a GPU of its own, or all on the CPU.
         num_machines: machines that take part.
-
-    Raises:
-        ConfigError: one line with what to set.
     """
     name, device = cfg.MODEL.DEVICE, torch.device(cfg.MODEL.DEVICE)
     alone = num_gpus * num_machines == 1
