@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import fastreid_mos
-from fastreid_mos.bridge.images import BridgeImages, to_tensor, to_uint8
+from fastreid_mos.bridge.images import BridgeImages, source_tensor, to_tensor, to_uint8
 from fastreid_mos.data import OPTICAL, SAR, SARDenoise, SARMaxScale, read_chip
 from fastreid_mos.errors import ChipError
 
@@ -48,6 +48,13 @@ def test_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(pair)
     assert made.shape == (48, 24, 3) and (made[..., :1] == made).all()
     assert (BridgeImages((48, 24), SARMaxScale()).read(sar, SAR) != made).any()
     assert (BridgeImages((48, 24), SARDenoise(), resize="lanczos").read(sar, SAR) != made).any()
+
+
+def test_resizing_a_float_image_stays_in_its_range():
+    edge = np.zeros((32, 16, 3), np.float32)
+    edge[16:] = 1
+    made = source_tensor(edge, (16, 8), "lanczos")
+    assert made.shape == (1, 3, 16, 8) and made.min() == -1 and made.max() == 1
 
 
 def test_from_cfg_follows_the_config(pair):

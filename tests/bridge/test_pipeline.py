@@ -46,7 +46,8 @@ def test_an_exact_network_gives_the_target_in_exactly_that_many_calls(rule, step
     assert [np.asarray(image).tolist() for image in images] == target.tolist()
     timesteps = [t for _, t in pipeline.unet.given]
     assert len(timesteps) == steps and timesteps[0] == 999 and sorted(set(timesteps), reverse=True) == timesteps
-    assert pipeline.scheduler.timesteps.tolist() == timesteps and pipeline.scheduler.num_inference_steps == steps
+    scheduler = pipeline.scheduler
+    assert scheduler.timesteps.tolist() == timesteps and (scheduler.begin_index, scheduler.step_index) == (0, steps)
 
 
 def test_generated_images_of_a_source_stand_together_and_the_source_is_beside_x_t():
