@@ -1,4 +1,4 @@
-"""Images as the bridge takes them: read, resized, in -1..1; and back to 8 bits."""
+"""Images as the bridge takes them: read, resized, in -1..1."""
 
 from __future__ import annotations
 
@@ -89,12 +89,6 @@ def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
     # Arrays of PIL images may be read-only, which torch would warn of.
     stored = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
     return stored.movedim(-1, -3).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
-
-
-def to_uint8(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """The way back: ``[B, 3, H, W]`` or ``[3, H, W]`` of any float type, rounded and clamped, as an array."""
-    pixels = tensor.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def source_tensor(image: Any, size: tuple[int, int] | None, resize: str) -> torch.Tensor:
