@@ -93,14 +93,8 @@ class ShipDataset(ImageDataset):
         """Log what the query and gallery splits hold, and whether a query's own file is in its gallery."""
         name, counts = type(self).__name__, {split: self._counts[split] for split in ("query", "gallery")}
         logger.info(f"{name} in {self.root}, test:\n{_table(counts)}\n{self.skipped}")
-        gallery: dict[str, list[str]] = {}
-        for path, _, _ in self.gallery:
-            gallery.setdefault(os.path.basename(path), []).append(path)
-        own = [
-            path
-            for path, _, _ in self.query
-            if any(same_file(path, other) for other in gallery.get(os.path.basename(path), ()))
-        ]
+        gallery = {os.path.basename(path): path for path, _, _ in self.gallery}
+        own = [path for path, _, _ in self.query if same_file(path, gallery.get(os.path.basename(path), ""))]
         if own:
             logger.warning(
                 f"{name}: {len(own)} query chips are in the gallery too, such as {own[0]}; a protocol of all "

@@ -44,6 +44,8 @@ class IdentitySampler(Sampler[list[int]]):
         ValueError: the batch does not come out even, or there are fewer than P identities.
     """
 
+    least_instances = 1
+
     def __init__(
         self,
         items: Sequence[Item],
@@ -53,6 +55,10 @@ class IdentitySampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        if num_instances < self.least_instances:
+            raise ValueError(
+                f"num_instances (DATALOADER.NUM_INSTANCE): must be at least {self.least_instances}, got {num_instances}"
+            )
         self.num_instances = num_instances
         self.seed = seed
         self.rank = comm.get_rank() if rank is None else rank
@@ -62,6 +68,7 @@ class IdentitySampler(Sampler[list[int]]):
         for row, (_, pid, _) in enumerate(items):
             self.rows[pid].append(row)
         self.pids = sorted(self.rows)
+        self.modalities = [item[2] for item in items]
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.num_identities // self.world_size * self.num_instances
@@ -96,28 +103,10 @@ class CrossModalIdentitySampler(IdentitySampler):
     others all K are of the modality there is. Chips are drawn without replacement while they last. A pass takes every
     identity once, in random order; the last P - 1 at most are left to the next pass.
 
-    Args:
-        items, batch_size, num_instances, seed, rank, world_size: as in :class:`IdentitySampler`; K is 2 or more.
-
-    Raises:
-        ValueError: as :class:`IdentitySampler`, or K under 2.
+    Arguments and errors are those of :class:`IdentitySampler`; K is at least 2.
     """
 
-    def __init__(
-        self,
-        items: Sequence[Item],
-        batch_size: int,
-        num_instances: int,
-        seed: int,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        super().__init__(items, batch_size, num_instances, seed, rank, world_size)
-        if num_instances < 2:
-            raise ValueError(f"num_instances: must be at least 2 (optical and SAR), got {num_instances}")
-        self.by_modality: dict[int, dict[int, list[int]]] = {pid: defaultdict(list) for pid in self.pids}
-        for row, (_, pid, modality) in enumerate(items):
-            self.by_modality[pid][modality].append(row)
+    least_instances = 2
 
     def one_pass(self, rng: np.random.Generator) -> Iterator[list[int]]:
         """The batches of all processes in one pass over the data."""
@@ -127,9 +116,13 @@ class CrossModalIdentitySampler(IdentitySampler):
             yield [row for pid in chosen for row in self._chips(pid, rng)]
 
     def _chips(self, pid: int, rng: np.random.Generator) -> list[int]:
-        k, kinds = self.num_instances, self.by_modality[pid]
+        k, rows = self.num_instances, self.rows[pid]
+        kinds = [
+            [row for row in rows if self.modalities[row] == modality]
+            for modality in sorted({self.modalities[row] for row in rows})
+        ]
         if len(kinds) != 2:
-            return _take(self.rows[pid], k, rng)
+            return _take(rows, k, rng)
         first = k // 2 + (int(rng.integers(2)) if k % 2 else 0)
         return _take(kinds[0], first, rng) + _take(kinds[1], k - first, rng)
 
@@ -183,25 +176,16 @@ def identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: i
 def build_batches(
     name: str, items: Sequence[Item], batch_size: int, num_instances: int, seed: int, set_weight: Sequence[int] = ()
 ) -> Sampler[list[int]]:
-    """This process's endless stream of batches (lists of rows of ``items``).
-
-    Args:
-        name: one of ``SAMPLERS`` (DATALOADER.SAMPLER_TRAIN).
-        items: (path, identity, modality) of every training chip.
-        batch_size: SOLVER.IMS_PER_BATCH, all processes together.
-        num_instances: DATALOADER.NUM_INSTANCE.
-        seed: the same in all processes.
-        set_weight: DATALOADER.SET_WEIGHT, for SetReWeightSampler.
+    """This process's endless stream of batches (lists of rows of ``items``) by one of ``SAMPLERS``.
 
     Raises:
         ValueError: an unknown name, or a batch that these data cannot fill.
     """
     if name not in SAMPLERS:
         raise ValueError(f"name: must be one of {', '.join(SAMPLERS)}, got {name!r}")
-    if name == "IdentitySampler":
-        return IdentitySampler(items, batch_size, num_instances, seed)
-    if name == "CrossModalIdentitySampler":
-        return CrossModalIdentitySampler(items, batch_size, num_instances, seed)
+    for ours in (IdentitySampler, CrossModalIdentitySampler):
+        if name == ours.__name__:
+            return ours(items, batch_size, num_instances, seed)
     world_size = comm.get_world_size()
     if batch_size % world_size:
         raise ValueError(
