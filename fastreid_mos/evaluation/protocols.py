@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.listing import Skipped, list_chips, parse_hoss_name, same_file
+from ..data.listing import Skipped, list_chips, same_file
 from ..errors import shown
 from .chips import Chips
 from .expansion import expand_queries
@@ -118,7 +118,8 @@ def _subset(chips: Chips, name: str, rows: tuple[Ints, Ints], root: str) -> tupl
     parts = []
     for folder, own in zip(folders, rows, strict=True):
         by_name = {os.path.basename(chips.paths[row]): row for row in own}
-        listed = [os.path.basename(item[0]) for item in list_chips(folder, parse_hoss_name, Skipped())]
+        # Any name: what a chip is, its own data set knows.
+        listed = [os.path.basename(item[0]) for item in list_chips(folder, lambda stem: (0, 0), Skipped())]
         missing = [file for file in listed if file not in by_name]
         if missing:
             logger.warning(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import numpy as np
@@ -100,18 +99,6 @@ def test_intervals_follow_the_settings(split):
     assert intervals[200, 0] != intervals[200, 1] and all(map(math.isnan, intervals[0, 0]))
 
 
-def test_queries_without_match_are_counted_and_logged(split, caplog):
-    split.ids[0] = 777  # an optical query
-    made = evaluator(split)
-    with caplog.at_level(logging.INFO, "fastreid_mos.evaluation"):
-        results = split.run(made)
-    assert {part.protocol.name: part.result.num_valid for part in made.report.protocols} == {
-        "ALL": 23, "O2S": 11, "S2O": 12,
-    }  # fmt: skip
-    assert "O2S: 1 of 12 queries" in caplog.text and "S2O: 1 of" not in caplog.text
-    assert results["ALL"]["mAP"] == pytest.approx(100 * rank_features(*parts(split, None, None)).mAP)
-
-
 def test_protocols_that_cannot_be_measured(split):
     made = evaluator(split, protocols=(*EvalSettings().protocols, ["S2S", "sar", "sar"]))
     split.ids[split.modalities == 1] = 500 + np.arange((split.modalities == 1).sum())
@@ -120,14 +107,6 @@ def test_protocols_that_cannot_be_measured(split):
     split.modalities[:] = 0
     with pytest.raises(MOSError, match=r"TEST.PROTOCOLS.*S2S: no sar query chips"):
         split.run(made)
-
-
-def test_same_camera_removal(split):
-    results = split.run(evaluator(split, remove_same_camera=True, protocols=[ALL]))
-    query, gallery = (split.modalities[rows] for rows in split.rows(None, None))
-    wanted = rank_features(*parts(split, None, None), query_cams=query, gallery_cams=gallery)
-    assert results["ALL"] == pytest.approx(percent(wanted))
-    assert results["ALL"]["mAP"] != pytest.approx(split.run(evaluator(split))["ALL"]["mAP"])
 
 
 def test_reranking_and_expansion_stay_inside_a_protocol(split):

@@ -107,9 +107,9 @@ def test_block_size_changes_nothing(metric, identities):
 
 def test_euclidean_of_far_away_and_of_small_features():
     # Ships' sizes in metres differ by less than single precision keeps of their squares.
-    gallery = 1e4 + np.array([[0.0, 0.0], [1e-3, 0.0], [2e-3, 0.0], [3e-3, 0.0]])
-    result = rank_features(gallery[3:], gallery, [1], [1, 0, 0, 0], metric="euclidean", top_k=4)
-    assert result.top.tolist() == [[3, 2, 1, 0]] and result.first_rank.tolist() == [4]
+    gallery = 1e4 + np.array([[0.0, 0.0], [1e-3, 0.0], [2e-3, 0.0], [3e-3, 0.0], [100.0, 0.0]])
+    result = rank_features(gallery[3:4], gallery, [1], [1, 0, 0, 0, 0], metric="euclidean", top_k=5)
+    assert result.top.tolist() == [[3, 2, 1, 0, 4]] and result.first_rank.tolist() == [4]
     wide = np.random.default_rng(0).standard_normal((60, 32)) + 3e3
     order = np.argsort(((wide[:20, None] - wide[None]) ** 2).sum(axis=2), axis=1)[:, :5]
     result = rank_features(wide[:20], wide, np.arange(20), np.arange(60), metric="euclidean", top_k=5)
