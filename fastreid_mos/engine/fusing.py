@@ -53,12 +53,6 @@ class FusedTests:
 
     Attributes:
         files: the generated chips that are used, and (width, height) of their source.
-
-    Raises:
-        ConfigError: the generated chips are of another direction or of another reading of SAR chips.
-        CheckpointError: the re-identifier's checkpoint held out other identities, or does not say which.
-        DatasetError: a manifest or a file of the folder that is not as it was left, missing samples, or a bridge that
-            was trained on held-out identities.
     """
 
     def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
@@ -118,8 +112,7 @@ class FusedTests:
     def run(self, infer: Callable[[Any, Any], Any]) -> None:
         """Extract the features of the generated chips, and with ``TEST.FUSION.ALPHA`` "auto" choose alpha and k.
 
-        Args:
-            infer: passes a loader's batches through the model into an evaluator; called in every process.
+        ``infer`` passes a loader's batches through the model into an evaluator. To be called in every process.
         """
         fusion, settings = self.cfg.TEST.FUSION, EvalSettings.from_cfg(self.cfg)
         if self.files:

@@ -45,14 +45,14 @@ class _Stored:
         try:
             values = json.loads(text)
         except ValueError:  # of the encoding too
-            raise ValueError("is no JSON text") from None
+            raise ValueError("is not JSON") from None
         if not isinstance(values, dict):
-            raise ValueError("is no JSON object")
+            raise ValueError("is not a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for name in [name for name in _PATTERNS if name in names]:
+        for name, pattern in _PATTERNS.items():
             found = json.dumps(values.get(name), ensure_ascii=False)
-            if name not in values or not re.fullmatch(_PATTERNS[name], found, re.DOTALL):
-                raise ValueError(f"{name}: {_PATTERNS[name]} is needed, got {found[:80]}")
+            if name in names and not (name in values and re.fullmatch(pattern, found, re.DOTALL)):
+                raise ValueError(f"{name}: {pattern} is needed, got {found[:80]}")
         if foreign := sorted(set(values) - names):
             raise ValueError(f"has {', '.join(foreign)}, which do not belong there")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
@@ -162,7 +162,7 @@ class DumpFacts(_Stored):
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-# By field, of records and facts, what its JSON must be. The version comes first: files of others lack fields.
+# By field of records and facts: its JSON. The version is checked first, as files of other versions lack fields.
 _PATTERNS = {
     "version": f"{VERSION}",
     **dict.fromkeys(("source", "bridge", "checkpoint", "rule", "digest", "spacing", "resize", "precision"), '".+"'),
@@ -232,7 +232,7 @@ def _content(path: str, command: str) -> bytes:
 
 
 def write_facts(root: str | os.PathLike[str], facts: DumpFacts) -> None:
-    """Write ``dump.json``, whole."""
+    """Write ``dump.json``; it is renamed on success."""
     with atomic_write(os.path.join(root, FACTS)) as stream:
         stream.write(facts.to_json(indent=2) + "\n")
 

@@ -182,7 +182,7 @@ def test_lines_come_once_whole_and_in_any_order(folder):
     assert "manifest.jsonl: line 7 repeats line 2" in refused(folder)
     for content, number in ((whole[:-20], 6), (b"\xff\xfe\n" + whole, 1), (b"[1]\n", 1), (b"\n" + whole, 1)):
         path.write_bytes(content)
-        assert f"manifest.jsonl: line {number} is no JSON" in refused(folder)
+        assert f"manifest.jsonl: line {number} is not" in refused(folder)
     # Only a journal may end in half a line, and have one twice.
     path.write_bytes(whole + whole.splitlines(keepends=True)[0] + whole[:30])
     assert len(read_records(str(path), read_facts(folder / "out"), journal=True)) == 7
@@ -219,7 +219,7 @@ def test_facts_of_another_dump(folder, values):
 def test_bad_facts(folder, values):
     path = folder / "out" / "dump.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}) if values else "{")
-    assert f"dump.json: {next(iter(values), 'is no JSON')}" in refused(folder)
+    assert f"dump.json: {next(iter(values), 'is not JSON')}" in refused(folder)
 
 
 def test_pipeline_id(folder):

@@ -101,7 +101,19 @@ class DumpFolder:
 
     def missing(self, plan: Sequence[ChipRecord], mine: Sequence[ChipRecord]) -> list[ChipRecord]:
         """Those of a process's chips that are still to be generated; ``plan`` is of all processes."""
-        self._refuse_changed_sources(plan)
+        now = {chip.source: chip.source_sha256 for chip in plan}
+        stale = [
+            record
+            for record in self.records
+            if now.get(record.source, record.source_sha256) != record.source_sha256
+            and os.path.lexists(self._path(record))
+        ]
+        if stale:
+            chips = dict.fromkeys(self._path(record) for record in stale if record.source == stale[0].source)
+            raise DatasetError(
+                f"{stale[0].source}: changed since chips were generated from it; put the earlier file back, or remove "
+                f"those chips and run this again: {', '.join(chips)}"
+            )
         outputs = {record.output for record in (*self.records, *plan)}
         if foreign := [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]:
             raise DatasetError(
@@ -115,19 +127,6 @@ class DumpFolder:
         if lost:
             logger.warning(f"{named(lost)} missing or not what was generated; generated again")
         return left
-
-    def _refuse_changed_sources(self, plan: Sequence[ChipRecord]) -> None:
-        now = {chip.source: chip.source_sha256 for chip in plan}
-        stale: dict[str, list[str]] = {}
-        for record in self.records:
-            if now.get(record.source, record.source_sha256) != record.source_sha256:
-                if os.path.lexists(self._path(record)):
-                    stale.setdefault(record.source, []).append(self._path(record))
-        for source, chips in stale.items():
-            raise DatasetError(
-                f"{source}: changed since chips were generated from it; put the earlier file back, or remove those "
-                f"chips and run this again: {', '.join(dict.fromkeys(chips))}"
-            )
 
     @contextlib.contextmanager
     def journal(self, rank: int, facts: DumpFacts) -> Iterator[FileIO]:

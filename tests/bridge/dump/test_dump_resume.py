@@ -129,7 +129,7 @@ def test_corrupt_lines(world, copy, done):
     manifest = copy / "manifest.jsonl"
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join([*lines[:3], lines[3][:50] + "\n", *lines[4:]]))
-    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 4 is no JSON .*remove it and run: generate again"):
+    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 4 is not JSON; .*remove it and run: generate again"):
         dump_to(world, copy)
     # As the message says: without the manifest all are generated again.
     manifest.unlink()
@@ -141,7 +141,7 @@ def test_corrupt_lines(world, copy, done):
     assert dump_to(world, copy).made == 0  # half a line at the end is what a kill leaves
     assert_same(copy, done)
     (copy / "journal-0.jsonl").write_text("\n" + lines[0])
-    with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 is no JSON"):
+    with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 is not JSON"):
         dump_to(world, copy)
 
 
@@ -180,7 +180,7 @@ def test_folders_that_are_not_its_own(world, copy, tmp_path):
     with pytest.raises(MOSError, match="file: cannot be read as a folder"):
         dump_to(world, tmp_path / "file")
     (copy / "dump.json").write_text("{")
-    with pytest.raises(DatasetError, match="dump.json: is no JSON"):
+    with pytest.raises(DatasetError, match="dump.json: is not JSON"):
         dump_to(world, copy)
 
 
@@ -189,7 +189,8 @@ def test_two_processes_with_one_share(world, copy):
     with folder.journal(0, folder.facts):
         with pytest.raises(MOSError, match="another process is generating chips in this folder"):
             dump_to(world, copy, "K", 3)
-        # A process with another share leaves the merging to that one.
+        # A process with another share leaves the merging to that one, even if all chips are there.
+        assert dump_to(world, copy, rank=1, world=2)[1:] == (0, False)
         report = dump_to(world, copy, "K", 3, rank=1, world=2)
         assert report.made and not report.finished
     assert open_generated(copy).facts.k == 3
