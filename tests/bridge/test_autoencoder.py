@@ -160,25 +160,37 @@ def test_lower_precision(trained, tmp_path):
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights)
 
 
+def training_of(images, **changes):
+    return autoencoder._Training(images, dataclasses.replace(SETTINGS, **changes), Accelerator())
+
+
 def test_order_visits_every_image_once_an_epoch():
     images = [np.full((4, 4, 3), value, np.uint8) for value in range(7)]
-    settings = dataclasses.replace(SETTINGS, batch=7)
-
-    def values(step: int) -> list[int]:
-        training = autoencoder._Training(images, settings, Accelerator())
-        return [round(float(row[0, 0, 0] + 1) * 127.5) for row in training.batch(step)]
-
     # Any step can be asked for on its own, as a resumed training does.
-    orders = [values(step) for step in (2, 0, 1)]
+    batches = [training_of(images, batch=7).batch(step) for step in (2, 0, 1)]
+    orders = [((batch[:, 0, 0, 0] + 1) * 127.5).round().int().tolist() for batch in batches]
     assert all(sorted(order) == list(range(7)) for order in orders) and orders[0] != orders[1] != orders[2]
 
 
 def test_images_are_mirrored_as_often_as_asked():
     images = [np.tile(np.arange(4, dtype=np.uint8)[None, :, None], (4, 1, 3))] * 200
     for flip, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
-        settings = dataclasses.replace(SETTINGS, batch=200, flip=flip)
-        rows = autoencoder._Training(images, settings, Accelerator()).batch(0)
+        rows = training_of(images, batch=200, flip=flip).batch(0)
         assert low <= int((rows[:, 0, 0, 0] > rows[:, 0, 0, 3]).sum()) <= high
+
+
+def test_counts_of_codes_are_saved_and_replaced_ones_begin_anew_in_the_optimizer(tmp_path):
+    training, file = training_of(ships(4)), str(tmp_path / "state.pt")
+    weight = training.codebook.weight
+    training.codebook.uses[3] = 5
+    training.save(file, {})
+    resumed = training_of(ships(4))
+    resumed.resume(file, {})
+    assert training.codebook.uses.tolist() == resumed.codebook.uses.tolist() == [0, 0, 0, 5] + 12 * [0]
+    average = torch.ones_like(weight)
+    training.optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": average}
+    training._renew(everything=False)
+    assert average.sum(1).tolist() == [0, 0, 0, 2] + 12 * [0] and not training.codebook.uses.any()
 
 
 def test_unused_codes_are_taken_from_encoded_pixels():
