@@ -29,26 +29,21 @@ def build_checked_model(cfg: Any) -> nn.Module:
         MOSError: start weights that cannot be read or do not fit.
     """
     require_device(cfg)
-    settings = cfg.MODEL
+    settings, backbone = cfg.MODEL, cfg.MODEL.BACKBONE
     with building(
-        f"MODEL: {settings.META_ARCHITECTURE} on {settings.BACKBONE.NAME} with {settings.HEADS.NAME} "
-        f"(MODEL.BACKBONE.FEAT_DIM {settings.BACKBONE.FEAT_DIM}, INPUT.SIZE_TRAIN {list(cfg.INPUT.SIZE_TRAIN)})"
+        f"MODEL: {settings.META_ARCHITECTURE} on {backbone.NAME} (MODEL.BACKBONE.DEPTH {backbone.DEPTH!r}, FEAT_DIM "
+        f"{backbone.FEAT_DIM}) with {settings.HEADS.NAME} on INPUT.SIZE_TRAIN {list(cfg.INPUT.SIZE_TRAIN)}"
     ):
         model: nn.Module = build_model(cfg)
         _try_one_chip(cfg, model)
     parts = ", ".join(name for name, _ in model.named_children())
     for layer in settings.FREEZE_LAYERS:  # fast-reid says nothing where a pattern matches no weight
-        found = _is_pattern(layer) and any(re.match(layer, name) for name, _ in model.named_parameters())
+        try:
+            found = any(re.match(layer, name) for name, _ in model.named_parameters())
+        except re.error:
+            found = False
         require(found, f"MODEL.FREEZE_LAYERS: no layer of the model starts with {layer!r}; its parts: {parts}")
     return model
-
-
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
 
 
 @torch.no_grad()
@@ -76,9 +71,7 @@ def build_backbone(cfg: Any) -> nn.Module:
     :func:`load_reid_weights`. Without a path they download their weights, as they always do.
 
     Raises:
-        ConfigError: settings (``DEPTH`` ...) that fast-reid's backbone does not know, or weights that cannot be
-            downloaded.
-        MOSError: start weights that cannot be read or do not fit.
+        MOSError: start weights that cannot be read, downloaded or do not fit.
     """
     settings = cfg.MODEL.BACKBONE
     builder = BACKBONE_REGISTRY.get(settings.NAME)
@@ -88,11 +81,10 @@ def build_backbone(cfg: Any) -> nn.Module:
     load_here = settings.PRETRAIN and settings.PRETRAIN_PATH
     try:
         backbone = builder(_with(cfg, "PRETRAIN", False) if load_here else cfg)
-    except (KeyError, ValueError, AssertionError, OSError) as error:
-        download = "; its weights are downloaded: set PRETRAIN_PATH to a file" if settings.PRETRAIN else ""
+    except OSError as error:
         raise ConfigError(
-            f"MODEL.BACKBONE: {settings.NAME} cannot be built with DEPTH {settings.DEPTH!r} "
-            f"({type(error).__name__}: {' '.join(str(error).split())}){download}"
+            f"MODEL.BACKBONE: a file of {settings.NAME} with DEPTH {settings.DEPTH!r} cannot be read or downloaded "
+            f"({' '.join(str(error).split())}); its weights can be given as PRETRAIN_PATH"
         ) from error
     if load_here:
         load_reid_weights(backbone, settings.PRETRAIN_PATH)

@@ -159,10 +159,8 @@ class TransOSS(nn.Module):
 
         # Its weights start as the authors': N(0, sqrt(2 / (area x embed_dim))), its bias as Conv2d's.
         patches = {"stride_size": self.stride_size, "embed_dim": embed_dim}
-        self.patch_embed = PatchEmbed_overlap(self.img_size, self.patch_size, **patches)
-        self.patch_embed_SAR = (
-            PatchEmbed_overlap(self.img_size, self.patch_size, **patches) if modality_patch_embed else None
-        )
+        embeddings = [PatchEmbed_overlap(self.img_size, self.patch_size, **patches) for _ in range(NUM_MODALITIES)]
+        self.patch_embed, self.patch_embed_SAR = embeddings[0], embeddings[1] if modality_patch_embed else None
         self.grid_size = (self.patch_embed.num_y, self.patch_embed.num_x)  # (rows, columns) of patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.losses import triplet_loss
 from fastreid.utils.events import EventStorage
 from torch import nn
 
@@ -127,9 +128,20 @@ def test_fast_reids_losses_may_be_combined(tiny_cfg, tiny_batch):
     sum(losses.values()).backward()
     assert without_gradient(model) == []
     assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
-    # fast-reid's weighted triplet with its own margin
-    weighted = MOS(tiny_cfg("MODEL.LOSSES.TRI.HARD_MINING", False, "MODEL.LOSSES.TRI.MARGIN", 0.3)).train()
-    assert weighted(tiny_batch())["loss_triplet"].item() > 0
+    # fast-reid's own triplet, weighted or of normalized features
+    outputs = {name: torch.randn(8, 48) for name in ("features", "cls_outputs", "pred_class_logits")}
+    for hard, norm in ((False, False), (True, True)):
+        opts = (
+            "MODEL.LOSSES.TRI.HARD_MINING",
+            hard,
+            "MODEL.LOSSES.TRI.NORM_FEAT",
+            norm,
+            "MODEL.LOSSES.TRI.MARGIN",
+            0.3,
+        )
+        targets = tiny_batch()["targets"]
+        found = MOS(tiny_cfg(*opts)).losses(outputs, targets, torch.arange(8) % 2)["loss_triplet"]
+        torch.testing.assert_close(found, triplet_loss(outputs["features"], targets, 0.3, norm, hard))
 
 
 def test_losses_are_float32_under_autocast(tiny_cfg, tiny_batch):
@@ -203,11 +215,11 @@ EMBEDDING_HEAD = (NAME, "build_osnet_backbone", DEPTH, "x0_25", FEAT_DIM, 100, "
 WRONG = {
     "loss": ((LOSSES, ("CMAL",)), ["MODEL", "'CMAL'", "CMALLoss"]),
     "width": ((FEAT_DIM, 64), ["MODEL.BACKBONE.FEAT_DIM", "64", "48"]),
-    "depth": ((NAME, "build_osnet_backbone", DEPTH, "x9"), ["MODEL.BACKBONE", "DEPTH 'x9'"]),
+    "depth": ((NAME, "build_osnet_backbone", DEPTH, "x9"), ["MODEL: MOS", "DEPTH 'x9'"]),
     "unknown width": ((NAME, "build_osnet_backbone", DEPTH, "x0_25", FEAT_DIM, 0), ["MODEL.BACKBONE.FEAT_DIM"]),
     "heads": (("MODEL.TRANSOSS.NUM_HEADS", 5), ["MODEL", "num_heads", "embed_dim"]),
-    "group norm": (("MODEL.HEADS.NORM", "GN"), ["MODEL: MOS on build_transoss_backbone with CMALHead"]),
-    "head's width": (EMBEDDING_HEAD, ["MODEL: MOS", "EmbeddingHead", "MODEL.BACKBONE.FEAT_DIM 100"]),
+    "group norm": (("MODEL.HEADS.NORM", "GN"), ["MODEL: MOS on build_transoss_backbone", "with CMALHead"]),
+    "head's width": (EMBEDDING_HEAD, ["MODEL: MOS", "EmbeddingHead", "FEAT_DIM 100"]),
     "Baseline": ((*EMBEDDING_HEAD, "MODEL.META_ARCHITECTURE", "Baseline"), ["MODEL: Baseline", "FEAT_DIM 100"]),
     "frozen": (("MODEL.FREEZE_LAYERS", ["backbone", "backbon3"]), ["MODEL.FREEZE_LAYERS", "'backbon3'", "heads"]),
     "frozen pattern": (("MODEL.FREEZE_LAYERS", ["("]), ["MODEL.FREEZE_LAYERS", "'('"]),
