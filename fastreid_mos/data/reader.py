@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .transforms import TRANSFORM_REGISTRY, SARDenoise
 logger = logging.getLogger("fastreid_mos.data")
 
 # Raised when the same settings no longer give the same image.
-CACHE_VERSION = 3
+CACHE_VERSION = 2
 # Bytes of pixels kept in memory by one loader worker; what comes after is read anew every time.
 MEMORY_LIMIT = 2**30
 
@@ -95,28 +96,35 @@ class DiskCache:
     def _file(self, path: str, modality: int | None) -> str:
         settings = f"{self._settings} modality={modality}\n"
         key = hashlib.sha256(settings.encode() + os.fsencode(os.path.abspath(path))).hexdigest()
-        return os.path.join(self._folder, key[:2], f"{key[2:34]}.npz")
+        return os.path.join(self._folder, key[:2], f"{key[2:34]}.chip")
 
     def load(self, path: str, modality: int | None, stamp: Stamp) -> ChipImage | None:
         try:
-            with np.load(self._file(path, modality)) as stored:  # a zip: its checksums are compared
-                facts, image = json.loads(str(stored["facts"])), stored["image"]
-            if facts.pop("stamp") != list(stamp):
+            with open(self._file(path, modality), "rb") as stream:
+                head, _, payload = stream.read().partition(b"\n")
+            facts: Any = json.loads(head)
+            if facts["stamp"] != list(stamp) or facts["crc"] != zlib.crc32(payload):
                 return None
-            image = np.repeat(image, 3 // image.shape[2], axis=2)
-            return ChipImage(image, facts["modality"], tuple(facts["size"]), tuple(facts["doubts"]))
-        except Exception:  # whatever a damaged copy leads to: the chip is read anew
+            height, width, _ = facts["shape"]
+            pixels = np.frombuffer(payload, np.uint8).reshape(height, width, -1)
+            image = np.repeat(pixels, 3 // pixels.shape[2], axis=2)
+            width, height = facts["size"]
+            return ChipImage(image, int(facts["modality"]), (int(width), int(height)), tuple(facts["doubts"]))
+        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the chip is read anew
             return None
 
     def save(self, path: str, modality: int | None, stamp: Stamp, chip: ChipImage) -> None:
-        facts = {"stamp": stamp, **asdict(chip)}
-        image = facts.pop("image")
         # Denoised SAR has three equal channels: one is enough.
-        grey = bool((image == image[..., :1]).all())
+        grey = bool((chip.image == chip.image[..., :1]).all())
+        payload = np.ascontiguousarray(chip.image[..., 0] if grey else chip.image).tobytes()
+        facts = {
+            "stamp": stamp, "shape": chip.image.shape, "grey": grey, "crc": zlib.crc32(payload),
+            "modality": chip.modality, "size": chip.size, "doubts": chip.doubts,
+        }  # fmt: skip
         where = self._file(path, modality)
         try:
             with atomic_write(where, "wb") as stream:
-                np.savez(stream, facts=np.array(json.dumps(facts)), image=image[..., :1] if grey else image)
+                stream.write(json.dumps(facts).encode() + b"\n" + payload)
         except OSError as error:
             if not self._warned:
                 logger.warning(f"{where}: the cache cannot be written ({error.strerror}); going on without it")

@@ -51,12 +51,12 @@ def test_golden_model_input(golden, shared_dir):
 @pytest.mark.parametrize("name, code", [("bicubic", 3), ("bilinear", 2), ("nearest", 0), ("lanczos", 1)])
 def test_interpolations(name, code):
     wanted = np.asarray(Image.fromarray(IMAGE).resize((16, 32), code), np.float32).transpose(2, 0, 1)
-    size = ("INPUT.SIZE_TRAIN", "[32,16]", "INPUT.SIZE_TEST", "[32,16]")
-    train = build_augmentation(chosen(*OFF, *size, "INPUT.RESIZE.TRAIN", name), train=True)(IMAGE)
-    test = build_augmentation(chosen(*size, "INPUT.RESIZE.TEST", name), train=False)(IMAGE)
-    np.testing.assert_array_equal(train, wanted)
-    np.testing.assert_array_equal(test, wanted)
-    assert train.is_contiguous() and train.dtype == torch.float32
+    opts = ("INPUT.SIZE_TRAIN", "[32,16]", "INPUT.SIZE_TEST", "[32,16]")
+    cfg = chosen(*OFF, *opts, "INPUT.RESIZE.TRAIN", name, "INPUT.RESIZE.TEST", name)
+    for train in (True, False):
+        image = build_augmentation(cfg, train)(IMAGE)
+        np.testing.assert_array_equal(image, wanted)
+        assert image.is_contiguous() and image.dtype == torch.float32
 
 
 def augmented(*opts, n=200):
@@ -126,26 +126,34 @@ def test_constant_erasing():
         assert changed.any() and (image[:, changed] == torch.tensor(value)[:, None]).all()
 
 
-def test_order_of_the_config():
-    assert steps_in_order(chosen()) == ["resize", "flip", "pad_crop", "erase"]
-    other = chosen("INPUT.AUGMENT.ORDER", "['flip','resize','pad_crop','erase']")
-    assert steps_in_order(other) == ["flip", "resize", "pad_crop", "erase"]
-    assert steps_in_order(chosen(*OFF)) == ["resize"]
-    on = [x for node in ("CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT") for x in (f"INPUT.{node}.ENABLED", "True")]
-    assert steps_in_order(chosen(*on)) == [
-        "autoaug", "resize", "crop", "flip", "pad_crop", "color_jitter", "affine", "augmix", "erase", "patch",
-    ]  # fmt: skip
-    moved = chosen(*on, "INPUT.AUGMENT.ORDER", "['color_jitter','resize','pad_crop','patch','erase']")
-    assert steps_in_order(moved) == [
-        "autoaug", "color_jitter", "resize", "crop", "flip", "pad_crop", "affine", "augmix", "patch", "erase",
-    ]  # fmt: skip
+ALL_ON = [
+    word for node in ("CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT") for word in (f"INPUT.{node}.ENABLED", "True")
+]
+
+
+@pytest.mark.parametrize(
+    ("opts", "steps"),
+    [
+        ([], "resize flip pad_crop erase"),
+        (OFF, "resize"),
+        (["INPUT.AUGMENT.ORDER", "['flip','resize','pad_crop','erase']"], "flip resize pad_crop erase"),
+        (ALL_ON, "autoaug resize crop flip pad_crop color_jitter affine augmix erase patch"),
+        (
+            [*ALL_ON, "INPUT.AUGMENT.ORDER", "['color_jitter','resize','pad_crop','patch','erase']"],
+            "autoaug color_jitter resize crop flip pad_crop affine augmix patch erase",
+        ),
+    ],
+)
+def test_order_of_the_config(opts, steps):
+    assert steps_in_order(chosen(*opts)) == steps.split()
 
 
 def test_the_order_is_followed():
-    erase_all = ("INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "1.0", "INPUT.REA.MODE", "const")
-    flip = ("INPUT.FLIP.ENABLED", "True", "INPUT.FLIP.PROB", "1.0", "INPUT.CJ.ENABLED", "True", "INPUT.CJ.PROB", "1.0")
-    one = augmented(*erase_all, *flip, n=1)[1][0]
-    two = augmented(*erase_all, *flip, "INPUT.AUGMENT.ORDER", "['flip','color_jitter','resize','erase']", n=1)[1][0]
+    on = [f"INPUT.{node}.{key}" for node in ("REA", "FLIP", "CJ") for key in ("ENABLED", "PROB")]
+    opts = [word for key in on for word in (key, "True" if key.endswith("ENABLED") else "1.0")]
+    opts += ["INPUT.REA.MODE", "const"]
+    one = augmented(*opts, n=1)[1][0]
+    two = augmented(*opts, "INPUT.AUGMENT.ORDER", "['flip','color_jitter','resize','erase']", n=1)[1][0]
     assert not torch.equal(one, two)
 
 
