@@ -39,8 +39,8 @@ class FusionReidEvaluator(ChipPass):
         settings: see :class:`EvalSettings`.
         output_dir: where ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv`` are written;
             None: nowhere.
-        dataset: its name and counts are put on record, and its ``root`` may hold ``subset/``; None: there is none.
-        split: ``"test"`` or ``"held-out"``, put on record. On held-out chips checkpoints are chosen: those are not
+        dataset: its name and counts are recorded, and its ``root`` may hold ``subset/``; None: held-out chips.
+        split: ``"test"`` or ``"held-out"``, for the record. On held-out chips checkpoints are chosen: those are not
             fused.
         fusion: features of generated chips for these test chips, and their weight in each protocol.
 
@@ -97,7 +97,7 @@ class FusionReidEvaluator(ChipPass):
         if chips is None:
             return {}
         query, gallery = np.split(np.arange(len(chips)), [chips.num_query])
-        root = None if self.split == "held-out" else getattr(self.dataset, "root", None)
+        root = getattr(self.dataset, "root", None)
         protocols, left_out = select_protocols(chips, self.settings.protocols, query, gallery, root)
         if not protocols:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())

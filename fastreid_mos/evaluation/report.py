@@ -23,7 +23,7 @@ from .protocols import Protocol
 from .ranking import RankResult
 from .settings import EvalSettings
 
-# Nearest gallery chips put on record for each query.
+# Nearest gallery chips recorded for each query.
 TOP = 10
 RESULTS, RANKS, FUSED_RANKS = "results.json", "query_ranks.csv", "fused_query_ranks.csv"
 # Settings of the evaluator in results.json.

@@ -27,7 +27,7 @@ class EvalSettings:
         fusion: whether features are to be fused with those of chips generated in the other modality.
         seed: the run's, for the record.
         weights: the run's ``MODEL.WEIGHTS``, for the record.
-        run_folder: the run's ``OUTPUT_DIR``, whose last checkpoint is put on record.
+        run_folder: the run's ``OUTPUT_DIR``, whose last checkpoint is recorded.
     """
 
     protocols: Sequence[Sequence[str]] = (("ALL", "all", "all"), ("O2S", "optical", "sar"), ("S2O", "sar", "optical"))

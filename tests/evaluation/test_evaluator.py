@@ -154,7 +154,8 @@ def test_own_file_is_left_out_within_one_modality(split):
     own[:2] = len(gallery) - 2, len(gallery) - 1
     assert results["O2O"] == pytest.approx(percent(rank_features(*parts(whole, 0, 0), exclude=own)))
     # In ALL the query's own file stays, at rank 1.
-    assert made.report.protocols[0].result.first_rank[[0, 2]].tolist() == [1, 1]
+    part = made.report.protocols[0]
+    assert part.result.first_rank[[0, 2]].tolist() == [1, 1] and part.result.num_ranked[0] == len(part.protocol.gallery)
 
 
 def test_fusion_without_generated_features_is_refused(split):
