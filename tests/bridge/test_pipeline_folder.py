@@ -22,7 +22,6 @@ from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler,
 from fastreid_mos.bridge.card import model_card
 from fastreid_mos.bridge.pipeline import load_pipeline
 from fastreid_mos.errors import MOSError
-from fastreid_mos.sim import write_hoss
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -195,13 +194,12 @@ def test_card_says_what_was_trained():
 
 
 @pytest.mark.parametrize("sized", [True, False])
-def test_the_code_of_the_card_runs(sized, tmp_path, monkeypatch):
+def test_the_code_of_the_card_runs(sized, tmp_path, tiny_hoss, monkeypatch):
     made = tiny_pipeline() if sized else BrownianBridgePipeline(tiny_unet(size=None), BrownianBridgeScheduler())
     made.save_pretrained(tmp_path / "p")
     monkeypatch.chdir(tmp_path)
     Image.fromarray(chips(1)[0]).save("ship.png")
-    chip = sorted((write_hoss(tmp_path / "sim", 6, seed=1) / "HOSS").rglob("*_RGB.*"))[0]
-    (tmp_path / "ship.tif").write_bytes(chip.read_bytes())
+    (tmp_path / "ship.tif").write_bytes(next((tiny_hoss / "HOSS").rglob("*_RGB.tif")).read_bytes())
     blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "p" / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     code = "\n".join(blocks).replace("path/to/this/folder", "p").replace("steps=20", "steps=2")
