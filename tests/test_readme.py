@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -39,6 +40,7 @@ def test_there_are_blocks_of_each_kind():
     assert {kind for kind, _ in BLOCKS} >= {"bash", "python"} and len(commands()) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [n for n, (kind, _) in enumerate(BLOCKS) if kind == "python"])
 def test_python_blocks_run(number, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -56,31 +58,39 @@ def test_make_targets_are_there():
     assert {"demo", "test"} <= named <= targets
 
 
+# Each command in a process of its own, forked from one that has imported what all of them import.
+DRIVER = """
+import json, os, runpy, sys
+import accelerate, diffusers, fastreid_mos
+
+for words in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+        sys.exit()
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"failed: {words}")
+"""
+
+
+@pytest.mark.slow
 def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
     """In a copy of the repository's tools and configs, so that nothing is written into the repository."""
-    for name in ("tools", "configs", "fastreid_mos"):
+    for name in ("tools", "configs", "fastreid_mos", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {**os.environ, "FASTREID_DATASETS": str(tiny_hoss), "OMP_NUM_THREADS": "1"}
-    run = 0
-    for line in commands():
-        words = shlex.split(line)
-        if words[0] != "python":
-            continue
-        script = words[1]
-        assert (ROOT / script).is_file(), line
-        if script == "tools/train_net.py":
-            words += SHORT
-        elif script == "tools/train_bbdm.py":
-            words += SHORT_BRIDGE
-        elif script.startswith("benchmarks/"):
-            words.append("--help")
-            shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", dirs_exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
-        run += 1
-    assert run >= 4
+    added = {"tools/train_net.py": SHORT, "tools/train_bbdm.py": SHORT_BRIDGE}
+    calls = [shlex.split(line)[1:] for line in commands() if line.startswith("python ")]
+    calls = [
+        [*words, *(["--help"] if words[0].startswith("benchmarks/") else added.get(words[0], []))] for words in calls
+    ]
+    assert len(calls) >= 4
+    environment = {**os.environ, "FASTREID_DATASETS": str(tiny_hoss), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps(calls),
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
 def test_every_file_it_names_is_there():
