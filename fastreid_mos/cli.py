@@ -93,7 +93,7 @@ def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Name
 
 
 def _report(error: Exception, traceback: bool, rank: int) -> int:
-    """Print what stopped the program; a RuntimeError that nobody knows is a bug and goes on its way."""
+    """Print what stopped the program; an unknown RuntimeError is a bug and is raised again."""
     known = FileLimitError() if is_file_limit(error) else WorkerError() if is_worker_death(error) else None
     if isinstance(error, RuntimeError) and known is None:
         raise error

@@ -56,7 +56,7 @@ class Demo:
         self.seconds: dict[str, float] = {}
 
     def check_output(self) -> None:
-        """Refuse a place that is no folder, or holds what no earlier demo has left there."""
+        """Refuse an output that is no folder, or that holds files of others than an earlier demo."""
         from fastreid_mos.errors import MOSError
         from fastreid_mos.files import in_the_way
 
@@ -78,7 +78,7 @@ class Demo:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Say what is done, and how long it took."""
+        """Print the step's title and note its seconds."""
         print(f"\n== {title} ...", flush=True)
         start = time.perf_counter()
         yield
@@ -134,7 +134,7 @@ class Demo:
         }
         drawn = [row for title, rows in lists.items() if "unfused" in title for row in rows]
         draw_top_lists(self.picture, drawn, "SIMULATED ships")
-        # Steps that were finished before took their time then.
+        # Steps finished by an earlier call keep their time.
         before = read_json(self.results)["seconds"] if self.results.is_file() else {}
         self.seconds = {title: max(spent, before.get(title, 0.0)) for title, spent in self.seconds.items()}
         spent = {title: f"{seconds:.0f} s" for title, seconds in self.seconds.items()}

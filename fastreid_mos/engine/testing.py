@@ -38,7 +38,7 @@ class NothingToTest(MOSError):
 
 
 def open_test(name: str, show: bool = True) -> Any:
-    """A data set of ``DATASETS.TESTS``; the log says what it holds."""
+    """A data set of ``DATASETS.TESTS``, listed in the log."""
     dataset = open_dataset(name)
     if show and comm.is_main_process():
         dataset.show_test()

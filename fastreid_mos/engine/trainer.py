@@ -99,7 +99,7 @@ class MOSTrainer(DefaultTrainer):
 
     @classmethod
     def train_items(cls, cfg: Any) -> list[Item]:
-        """Training items of all ``DATASETS.NAMES``; the log says what they hold."""
+        """Training items of all ``DATASETS.NAMES``, which are listed in the log."""
         datasets = open_training(cfg)
         if comm.is_main_process():
             for dataset in datasets:

@@ -102,12 +102,13 @@ def test_a_checkout_of_fastreid_replaces_the_package(tmp_path):
     assert done.stdout.splitlines()[-2:] == [str(tmp_path / "fastreid/__init__.py"), "False True True"]
 
 
-@pytest.mark.parametrize("tool", ["train_net", "train_bbdm", "demo", "draw_ranks"])
+@pytest.mark.parametrize("tool", ["train_net", "train_bbdm", "make_sim_hoss", "demo", "draw_ranks"])
 def test_tools_let_waiting_threads_sleep(monkeypatch, tool):
     """Set before anything of ours, and with it torch, is imported."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be put back in any case
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setitem(sys.modules, "fastreid_mos.cli", None)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "fastreid_mos"]:
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(sys, "argv", [tool, "run"] if tool == "draw_ranks" else [tool])
     with pytest.raises(ImportError):
         runpy.run_path(str(ROOT / f"tools/{tool}.py"), run_name="__main__")
