@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fastreid.config import CfgNode
+from fastreid.config import CfgNode, defaults
 from fastreid.modeling.losses import cross_entropy_loss as fastreid_cross_entropy
 from torch import nn
 
+import fastreid_mos
+from fastreid_mos.config import load
 from fastreid_mos.modeling import (
     LOSS_REGISTRY,
     MOS,
@@ -21,6 +24,8 @@ from fastreid_mos.modeling import (
     pair_contrastive_loss,
     pair_logits,
 )
+
+DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
@@ -97,23 +102,27 @@ def test_pair_contrastive_golden(golden):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """A function that registers a loss for the length of a test."""
-    monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", dict(LOSS_REGISTRY._obj_map))
-    return LOSS_REGISTRY.register
+    """A function that registers a loss, as ``LOSS_REGISTRY.register`` does, for the length of a test."""
+    return lambda loss: monkeypatch.setitem(LOSS_REGISTRY._obj_map, loss.__name__, loss)
 
 
-def test_a_function(registered, tiny_cfg, tiny_batch):
+def test_a_function_with_its_own_keys(registered, monkeypatch, tiny_batch):
     def SpreadLoss(features, targets, modalities, margin=1.0):
         gap = features[modalities == 0].mean(0) - features[modalities == 1].mean(0)
         return (gap.norm() - margin).relu()
 
     registered(SpreadLoss)
-    cfg = tiny_cfg("MODEL.LOSSES.NAME", ("CrossEntropyLoss", "SpreadLoss"))
-    plain = MOS(cfg).train()(tiny_batch())
+    words = ["MODEL.LOSSES.NAME", "CrossEntropyLoss, SpreadLoss", "MODEL.HEADS.NUM_CLASSES", "5"]
+    plain = MOS(fastreid_mos.load_cfg(DEBUG, words)).train()(tiny_batch())
     assert set(plain) == {"loss_cls", "loss_spread"}
-    cfg.MODEL.LOSSES.SPREAD = CfgNode({"SCALE": 0.5, "MARGIN": -1e4})
+    # Keys of its own with their defaults, added before the first config is read: files and options may then set them.
+    monkeypatch.setattr(load, "_defaults", load._defaults.__wrapped__)
+    monkeypatch.setitem(defaults._C.MODEL.LOSSES, "SPREAD", CfgNode({"SCALE": 1.0, "MARGIN": 1.0}))
+    cfg = fastreid_mos.load_cfg(
+        DEBUG, [*words, "MODEL.LOSSES.SPREAD.SCALE", "0.5", "MODEL.LOSSES.SPREAD.MARGIN", "-1e4"]
+    )
     loss = MOS(cfg).train()(tiny_batch())["loss_spread"]
-    assert loss.item() == pytest.approx(0.5 * (plain["loss_spread"].item() + 1 + 1e4), rel=1e-3) and loss.requires_grad
+    assert loss.item() == pytest.approx(5000, rel=0.01) and loss.requires_grad
 
 
 def test_a_module_with_weights(registered, tiny_cfg, tiny_batch):
