@@ -83,7 +83,7 @@ def parse(argv: list[str]) -> Namespace:
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", default="auto", help="where the processes meet: auto or tcp://ADDRESS:PORT")
     parser.add_argument("--traceback", action="store_true", help="show the whole error instead of its one line")
-    parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="over the config file, in the end")
+    parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="override the config file; they come last")
     args = parser.parse_args(argv)
     # Recorded in the dump, to be run again by hand.
     name = os.path.basename(sys.argv[0])

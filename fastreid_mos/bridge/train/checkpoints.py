@@ -65,11 +65,6 @@ def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
     newest = os.path.join(folder, f"step_{saved[-1]}")
     state = _read_state(os.path.join(newest, STATE))
     _check_agrees(newest, state, cfg, facts)
-    if state["step"] > steps:
-        raise CheckpointError(
-            f"{newest}: has {state['step']} steps done, BRIDGE.SOLVER.STEPS is {steps}; set it to at least that, or "
-            "start anew in another OUTPUT_DIR"
-        )
     return ResumePoint(state["step"], state["seed"], newest)
 
 
@@ -114,9 +109,8 @@ def _check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[
     there = {**facts, **there, **state["facts"]}
     differing = [f"{key} {there[key]} (now {value})" for key, value in here.items() if there[key] != value]
     if differing:
-        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
         raise CheckpointError(
-            f"{path}: was trained with other settings or data: {', '.join(differing[:6])}{more}; resume with those of "
+            f"{path}: was trained with other settings or data: {', '.join(differing)}; resume with those of "
             "the first run, or start anew in another OUTPUT_DIR"
         )
 

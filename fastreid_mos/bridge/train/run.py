@@ -90,8 +90,7 @@ def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = Non
         logger.info(
             f"Bridge {bridge.DIRECTION}, {bridge.SIZE[0]} x {bridge.SIZE[1]} pixels, "
             f"{'pixels' if vae is None else 'latents'}: {trainer.unet.num_parameters() / 1e6:.2f} M parameters on "
-            f"{processes} x {accelerator.device.type}, {bridge.SOLVER.STEPS} steps of {pairs_a_step} "
-            "pairs"
+            f"{processes} x {accelerator.device.type}, {bridge.SOLVER.STEPS} steps of {pairs_a_step} pairs"
         )
         trainer.run()
         if main:

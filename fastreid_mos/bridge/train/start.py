@@ -19,15 +19,9 @@ from .network import build_unet
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
-# Keys of BRIDGE that a start must have been trained with, and their names in its scheduler's config.
-_SCHEDULER = {
-    "SCHEDULER.OBJECTIVE": "objective",
-    "SCHEDULER.TIMESTEPS": "num_train_timesteps",
-    "SCHEDULER.MT_TYPE": "mt_type",
-    "SCHEDULER.M_MIN": "m_min",
-    "SCHEDULER.M_MAX": "m_max",
-    "SCHEDULER.MAX_VAR": "max_var",
-}
+# Keys of BRIDGE.SCHEDULER, and their names in a scheduler's config.
+_NAMES = {"OBJECTIVE": "objective", "TIMESTEPS": "num_train_timesteps", "MT_TYPE": "mt_type", "M_MIN": "m_min",
+          "M_MAX": "m_max", "MAX_VAR": "max_var"}  # fmt: skip
 
 
 def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
@@ -59,13 +53,11 @@ def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
 def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
     """Refuse a start that was trained for something else than this config."""
     pairs = {"DIRECTION": (start.config.direction, cfg.BRIDGE.DIRECTION)}
-    for key, name in _SCHEDULER.items():
-        pairs[key] = start.scheduler.config[name], cfg.BRIDGE.SCHEDULER[key.partition(".")[2]]
+    for key, name in _NAMES.items():
+        pairs[f"SCHEDULER.{key}"] = start.scheduler.config[name], cfg.BRIDGE.SCHEDULER[key]
     differing = [f"BRIDGE.{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
-        raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here, or start anew"
-        )
+        raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here")
     latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
     if latent != (start.vae is not None):
         where = ("in pixels", "in the latents of an autoencoder")

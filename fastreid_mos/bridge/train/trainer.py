@@ -94,16 +94,9 @@ class BridgeTrainer:
 
     def _rates(self, optimizer: torch.optim.Optimizer) -> Any:
         """The rate's schedule; its ``last_epoch`` counts updates. accelerate would step it once for each process."""
-        solver, plateau = self.solver, self.solver.PLATEAU
-        if solver.SCHED == "plateau":
-            return ReduceLROnPlateau(
-                optimizer,
-                factor=plateau.FACTOR,
-                patience=plateau.PATIENCE,
-                threshold=plateau.THRESHOLD,
-                cooldown=plateau.COOLDOWN,
-                min_lr=plateau.MIN_LR,
-            )
+        solver = self.solver
+        if solver.SCHED == "plateau":  # FACTOR, PATIENCE, THRESHOLD, COOLDOWN, MIN_LR
+            return ReduceLROnPlateau(optimizer, **{key.lower(): value for key, value in solver.PLATEAU.items()})
         name = "cosine" if solver.SCHED == "cosine" else "constant_with_warmup"
         return get_scheduler(name, optimizer, num_warmup_steps=solver.WARMUP_STEPS, num_training_steps=solver.STEPS)
 

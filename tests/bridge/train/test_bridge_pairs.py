@@ -26,8 +26,9 @@ def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(ho
     assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
     alone = sum(pid not in both for _, pid, _ in hoss.train)
     assert alone and pairs.skipped.counts["of an identity with one modality only"] == alone
-    for group in pairs.groups:
-        assert all(path.endswith(("RGB.tif", "SAR.tif")[side]) for side in (0, 1) for path in group.chips[side])
+    assert all(
+        path.endswith(("RGB.tif", "SAR.tif")[n]) for group in pairs.groups for n in (0, 1) for path in group.chips[n]
+    )
 
 
 def test_policies():
@@ -105,10 +106,8 @@ def test_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):
     folder = write_pairs(tmp_path / "mine", ["a", "b"])
     (folder / "b_SAR.png").unlink()
     shutil.copy(next(path for path, _, modality in held if modality == 1), folder / "b_SAR.tif")
-    left, out = leave_out(open_pairs([str(folder)]), sorted(held))
-    assert [[Path(group.chips[0][0]).name for group in groups] for groups in (left.groups, out)] == [
-        ["a_RGB.png"], ["b_RGB.png"]
-    ]  # fmt: skip
+    left, (out,) = leave_out(open_pairs([str(folder)]), sorted(held))
+    assert [Path(group.chips[0][0]).name for group in (*left.groups, out)] == ["a_RGB.png", "b_RGB.png"]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +125,13 @@ def test_a_test_chip_is_refused_by_content_whatever_its_name(hoss, tmp_path, kin
         open_data(tiny_cfg(tmp_path, keys))
 
 
-def test_a_test_identity_among_the_training_chips_is_refused(own_hoss, tmp_path):
+def test_a_test_identity_among_the_training_chips_is_refused(tiny_hoss, tmp_path, monkeypatch):
     """New bytes, so that only the identity tells."""
-    pid = sorted(path.name for path in (own_hoss / "bounding_box_test").glob("[0-9]*_RGB.tif"))[0].split("_")[0]
-    write_pairs(own_hoss / "bounding_box_train", [f"{pid}_new"])
+    shutil.copytree(tiny_hoss, tmp_path / "data")
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    hoss = tmp_path / "data" / "HOSS"
+    pid = sorted(path.name for path in (hoss / "bounding_box_test").glob("[0-9]*_RGB.tif"))[0].split("_")[0]
+    write_pairs(hoss / "bounding_box_train", [f"{pid}_new"])
     with pytest.raises(DatasetError, match=rf"BRIDGE.DATA.NAMES.* HOSS .*: {int(pid)};"):
         open_data(tiny_cfg(tmp_path))
 

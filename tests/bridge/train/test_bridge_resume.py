@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,14 +46,15 @@ def test_a_run_leaves_a_pipeline_logs_and_its_last_checkpoints(pairs, tmp_path):
     assert "5 identities with both modalities" in (output / "log.txt").read_text()
     assert not [path for path in output.rglob("*") if path.name.endswith((".tmp", ".saving", ".removed"))]
     pipeline = BrownianBridgePipeline.from_pretrained(folder)
-    assert pipeline.config.direction == "optical_to_sar" and (pipeline.config.height, pipeline.config.width) == (16, 8)
-    assert pipeline.config.trained_identities == {"pairs": [0, 1, 2, 3, 4]}
+    made = {name: pipeline.config[name] for name in ("direction", "height", "width", "trained_identities")}
+    trained = {"pairs": [0, 1, 2, 3, 4]}
+    assert made == {"direction": "optical_to_sar", "height": 16, "width": 8, "trained_identities": trained}
     assert pipeline.config.sar_transform == "SARDenoise" and pipeline.config.info["steps"] == 8
     assert pipeline.scheduler.config.step_rule == "dbim" and pipeline.scheduler.config.objective == "grad"
     state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
-    assert state["step"] == 8 and state["config"]["INPUT.SAR.TRANSFORM"] == "SARDenoise"
-    assert state["config"]["BRIDGE.SOLVER.EMA"] == 0.9 and state["facts"]["processes"] == 1
-    assert json.loads((output / "finished.json").read_text())["facts"] == state["facts"]
+    assert state["step"] == 8 and state["facts"]["processes"] == 1
+    assert state["config"].items() >= {"INPUT.SAR.TRANSFORM": "SARDenoise", "BRIDGE.SOLVER.EMA": 0.9}.items()
+    assert json.loads((output / "finished.json").read_text()).keys() == state.keys() - {"version"}
     # tensorboard: the losses, and source, generated and real chips.
     events = EventAccumulator(str(output))
     events.Reload()
@@ -175,44 +177,35 @@ def test_what_a_resumed_run_must_share(pairs, tmp_path, monkeypatch):
     assert saved_steps(str(output / "checkpoints")) == [8]
 
 
-NEW = {"LATENT.TRAIN": True, "LATENT.CHANNELS": [8, 8]}
+NEW = "LATENT.TRAIN=True LATENT.CHANNELS=[8,8] "
 
 
 @pytest.mark.parametrize(
     ("before", "now", "differs"),
     [
-        ({"LATENT.CODES": 16, "LATENT.NORMALIZE": False}, {}, ""),
-        ({"SOLVER.PLATEAU.PATIENCE": 7}, {}, ""),
-        ({"LATENT.PATH": "a", "LATENT.CODES": 16}, {"LATENT.PATH": "a"}, ""),
-        (
-            {"LATENT.PATH": "a", "LATENT.NORMALIZE": False},
-            {"LATENT.PATH": "a"},
-            "BRIDGE.LATENT.NORMALIZE False (now True)",
-        ),
-        ({"LATENT.PATH": "a"}, {"LATENT.PATH": "b"}, "BRIDGE.LATENT.PATH a (now b)"),
-        ({**NEW, "LATENT.CODES": 16}, NEW, "BRIDGE.LATENT.CODES 16 (now 1024)"),
-        ({**NEW, "INIT_FROM": "a", "LATENT.CODES": 16}, {**NEW, "INIT_FROM": "a"}, ""),
-        (
-            {"SOLVER.SCHED": "plateau", "SOLVER.PLATEAU.PATIENCE": 7},
-            {"SOLVER.SCHED": "plateau"},
-            "BRIDGE.SOLVER.PLATEAU.PATIENCE 7 (now 3000)",
-        ),
+        ("LATENT.CODES=16 LATENT.NORMALIZE=False SOLVER.PLATEAU.PATIENCE=7", "", ""),
+        ("LATENT.PATH=a LATENT.CODES=16", "LATENT.PATH=a", ""),
+        ("LATENT.PATH=a LATENT.NORMALIZE=False", "LATENT.PATH=a", "LATENT.NORMALIZE False (now True)"),
+        ("LATENT.PATH=a", "LATENT.PATH=b", "LATENT.PATH a (now b)"),
+        (NEW + "LATENT.CODES=16", NEW, "LATENT.CODES 16 (now 1024)"),
+        (NEW + "INIT_FROM=a LATENT.CODES=16", NEW + "INIT_FROM=a", ""),
+        ("SOLVER.SCHED=plateau SOLVER.PLATEAU.PATIENCE=7", "SOLVER.SCHED=plateau", "PLATEAU.PATIENCE 7 (now 3000)"),
     ],
 )
 def test_a_run_is_bound_to_the_keys_that_it_uses(tmp_path, before, now, differs):
-    before, now = (
-        cfg_of("pairs", tmp_path, keys={f"BRIDGE.{key}": str(value) for key, value in keys.items()})
+    one, other = (
+        cfg_of("pairs", tmp_path, keys=dict(f"BRIDGE.{pair}".split("=") for pair in keys.split()))
         for keys in (before, now)
     )
     folder = tmp_path / "checkpoints" / "step_1"
     folder.mkdir(parents=True)
-    (folder / "state.json").write_text(json.dumps({"config": bound_config(before), "facts": {}, "step": 1, "seed": 0}))
+    (folder / "state.json").write_text(json.dumps({"config": bound_config(one), "facts": {}, "step": 1, "seed": 0}))
     if differs:
-        with pytest.raises(CheckpointError) as caught:
-            checkpoints.resume_point(now, {})
-        assert f": {differs}; " in str(caught.value)
+        with pytest.raises(CheckpointError, match=re.escape(differs)) as caught:
+            checkpoints.resume_point(other, {})
+        assert str(caught.value).count("(now ") == 1
     else:
-        assert checkpoints.resume_point(now, {}) == ResumePoint(1, 0, str(folder))
+        assert checkpoints.resume_point(other, {}) == ResumePoint(1, 0, str(folder))
 
 
 @pytest.mark.slow

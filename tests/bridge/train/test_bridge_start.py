@@ -23,10 +23,7 @@ from fastreid_mos.synthetic.manifest import pipeline_id
 @pytest.fixture
 def start(tmp_path):
     """A pipeline folder that fits the tiny config."""
-    folder = tmp_path / "start" / "pipeline"
-    pairs = write_pairs(tmp_path / "first", "abcde")
-    train(cfg_of(pairs, tmp_path / "start", STEPS=1))
-    return folder
+    return Path(train(cfg_of(write_pairs(tmp_path / "first", "abcde"), tmp_path / "start", STEPS=1)))
 
 
 def test_init_from_starts_from_the_averaged_weights_and_remembers_what_they_saw(start, tmp_path):
@@ -44,14 +41,17 @@ def test_starts_that_are_refused(start, pairs, tmp_path):
             train(cfg_of(pairs, tmp_path / "out", keys={"BRIDGE.INIT_FROM": start, **dict(keys)}))
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
-    refused("start/pipeline.*BRIDGE.UNET", {"BRIDGE.UNET.CHANNELS": "[16,16]"})
-    refused("conv_in.weight", {"BRIDGE.UNET.CONDITION": "concat"})
-    refused("DIRECTION optical_to_sar .now sar_to_optical.", {"BRIDGE.DIRECTION": "sar_to_optical"})
-    refused("OBJECTIVE grad .now noise.", {"BRIDGE.SCHEDULER.OBJECTIVE": "noise"})
-    refused("M_MAX 0.999 .now 0.99.", {"BRIDGE.SCHEDULER.M_MAX": 0.99})
+    for key, value, said in (
+        ("UNET.CHANNELS", "[16,16]", "start/pipeline.*BRIDGE.UNET"),
+        ("UNET.CONDITION", "concat", "conv_in.weight"),
+        ("DIRECTION", "sar_to_optical", "DIRECTION optical_to_sar .now sar_to_optical."),
+        ("SCHEDULER.OBJECTIVE", "noise", "OBJECTIVE grad .now noise."),
+        ("SCHEDULER.M_MAX", 0.99, "M_MAX 0.999 .now 0.99."),
+    ):
+        refused(said, {f"BRIDGE.{key}": value})
     refused("none", start=tmp_path / "none")
     refused("did you mean .*start/pipeline", start=tmp_path / "start")
-    refused("BRIDGE.LATENT", {**LATENT})
+    refused("BRIDGE.LATENT", LATENT)
     tiny_vae(1).save_pretrained(tmp_path / "vae")
     tiny_pipeline(vae=tiny_vae(2)).save_pretrained(tmp_path / "other")
     refused("other/vae", {"BRIDGE.LATENT.PATH": tmp_path / "vae"}, start=tmp_path / "other")
@@ -79,7 +79,6 @@ def test_init_from_what_saw_test_or_held_out_ships_is_refused(hoss, tmp_path):
 def test_in_latents_of_an_autoencoder_trained_on_the_same_chips(pairs, tmp_path):
     folder = train(cfg_of(pairs, tmp_path / "out", ACCUMULATE=2, STEPS=2, keys=LATENT))
     pipeline = BrownianBridgePipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
     assert tuple(pipeline.unet.config.sample_size) == (8, 4) and pipeline.vae is not None
     assert pipeline(np.zeros((16, 8, 3), np.uint8), num_inference_steps=2).images[0].size == (8, 16)
     # The second stage takes the autoencoder with the network, by TRAIN as by PATH.
@@ -99,6 +98,7 @@ def test_autoencoders_that_are_missing_or_do_not_fit(pairs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_codebook(pairs, tmp_path):
     raw = {**LATENT, "BRIDGE.LATENT.NORMALIZE": False}
     first = train(cfg_of(pairs, tmp_path / "first", STEPS=1, keys=raw))

@@ -122,9 +122,7 @@ def test_it_learns_to_make_the_target_from_the_source(tmp_path, direction, condi
         Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
         Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
     keys = {"BRIDGE.DIRECTION": direction, "BRIDGE.UNET.CONDITION": condition, "BRIDGE.UNET.CHANNELS": "[16,16]"}
-    cfg = cfg_of(
-        folder, tmp_path / "out", STEPS=150, BATCH=6, LR=0.005, CHECKPOINT_PERIOD=1000, EMA=0.95, keys=keys
-    )  # fmt: skip
+    cfg = cfg_of(folder, tmp_path / "out", STEPS=150, BATCH=6, LR=0.005, CHECKPOINT_PERIOD=1000, EMA=0.95, keys=keys)
     pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.unet.config.in_channels == (6 if condition == "concat" else 3)
@@ -298,9 +296,8 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     assert float(trainer.unet.conv_in.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
     assert trainer.unet.mid_block.attentions[0].group_norm is not None and trainer.unet.config.in_channels == 3
     cfg = fastreid_mos.load_cfg(BBDM)
-    assert cfg.BRIDGE.DATA.FLIP == 0 and cfg.BRIDGE.SOLVER.BATCH == 8 and cfg.BRIDGE.SOLVER.LOSS == "l1"
-    assert cfg.BRIDGE.SOLVER.CLIP_NORM == 0 and cfg.BRIDGE.SOLVER.PRECISION == "no" and cfg.BRIDGE.UNET.DROPOUT == 0
-    assert not cfg.BRIDGE.LATENT.NORMALIZE
+    plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "EMA": 0.995}
+    assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items() and cfg.BRIDGE.UNET.DROPOUT == 0
     vae = AutoencoderSettings.from_cfg(cfg)
     assert (vae.channels, vae.layers, vae.latent_channels, vae.codes) == ((128, 256, 512), 2, 3, 8192)
     assert (vae.flip, vae.normalize) == (0, False)
@@ -312,12 +309,10 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
 def test_the_papers_configs_are_the_papers(name):
     """LBBDM-f4 has 237.09 M parameters (BBDM, CVPR 2023)."""
     cfg = fastreid_mos.load_cfg(str(ROOT / f"configs/HOSS/{name}.yml"))
-    settings = AutoencoderSettings.from_cfg(cfg)
-    assert len(settings.channels) == 3 and settings.latent_channels == 3
     with torch.device("meta"):
         unet = build_unet(cfg, tiny_vae())  # of 3 latent channels too; the network's size depends on nothing else
     assert round(unet.num_parameters() / 1e6, 2) == 237.09
     made = build_scheduler(cfg, latent=True).config
     assert (made.step_rule, made.eta, made.objective, made.clip_sample) == ("bbdm", 1.0, "grad", False)
     assert (made.num_train_timesteps, made.mt_type, made.max_var) == (1000, "linear", 1.0)
-    assert cfg.BRIDGE.SAMPLE.STEPS == 200 and cfg.BRIDGE.SAMPLE.K == 5 and cfg.BRIDGE.SOLVER.EMA == 0.995
+    assert (cfg.BRIDGE.SAMPLE.STEPS, cfg.BRIDGE.SAMPLE.K) == (200, 5)

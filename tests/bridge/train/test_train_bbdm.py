@@ -16,7 +16,6 @@ from train_world import DEBUG, ROOT, metrics, same, weights, words, write_pairs
 
 from fastreid_mos.bridge.train.checkpoints import saved_steps
 from fastreid_mos.cli import BAD_INPUT
-from fastreid_mos.data import HOSS
 from fastreid_mos.errors import DatasetError
 from fastreid_mos.synthetic.folder import open_generated
 from tools import train_bbdm
@@ -56,21 +55,20 @@ def only_line(capsys) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
-def test_train_and_dump_in_either_direction(tiny_hoss, tmp_path, direction):
+def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction):
     output = tmp_path / "out"
     keys = {"BRIDGE.DIRECTION": direction, "TEST.HOLDOUT.FRACTION": 0.3, "OUTPUT_DIR": output}
     assert run(keys) == 0
     made = open_generated(str(output / "synthetic"))
     made.verify()
     source = 0 if direction == "optical_to_sar" else 1
-    dataset = HOSS(str(tiny_hoss))
     for split in ("query", "gallery"):
-        chips = {os.path.basename(path) for path, _, modality in getattr(dataset, split) if modality == source}
+        chips = {os.path.basename(path) for path, _, modality in getattr(hoss, split) if modality == source}
         rows = [row for row in made.records if row.split == split]
         assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
     held = {row.identity for row in made.records if row.split == "holdout"}
     trained = set(made.facts.trained_identities["HOSS"])
-    assert held and not held & trained and trained <= {pid for _, pid, _ in dataset.train}
+    assert held and not held & trained and trained <= {pid for _, pid, _ in hoss.train}
     assert made.facts.direction == direction and (made.facts.steps, made.facts.rule, made.facts.k) == (4, "dbim", 2)
     # Again: nothing to do. More samples, by the command that is on record: only they are made.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.png")}
