@@ -170,6 +170,7 @@ TEST.EVALUATOR=ReidEvaluator TEST.FUSION.ROOT=x TEST.FUSION.ENABLED=True | Fusio
 TEST.FUSION.ENABLED=True TEST.FUSION.ROOT=x TEST.HOLDOUT.FRACTION=0 TEST.FUSION.ALPHA=auto | TEST.HOLDOUT.FRACTION
 TEST.FUSION.ALPHA=much | auto
 TEST.FUSION.ALPHA=1.2
+TEST.FUSION.ALPHA=-0.1
 TEST.FUSION.ALPHA=nan
 TEST.FUSION.ALPHAS=[]
 TEST.FUSION.ALPHAS=[0.1,2.0]
@@ -183,6 +184,7 @@ BRIDGE.SIZE=[16]
 BRIDGE.DATA.NAMES=[]
 BRIDGE.DATA.PAIRING=best | ordered
 BRIDGE.UNET.HEAD_DIM=5 | CHANNELS
+BRIDGE.UNET.ATTENTION=[] BRIDGE.UNET.HEAD_DIM=5 | CHANNELS
 BRIDGE.UNET.ATTENTION=[5] | 0 to
 BRIDGE.UNET.CHANNELS=[]
 BRIDGE.UNET.INIT=zeros
@@ -234,6 +236,13 @@ def test_words_that_are_no_pairs():
     for opts, word in ((["SOLVER.MAX_EPOCH"], "KEY VALUE"), (["SEED", "1", "--resume", "x"], "--resume")):
         with pytest.raises(ConfigError, match=word):
             fastreid_mos.load_cfg(DEBUG, opts)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError, IndexError, AssertionError, ZeroDivisionError])
+def test_what_a_wrong_value_leads_to_is_one_line(error):
+    with pytest.raises(ConfigError) as caught, building("SOLVER: the optimizer"):
+        raise error("two\nlines")
+    assert str(caught.value).startswith("SOLVER: the optimizer") and str(caught.value).endswith(": two lines")
 
 
 @pytest.mark.parametrize("error", [TypeError("a"), AttributeError("a"), WeightsError("a"), OSError("a")])
