@@ -190,12 +190,10 @@ class DumpFolder:
                 return None
             known.pop(chip.key, None)
             final.append(record)
-        now = {chip.source: chip.source_sha256 for chip in plan}
         for key, records in known.items():
             # Of other splits: a record of the manifest stays even if its file is missing; the journal of a call that
             # was killed may note a chip that was not written any more.
-            record = self._intact(records, trust_one=True) or (records[0] if key in listed else None)
-            if record is not None and now.get(record.source, record.source_sha256) == record.source_sha256:
+            if record := self._intact(records, trust_one=True) or (records[0] if key in listed else None):
                 final.append(record)
         return sorted_records(final)
 
