@@ -25,7 +25,7 @@ class Chip:
         pixels: optical ``[height, width, 3]`` uint8 RGB; SAR ``[height, width]`` float32, finite.
         modality: 0 optical, 1 SAR.
         size: (width, height) in pixels, of the file; in HOSS a pixel is about 0.75 m optical and 1 m SAR.
-        mask: ``[height, width]``, True where there is no data; None where there is everywhere. Pixels without data are
+        mask: ``[height, width]``, True where there is no data; None where no pixel lacks it. Pixels without data are
             no signal: black in optical, the lowest value of the others in SAR, and :func:`sar_denoise` leaves them out
             of its percentiles.
         doubts: what makes the meaning of the pixels doubtful (:mod:`.doubts`).
@@ -43,7 +43,7 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
 
     Formats: TIFF (either byte order, BigTIFF, strips or tiles, compressed or not), PNG, JPEG, BMP, WebP; what counts is
     the file's content, not its extension. Optical: 8-bit colour as it is; grey becomes three equal channels, alpha is
-    dropped, 16 bits are scaled down from the number of bits that the file says or the brightest pixel needs, floats in
+    dropped, 16 bits are scaled down from the bits that the file states or the brightest pixel needs, floats in
     three or four channels are taken as 0..1 (reflectance, up to 2 cut) or 0..255. SAR: integers, floats and complex
     numbers; minus infinity becomes the smallest, plus infinity the largest finite value of the chip. No data, not
     signal, are NaN, GDAL's nodata value and internal mask, an alpha of 0: see ``Chip.mask``.
@@ -128,11 +128,11 @@ def _eight_bit(
         if low >= 0 and 16 <= high <= 255:
             return (np.nan_to_num(channels).astype(np.float64) + 0.5).astype(np.uint8), []
     elif low >= 0 and (high <= 255 or channels.dtype == np.uint16):
-        told = bits if bits is not None and bits < channels.dtype.itemsize * 8 else None
-        depth = told or next(n for n in (8, 10, 11, 12, 14, 16) if high < 2**n)
+        stated = bits if bits is not None and bits < channels.dtype.itemsize * 8 else None
+        depth = stated or next(n for n in (8, 10, 11, 12, 14, 16) if high < 2**n)
         top = 2**depth - 1
         scaled = channels if depth == 8 else (channels.astype(np.int64) * 255 + top // 2) // top
-        return scaled.astype(np.uint8), [] if told or depth in (8, 16) else [FEWER_BITS]
+        return scaled.astype(np.uint8), [] if stated or depth in (8, 16) else [FEWER_BITS]
     raise ChipError(
         path,
         f"is read as optical but holds {channels.dtype} values from {low:.4g} to {high:.4g}, neither 0..1 nor 0..255; "

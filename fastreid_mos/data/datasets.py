@@ -196,7 +196,7 @@ class HOSS(ShipDataset):
         combineall: train on the test chips too.
 
     Raises:
-        DatasetError: no such folder; the message says the layout and where the data set is published.
+        DatasetError: no such folder; the message gives the layout and where the data set is published.
     """
 
     modalities: tuple[Modality, Modality] | None = None
@@ -278,7 +278,7 @@ class OptiSarPair(PairDataset):
     * the identity is the second field, one numbering for all groups
     * chips without a partner of the other modality are skipped and counted
 
-    Published by the authors of HOSS ReID beside it; its licence is theirs to say. If you use it, please cite Wang et
+    Published by the authors of HOSS ReID beside it; for its licence ask them. If you use it, please cite Wang et
     al., ICCV 2025 (arXiv 2506.22027).
 
     Args:
@@ -342,7 +342,7 @@ def open_dataset(name: str, **options: Any) -> Any:
         options: for its constructor, beside ``root``.
 
     Raises:
-        DatasetError: it cannot be read (fast-reid's own say so in Python's exceptions), or a file name that no result
+        DatasetError: it cannot be read (fast-reid's own raise Python's exceptions), or a file name that no result
             could hold.
     """
     root = dataset_root()

@@ -43,11 +43,11 @@ class Stored:
 
     Attributes:
         pixels: ``[height, width, channels]``: palettes, CMYK and YCbCr as RGB, orientation tags applied, "white is
-            zero" turned round, one bit as 0 and 255.
-        mask: True where the file says that there is no data: GDAL's nodata value and internal mask, an alpha or a
+            zero" inverted, one bit as 0 and 255.
+        mask: True where the file declares no data: GDAL's nodata value and internal mask, an alpha or a
             transparent colour of 0; ``[height, width, 1]``, or one for each channel; None where all pixels hold data.
         alpha: whether the last channel is one.
-        bits: of a channel, where the file says how many.
+        bits: of a channel, where the file states them.
     """
 
     pixels: NDArray[Any]
@@ -62,7 +62,7 @@ class Stored:
 
 
 def decode(path: str | os.PathLike[str]) -> Stored:
-    """Read an image file whatever its extension says: TIFF, PNG, JPEG, BMP or WebP.
+    """Read an image file whatever its extension: TIFF, PNG, JPEG, BMP or WebP.
 
     Raises:
         ChipError: anything that keeps the file from being read whole, and colours other than grey, RGB, CMYK and YCbCr.

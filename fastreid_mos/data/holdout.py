@@ -39,7 +39,7 @@ def split_holdout(
     """Set aside a share of the identities, and deal out their chips as queries and gallery.
 
     The share is taken of the identities with both modalities and of the others alike, at least one that has both. Each
-    split deals the same held-out chips out anew, as HOSS's test split is made: of an identity with both modalities one
+    split deals the same held-out chips out again, as HOSS's test split is made: of an identity with both modalities one
     chip of a modality becomes a query where another chip of that modality stays in the gallery; where an identity
     cannot spare one (one chip of each, or one and several), optical and SAR queries take turns over the identities. Of
     an identity with one modality one chip is a query if it has several; a single chip is a distractor.

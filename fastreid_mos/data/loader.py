@@ -35,7 +35,7 @@ class ChipDataset(Dataset[Any]):
     """Chips as tensors.
 
     Args:
-        items: (path, identity, modality); a plain number in the last place is a camera, see :func:`item_modality`.
+        items: (path, identity, modality); a plain number as modality is a camera, see :func:`item_modality`.
         reader: reads a chip.
         augmentation: ``[height, width, 3]`` uint8 -> ``[3, H, W]`` float32, 0..255.
         relabel: number the identities from 0 on in their sorted order, as a classifier wants them.

@@ -46,7 +46,7 @@ def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
 def item_modality(path: str, camera: int) -> Modality | None:
     """The modality of an item of any data set; None where only the file's content tells.
 
-    Ours say it. Of other data sets the name counts first, and then camera 0, which is optical here.
+    Ours list it. Of other data sets the name counts first, and then camera 0, which is optical here.
     """
     if isinstance(camera, Modality):
         return camera

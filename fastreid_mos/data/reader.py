@@ -27,7 +27,7 @@ logger = logging.getLogger("fastreid_mos.data")
 
 # Raised when the same settings no longer give the same image.
 CACHE_VERSION = 2
-# Bytes of pixels kept in memory by one loader worker; what comes after is read anew every time.
+# Bytes of pixels kept in memory by one loader worker; what comes after is read every time.
 MEMORY_LIMIT = 2**30
 
 
@@ -110,7 +110,7 @@ class DiskCache:
             image = np.repeat(pixels, 3 // pixels.shape[2], axis=2)
             width, height = facts["size"]
             return ChipImage(image, int(facts["modality"]), (int(width), int(height)), tuple(facts["doubts"]))
-        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the chip is read anew
+        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the chip is read again
             return None
 
     def save(self, path: str, modality: int | None, stamp: Stamp, chip: ChipImage) -> None:

@@ -23,7 +23,7 @@ def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
 
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Inside the block all CPU generators start from ``seed``; afterwards they go on as if nothing had happened."""
+    """Inside the block all CPU generators start from ``seed``; afterwards their states are restored."""
     before = _get()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -38,7 +38,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 class PrivateGenerators:
     """Generators of their own for code that draws from the global ones a bit at a time, such as fast-reid's samplers.
 
-    Each ``with`` block goes on where the last one ended, whatever was drawn outside in between.
+    Each ``with`` block continues where the last one ended, whatever was drawn outside in between.
     """
 
     def __init__(self, seed: int) -> None:
