@@ -1,4 +1,4 @@
-"""A disk that is full: one line that names the file, earlier files as they were, nothing half-written left."""
+"""Files and a full disk: one line that names the file, earlier files as they were, nothing half-written left; locks."""
 
 from __future__ import annotations
 
@@ -134,3 +134,21 @@ def test_one_of_several_processes_reports_it_in_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         cli.in_process(program, None)
     assert capsys.readouterr().err == "error: /run/model_final.pth: No space left on device\n"
+
+
+def test_lines_of_a_run_that_was_killed(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"step": 1}\n{"step": 2}\nwords\n{"step": 3}\n{"st')
+    files.keep_lines_before(str(path), "step", 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_lock_is_one_holders_and_leaves_no_file(tmp_path):
+    path = str(tmp_path / ".lock")
+    for wait in (False, True):
+        with files.locked(path, wait) as held:
+            assert held and os.path.exists(path)
+            with files.locked(path) as again:
+                assert not again
+            assert os.path.exists(path)
+        assert not os.path.exists(path)
