@@ -207,6 +207,12 @@ def test_two_sources_of_one_stem(own_world, tmp_path):
     (alone / "journal-0.jsonl").write_text(first)
     assert dump_to(own_world, alone, "K", 1, chips=chips).made == 2
     assert_same(alone, tmp_path / "out")
+    # A source of a later call does not take the name of one that is there.
+    for own in (chips["query"][:1], chips["query"][-1:]):
+        dump_to(own_world, tmp_path / "later", "K", 1, chips={"query": own})
+    later = open_generated(tmp_path / "later")
+    later.verify()
+    assert len({one.output.lower() for one in later.records}) == 2
 
 
 class _Broken:
