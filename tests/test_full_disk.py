@@ -8,6 +8,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,27 @@ def test_a_lock_is_one_holders_and_leaves_no_file(tmp_path):
                 assert not again
             assert os.path.exists(path)
         assert not os.path.exists(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_killed_run_holds_no_lock_though_its_loader_workers_live_on(tmp_path):
+    receive, send = os.pipe()
+    parent = os.fork()
+    if not parent:
+        with files.only_run(str(tmp_path)):
+            worker = os.fork()
+            if not worker:
+                time.sleep(600)
+            os.write(send, str(worker).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    worker = int(os.read(receive, 20))
+    os.waitpid(parent, 0)
+    try:
+        assert (tmp_path / files.LOCK).exists()
+        with files.only_run(str(tmp_path)):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(receive)
+        os.close(send)
