@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastreid_mos.sim import SEQUENCES, Part, optical_pass, render_optical, render_sar, sample_ship, sar_pass
+from fastreid_mos.sim.raster import deposit
 from fastreid_mos.sim.speckle import speckle
 
 
@@ -28,6 +29,13 @@ def test_speckle_grains_are_correlated_along_their_direction():
     field = speckle(np.random.default_rng(2), 400, 400, 2.0, 0.6, 12.0, 0.0) - 1
     across, down = (field[:, :-5] * field[:, 5:]).mean(), (field[:-5] * field[5:]).mean()
     assert across > 0.25 * field.var() and abs(down) < 0.06 * field.var()
+
+
+def test_a_point_keeps_its_value_and_position():
+    target = np.zeros((6, 8), np.float32)
+    deposit(target, np.array([[4.25, 2.75]]), np.array([2.0]))
+    assert target.sum() == pytest.approx(2.0)
+    assert [float((target * i).sum()) / 2 for i in np.indices(target.shape)] == pytest.approx([2.75, 4.25])
 
 
 def test_speckle_refuses_no_looks():
