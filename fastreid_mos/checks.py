@@ -17,8 +17,9 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
 from .config import building, check_values, get_cfg, merge_file, merge_options, require
-from .data import SAMPLERS, TRANSFORM_REGISTRY
+from .data import SAMPLER_REGISTRY, TRANSFORM_REGISTRY
 from .data.augment import check_augmentation
+from .data.samplers import FASTREID_SAMPLERS
 from .evaluation import EVALUATOR_REGISTRY
 from .evaluation.evaluator import check_fusion
 from .modeling import LOSS_REGISTRY
@@ -42,7 +43,6 @@ KNOWN: dict[str, Collection[str]] = {
     "MODEL.LOSSES.NAME": LOSS_REGISTRY._obj_map,
     "DATASETS.NAMES": DATASET_REGISTRY._obj_map,
     "DATASETS.TESTS": DATASET_REGISTRY._obj_map,
-    "DATALOADER.SAMPLER_TRAIN": SAMPLERS,
     "INPUT.SAR.TRANSFORM": TRANSFORM_REGISTRY._obj_map,
 }
 
@@ -83,8 +83,13 @@ def check_config(cfg: Any) -> None:
 
 def check_names(cfg: Any) -> None:
     """Refuse a name that is in no registry."""
-    # ReidEvaluator is fast-reid's own, which is in no registry.
-    for key, names in {**KNOWN, "TEST.EVALUATOR": (*EVALUATOR_REGISTRY._obj_map, "ReidEvaluator")}.items():
+    known = {
+        **KNOWN,
+        # fast-reid's own are in no registry.
+        "TEST.EVALUATOR": (*EVALUATOR_REGISTRY._obj_map, "ReidEvaluator"),
+        "DATALOADER.SAMPLER_TRAIN": (*SAMPLER_REGISTRY._obj_map, *FASTREID_SAMPLERS),
+    }
+    for key, names in known.items():
         value = attrgetter(key)(cfg)
         for name in [value] if isinstance(value, str) else value:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:6]

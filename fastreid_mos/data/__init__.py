@@ -7,7 +7,7 @@ from .datasets import HOSS, HOSS_O2S, HOSS_S2O, QXSSAROPT, OptiSarPair, dataset_
 from .listing import as_numbers
 from .modality import OPTICAL, SAR, ship_metres, ship_size_features
 from .reader import ChipReader
-from .samplers import SAMPLERS, CrossModalIdentitySampler, IdentitySampler
+from .samplers import SAMPLER_REGISTRY, CrossModalIdentitySampler, IdentitySampler
 from .transforms import TRANSFORM_REGISTRY, SARDenoise, SARMaxScale, sar_denoise, sar_max_scale
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "HOSS_S2O",
     "OPTICAL",
     "QXSSAROPT",
-    "SAMPLERS",
+    "SAMPLER_REGISTRY",
     "SAR",
     "TRANSFORM_REGISTRY",
     "Chip",

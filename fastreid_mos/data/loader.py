@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.queues import Queue
 from pickle import UnpicklingError
 from typing import Any
@@ -112,7 +112,7 @@ class TrainDraws(Sampler[list[Draw]]):
     The rows and the seeds of iteration i depend on (seed, i, rank, number of processes) only.
     """
 
-    def __init__(self, batches: Sampler[list[int]], seed: int, start: int, rank: int) -> None:
+    def __init__(self, batches: Iterable[list[int]], seed: int, start: int, rank: int) -> None:
         self.batches = batches
         self.seed = seed
         self.start = start

@@ -8,24 +8,36 @@ because a pass is to depend on the seed and its number alone, so that a run resu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
 import numpy as np
 from fastreid.data import samplers as fastreid_samplers
 from fastreid.utils import comm
+from fastreid.utils.registry import Registry
 from torch.utils.data import Sampler
 
 from .listing import Item
 from .seeding import PrivateGenerators, spread_seed
 
-# Names that DATALOADER.SAMPLER_TRAIN may have.
-SAMPLERS = (
+SAMPLER_REGISTRY = Registry("SAMPLER")
+SAMPLER_REGISTRY.__doc__ = """
+What draws the training batches, chosen by DATALOADER.SAMPLER_TRAIN beside fast-reid's own: a class or function that is
+called as ``Sampler(items, batch_size, num_instances, seed)`` (``batch_size`` of all processes together) and gives an
+endless iterable of this process's batches, each a list of rows of ``items``. A resumed run repeats what the seed
+determines. ValueErrors become the run's error.
+"""
+FASTREID_SAMPLERS = (
     "TrainingSampler", "NaiveIdentitySampler", "BalancedIdentitySampler", "SetReWeightSampler",
-    "ImbalancedDatasetSampler", "IdentitySampler", "CrossModalIdentitySampler",
+    "ImbalancedDatasetSampler",
+)  # fmt: skip
+# Those that draw P identities x K chips.
+IDENTITY_SAMPLERS = (
+    "NaiveIdentitySampler", "BalancedIdentitySampler", "IdentitySampler", "CrossModalIdentitySampler",
 )  # fmt: skip
 
 
+@SAMPLER_REGISTRY.register()
 class IdentitySampler(Sampler[list[int]]):
     """The recipe's batches: P identities x K chips, whatever the chips' modality.
 
@@ -96,6 +108,7 @@ class IdentitySampler(Sampler[list[int]]):
         return [order[start : start + k] for start in range(0, len(order) - k + 1, k)]
 
 
+@SAMPLER_REGISTRY.register()
 class CrossModalIdentitySampler(IdentitySampler):
     """P identities x K chips with both modalities of every identity that has both, so that CMAL always has its pairs.
 
@@ -175,17 +188,19 @@ def identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: i
 
 def build_batches(
     name: str, items: Sequence[Item], batch_size: int, num_instances: int, seed: int, set_weight: Sequence[int] = ()
-) -> Sampler[list[int]]:
-    """This process's endless stream of batches (lists of rows of ``items``) by one of ``SAMPLERS``.
+) -> Iterable[list[int]]:
+    """This process's endless stream of batches (lists of rows of ``items``).
 
     Raises:
         ValueError: an unknown name, or a batch that these data cannot fill.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"name: must be one of {', '.join(SAMPLERS)}, got {name!r}")
-    for ours in (IdentitySampler, CrossModalIdentitySampler):
-        if name == ours.__name__:
-            return ours(items, batch_size, num_instances, seed)
+    if name in SAMPLER_REGISTRY._obj_map:
+        batches: Iterable[list[int]] = SAMPLER_REGISTRY.get(name)(items, batch_size, num_instances, seed)
+        return batches
+    if name not in FASTREID_SAMPLERS:
+        raise ValueError(
+            f"name: no sampler {name!r}; known: {', '.join([*FASTREID_SAMPLERS, *SAMPLER_REGISTRY._obj_map])}"
+        )
     world_size = comm.get_world_size()
     if batch_size % world_size:
         raise ValueError(
@@ -221,13 +236,13 @@ def _check_set_weight(items: Sequence[Item], set_weight: Sequence[int]) -> None:
 
 
 def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instances: int) -> int:
-    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever sampler with Identity in its
-    name draws them; with the others, SetReWeightSampler too, fast-reid's number, chips by the batch size.
+    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever of ``IDENTITY_SAMPLERS``
+    draws them; with any other, SetReWeightSampler too, fast-reid's number, chips by the batch size.
 
     Where some identities have more groups than others the last ones may not fill a batch, by the draw: it is the mean
     of 8 passes, the same for any seed.
     """
-    if "Identity" not in name:
+    if name not in IDENTITY_SAMPLERS:
         return max(len(items) // batch_size, 1)
     sampler = IdentitySampler(items, batch_size, num_instances, seed=0, rank=0, world_size=1)
     return round(sum(len(list(sampler.one_pass(np.random.default_rng(draw)))) for draw in range(8)) / 8)

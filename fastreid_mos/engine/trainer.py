@@ -21,7 +21,7 @@ from ..data.build import check_shared_memory
 from ..data.datasets import join_items, open_training
 from ..data.holdout import hold_out
 from ..data.listing import Item
-from ..data.samplers import epoch_batches
+from ..data.samplers import IDENTITY_SAMPLERS, epoch_batches
 from ..errors import CheckpointError, DatasetError
 from ..modeling import build_checked_model, load_reid_weights
 from . import testing
@@ -120,7 +120,7 @@ class MOSTrainer(DefaultTrainer):
     @staticmethod
     def _warn_of_one_ship(cfg: Any) -> None:
         own, loading = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER
-        grouped = "Identity" in loading.SAMPLER_TRAIN and own < 2 * loading.NUM_INSTANCE
+        grouped = loading.SAMPLER_TRAIN in IDENTITY_SAMPLERS and own < 2 * loading.NUM_INSTANCE
         if grouped and "TripletLoss" in cfg.MODEL.LOSSES.NAME:
             logger.warning(
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} leaves each process {own} chips, by NUM_INSTANCE "

@@ -10,8 +10,11 @@ import pytest
 import torch
 from fastreid.utils import comm
 
-from fastreid_mos.data import HOSS, CrossModalIdentitySampler, IdentitySampler
-from fastreid_mos.data.samplers import SAMPLERS, build_batches, epoch_batches
+from fastreid_mos.data import HOSS, SAMPLER_REGISTRY, CrossModalIdentitySampler, IdentitySampler, build_train_loader
+from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS, build_batches, epoch_batches
+from fastreid_mos.errors import ConfigError
+
+SAMPLERS = (*FASTREID_SAMPLERS, "IdentitySampler", "CrossModalIdentitySampler")
 
 # Identity -> optical chips, SAR chips.
 CHIPS = {1: (2, 1), 2: (1, 2), 3: (4, 4), 4: (1, 1), 5: (3, 0), 6: (0, 5), 7: (6, 1), 8: (1, 0), 9: (2, 2)}
@@ -70,9 +73,6 @@ def test_identity_sampler_uses_every_chip_once_a_pass():
                 assert times == 1
         for pid, counts in CHIPS.items():
             assert per_identity[pid] == max(sum(counts) // 2, 1) * 2
-
-
-IDENTITY_SAMPLERS = [name for name in SAMPLERS if "Identity" in name]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -185,3 +185,32 @@ def test_batches_that_processes_cannot_share(monkeypatch):
     for name in ("IdentitySampler", "TrainingSampler"):
         with pytest.raises(ValueError, match="number of processes"):
             build_batches(name, ITEMS, 8, 2, 0)
+
+
+def test_a_sampler_of_ones_own(make_cfg, hoss_root, monkeypatch):
+    monkeypatch.setattr(SAMPLER_REGISTRY, "_obj_map", dict(SAMPLER_REGISTRY._obj_map))  # to be forgotten again
+
+    @SAMPLER_REGISTRY.register()
+    class OwnIdentitySampler:
+        def __init__(self, items, batch_size, num_instances, seed):
+            if batch_size > len(items):
+                raise ValueError(f"batch_size: {batch_size} of {len(items)} chips")
+            self.rng, self.chips, self.batch_size = np.random.default_rng(seed), len(items), batch_size
+
+        def __iter__(self):
+            while True:
+                yield self.rng.permutation(self.chips)[: self.batch_size].tolist()
+
+    items = HOSS(root=hoss_root).train
+
+    def loader(size, start=0):
+        cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "OwnIdentitySampler", "SOLVER.IMS_PER_BATCH", size)
+        return build_train_loader(cfg, items=items, start_iter=start)
+
+    batches = [batch["img_paths"] for batch in islice(loader(7), 4)]
+    drawn = np.random.default_rng(0)
+    assert batches == [[items[row][0] for row in drawn.permutation(17)[:7]] for _ in range(4)]
+    assert [batch["img_paths"] for batch in islice(loader(7, start=2), 2)] == batches[2:]
+    assert epoch_batches("OwnIdentitySampler", items, 7, 2) == 17 // 7
+    with pytest.raises(ConfigError, match="DATALOADER.SAMPLER_TRAIN OwnIdentitySampler.* 18 of 17"):
+        loader(18)
