@@ -9,26 +9,21 @@ import pytest
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation import summarize_splits
-from fastreid_mos.evaluation.figures import bootstrap_intervals, random_metrics, size_features, wilson_interval
+from fastreid_mos.evaluation.figures import bootstrap_intervals, random_metrics, wilson_interval
 
 
-def expected_ap(matches, ranked):
-    """Mean AP of a random order: the i-th place is a match with probability m / n, and then (i - 1)(m - 1) / (n - 1)
-    of the places before it are matches, on average."""
-    m, n = matches, ranked
-    return sum((1 + (i - 1) * (m - 1) / max(n - 1, 1)) / i for i in range(1, n + 1)) / n
-
-
-@pytest.mark.parametrize(("matches", "ranked"), [(1, 1), (1, 13), (2, 40), (5, 9), (9, 9), (3, 500)])
-def test_random_row_is_a_random_order(matches, ranked):
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 13), (2, 40), (5, 9), (9, 9), (3, 500)])
+def test_random_row_is_a_random_order(m, n):
     draws = 20000
-    result = random_metrics(np.array([matches]), np.array([ranked]), [1, 5], draws, seed=0)
-    assert result["mAP"][0] == pytest.approx(expected_ap(matches, ranked), abs=4 * 0.4 / draws**0.5)
+    result = random_metrics(np.array([m]), np.array([n]), [1, 5], draws, seed=0)
+    # Position i is a match with probability m / n; then (i - 1)(m - 1) / (n - 1) of those before it are, on average.
+    expected = sum((1 + (i - 1) * (m - 1) / max(n - 1, 1)) / i for i in range(1, n + 1)) / n
+    assert result["mAP"][0] == pytest.approx(expected, abs=4 * 0.4 / draws**0.5)
     for rank in (1, 5):
-        share = 1 - comb(ranked - matches, min(rank, ranked)) / comb(ranked, min(rank, ranked))
+        share = 1 - comb(n - m, min(rank, n)) / comb(n, min(rank, n))
         assert result[f"Rank-{rank}"][0] == pytest.approx(share, abs=4 * 0.5 / draws**0.5)
     # The last match stands at (n + 1) m / (m + 1) on average; its INP averages m / that rank or more (Jensen).
-    assert max(matches / ranked, (matches + 1) / (ranked + 1) - 0.01) <= result["mINP"][0] <= 1
+    assert max(m / n, (m + 1) / (n + 1) - 0.01) <= result["mINP"][0] <= 1
 
 
 def test_random_row_by_query_and_seed():
@@ -37,17 +32,11 @@ def test_random_row_by_query_and_seed():
     assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
-def test_size_features_are_logarithms_of_height_and_width():
-    rows = size_features(np.array([[20.0, 200.0], [40.0, 100.0]]))
-    np.testing.assert_allclose(rows, np.log([[200.0, 20.0], [100.0, 40.0]]))
-
-
 def test_bootstrap_of_a_mean():
     values, ships = np.random.default_rng(0).normal([5.0, -1.0], [2.0, 0.1], (400, 2)), np.arange(400)
-    intervals = bootstrap_intervals(values, ships, 20000, seed=1)
-    half = 1.96 * values.std(axis=0) / 20  # 1.64 would be the interval of 90 %
-    np.testing.assert_allclose((values.mean(axis=0) - intervals[:, 0]) / half, 1, atol=0.05)
-    np.testing.assert_allclose((intervals[:, 1] - values.mean(axis=0)) / half, 1, atol=0.05)
+    low, high = bootstrap_intervals(values, ships, 20000, seed=1).T
+    half, mean = 1.96 * values.std(axis=0) / 20, values.mean(axis=0)  # 1.64 would be the interval of 90 %
+    np.testing.assert_allclose([(mean - low) / half, (high - mean) / half], 1, atol=0.05)
     # No resamplings, no query, or one ship only: no interval.
     for some, of, samples in ((values, ships, 0), (values[:0], ships[:0], 10), (values, np.full(400, 7), 10)):
         none = bootstrap_intervals(some, of, samples)
@@ -55,7 +44,7 @@ def test_bootstrap_of_a_mean():
 
 
 def test_bootstrap_draws_ships_with_all_their_queries():
-    """Queries that say the same again add nothing; ships weigh as much as they have queries."""
+    """Queries that repeat others add nothing; ships weigh as much as they have queries."""
     rng = np.random.default_rng(1)
     values = rng.random((30, 2))
     once = bootstrap_intervals(values, np.arange(30), 500, seed=2)
@@ -90,14 +79,10 @@ def test_wilson_of_the_published_rank_1_and_at_the_ends(hits, count, low, high):
 
 
 def test_means_over_splits():
-    runs = [
-        {"ALL": {"mAP": 40.0, "Rank-1": 50.0}, "O2S": {"mAP": 10.0, "Rank-1": 0.0}},
-        {"ALL": {"mAP": 46.0, "Rank-1": 50.0}},
-        {"ALL": {"mAP": 43.0, "Rank-1": 56.0}, "O2S": {"mAP": 20.0, "Rank-1": 0.0}},
-    ]
-    summary = summarize_splits(runs)
+    first, second, third = {"mAP": 40.0, "Rank-1": 50.0}, {"mAP": 46.0, "Rank-1": 50.0}, {"mAP": 43.0, "Rank-1": 56.0}
+    summary = summarize_splits([{"ALL": first, "O2S": first}, {"ALL": second}, {"ALL": third, "O2S": third}])
     assert summary["ALL"]["mAP"] == pytest.approx(43) and summary["ALL"]["mAP_std"] == pytest.approx(3)
-    assert summary["O2S"]["mAP"] == pytest.approx(15) and summary["O2S"]["Rank-1_std"] == 0
-    assert summarize_splits(runs[1:2]) == {"ALL": {"mAP": 46, "mAP_std": 0, "Rank-1": 50, "Rank-1_std": 0}}
+    assert summary["O2S"]["mAP"] == pytest.approx(41.5) and summary["O2S"]["mAP_std"] == pytest.approx(4.5**0.5)
+    assert summarize_splits([{"ALL": second}]) == {"ALL": {"mAP": 46, "mAP_std": 0, "Rank-1": 50, "Rank-1_std": 0}}
     with pytest.raises(MOSError, match="TEST.HOLDOUT"):
         summarize_splits([{}])

@@ -19,19 +19,16 @@ GALLERY = ["-1_g_SAR.tif", "1_g_RGB.tif", "1_g_SAR.tif", "2_g_RGB.tif", "3_g_SAR
 
 def hoss(root, query, gallery):
     """Files of different content, so that copies can be told from others of their name."""
-    paths = []
-    for folder, names in (("query", query), ("bounding_box_test", gallery)):
-        (root / folder).mkdir(parents=True)
-        for name in names:
-            (root / folder / name).write_bytes(f"{folder}/{name}".encode())
-            paths.append(root / folder / name)
+    paths = [root / "query" / name for name in query] + [root / "bounding_box_test" / name for name in gallery]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.fsencode(path))
     return paths
 
 
 def selected(paths, num_query, wanted=PROTOCOLS, root=None):
-    names = [os.path.basename(path) for path in paths]
-    kinds = np.array([int("SAR" in name) for name in names])
-    ids = np.array([int(name.split(".")[0].split("_")[0]) for name in names])
+    kinds = np.array([int("SAR" in path.name) for path in paths])
+    ids = np.array([int(path.stem.split("_")[0]) for path in paths])
     unused = np.zeros((len(ids), 2))
     chips = Chips(unused.astype(np.float32), ids, kinds, kinds, unused, tuple(map(str, paths)), num_query)
     protocols, left_out = select_protocols(chips, wanted, *np.split(np.arange(len(ids)), [num_query]), root)
@@ -54,25 +51,12 @@ def test_by_modality(tmp_path, query, gallery, rows, left_out):
     assert selected(hoss(tmp_path, query, gallery), len(query)) == (rows, left_out)
 
 
-def subset(root, name, query, gallery):
-    for folder, names in (("query", query), ("bounding_box_test", gallery)):
-        (root / "subset" / name / folder).mkdir(parents=True)
-        for file in names:
-            (root / "subset" / name / folder / file).write_bytes(b"copy")
-
-
 def test_subset_folders_list_what_a_protocol_holds(tmp_path):
-    paths = hoss(tmp_path, QUERY, GALLERY)
-    subset(tmp_path, "O2S", ["1_q_RGB.tif", "Thumbs.db"], ["1_g_SAR.tif", "-1_g_SAR.tif"])
-    rows, _ = selected(paths, 3, root=str(tmp_path))
-    assert rows["O2S"][:2] == ([0], [3, 5]) and rows["S2O"][:2] == ([1], [4, 6])
     # Chips of a data set of the user's own may have any name.
-    (tmp_path / "query" / "3_q_RGB.tif").rename(tmp_path / "query" / "3.png")
-    (tmp_path / "subset/O2S/query/3.png").touch()
-    rows, _ = selected(
-        [path.with_name("3.png") if "3_q" in path.name else path for path in paths], 3, root=str(tmp_path)
-    )
-    assert rows["O2S"][:2] == ([0, 2], [3, 5])
+    paths = hoss(tmp_path, ["1_q_RGB.tif", "2_q_SAR.tif", "3.png"], GALLERY)
+    hoss(tmp_path / "subset/O2S", ["1_q_RGB.tif", "3.png", "Thumbs.db"], ["1_g_SAR.tif", "-1_g_SAR.tif"])
+    rows, _ = selected(paths, 3, root=str(tmp_path))
+    assert rows["O2S"][:2] == ([0, 2], [3, 5]) and rows["S2O"][:2] == ([1], [4, 6])
     # They list the test split and no other.
     assert selected(paths, 3)[0]["O2S"][:2] == ([0, 2], [3, 5, 7])
 
@@ -82,7 +66,7 @@ def test_a_subset_with_chips_of_its_own_is_left_to_its_data_set(tmp_path, caplog
     """With the training behind it a test stops at no name that is not UTF-8."""
     paths = hoss(tmp_path, QUERY, GALLERY)
     try:
-        subset(tmp_path, "O2S", ["1_q_RGB.tif", os.fsdecode(name)], ["1_g_SAR.tif"])
+        hoss(tmp_path / "subset/O2S", ["1_q_RGB.tif", os.fsdecode(name)], ["1_g_SAR.tif"])
     except OSError:
         pytest.skip("this file system takes no such name")
     assert selected(paths, 3, root=str(tmp_path))[0]["O2S"][0] == [0, 2]
@@ -97,11 +81,10 @@ def test_own_files(tmp_path, kind):
         paths[3] = query
     elif kind == "copy":
         shutil.copyfile(query, twin)
-    elif kind == "link":
+    elif kind != "other content":
         twin.unlink()
+    if kind == "link":
         twin.symlink_to(query)
-    elif kind == "absent":
-        twin.unlink()
     rows, left_out = selected(paths, 1, [["O2O", "optical", "optical"], ["ALL", "all", "all"]])
     assert rows["O2O"][2] == [-1 if kind in ("other content", "absent") else 2]
     assert left_out == {"ALL": "the same chips as O2O"}

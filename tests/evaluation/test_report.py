@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastreid_mos.errors import MOSError
-from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, rank_features, report, summarize_splits
+from fastreid_mos.evaluation import rank_features, report, summarize_splits
 from fastreid_mos.evaluation.pictures import read_top_lists
 from fastreid_mos.evaluation.report import simulation_of
 
@@ -24,18 +24,18 @@ class HOSS:
 
 
 def evaluate(split, folder, **settings):
-    made = FusionReidEvaluator(
-        num_query=split.num_query,
-        settings=EvalSettings(**{"seed": 3, "weights": "start.pth", "bootstrap_samples": 50, **settings}),
-        output_dir=str(folder),
-        dataset=HOSS(split),
-    )
-    return split.run(made), json.loads((folder / "results.json").read_text())
+    settings = {"seed": 3, "weights": "start.pth", "bootstrap_samples": 50, **settings}
+    results = split.run(split.evaluator(str(folder), HOSS(split), **settings))
+    return results, json.loads((folder / "results.json").read_text())
 
 
 def ranks_of(folder):
     with open(folder / "query_ranks.csv", encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -59,16 +59,22 @@ def test_results_hold_what_was_returned_and_how(split, tmp_path, log):
     part = content["protocols"]["O2S"]
     assert (part["queries"], part["queries_valid"], part["queries_without_match"]) == (12, 11, 1)
     for name, figures in results.items():
+        part = content["protocols"][name]
         for row in ("model", "size-only", "random"):
-            values = content["protocols"][name][row]
-            assert set(values) == {*figures, "intervals"} and set(values["intervals"]) == set(figures)
-        assert {key: content["protocols"][name]["model"][key] for key in figures} == figures
-        assert len(content["protocols"][name]["rank1_wilson"]) == 2
+            assert set(part[row]) == {*figures, "intervals"} and set(part[row]["intervals"]) == set(figures)
+        assert {key: part["model"][key] for key in figures} == figures and len(part["rank1_wilson"]) == 2
     # The table in the log has the same figures.
     values = content["protocols"]["S2O"]["model"]
     low, high = values["intervals"]["mAP"]
     assert f"{values['mAP']:.1f} [{low:.1f}, {high:.1f}]" in log.text and "HOSS, test split, chips:" in log.text
     assert "S2O: model above size-only: mAP" in log.text and "SIMULATED" not in log.text
+    split.run(split.evaluator(split="held-out"))
+    assert "held-out training identities" in log.text
+    # The same input gives the same files.
+    evaluate(split, tmp_path / "again", rerank=(5, 2, 0.3))
+    again = files_of(tmp_path / "again")
+    assert set(again) == {"results.json", "query_ranks.csv"}
+    assert all((tmp_path / name).read_bytes() == written for name, written in again.items())
 
 
 def test_the_last_checkpoint_of_the_run_is_put_on_record(split, tmp_path):
@@ -76,13 +82,6 @@ def test_the_last_checkpoint_of_the_run_is_put_on_record(split, tmp_path):
     for weights, last in (("", "model_final.pth"), ("start.pth", "")):
         _, content = evaluate(split, tmp_path / "out", run_folder=str(tmp_path), weights=weights)
         assert content["model"] == {"MODEL.WEIGHTS": weights, "last_checkpoint": last}
-
-
-def test_the_same_input_gives_the_same_files(split, tmp_path):
-    for folder in ("a", "b"):
-        evaluate(split, tmp_path / folder)
-    for name in ("results.json", "query_ranks.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def moved(split, root):
@@ -114,28 +113,28 @@ def test_simulated_data_behind_a_link_is_called_so(split, tmp_path, linked):
     assert simulation_of(moved(split, made).paths) is None
 
 
-def test_held_out_chips_are_called_so(split, log):
-    split.run(FusionReidEvaluator(num_query=split.num_query, split="held-out"))
-    assert "held-out training identities" in log.text
-
-
-def test_ranks_by_query(split, tmp_path):
+def test_ranks_by_query(split, tmp_path, odd_words):
     split.ids[0] = 777
-    results, _ = evaluate(split, tmp_path)
+    paths = [path.replace("_q0_", f"_{odd_words[n % len(odd_words)]}_") for n, path in enumerate(split.paths)]
+    assert len({*paths} - {*split.paths}) == 24
+    results, _ = evaluate(split.changed(paths=tuple(paths)), tmp_path)
     rows = ranks_of(tmp_path)
-    assert [sum(row["protocol"] == name for row in rows) for name in results] == [24, 12, 12]
-    assert (rows[0]["query"], rows[0]["identity"], rows[0]["matches"]) == (split.paths[0], "777", "0")
-    assert rows[0]["first_rank"] == rows[0]["AP"] == "" and rows[0]["match_1"] == "0"
+    assert [row["query"] for row in rows if row["protocol"] == "ALL"] == paths[:24]
+    assert {row for row, *_ in read_top_lists(tmp_path / "query_ranks.csv", "ALL", 24)} == set(paths[1:24])
+    assert (rows[0]["identity"], rows[0]["matches"], rows[0]["match_1"]) == ("777", "0", "0")
+    assert rows[0]["first_rank"] == rows[0]["AP"] == ""
     for name, figures in results.items():
         own = [row for row in rows if row["protocol"] == name and row["first_rank"]]
+        assert len(own) == (23 if name == "ALL" else 11 if name == "O2S" else 12)
         assert 100 * np.mean([float(row["AP"]) for row in own]) == pytest.approx(figures["mAP"], abs=1e-3)
         hits = [int(row["first_rank"]) == 1 for row in own]
-        assert 100 * np.mean(hits) == pytest.approx(figures["Rank-1"])
-        assert hits == [row["match_1"] == "1" for row in own]
+        assert 100 * np.mean(hits) == pytest.approx(figures["Rank-1"]) and hits == [
+            row["match_1"] == "1" for row in own
+        ]
         for row in own:
             # Names begin with the identity; the match marks tell whether it is the query's.
             for rank in range(1, 11):
-                same = row[f"top_{rank}"].split("/")[-1].split("_")[0].lstrip("0") == row["identity"].lstrip("0")
+                same = row[f"top_{rank}"].split("/")[4].startswith(f"{int(row['identity']):04d}_")
                 assert same == (row[f"match_{rank}"] == "1")
 
 
@@ -146,9 +145,8 @@ def test_unknown_ships_are_ranked_though_nothing_can_be_measured(split, tmp_path
     assert results == content["protocols"] == {} and list(content["left_out"]) == ["ALL", "O2S", "S2O"]
     assert "nothing to measure" in log.text and str(tmp_path / "query_ranks.csv") in log.text
     rows = [row for row in ranks_of(tmp_path) if row["protocol"] == "O2S"]
-    query, gallery = split.rows(0, 1)
-    parts = [split.features[query], split.features[gallery], split.ids[query], split.ids[gallery]]
-    top = rank_features(*parts, top_k=10, allow_empty=True).top
+    _, gallery = split.rows(0, 1)
+    top = rank_features(*split.parts(0, 1), top_k=10, allow_empty=True).top
     for row, found in zip(rows, top, strict=True):
         assert [row[f"top_{k}"] for k in range(1, 11)] == [split.paths[gallery[index]] for index in found]
         assert (row["first_rank"], row["AP"], row["matches"]) == ("", "", "0")
@@ -157,17 +155,9 @@ def test_unknown_ships_are_ranked_though_nothing_can_be_measured(split, tmp_path
         summarize_splits([results])
 
 
-def test_odd_names_come_back_from_the_files(split, tmp_path, odd_words):
-    paths = [path.replace("_q0_", f"_{odd_words[n % len(odd_words)]}_") for n, path in enumerate(split.paths)]
-    assert len({*paths} - {*split.paths}) == 24
-    evaluate(split.changed(paths=tuple(paths)), tmp_path)
-    assert [row["query"] for row in ranks_of(tmp_path) if row["protocol"] == "ALL"] == paths[:24]
-    assert {row for row, *_ in read_top_lists(tmp_path / "query_ranks.csv", "ALL", 24)} == set(paths[:24])
-
-
 def test_a_write_that_fails_leaves_the_earlier_file(split, tmp_path, monkeypatch):
     evaluate(split, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = files_of(tmp_path)
 
     def fails(content, stream, **options):
         stream.write('{"half": ')
@@ -176,8 +166,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(split, tmp_path, monkeypatch
     monkeypatch.setattr(report.json, "dump", fails)
     with pytest.raises(MOSError, match="No space left on device") as caught:
         evaluate(split, tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert str(tmp_path) in str(caught.value) and files_of(tmp_path) == before
 
 
 def test_no_resamplings_are_null_in_json_and_absent_in_the_log(split, tmp_path, log):
