@@ -11,25 +11,22 @@ from dump_world import dump_to, write_world
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """Chips and a bridge; not to be written to."""
+    """Not to be written to."""
     return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
 def own_world(world, tmp_path) -> Path:
-    """Chips and a bridge, to be changed."""
     return Path(shutil.copytree(world, tmp_path / "world"))
 
 
 @pytest.fixture(scope="session")
 def done(world, tmp_path_factory) -> Path:
     """A dump of two samples of each optical chip; not to be written to."""
-    folder = tmp_path_factory.mktemp("dump") / "done"
-    dump_to(world, folder)
+    dump_to(world, folder := tmp_path_factory.mktemp("dump") / "done")
     return folder
 
 
 @pytest.fixture
 def copy(done, tmp_path) -> Path:
-    """The dump, to be spoilt."""
     return Path(shutil.copytree(done, tmp_path / "copy"))

@@ -31,7 +31,7 @@ N_OPTICAL, N_SAR = 5, 3
 
 
 def write_world(folder: Path) -> Path:
-    """``data/HOSS/<split>/`` with chips, and ``pipe/``; returns the folder."""
+    """``data/HOSS/<split>/`` with chips, and ``pipe/``."""
     from tiny_bridge import tiny_pipeline
 
     for seed, path in enumerate(f"{split}/{name}.tif" for split in NAMES for name in NAMES[split]):
@@ -41,7 +41,6 @@ def write_world(folder: Path) -> Path:
 
 
 def write_chip(path: Path, seed: int) -> None:
-    """An optical or SAR chip of random pixels, as its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     if path.stem.endswith("RGB"):
@@ -52,10 +51,9 @@ def write_chip(path: Path, seed: int) -> None:
 
 def items(folder: Path, *splits: str) -> dict[str, list[tuple[str, int, int]]]:
     """(path, identity, modality) of the chips of some splits, or of all."""
+    root = folder / "data" / "HOSS"
     return {
-        split: [
-            (str(folder / "data" / "HOSS" / split / f"{name}.tif"), *parse_hoss_name(name)) for name in NAMES[split]
-        ]
+        split: [(str(root / split / f"{name}.tif"), *parse_hoss_name(name)) for name in NAMES[split]]
         for split in splits or NAMES
     }
 
@@ -74,12 +72,10 @@ def dump_to(folder: Path, output: Path, *opts, splits=(), chips=None, pipe=None,
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def pixels(path: Path) -> np.ndarray:
-    """An image as whole numbers of either sign."""
     with Image.open(path) as image:
         return np.asarray(image).astype(int)
 
@@ -92,29 +88,26 @@ def assert_same(one: Path, other: Path) -> None:
         if name.endswith(".png"):
             assert np.abs(pixels(one / name) - pixels(other / name)).max() <= 1, name
         elif name == "manifest.jsonl":
-            rows = [[json.loads(line) for line in text.splitlines()] for text in (left[name], right[name])]
-            assert _without_bytes(rows[0]) == _without_bytes(rows[1])
+            own, others = ([json.loads(line) for line in text.splitlines()] for text in (left[name], right[name]))
+            for row in own + others:
+                del row["output_sha256"], row["digest"]
+            assert own == others
         else:
             assert left[name] == right[name], name
-
-
-def _without_bytes(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if key not in ("output_sha256", "digest")} for row in rows]
 
 
 def kill_at(mode: str) -> None:
     """Make this process kill itself: ``<moment>-<n>``, at the n-th chip before, in or after the writing of a file."""
     moment, _, number = mode.partition("-")
     left = [int(number or 0)]
+    write, append = dump_folder.atomic_write, dump_folder._append
 
-    def now(there: str) -> bool:
-        left[0] -= there == moment
-        return there == moment and left[0] < 0
+    def now(here: str) -> bool:
+        left[0] -= here == moment
+        return here == moment and left[0] < 0
 
     def die(*_) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-
-    write, append = dump_folder.atomic_write, dump_folder._append
 
     def killed_write(path, kind):
         if now("before_image"):
@@ -140,16 +133,16 @@ def kill_at(mode: str) -> None:
 def main(folder: Path, modes: list[str]) -> None:
     children = []
     for mode in modes:
-        for rank in range(2 if mode == "together" else 1):
-            child = os.fork()
-            if child == 0:
+        world = 2 if mode == "together" else 1
+        for rank in range(world):
+            children.append(os.fork())
+            if not children[-1]:
                 try:
                     torch.set_num_threads(1)
                     kill_at(mode)
-                    dump_to(folder, folder / mode, rank=rank, world=2 if mode == "together" else 1)
+                    dump_to(folder, folder / mode, rank=rank, world=world)
                 finally:
                     os._exit(0)
-            children.append(child)
     print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 
 

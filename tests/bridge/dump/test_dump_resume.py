@@ -37,24 +37,18 @@ def killed(world, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", KILLS)
-def test_killed_and_called_again(world, done, killed, mode, tmp_path):
-    folder = Path(shutil.copytree(killed / mode, tmp_path / "killed"))
-    with pytest.raises(DatasetError, match="journal-0.jsonl: the dump was not finished; run: generate again"):
-        open_generated(folder).verify()
-    assert len(list(folder.rglob("*_SAR.png"))) == KILLS[mode]
-    ranks = ((0, 1),) if mode != "in_image-4" else ((0, 2), (1, 2))
-    made = [dump_to(killed, folder, rank=rank, world=count).made for rank, count in ranks]
-    assert sum(made) == 2 * N_OPTICAL - KILLS[mode]
-    assert not list(folder.rglob(".*"))
+@pytest.mark.parametrize("mode", [*KILLS, "together"])
+def test_killed_or_two_at_once(world, done, killed, mode):
+    folder = killed / mode
+    if mode in KILLS:
+        with pytest.raises(DatasetError, match="journal-0.jsonl: .* run: generate again"):
+            open_generated(folder).verify()
+        assert len(list(folder.rglob("*_SAR.png"))) == KILLS[mode]
+        ranks = ((0, 1),) if mode != "in_image-4" else ((0, 2), (1, 2))
+        made = [dump_to(killed, folder, rank=rank, world=count).made for rank, count in ranks]
+        assert sum(made) == 2 * N_OPTICAL - KILLS[mode] and not list(folder.rglob(".*"))
     (folder / "dump.json").write_text((folder / "dump.json").read_text().replace(str(killed), str(world)))
     assert_same(folder, done)
-
-
-@pytest.mark.slow
-def test_two_processes_at_once(world, done, killed):
-    (killed / "together" / "dump.json").write_text((done / "dump.json").read_text())
-    assert_same(killed / "together", done)
 
 
 def test_more_samples_and_splits(world, done, tmp_path):
@@ -85,11 +79,11 @@ def test_missing_and_damaged_files_are_logged_and_generated_again(world, copy, d
 
 
 def test_a_source_that_changed(own_world, tmp_path):
-    output, source = tmp_path / "out", own_world / "data/HOSS/query/0002_a_RGB.tif"
+    output = tmp_path / "out"
     dump_to(own_world, output)
-    write_chip(source, 99)
+    write_chip(own_world / "data/HOSS/query/0002_a_RGB.tif", 99)
     before = tree(output)
-    with pytest.raises(DatasetError, match="0002_a_RGB.tif: changed since chips were generated from it") as caught:
+    with pytest.raises(DatasetError, match="0002_a_RGB.tif: changed ") as caught:
         dump_to(own_world, output, "K", 3)
     assert tree(output) == before
     for path in re.findall(r"/\S+_SAR\.png", str(caught.value).replace(",", " ")):
@@ -99,9 +93,10 @@ def test_a_source_that_changed(own_world, tmp_path):
     assert_same(output, tmp_path / "anew")
 
 
-@pytest.mark.parametrize(
-    ("opts", "words"),
-    [
+def test_a_folder_of_another_dump_is_left_as_it_is(world, copy, tmp_path):
+    tiny_pipeline(seed=1).save_pretrained(tmp_path / "pipe")
+    foreign, before = copy / "images/query/0009_z_RGB_k0_SAR.png", tree(copy)
+    for opts, words in (
         (("STEPS", 4), "BRIDGE.SAMPLE.STEPS: 3 there, 4 now"),
         (("RULE", "bbdm"), "BRIDGE.SAMPLE.RULE: dbim there, bbdm now"),
         (("ETA", 0.5), "BRIDGE.SAMPLE.ETA: 1.0 there, 0.5 now"),
@@ -109,19 +104,13 @@ def test_a_source_that_changed(own_world, tmp_path):
         (("CLIP", False), "BRIDGE.SAMPLE.CLIP: True there, False now"),
         (("SEED", 3), "BRIDGE.SAMPLE.SEED: 0 there, 3 now"),
         ((), "the bridge's weights: "),
-    ],
-)
-def test_a_folder_of_another_dump_is_left_as_it_is(world, copy, tmp_path, opts, words):
-    pipe = None if opts else tmp_path / "pipe"
-    if pipe:
-        tiny_pipeline(seed=1).save_pretrained(pipe)
-    before = tree(copy)
-    with pytest.raises(DatasetError, match=re.escape(words)):
-        dump_to(world, copy, *opts, pipe=pipe)
-    (copy / "images/query/0009_z_RGB_k0_SAR.png").write_bytes(b"somebody else's")
-    with pytest.raises(DatasetError, match="0009_z_RGB_k0_SAR.png is not of this dump"):
+    ):
+        with pytest.raises(DatasetError, match=words):
+            dump_to(world, copy, *opts, pipe=None if opts else tmp_path / "pipe")
+    foreign.write_bytes(b"somebody else's")
+    with pytest.raises(DatasetError, match=foreign.name):
         dump_to(world, copy, "K", 3)
-    (copy / "images/query/0009_z_RGB_k0_SAR.png").unlink()
+    foreign.unlink()
     assert tree(copy) == before
 
 
@@ -129,7 +118,7 @@ def test_corrupt_lines(world, copy, done):
     manifest = copy / "manifest.jsonl"
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join([*lines[:3], lines[3][:50] + "\n", *lines[4:]]))
-    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 4 is not JSON; .*remove it and run: generate again"):
+    with pytest.raises(DatasetError, match=r"manifest.jsonl: line 4 .*remove it and run: generate again"):
         dump_to(world, copy)
     # As the message says: without the manifest all are generated again.
     manifest.unlink()
@@ -141,31 +130,24 @@ def test_corrupt_lines(world, copy, done):
     assert dump_to(world, copy).made == 0  # half a line at the end is what a kill leaves
     assert_same(copy, done)
     (copy / "journal-0.jsonl").write_text("\n" + lines[0])
-    with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 is not JSON"):
+    with pytest.raises(DatasetError, match="journal-0.jsonl: line 1 "):
         dump_to(world, copy)
 
 
-@pytest.mark.parametrize(
-    ("opts", "words"),
-    [
-        (("INPUT.SAR.TRANSFORM", "SARMaxScale"), "INPUT.SAR.TRANSFORM: .*'SARDenoise', got 'SARMaxScale'"),
-        (("INPUT.SAR.LOW_PERCENTILE", 2.0), "INPUT.SAR.LOW_PERCENTILE: .*5.0, got 2.0"),
-        (("BRIDGE.DIRECTION", "sar_to_optical"), "BRIDGE.DIRECTION: .*optical_to_sar"),
+def test_what_cannot_be_generated_is_refused_before_a_folder_is_made(own_world, tmp_path):
+    for opts, words in (
+        (("INPUT.SAR.TRANSFORM", "SARMaxScale"), "INPUT.SAR.TRANSFORM: "),
+        (("INPUT.SAR.LOW_PERCENTILE", 2.0), "INPUT.SAR.LOW_PERCENTILE: "),
+        (("BRIDGE.DIRECTION", "sar_to_optical"), "BRIDGE.DIRECTION: "),
         (("STEPS", 2000), "BRIDGE.SAMPLE: "),
         (("ETA", 0.5, "ORDER", 2), "BRIDGE.SAMPLE: solver_order"),
-    ],
-)
-def test_settings_that_do_not_fit_the_bridge(world, tmp_path, opts, words):
-    with pytest.raises(ConfigError, match=words):
-        dump_to(world, tmp_path / "out", *opts)
-    assert not (tmp_path / "out").exists()
-
-
-def test_unreadable_sources(own_world, tmp_path):
+    ):
+        with pytest.raises(ConfigError, match=words):
+            dump_to(own_world, tmp_path / "out", *opts)
     path = own_world / "data/HOSS/gallery/0003_c_RGB.tif"
     for spoil in (lambda: path.write_bytes(path.read_bytes()[:100]), path.unlink):
         spoil()
-        with pytest.raises(ChipError, match="0003_c_RGB.tif"):
+        with pytest.raises(ChipError, match=path.name):
             dump_to(own_world, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -173,21 +155,18 @@ def test_unreadable_sources(own_world, tmp_path):
 def test_folders_that_are_not_its_own(world, copy, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
-    with pytest.raises(DatasetError, match="holds cat.jpg but no dump.json"):
-        dump_to(world, tmp_path / "photos")
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
     (tmp_path / "file").write_text("x")
-    with pytest.raises(MOSError, match="file: cannot be read as a folder"):
-        dump_to(world, tmp_path / "file")
     (copy / "dump.json").write_text("{")
-    with pytest.raises(DatasetError, match="dump.json: is not JSON"):
-        dump_to(world, copy)
+    for name, words in (("photos", "photos: holds cat.jpg"), ("file", "file: "), ("copy", "dump.json: ")):
+        with pytest.raises(MOSError, match=words):
+            dump_to(world, tmp_path / name)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
 def test_two_processes_with_one_share(world, copy):
     folder = DumpFolder(copy)
     with folder.journal(0, folder.facts):
-        with pytest.raises(MOSError, match="another process is generating chips in this folder"):
+        with pytest.raises(MOSError, match="another process"):
             dump_to(world, copy, "K", 3)
         # A process with another share leaves the merging to that one, even if all chips are there.
         assert dump_to(world, copy, rank=1, world=2)[1:] == (0, False)
@@ -198,38 +177,26 @@ def test_two_processes_with_one_share(world, copy):
     open_generated(copy).verify()
 
 
-def test_a_failed_dump_with_nothing_generated_takes_other_settings(world, tmp_path, monkeypatch):
-    def fails(*_):
-        raise MOSError("no memory")
-        yield
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dump_run, "generate", fails)
-        with pytest.raises(MOSError, match="no memory"):
-            dump_to(world, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "dump.json").read_text())["steps"] == 3
-    dump_to(world, tmp_path / "out", "STEPS", 2)
-    assert open_generated(tmp_path / "out").facts.steps == 2
-
-
-def test_a_full_disk_and_chips_of_one_value(world, tmp_path, monkeypatch, caplog):
+def test_a_full_disk_then_other_settings_and_chips_of_one_value(world, tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastreid_mos.bridge.dump.folder._append", full)
-        with pytest.raises(MOSError, match="k0_SAR.png: cannot be written .No space left"):
-            dump_to(world, tmp_path / "out", "K", 1, splits=("query",))
+        patch.setattr(dump_world.dump_folder, "_append", full)
+        with pytest.raises(MOSError, match="k0_SAR.png: .*No space left"):
+            dump_to(world, tmp_path, "K", 1, splits=("query",))
+    assert json.loads((tmp_path / "dump.json").read_text())["steps"] == 3
     true = dump_run.generate
     monkeypatch.setattr(dump_run, "generate", lambda *args: ((chip, 0 * made) for chip, made in true(*args)))
-    assert dump_to(world, tmp_path / "out", "K", 1, splits=("query",)).finished
-    assert "2 of 2 chips are of one value" in caplog.text
+    # Nothing was generated, so other settings will do.
+    assert dump_to(world, tmp_path, "K", 1, "STEPS", 2, splits=("query",)).finished
+    assert open_generated(tmp_path).facts.steps == 2 and "2 of 2 chips are of one value" in caplog.text
 
 
-def test_a_dump_finishes_where_a_file_system_has_no_locks(world, tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks(world, tmp_path, monkeypatch, caplog):
     def flock(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    assert dump_to(world, tmp_path / "dump").finished
+    assert dump_to(world, tmp_path).finished
     assert "no locks on this file system" in caplog.text
