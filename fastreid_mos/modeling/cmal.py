@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from fastreid.layers.gather_layer import GatherLayer
 from torch import Tensor, nn
 
@@ -57,7 +56,10 @@ class CMALLoss(nn.Module):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             if self.gather and dist.is_available() and dist.is_initialized():
                 features, targets, modalities = _gather(features), _gather(targets), _gather(modalities)
-            return self._loss(F.normalize(features, dim=1), targets, modalities)
+            # A feature of length zero has no direction: it stays zero, and so does its gradient.
+            length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+            unit = features / length.masked_fill(length < 1e-12, torch.inf)
+            return self._loss(unit, targets, modalities)
 
     def _loss(self, features: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
         group, share, identities = _groups(targets, modalities, features.dtype)

@@ -129,6 +129,9 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         ):
             if not set(given) <= set(known):
                 raise ValueError(f"{name}: {' or '.join(known)}, got {', '.join(given)!r}")
+        for name, number in (("stripes", stripes), ("join_dim", join_dim)):
+            if number < 0:
+                raise ValueError(f"{name}: at least 0, got {number}")
         pooled_dim = stripes * stripe_dim or feat_dim
         defaults = {"pool_type": "GlobalAvgPool", "cls_type": "Linear", "scale": 1, "margin": 0.0}
         super().__init__(

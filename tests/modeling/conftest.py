@@ -11,13 +11,20 @@ import torch
 import fastreid_mos
 from fastreid_mos.modeling import TransOSS
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+BASE = {
+    "MODEL.DEVICE": "cpu", "MODEL.META_ARCHITECTURE": "MOS", "MODEL.BACKBONE.NAME": "build_transoss_backbone",
+    "MODEL.BACKBONE.FEAT_DIM": 48, "MODEL.BACKBONE.PRETRAIN": False, "MODEL.TRANSOSS.EMBED_DIM": 48,
+    "MODEL.TRANSOSS.DEPTH": 2, "MODEL.TRANSOSS.NUM_HEADS": 4, "MODEL.HEADS.NAME": "CMALHead",
+    "MODEL.HEADS.WITH_BNNECK": True, "MODEL.HEADS.NUM_CLASSES": 5,
+    "MODEL.LOSSES.NAME": ("CrossEntropyLoss", "TripletLoss", "CMALLoss"), "MODEL.LOSSES.TRI.MARGIN": 0.0,
+    "MODEL.LOSSES.TRI.HARD_MINING": True, "INPUT.SIZE_TRAIN": [64, 32], "INPUT.SIZE_TEST": [64, 32],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def golden_keys() -> dict[str, list[int]]:
     """Names and shapes of a released MOS / TransOSS ViT-B checkpoint."""
-    return json.loads((GOLDEN / "mos_vit_b_keys.json").read_text())
+    return json.loads((Path(__file__).parents[1] / "golden/mos_vit_b_keys.json").read_text())
 
 
 @pytest.fixture
@@ -34,19 +41,10 @@ def small():
 @pytest.fixture
 def tiny_cfg():
     """A function: config of a tiny MOS on TransOSS, with KEY, VALUE pairs over it."""
-    base = [
-        "MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "MOS", "MODEL.BACKBONE.NAME", "build_transoss_backbone",
-        "MODEL.BACKBONE.FEAT_DIM", 48, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.TRANSOSS.EMBED_DIM", 48,
-        "MODEL.TRANSOSS.DEPTH", 2, "MODEL.TRANSOSS.NUM_HEADS", 4, "MODEL.HEADS.NAME", "CMALHead",
-        "MODEL.HEADS.WITH_BNNECK", True, "MODEL.HEADS.NUM_CLASSES", 5,
-        "MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss", "CMALLoss"), "MODEL.LOSSES.TRI.MARGIN", 0.0,
-        "MODEL.LOSSES.TRI.HARD_MINING", True, "INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32],
-    ]  # fmt: skip
 
     def build(*opts):
         cfg = fastreid_mos.get_cfg()
-        words = [*base, *opts]
-        for key, value in zip(words[0::2], words[1::2], strict=True):
+        for key, value in {**BASE, **dict(zip(opts[0::2], opts[1::2], strict=True))}.items():
             holder = cfg
             *nodes, leaf = key.split(".")
             for node in nodes:
@@ -61,17 +59,27 @@ def tiny_cfg():
 def tiny_batch():
     """A function: a loader's batch of random chips, identities in pairs of modalities."""
 
-    def build(rows=8, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        modalities = torch.arange(rows) % 2
+    def build():
+        generator = torch.Generator().manual_seed(0)
         return {
-            "images": torch.randint(0, 256, (rows, 3, 64, 32), generator=generator).float(),
-            "targets": torch.arange(rows) // 4,
-            "camids": modalities.clone(),
-            "modalities": modalities,
-            "sizes": torch.randn(rows, 3, generator=generator),
-            "metres": torch.full((rows, 2), 30.0) + torch.arange(rows)[:, None],
-            "img_paths": [f"{row}.tif" for row in range(rows)],
+            "images": torch.randint(0, 256, (8, 3, 64, 32), generator=generator).float(),
+            "targets": torch.arange(8) // 4,
+            "camids": torch.arange(8) % 2,
+            "modalities": torch.arange(8) % 2,
+            "sizes": torch.randn(8, 3, generator=generator),
+            "metres": torch.full((8, 2), 30.0) + torch.arange(8)[:, None],
+            "img_paths": [f"{row}.tif" for row in range(8)],
         }
 
     return build
+
+
+@pytest.fixture
+def without_gradient():
+    """A function: a model after ``backward`` -> its trainable parameters without a finite gradient."""
+
+    def names(model):
+        trained = [(name, value.grad) for name, value in model.named_parameters() if value.requires_grad]
+        return [name for name, grad in trained if grad is None or not torch.isfinite(grad).all()]
+
+    return names

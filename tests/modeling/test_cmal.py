@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastreid_mos.modeling import CMALLoss, ModelInputError, cmal_loss
 
-CASES = ["balanced", "random", "unequal", "one_each", "optical_only", "no_pair"]
 TARGETS = torch.tensor([3, 3, 3, 1, 1, 7, 7, 7, 7])
 MODALITIES = torch.tensor([0, 1, 1, 0, 0, 1, 1, 0, 0])
 
@@ -25,8 +24,7 @@ def loop_cmal(features, targets, modalities, mean_weight=1.0, var_weight=1.0):
     features = F.normalize(features, dim=1)
     terms = []
     for identity in targets.unique():
-        optical = features[(targets == identity) & (modalities == 0)]
-        sar = features[(targets == identity) & (modalities == 1)]
+        optical, sar = (features[(targets == identity) & (modalities == modality)] for modality in (0, 1))
         if len(optical) and len(sar):
             mean = (optical.mean(0) - sar.mean(0)).norm()
             var = (optical.var(0, unbiased=False) - sar.var(0, unbiased=False)).norm()
@@ -34,7 +32,7 @@ def loop_cmal(features, targets, modalities, mean_weight=1.0, var_weight=1.0):
     return torch.stack(terms).mean() if terms else features.sum() * 0.0
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["balanced", "random", "unequal", "one_each", "optical_only", "no_pair"])
 def test_golden(golden, case):
     data = {key: torch.from_numpy(value) for key, value in golden("cmal").items()}
     features = data[f"{case}_features"].requires_grad_()
@@ -46,57 +44,52 @@ def test_golden(golden, case):
 
 def test_by_hand():
     # Identity 5: optical (1,0) and (0,1), SAR (1,0). Means (.5,.5) and (1,0): distance sqrt(.5). Biased variances
-    # (.25,.25) and (0,0): distance sqrt(.125). Lengths do not count. Identity 9 has one modality only.
-    features = torch.tensor([[3.0, 0.0], [0.0, 0.2], [7.0, 0.0], [1.0, 1.0]])
-    targets, modalities = torch.tensor([5, 5, 5, 9]), torch.tensor([0, 0, 1, 1])
-    assert cmal_loss(features, targets, modalities).item() == pytest.approx(math.sqrt(0.5) + math.sqrt(0.125))
-    weighted = CMALLoss(mean_weight=3.0, var_weight=0.5)(features, targets, modalities).item()
-    assert weighted == pytest.approx(3 * math.sqrt(0.5) + 0.5 * math.sqrt(0.125))
+    # (.25,.25) and (0,0): distance sqrt(.125). Identity 9 has one modality only; -4's two chips are alike.
+    features = torch.tensor([[1.0, 1.0], [3.0, 0.0], [0.0, 0.2], [7.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    batch = torch.tensor([10**12, 5, 5, 5, -4, -4]), torch.tensor([1, 0, 0, 1, 0, 1])
+    assert cmal_loss(features[:4], batch[0][:4], batch[1][:4]).item() == pytest.approx(0.5**0.5 + 0.125**0.5)
+    weighted = CMALLoss(mean_weight=3.0, var_weight=0.5)(features, *batch).item()
+    assert weighted == pytest.approx((3 * math.sqrt(0.5) + 0.5 * math.sqrt(0.125)) / 2)
 
 
-def test_average_over_identities_with_both():
-    one = (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), torch.tensor([0, 1]))
-    same = (torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([-4, -4]), torch.tensor([0, 1]))
-    lone = (torch.tensor([[0.0, 1.0]]), torch.tensor([10**12]), torch.tensor([1]))
-    batch = [torch.cat(parts) for parts in zip(lone, one, same, strict=True)]
-    assert cmal_loss(*batch).item() == pytest.approx(math.sqrt(2.0) / 2)
-
-
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.7, 1.3), (1.0, 0.0), (0.0, 1.0)])
-def test_gradcheck(weights):
+def test_gradcheck():
     torch.manual_seed(0)
     features = torch.randn(9, 5, dtype=torch.double, requires_grad=True)
-    loss = CMALLoss(*weights)
-    assert torch.autograd.gradcheck(lambda x: loss(x, TARGETS, MODALITIES), (features,))
-    assert torch.autograd.gradgradcheck(lambda x: loss(x, TARGETS, MODALITIES), (features,))
+    for loss in (CMALLoss(0.7, 1.3), CMALLoss(1.0, 0.0), CMALLoss(0.0, 1.0)):
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, TARGETS, MODALITIES), (features,))
+        assert torch.autograd.gradgradcheck(lambda x, loss=loss: loss(x, TARGETS, MODALITIES), (features,))
 
 
-@pytest.mark.parametrize(
-    ("features", "modalities"),
-    [
-        (torch.ones(4, 3), [0, 0, 1, 1]),  # no difference
-        (torch.zeros(4, 3), [0, 0, 1, 1]),
-        (torch.eye(4), [0, 0, 0, 0]),  # one modality
-        (torch.eye(4), [1, 1, 1, 1]),
-        (torch.eye(1), [1]),
-    ],
-)
-def test_zero_with_a_zero_gradient(features, modalities):
+ALIKE = torch.randn(1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.double).repeat(7, 1)
+ZERO = {  # features and modalities of one identity
+    "no difference": (torch.ones(4, 3), [0, 0, 1, 1]),
+    "all zero": (torch.zeros(4, 3), [0, 0, 1, 1]),
+    "one modality": (torch.eye(4), [1, 1, 1, 1]),
+    "one chip": (torch.eye(1), [1]),
+    # The mean of four copies is off by a rounding error, which has no direction.
+    "rounding": (ALIKE.float(), [0, 0, 0, 1, 1, 1, 1]),
+    "rounding in double": (ALIKE, [0, 0, 0, 1, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("case", ZERO)
+def test_zero_with_a_zero_gradient(case):
+    features, modalities = ZERO[case]
     features = features.clone().requires_grad_()
     loss = cmal_loss(features, torch.zeros(len(features), dtype=torch.long), torch.tensor(modalities))
     loss.backward()
     assert loss.item() == 0.0 and torch.equal(features.grad, torch.zeros_like(features))
 
 
-def test_equal_statistics_up_to_rounding():
-    # One chip and three copies of it: the mean of the copies is off by a rounding error, which has no direction.
-    features = torch.randn(1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.double).repeat(7, 1)
-    targets, modalities = torch.zeros(7, dtype=torch.long), torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    for dtype in (torch.float32, torch.float64):
-        rows = features.to(dtype).requires_grad_()
-        loss = cmal_loss(rows, targets, modalities)
-        loss.backward()
-        assert loss.item() < 1e-6 and torch.equal(rows.grad, torch.zeros_like(rows))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_zero_feature_gets_no_gradient_and_spoils_no_other(dtype):
+    torch.manual_seed(0)
+    features = torch.randn(9, 5).index_fill(0, torch.tensor([0, 5]), 0.0).to(dtype).requires_grad_()
+    loss = cmal_loss(features, TARGETS, MODALITIES)
+    loss.backward()
+    torch.testing.assert_close(loss, loop_cmal(features.float(), TARGETS, MODALITIES), atol=1e-6, rtol=1e-6)
+    zero = features.detach().eq(0).all(dim=1)
+    assert not features.grad[zero].any() and 0 < features.grad.abs().max() < 10
 
 
 def test_small_differences_keep_their_gradient():
@@ -112,54 +105,42 @@ def test_small_differences_keep_their_gradient():
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool])
-def test_integers_of_any_type(kind):
+def test_integers_of_any_type_and_half_precision(kind):
     torch.manual_seed(0)
-    features = torch.randn(9, 5)
     targets = TARGETS if kind is torch.bool else TARGETS.to(kind)
-    expected = loop_cmal(features, TARGETS, MODALITIES)
-    torch.testing.assert_close(cmal_loss(features, targets, MODALITIES.to(kind)), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_float32_in_mixed_precision(dtype):
-    torch.manual_seed(0)
-    low = torch.randn(9, 32).to(dtype).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = cmal_loss(low, TARGETS, MODALITIES)
-    loss.backward()
-    assert loss.dtype == torch.float32 and low.grad.dtype == dtype
-    torch.testing.assert_close(loss, loop_cmal(low.float(), TARGETS, MODALITIES), atol=1e-6, rtol=1e-6)
+    for dtype in (torch.float16, torch.bfloat16):
+        low = torch.randn(9, 32).to(dtype).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = cmal_loss(low, targets, MODALITIES.to(kind))
+        loss.backward()
+        assert loss.dtype == torch.float32 and low.grad.dtype == dtype
+        torch.testing.assert_close(loss, loop_cmal(low.float(), TARGETS, MODALITIES), atol=1e-6, rtol=1e-6)
 
 
 def test_the_host_does_not_read_the_data():
-    # Meta tensors have shapes and no values: any operation that needs a value on the host, or whose shape depends on
-    # one, fails on them.
+    # Operations that need a value on the host, or whose shape depends on one, fail on meta tensors.
     features = torch.empty(12, 8, device="meta", requires_grad=True)
     index = torch.empty(12, dtype=torch.long, device="meta")
     cmal_loss(features, index, index).backward()
     assert features.grad.shape == (12, 8)
 
 
-@pytest.mark.parametrize(
-    ("targets", "modalities", "words"),
-    [(TARGETS[:3], MODALITIES, "targets"), (TARGETS, MODALITIES[:2], "modalities"), (TARGETS, TARGETS, "modalities")],
+def test_wrong_batches():
+    for targets, modalities, words in (
+        (TARGETS[:3], MODALITIES, "targets"),
+        (TARGETS, MODALITIES[:2], "modalities"),
+        (TARGETS, TARGETS, "modalities"),
+    ):
+        with pytest.raises(ModelInputError, match=words):
+            cmal_loss(torch.ones(9, 3), targets, modalities)
+
+
+# The two modalities of an identity lie in different halves: only the gathered loss sees them together.
+HALVES = (
+    torch.randn(16, 6, generator=torch.Generator().manual_seed(3)),
+    torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 0, 0, 1, 1, 2, 2, 3, 3]),
+    torch.tensor([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1, 1]),
 )
-def test_wrong_batches(targets, modalities, words):
-    with pytest.raises(ModelInputError, match=words):
-        cmal_loss(torch.ones(9, 3), targets, modalities)
-
-
-# ------------------------------------------------------------------ several processes
-
-
-def halves_batch():
-    generator = torch.Generator().manual_seed(3)
-    # The two modalities of an identity lie in different halves: only the gathered loss sees them together.
-    return (
-        torch.randn(16, 6, generator=generator),
-        torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 0, 0, 1, 1, 2, 2, 3, 3]),
-        torch.tensor([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1, 1]),
-    )
 
 
 def linear():
@@ -170,7 +151,7 @@ def linear():
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    images, targets, modalities = (part[8 * rank : 8 * rank + 8] for part in halves_batch())
+    images, targets, modalities = (part[8 * rank : 8 * rank + 8] for part in HALVES)
     result = {}
     for gather in (True, False):
         net = DistributedDataParallel(linear())
@@ -179,15 +160,14 @@ def worker(rank, folder):
         result[gather] = (loss.detach(), net.module.weight.grad)
     torch.save(result, os.path.join(folder, f"{rank}.pth"))
     dist.barrier()
-    # Taking the group apart can wait for ever for gloo's threads (see compat/launching.py).
-    os._exit(0)
+    os._exit(0)  # taking the group apart can wait for ever for gloo's threads (see compat/launching.py)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2, join=True)
     whole = linear()
-    images, targets, modalities = halves_batch()
+    images, targets, modalities = HALVES
     loss = cmal_loss(whole(images), targets, modalities, 1.0, 0.5)
     loss.backward()
     assert loss.item() > 0.1

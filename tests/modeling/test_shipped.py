@@ -11,13 +11,12 @@ from fastreid.modeling.meta_arch import build_model
 import fastreid_mos
 
 FOLDER = Path(__file__).parents[2] / "configs/HOSS"
-CONFIGS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yml"))
+CONFIGS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yml") if "bbdm" not in path.name)
 
 
 def shrunk(cfg):
-    """The same parts with thinner layers and smaller chips, where a config names a big network."""
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.HEADS.NUM_CLASSES = 4
+    """The same parts with thinner layers and smaller chips."""
+    cfg.MODEL.DEVICE, cfg.MODEL.HEADS.NUM_CLASSES = "cpu", 4
     if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":
         cfg.MODEL.TRANSOSS.EMBED_DIM = cfg.MODEL.BACKBONE.FEAT_DIM = 12 * cfg.MODEL.TRANSOSS.NUM_HEADS
         cfg.MODEL.TRANSOSS.DEPTH = min(cfg.MODEL.TRANSOSS.DEPTH, 3)
@@ -39,15 +38,14 @@ def test_every_trainable_parameter_gets_a_gradient(name, tiny_batch):
     expected = {"CrossEntropyLoss": "loss_cls", "TripletLoss": "loss_triplet", "CMALLoss": "loss_cmal"}
     assert set(losses) == {expected[loss] for loss in cfg.MODEL.LOSSES.NAME}
     sum(losses.values()).backward()
-    # The batch has both modalities and varied chips: no gradient is zero throughout by design.
     gradients = {key: value.grad for key, value in model.named_parameters()}
     assert gradients.pop("heads.bottleneck.0.bias") is None  # frozen
-    assert [key for key, grad in gradients.items() if grad is None or not grad.abs().sum() > 0] == []
-    assert all(torch.isfinite(grad).all() for grad in gradients.values())
+    # The batch has both modalities and varied chips: no gradient is zero throughout by design.
+    assert [key for key, grad in gradients.items() if grad is None or not 0 < grad.abs().sum() < torch.inf] == []
 
 
 @pytest.mark.slow
-def test_the_papers_model_is_whole(tiny_batch, golden_keys):
+def test_the_papers_model_is_whole(tiny_batch, golden_keys, without_gradient):
     """mos_vit.yml at its own width and depth: the released checkpoint's weights, and one step."""
     cfg = fastreid_mos.load_cfg(str(FOLDER / "mos_vit.yml"))
     cfg.MODEL.DEVICE, cfg.MODEL.HEADS.NUM_CLASSES = "cpu", 4
@@ -63,9 +61,8 @@ def test_the_papers_model_is_whole(tiny_batch, golden_keys):
     assert rates == pytest.approx([0.1 * k / 11 for k in range(12)])
     dropouts = {layer.p for layer in backbone.modules() if isinstance(layer, torch.nn.Dropout)}
     assert dropouts | {block.attn.attn_drop for block in backbone.blocks} == {0.0}
-    batch = {key: value[:4] for key, value in tiny_batch().items()}
-    sum(model(batch).values()).backward()
-    assert [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
+    sum(model({key: value[:4] for key, value in tiny_batch().items()}).values()).backward()
+    assert without_gradient(model) == []
 
 
 def test_the_baseline_is_transoss():
