@@ -13,19 +13,17 @@ from page_checking import Checked
 from fastreid_mos.errors import MOSError
 from fastreid_mos.page import read_metrics
 from fastreid_mos.page.charts import Scale, Series, binned, line_chart
-from fastreid_mos.page.curves import alpha_chart, columns, learning_charts, loss_chart
+from fastreid_mos.page.curves import alpha_chart, learning_charts, loss_chart
 
 
 @pytest.mark.parametrize("kind", ["linear", "log", "log0"])
 @pytest.mark.parametrize("low, high", [(1e-8, 3e-8), (0.01, 1.0), (0.9, 1.1), (1, 1e6), (123.4, 123.5), (7, 7)])
 def test_ticks_lie_on_the_axis_and_in_order(kind, low, high):
     axis = Scale.over([low, high], kind, pad=0.05)
-    ticks = axis.ticks()
-    values = [value for value, _ in ticks]
-    assert 2 <= len(ticks) <= 9 and values == sorted(set(values)) and len({text for _, text in ticks}) == len(ticks)
+    values, texts = zip(*axis.ticks(), strict=True)
+    assert 2 <= len(values) <= 9 and sorted(set(values)) == list(values) and len(set(texts)) == len(texts)
     assert all(-1e-6 <= axis.share(value) <= 1 + 1e-6 for value in values)
-    for value, text in ticks:
-        assert float(text.replace(",", "")) == pytest.approx(value, rel=1e-6, abs=1e-12)
+    assert [float(text.replace(",", "")) for text in texts] == pytest.approx(values, rel=1e-6, abs=1e-12)
 
 
 def test_shares_of_values():
@@ -35,68 +33,44 @@ def test_shares_of_values():
 
 
 def drawn(*points, **options):
-    lines = [Series("ab"[number], line) for number, line in enumerate(points)]
-    return Checked(line_chart(lines, "T", "step", "loss", **options))
+    """The chart of some lines, and where the points of the first one lie."""
+    lines = [Series(f"<{number}>", line) for number, line in enumerate(points)]
+    found = Checked(line_chart(lines, "T", "step", "loss", **options))
+    paths = [attrs["d"] for attrs in found.all("path", "line")]
+    return found, [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", (paths or [""])[0])]
 
 
-def ends(found):
-    (path,) = [attrs["d"] for attrs in found.all("path", "line")]
-    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)], path.count("M")
-
-
-def test_lines_go_through_their_figures():
-    found = drawn([(0, 0.0), (5, 10.0), (10, 5.0)])
-    (a, b, c), _ = ends(found)
+def test_lines_go_through_their_figures_and_are_told_in_words():
+    found, (a, b, c) = drawn([(0, 0.0), (5, 10.0), (10, 5.0)], *([(0, n)] for n in range(11)))
     assert a[0] < b[0] < c[0] and b[0] == pytest.approx((a[0] + c[0]) / 2, abs=0.06)
     # Up is up: the largest figure has the smallest y, and half of it lies half way.
     assert b[1] < a[1] and c[1] == pytest.approx((a[1] + b[1]) / 2, abs=0.06)
-    assert len(found.all("circle", "mark")) == 3
-
-
-def test_a_chart_has_words_for_what_it_shows():
-    found = drawn([(0, 3.0), (1, 2.0)], [(0, 1.0)])
     assert found.all("svg")[0]["role"] == "img" and found.all("svg")[0]["aria-label"] == "T"
-    assert "a: 2 points, first 3, last 2, smallest 2, largest 3." in found.text
-    assert found.all("title") and len(found.all("desc")) == len(found.all("ul", "legend")) == 1
+    assert "<0>: 3 points, first 0, last 5, smallest 0, largest 10." in found.text
+    # There are more lines than colours.
+    assert len(found.all("desc")) == len(found.all("ul", "legend")) == 1 and len(found.all("li")) == 12
 
 
 def test_figures_that_are_none_break_the_line_and_are_counted():
-    found = drawn([(0, 1.0), (1, None), (2, math.nan), (3, 2.0), (None, 3.0), (5, math.inf), (6, 4.0)])
-    points, pieces = ends(found)
-    assert pieces == len(points) == 3 and "4 values that cannot be drawn" in found.text
-    found = drawn([(0, 0.0), (1, 10.0), (2, 1000.0)], y_scale="log")
-    assert len(found.all("circle", "mark")) == 2 and "1 value that cannot be drawn" in found.text
-    assert "loss (logarithmic)" in found.text
-
-
-@pytest.mark.parametrize("lines", [[], [[]], [[(1, None), (2, math.inf)]]])
-def test_nothing_to_draw_is_written(lines):
-    found = drawn(*lines)
-    assert "Nothing to draw" in found.text and not found.all("svg")
-
-
-@pytest.mark.parametrize(
-    "points", [[(3, 0.0)], [(0, 5.0), (1, 5.0)], [(0, -1e300), (1, 1e300)], [(0, 1e-320), (1, 2e-320)]]
-)
-def test_one_point_and_equal_points_are_drawn(points):
-    found = drawn(points)
-    assert len(found.all("circle", "mark")) == len(points)
-    assert "nan" not in str(found.elements) and "inf" not in str(found.elements)
-
-
-def test_more_lines_than_colours():
-    found = Checked(line_chart([Series(f"<{n}>", [(0, n), (1, n + 1)]) for n in range(12)], "T", "x", "y"))
-    assert len(found.all("li")) == 12 and "<11>" in found.text
+    found, points = drawn([(0, 1.0), (1, None), (2, math.nan), (3, 2.0), (None, 3.0), (5, math.inf), (6, 4.0)])
+    assert len(points) == found.all("path", "line")[0]["d"].count("M") == 3 and "4 values that cannot" in found.text
+    found, points = drawn([(0, 0.0), (1, 10.0), (2, 1000.0)], y_scale="log")
+    assert len(points) == 2 and "1 value that cannot" in found.text and "loss (logarithmic)" in found.text
+    for nothing in ([], [[]], [[(1, None), (2, math.inf)]]):
+        found, _ = drawn(*nothing)
+        assert "Nothing to draw" in found.text and not found.all("svg")
+    for few in ([(3, 0.0)], [(0, 5.0), (1, 5.0)], [(0, -1e300), (1, 1e300)], [(0, 1e-320), (1, 2e-320)]):
+        found, points = drawn(few)
+        assert len(points) == len(few) and not re.search("nan|inf", str(found.elements))
 
 
 def test_binned_curves_keep_their_mean_and_their_extremes():
     values = np.random.default_rng(0).normal(5, 1, 1234)
     line = binned("a", list(enumerate(values.tolist())), bins=50)
-    assert len(line.points) == len(line.band) == 50
-    assert np.mean([y for _, y in line.points]) == pytest.approx(values.mean(), abs=0.01)
-    assert min(low for _, low, _ in line.band) == values.min() and max(high for *_, high in line.band) == values.max()
-    assert all(low <= y <= high for (_, y), (_, low, high) in zip(line.points, line.band, strict=True))
-    assert len(Checked(line_chart([line], "T", "x", "y")).all("path", "band")) == 1
+    _, low, high = np.transpose(line.band)
+    means = np.array(line.points)[:, 1]
+    assert len(means) == 50 and means.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert (low.min(), high.max()) == (values.min(), values.max()) and ((low <= means) & (means <= high)).all()
 
 
 def test_metrics_with_a_line_cut_off_by_a_kill(tmp_path):
@@ -109,11 +83,6 @@ def test_metrics_with_a_line_cut_off_by_a_kill(tmp_path):
             read_metrics(tmp_path / name)
 
 
-def test_steps_written_twice_count_as_written_last():
-    lines = [{"step": 1, "loss": 5.0}, {"step": 0, "loss": 9.0}, {"step": 1, "loss": 4.0}, {"loss": 1.0}]
-    assert columns([*lines, {"step": 2, "loss": None}]) == {"loss": [(0.0, 9.0), (1.0, 4.0)]}
-
-
 def test_losses_are_found_by_their_names_and_nothing_else():
     line = {"epoch": 0, "total_loss": 9.0, "loss_cls": 6.0, "loss_cmal": 3.0, "lr": 0.1, "time": 0.2}
     found = Checked(loss_chart("MOS", [{"iteration": n, **line} for n in range(3)]))
@@ -121,13 +90,17 @@ def test_losses_are_found_by_their_names_and_nothing_else():
     assert len(found.all("li")) == 3 and "lr" not in found.text
     bridge = Checked(loss_chart("bridge", [{"step": n, "loss": 1.0 / (n + 1), "lr": 1e-4} for n in range(500)]))
     assert "step across" in bridge.text and "loss (logarithmic)" in bridge.text and len(bridge.all("path", "band")) == 1
+    # A step written twice counts as written last, and what has no step or figure is passed over.
+    lines = [{"step": 1, "loss": 5.0}, {"step": 0, "loss": 9.0}, {"step": 1, "loss": 4.0}, {"loss": 1.0}]
+    again = Checked(loss_chart("resumed", [*lines, {"step": 2, "loss": None}]))
+    assert "loss: 2 points, first 9, last 4, smallest 4, largest 9." in again.text
 
 
 def test_learning_curves_are_by_epoch_and_only_of_held_out_identities():
     lines = [{"iteration": n, "epoch": n // 2, "loss": 1.0, "O2S/mAP": 99.0} for n in range(6)]
-    for line in lines[1::2]:
-        n = line["iteration"]
-        line |= {"holdout/O2S/mAP": 10.0 + n, "holdout/S2O/mAP": 5.0 + n, "holdout/O2S/mAP_std": 1, "holdout/splits": 3}
+    for n in (1, 3, 5):
+        held = {"O2S/mAP": 10.0 + n, "S2O/mAP": 5.0 + n, "O2S/mAP_std": 1, "splits": 3}
+        lines[n].update({f"holdout/{name}": value for name, value in held.items()})
     (chart,) = learning_charts("MOS", lines)
     found = Checked(chart)
     for words in ("O2S: 3 points, first 11, last 15", "S2O: 3 points", "O2S: 1, 11", "O2S: 3, 15", "O2S 15.0 ± 1.0."):
@@ -135,22 +108,16 @@ def test_learning_curves_are_by_epoch_and_only_of_held_out_identities():
     assert "99" not in found.text and learning_charts("MOS", []) == []
 
 
-CURVE = {"alphas": [0.0, 0.1, 1.0], "k": [1, 2], "mAP": [[40.0, 41.0, 30.0], [40.0, 43.5, 20.0]]}
-
-
-@pytest.mark.parametrize(
-    ("alpha", "k", "words", "tag", "point"),
-    [(0.1, 2, "chosen: alpha 0.1, K 2", "rect", 1), (0.0, 0, "chosen: alpha 0: fusion not shown", "circle", 0)],
-)
-def test_the_chosen_alpha_is_marked_on_the_line_of_its_k(alpha, k, words, tag, point):
-    found = Checked(alpha_chart("O2S", CURVE, alpha, k))
-    (ring,) = found.all("circle", "chosen")
-    mark = found.all(tag, "mark")[point]
-    x, y = (float(mark["x"]) + 3, float(mark["y"]) + 3) if tag == "rect" else (float(mark["cx"]), float(mark["cy"]))
-    assert words in found.text and (float(ring["cx"]), float(ring["cy"])) == (pytest.approx(x), pytest.approx(y))
-
-
-def test_an_alpha_that_was_not_measured_is_not_marked():
-    for alpha, curve in ((0.02, CURVE), (0.1, {**CURVE, "k": [1], "mAP": [[40.0, None, 30.0]]})):
-        found = Checked(alpha_chart("O2S", curve, alpha, 1))
+def test_the_chosen_alpha_is_marked_on_the_line_of_its_k(results):
+    curve = results["fusion"]["curves"]["O2S"]
+    found = Checked(alpha_chart("O2S", curve, 0.1, 2))
+    (ring,), mark = found.all("circle", "chosen"), found.all("rect", "mark")[1]
+    assert "chosen: alpha 0.1, K 2" in found.text
+    assert [float(ring["cx"]), float(ring["cy"])] == pytest.approx([float(mark["x"]) + 3, float(mark["y"]) + 3])
+    found = Checked(alpha_chart("O2S", curve, 0.0, 0))
+    (ring,), mark = found.all("circle", "chosen"), found.all("circle", "mark")[0]
+    assert "chosen: alpha 0: fusion not shown" in found.text and (ring["cx"], ring["cy"]) == (mark["cx"], mark["cy"])
+    # An alpha that was not measured is not marked.
+    for alpha, measured in ((0.02, curve), (0.1, {**curve, "k": [1], "mAP": [[40.0, None, 30.0]]})):
+        found = Checked(alpha_chart("O2S", measured, alpha, 1))
         assert f"Used: alpha {alpha}, K 1" in found.text and not found.all("circle", "chosen")
