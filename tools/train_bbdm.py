@@ -50,13 +50,13 @@ def train_and_dump(cfg: Any, args: Namespace) -> None:
     start_log(accelerator.is_main_process)
     if args.dump_only:
         folder = bridge_folder(cfg)
-        log_to(cfg.OUTPUT_DIR, accelerator.is_main_process)
     else:
         data = open_data(cfg)  # pairs of training ships; test ships are refused, held-out ones left out
         bridge = open_start(cfg, data)  # weights of BRIDGE.INIT_FROM, if any
         folder = train(cfg, data, bridge)  # network, loop and pipeline folder, as far as they are missing
     if cfg.BRIDGE.SAMPLE.SPLITS:
-        dump_splits(cfg, folder, accelerator, args.command)
+        with log_to(cfg.OUTPUT_DIR, accelerator.is_main_process):
+            dump_splits(cfg, folder, accelerator, args.command)
     accelerator.wait_for_everyone()
 
 

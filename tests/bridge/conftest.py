@@ -1,7 +1,5 @@
 """Fixtures of the bridge's tests."""
 
-from __future__ import annotations
-
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,19 +51,18 @@ def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = Non
     vae = open_autoencoder(cfg, start)
     check_network(cfg, vae, start)
     if resume_point(cfg, facts).finished:
-        log_to(output, main)
-        logger.info(f"{folder}: trained already, {bridge.SOLVER.STEPS} steps")
+        with log_to(output, main):
+            logger.info(f"{folder}: trained already, {bridge.SOLVER.STEPS} steps")
         return folder
     images = BridgeImages.from_cfg(cfg)
     store = ChipStore(images, data.chips(bridge.DIRECTION), memory_share(), accelerator.is_local_main_process)
     shown = _shown_chips(cfg, data, images) if bridge.SOLVER.SAMPLE_PERIOD else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
-    with only_run(output, main), naming(output):
+    with only_run(output, main), naming(output), log_to(output, main):
         accelerator.wait_for_everyone()
         point = resume_point(cfg, facts)  # again: another call may have trained there meanwhile
         if point.finished:
             return folder
-        log_to(output, main)
         if main:
             with atomic_write(os.path.join(output, CONFIG)) as stream:
                 stream.write(cfg.dump())
@@ -156,15 +157,21 @@ def start_log(main: bool) -> None:
     diffusers_logging.disable_progress_bar()  # of loading a folder's parts, which takes no time
 
 
-def log_to(folder: str, main: bool) -> None:
-    """From here on what is logged is appended to the folder's log.txt too, by the first process."""
+@contextmanager
+def log_to(folder: str, main: bool) -> Iterator[None]:
+    """In the block the first process also appends what is logged to the folder's log.txt."""
+    if not main:
+        yield
+        return
     root = logging.getLogger("fastreid_mos")
-    for handler in [one for one in root.handlers if isinstance(one, logging.FileHandler)]:  # of an earlier run
-        root.removeHandler(handler)
-        handler.close()
-    if main:
-        file = logging.FileHandler(os.path.join(folder, "log.txt"), encoding="utf-8", errors="replace")
-        form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-        file.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
-        root.addHandler(file)
-        root.setLevel(root.level or logging.INFO)  # where nobody has set up a log
+    root.setLevel(root.level or logging.INFO)  # where nobody has set up a log
+    path = os.path.join(folder, "log.txt")
+    file = logging.FileHandler(path, encoding="utf-8", errors="replace", delay=True)  # made by its first line
+    form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+    file.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
+    root.addHandler(file)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()

@@ -1,7 +1,5 @@
 """Fixtures of the tests of the bridge's training."""
 
-from __future__ import annotations
-
 import pytest
 from train_world import write_pairs
 

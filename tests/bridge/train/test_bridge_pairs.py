@@ -1,7 +1,5 @@
 """Pairs of training identities, and what is refused or left out."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -18,22 +16,19 @@ from fastreid_mos.errors import ConfigError, DatasetError, MOSError
 
 def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(hoss):
     pairs = open_pairs(["HOSS"])
-    kinds: dict[int, set[int]] = {}
-    for _, pid, modality in hoss.train:
-        kinds.setdefault(pid, set()).add(modality)
-    both = sorted(pid for pid, kind in kinds.items() if len(kind) == 2)
+    both = sorted({pid for _, pid, kind in hoss.train if kind == 0} & {pid for _, pid, kind in hoss.train if kind == 1})
     assert pairs.trained_identities() == {"HOSS": both} and both
     assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
     alone = sum(pid not in both for _, pid, _ in hoss.train)
     assert alone and pairs.skipped.counts["of an identity with one modality only"] == alone
-    assert all(
-        path.endswith(("RGB.tif", "SAR.tif")[n]) for group in pairs.groups for n in (0, 1) for path in group.chips[n]
-    )
+    for group in pairs.groups:
+        for side, kind in zip(group.chips, ("RGB.tif", "SAR.tif"), strict=True):
+            assert all(path.endswith(kind) for path in side)
 
 
 def test_policies():
-    groups = [PairGroup("a", 1, (("o1", "o2"), ("s1", "s2", "s3"))), PairGroup("a", 2, (("p1",), ("t1",)))]
     three = ("s1", "s2", "s3")
+    groups = [PairGroup("a", 1, (("o1", "o2"), three)), PairGroup("a", 2, (("p1",), ("t1",)))]
     assert epoch_rows(groups, "optical_to_sar", "random") == [("o1", three), ("o2", three), ("p1", ("t1",))]
     every = [(s, (o,)) for s in three for o in ("o1", "o2")]
     assert epoch_rows(groups, "sar_to_optical", "all") == [*every, ("t1", ("p1",))]
@@ -44,11 +39,12 @@ def test_policies():
 def test_pair_data_sets(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     folder = write_pairs(tmp_path / "OptiSar_Pair" / "g1", ["a_7_x", "a_7_y", "a_8_x"])
-    (folder / "a_7_y_SAR.png").unlink()
-    (folder / "a_8_x_SAR.png").unlink()
-    rows = epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered")
-    expected = [(optical, sar) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs]
-    assert [(source, targets[0]) for source, targets in rows] == expected and len(expected) == 2
+    for name in ("a_7_y", "a_8_x"):
+        (folder / f"{name}_SAR.png").unlink()
+    expected = [(optical, (sar,)) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs]
+    assert (
+        epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered") == expected and len(expected) == 2
+    )
     for side, kind in (("opt", "RGB"), ("sar", "SAR")):
         (tmp_path / "QXS-SAROPT" / side).mkdir(parents=True)
         for number in "12":
@@ -92,13 +88,10 @@ def test_names_that_are_refused(tmp_path, hoss):
 
 
 def test_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):
-    keys = {"TEST.HOLDOUT.FRACTION": 0.3, "TEST.HOLDOUT.SEED": 4, "TEST.HOLDOUT.SPLITS": 2}
-    cfg = tiny_cfg(tmp_path, keys)
-    kept, splits = split_holdout(hoss.train, 0.3, splits=2, seed=4)
-    held = {item for part in splits[0] for item in part}
+    cfg = tiny_cfg(tmp_path, {"TEST.HOLDOUT.FRACTION": 0.3, "TEST.HOLDOUT.SEED": 4, "TEST.HOLDOUT.SPLITS": 2})
+    held = {item for part in split_holdout(hoss.train, 0.3, splits=2, seed=4)[1][0] for item in part}
     assert set(held_out(cfg)) == held and held and held_out(tiny_cfg(tmp_path)) == []
-    data = open_data(cfg)
-    pids = {pid for _, pid, _ in held}
+    data, pids = open_data(cfg), {pid for _, pid, _ in held}
     assert set(data.pairs.trained_identities()["HOSS"]) == set(open_pairs(["HOSS"]).trained_identities()["HOSS"]) - pids
     assert data.held and {group.identity for group in data.held} <= pids
     assert data.pairs.skipped.counts["of a held-out identity (TEST.HOLDOUT)"] > 0
@@ -118,19 +111,17 @@ def test_a_test_chip_is_refused_by_content_whatever_its_name(hoss, tmp_path, kin
     """Also where no test set is named: a known test split is that of the training sets too."""
     folder = write_pairs(tmp_path / "mine", ["a", "b"])
     (folder / f"a_{kind}.png").unlink()
-    chip = next(path for path, _, modality in hoss.query if ("RGB", "SAR")[modality] == kind)
-    shutil.copy(chip, folder / f"a_{kind}.tif")
+    shutil.copy(next(path for path, *_ in hoss.query if kind in path), folder / f"a_{kind}.tif")
     keys = {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": tests, "DATASETS.NAMES": names}
-    with pytest.raises(DatasetError, match=rf"mine/a_{kind}\.tif: is a chip of the test split of HOSS"):
+    with pytest.raises(DatasetError, match=rf"mine/a_{kind}\.tif: .*HOSS"):
         open_data(tiny_cfg(tmp_path, keys))
 
 
 def test_a_test_identity_among_the_training_chips_is_refused(tiny_hoss, tmp_path, monkeypatch):
     """New bytes, so that only the identity tells."""
-    shutil.copytree(tiny_hoss, tmp_path / "data")
+    hoss = shutil.copytree(tiny_hoss, tmp_path / "data") / "HOSS"
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
-    hoss = tmp_path / "data" / "HOSS"
-    pid = sorted(path.name for path in (hoss / "bounding_box_test").glob("[0-9]*_RGB.tif"))[0].split("_")[0]
+    pid = min(path.name for path in (hoss / "bounding_box_test").glob("[0-9]*_RGB.tif")).split("_")[0]
     write_pairs(hoss / "bounding_box_train", [f"{pid}_new"])
     with pytest.raises(DatasetError, match=rf"BRIDGE.DATA.NAMES.* HOSS .*: {int(pid)};"):
         open_data(tiny_cfg(tmp_path))
@@ -138,8 +129,8 @@ def test_a_test_identity_among_the_training_chips_is_refused(tiny_hoss, tmp_path
 
 def test_test_splits(tmp_path, hoss, monkeypatch):
     tests = open_tests(["HOSS", "HOSS_O2S", "HOSS_S2O"])
-    assert len({path for path, _, _ in tests.query}) == len(tests.query)
-    assert {path for path, _, _ in hoss.query} <= {path for path, _, _ in tests.query}
+    paths = [path for path, _, _ in tests.query]
+    assert len(set(paths)) == len(paths) and {path for path, _, _ in hoss.query} <= set(paths)
     assert tests.identities == {"HOSS": {pid for _, pid, _ in [*hoss.query, *hoss.gallery] if pid >= 0}}
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
     keys = {"BRIDGE.DATA.NAMES": f"['{write_pairs(tmp_path / 'mine', ['a'])}']"}
@@ -149,12 +140,12 @@ def test_test_splits(tmp_path, hoss, monkeypatch):
 
 
 def test_copies_are_of_the_same_bytes(tmp_path):
-    for name, content in (("a", b"12"), ("b", b"13"), ("c", b"12"), ("d", b"123")):
-        (tmp_path / name).write_bytes(content)
-    a, b, c, d = (str(tmp_path / name) for name in "abcd")
+    a, b, c, d, none = (str(tmp_path / name) for name in ("a", "b", "c", "d", "none"))
+    for path, content in ((a, b"12"), (b, b"13"), (c, b"12"), (d, b"123")):
+        Path(path).write_bytes(content)
     assert copies([a, b, c, d], [a]) == {a: a, c: a}
     with pytest.raises(MOSError, match="none"):
-        copies([str(tmp_path / "none")], [a])
+        copies([none], [a])
 
 
 def test_the_digest_does_not_depend_on_where_the_data_lie(tmp_path):

@@ -1,9 +1,8 @@
 """What a bridge's training may start from: pipelines and autoencoders."""
 
-from __future__ import annotations
-
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,43 +27,45 @@ def start(tmp_path):
 
 def test_init_from_starts_from_the_averaged_weights_and_remembers_what_they_saw(start, tmp_path):
     other = write_pairs(tmp_path / "more", "xy", seed=9)
-    cfg = cfg_of(other, tmp_path / "out", STEPS=1, LR=1e-9, keys={"BRIDGE.INIT_FROM": start})
-    made = BrownianBridgePipeline.from_pretrained(train(cfg))
-    assert close(made.unet.state_dict(), weights(start), atol=1e-7)
-    assert made.config.trained_identities == {"first": [0, 1, 2, 3, 4], "more": [0, 1]}
-    assert made.config.info["started_from"] == pipeline_id(start)
+    folder = train(cfg_of(other, tmp_path / "out", {"BRIDGE.INIT_FROM": start}, STEPS=1, LR=1e-9))
+    config = BrownianBridgePipeline.from_pretrained(folder).config
+    assert close(weights(folder), weights(start), atol=1e-7) and config.info["started_from"] == pipeline_id(start)
+    assert config.trained_identities == {"first": [0, 1, 2, 3, 4], "more": [0, 1]}
 
 
-def test_starts_that_are_refused(start, pairs, tmp_path):
-    def refused(said, keys=(), start=start):
-        with pytest.raises(MOSError, match=f"INIT_FROM: .*{said}") as caught:
-            train(cfg_of(pairs, tmp_path / "out", keys={"BRIDGE.INIT_FROM": start, **dict(keys)}))
-        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-    for key, value, said in (
-        ("UNET.CHANNELS", "[16,16]", "start/pipeline.*BRIDGE.UNET"),
-        ("UNET.CONDITION", "concat", "conv_in.weight"),
-        ("DIRECTION", "sar_to_optical", "DIRECTION optical_to_sar .now sar_to_optical."),
-        ("SCHEDULER.OBJECTIVE", "noise", "OBJECTIVE grad .now noise."),
-        ("SCHEDULER.M_MAX", 0.99, "M_MAX 0.999 .now 0.99."),
-    ):
-        refused(said, {f"BRIDGE.{key}": value})
-    refused("none", start=tmp_path / "none")
-    refused("did you mean .*start/pipeline", start=tmp_path / "start")
-    refused("BRIDGE.LATENT", LATENT)
+def test_starts_and_autoencoders_that_are_refused_before_anything_is_written(start, pairs, tmp_path):
     tiny_vae(1).save_pretrained(tmp_path / "vae")
-    tiny_pipeline(vae=tiny_vae(2)).save_pretrained(tmp_path / "other")
-    refused("other/vae", {"BRIDGE.LATENT.PATH": tmp_path / "vae"}, start=tmp_path / "other")
-    refused("in the latents .* in pixels", start=tmp_path / "other")
-    os.truncate(start / "unet" / "diffusion_pytorch_model.safetensors", 1000)
-    refused("start/pipeline")
+    other = tmp_path / "other"
+    tiny_pipeline(vae=tiny_vae(2)).save_pretrained(other)
+    path, none = {"LATENT.PATH": tmp_path / "vae"}, tmp_path / "none"
+    damaged = shutil.copytree(start, tmp_path / "damaged")
+    os.truncate(damaged / "unet" / "diffusion_pytorch_model.safetensors", 1000)
+    for keys, said in (
+        ({"UNET.CHANNELS": "[16,16]"}, "start/pipeline.*BRIDGE.UNET"),
+        ({"UNET.CONDITION": "concat"}, "conv_in.weight"),
+        ({"DIRECTION": "sar_to_optical"}, "DIRECTION optical_to_sar .now sar_to_optical."),
+        ({"SCHEDULER.OBJECTIVE": "noise"}, "OBJECTIVE grad .now noise."),
+        ({"SCHEDULER.M_MAX": 0.99}, "M_MAX 0.999 .now 0.99."),
+        ({"LATENT.TRAIN": True}, "BRIDGE.LATENT"),
+        ({"INIT_FROM": none}, "INIT_FROM: .*none"),
+        ({"INIT_FROM": tmp_path / "start"}, "INIT_FROM: .*start/pipeline"),
+        ({"INIT_FROM": damaged}, "INIT_FROM: .*damaged"),
+        ({"INIT_FROM": other}, "INIT_FROM: .*in the latents .* in pixels"),
+        ({"INIT_FROM": other, **path}, "INIT_FROM: .*other/vae"),
+        ({"INIT_FROM": "", "LATENT.PATH": none}, "none"),
+        ({"INIT_FROM": "", **path, "SIZE": "[18,8]"}, "BRIDGE.SIZE: .* multiples of 4"),
+    ):
+        with pytest.raises(MOSError, match=said) as caught:
+            own = {f"BRIDGE.{key}": value for key, value in {"INIT_FROM": start, **keys}.items()}
+            train(cfg_of(pairs, tmp_path / "out", own))
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_init_from_what_saw_test_or_held_out_ships_is_refused(hoss, tmp_path):
     first = Path(train(tiny_cfg(tmp_path / "first", {"BRIDGE.SOLVER.STEPS": 1})))
     keys = {"BRIDGE.INIT_FROM": first, "BRIDGE.SOLVER.STEPS": 1}
-    with pytest.raises(CheckpointError, match="trained on [0-9]+ identities that TEST.HOLDOUT sets aside"):
+    with pytest.raises(CheckpointError, match="TEST.HOLDOUT"):
         train(tiny_cfg(tmp_path / "second", {**keys, "TEST.HOLDOUT.FRACTION": 0.3}))
     train(tiny_cfg(tmp_path / "second", keys))
     index = json.loads((first / "model_index.json").read_text())
@@ -77,35 +78,27 @@ def test_init_from_what_saw_test_or_held_out_ships_is_refused(hoss, tmp_path):
 
 @pytest.mark.slow
 def test_in_latents_of_an_autoencoder_trained_on_the_same_chips(pairs, tmp_path):
-    folder = train(cfg_of(pairs, tmp_path / "out", ACCUMULATE=2, STEPS=2, keys=LATENT))
+    folder = train(cfg_of(pairs, tmp_path / "out", LATENT, ACCUMULATE=2, STEPS=2))
     pipeline = BrownianBridgePipeline.from_pretrained(folder)
     assert tuple(pipeline.unet.config.sample_size) == (8, 4) and pipeline.vae is not None
     assert pipeline(np.zeros((16, 8, 3), np.uint8), num_inference_steps=2).images[0].size == (8, 16)
     # The second stage takes the autoencoder with the network, by TRAIN as by PATH.
     for number, own in enumerate((LATENT, {"BRIDGE.LATENT.PATH": f"{folder}/vae"})):
         output = tmp_path / f"second{number}"
-        second = train(cfg_of(pairs, output, STEPS=1, keys={**own, "BRIDGE.INIT_FROM": folder}))
-        made = BrownianBridgePipeline.from_pretrained(second)
+        made = BrownianBridgePipeline.from_pretrained(
+            train(cfg_of(pairs, output, {**own, "BRIDGE.INIT_FROM": folder}, STEPS=1))
+        )
         assert same(made.vae.state_dict(), pipeline.vae.state_dict()) and not (output / "autoencoder").exists()
-
-
-def test_autoencoders_that_are_missing_or_do_not_fit(pairs, tmp_path):
-    tiny_vae().save_pretrained(tmp_path / "vae")
-    for name, said, size in (("none", "none", "[16,8]"), ("vae", "BRIDGE.SIZE: .* multiples of 4", "[18,8]")):
-        with pytest.raises(MOSError, match=said):
-            keys = {"BRIDGE.LATENT.PATH": tmp_path / name, "BRIDGE.SIZE": size}
-            train(cfg_of(pairs, tmp_path / "out", keys=keys))
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_codebook(pairs, tmp_path):
     raw = {**LATENT, "BRIDGE.LATENT.NORMALIZE": False}
-    first = train(cfg_of(pairs, tmp_path / "first", STEPS=1, keys=raw))
+    first = train(cfg_of(pairs, tmp_path / "first", raw, STEPS=1))
     tiny_vae(scaling_factor=3.0).save_pretrained(tmp_path / "vae")
     path = {**raw, "BRIDGE.LATENT.TRAIN": False, "BRIDGE.LATENT.PATH": tmp_path / "vae"}
     pixels = torch.rand(2, 3, 16, 8) * 2 - 1
-    for folder in (first, train(cfg_of(pairs, tmp_path / "second", STEPS=1, keys=path))):
+    for folder in (first, train(cfg_of(pairs, tmp_path / "second", path, STEPS=1))):
         vae = BrownianBridgePipeline.from_pretrained(folder).vae
         with torch.no_grad():
             latents = vae.quant_conv(vae.encoder(pixels))
@@ -119,28 +112,21 @@ def test_raw_latents_are_those_behind_the_quant_conv_and_come_back_through_the_c
 
 @pytest.mark.parametrize(
     ("there", "path", "normalize", "agree"),
-    [
-        (1.0, 1.0, True, True),
-        (1.0, 3.0, False, True),
-        (1.0, 3.0, True, False),
-        (3.0, 3.0, True, True),
-        (3.0, 3.0, False, False),
-        # Without PATH: TRAIN, which takes the start's own.
-        (3.0, None, True, True),
-        (3.0, None, False, False),
-    ],
-)
+    # Without a path: TRAIN, which takes the start's own.
+    [(1, 1, True, True), (1, 3, False, True), (1, 3, True, False), (3, 3, True, True), (3, 3, False, False),
+     (3, None, True, True), (3, None, False, False)],
+)  # fmt: skip
 def test_a_start_must_have_worked_in_latents_of_this_runs_scale(pairs, tmp_path, there, path, normalize, agree):
     start = tiny_pipeline(vae=tiny_vae(scaling_factor=there))
     keys = LATENT
     if path is not None:
         tiny_vae(scaling_factor=path).save_pretrained(tmp_path / "vae")
         keys = {"BRIDGE.LATENT.PATH": tmp_path / "vae"}
-    keys = {**keys, "BRIDGE.LATENT.NORMALIZE": normalize, "BRIDGE.INIT_FROM": "start"}
-    cfg = cfg_of(pairs, tmp_path / "out", keys=keys)
+    own = {"BRIDGE.LATENT.NORMALIZE": normalize, "BRIDGE.INIT_FROM": "start"}
+    cfg = cfg_of(pairs, tmp_path / "out", {**keys, **own})
     check_start(start, "start", cfg)
     if agree:
         assert scaling(open_autoencoder(cfg, start)) == (there, 0.0)
     else:
-        with pytest.raises(CheckpointError, match="other latents .*start/vae"):
+        with pytest.raises(CheckpointError, match="start/vae"):
             open_autoencoder(cfg, start)

@@ -1,7 +1,5 @@
 """The bridge's training, step by step: loss, rate, EMA, starting weights; losses that are not finite."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -11,7 +9,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
 from tiny_bridge import tiny_vae
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from train_world import ROOT, cfg_of, close, metrics, same, steps, tiny_cfg, train, trainer_of, weights
+from train_world import ROOT, alone, cfg_of, close, metrics, same, steps, tiny_cfg, train, trainer_of, weights
 
 import fastreid_mos
 from fastreid_mos.bridge import BrownianBridgePipeline
@@ -23,7 +21,6 @@ from fastreid_mos.bridge.train.network import build_scheduler, build_unet
 from fastreid_mos.bridge.train.trainer import BridgeTrainer
 from fastreid_mos.errors import MOSError
 
-BBDM = str(ROOT / "configs/HOSS/bbdm.yml")
 PLATEAU = {"SCHED": "plateau", "PLATEAU.PATIENCE": 1, "PLATEAU.COOLDOWN": 1, "PLATEAU.MIN_LR": 0.0002,
            "PLATEAU.THRESHOLD": 0.3}  # fmt: skip
 NORMAL = {"BRIDGE.UNET.INIT": "normal"}
@@ -37,21 +34,16 @@ def averaged(decay, one, other):
     return {name: decay * one[name] + (1 - decay) * other[name] for name in one}
 
 
-# ---------------------------------------------------------------------- loss
-
-
 @pytest.mark.parametrize("condition", ["none", "concat"])
 def test_the_loss_is_bbdms(pairs, tmp_path, condition):
     keys = {"BRIDGE.UNET.CONDITION": condition, "BRIDGE.DATA.FLIP": 0.0}
-    trainer = trainer_of(cfg_of(pairs, tmp_path, LOSS="l2", keys=keys))
-    seen = {}
+    trainer, seen = trainer_of(cfg_of(pairs, tmp_path, keys, LOSS="l2")), {}
 
     def network(x, t, return_dict):
         seen.update(x=x, t=t)
         return (torch.zeros_like(x[:, :3]),)
 
-    trainer.model = network
-    batch = trainer.batches.batch(3)
+    trainer.model, batch = network, trainer.batches.batch(3)
     loss = trainer.loss(batch, 3)
     y, x0 = Latents().pair(batch, "cpu")
     m = torch.linspace(0.001, 0.999, 1000)[seen["t"]].view(-1, 1, 1, 1)
@@ -64,16 +56,17 @@ def test_the_loss_is_bbdms(pairs, tmp_path, condition):
     assert float(trainer.loss(batch, 3)) == float(loss)
 
 
-def test_draws_of_timesteps_noise_and_dropout(pairs, tmp_path, monkeypatch):
-    """Every timestep alike; others in each process and step."""
-    trainer = trainer_of(cfg_of(pairs, tmp_path, BATCH=4, keys={"BRIDGE.SCHEDULER.TIMESTEPS": 50}))
+def test_every_timestep_is_drawn_alike_others_in_each_process_and_step_as_noise_and_dropout(
+    pairs, tmp_path, monkeypatch
+):
+    trainer = trainer_of(cfg_of(pairs, tmp_path, {"BRIDGE.SCHEDULER.TIMESTEPS": 50}, BATCH=4))
     batch, drawn = trainer.batches.batch(0), []
 
-    def model(noisy, timesteps, return_dict):
+    def network(noisy, timesteps, return_dict):
         drawn.append((timesteps.tolist(), noisy.flatten().tolist(), torch.rand(3).tolist()))
         return (torch.zeros_like(noisy),)
 
-    trainer.model = model
+    trainer.model = network
     for process, step in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
         monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
         trainer.loss(batch, step)
@@ -89,7 +82,7 @@ def test_draws_of_timesteps_noise_and_dropout(pairs, tmp_path, monkeypatch):
 def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
     """Its gradients of the accumulated batches are added up, which Adam does not see but by its epsilon, here 0."""
     own = {"PLATEAU.PATIENCE": 0, "PLATEAU.COOLDOWN": 0, "PLATEAU.MIN_LR": 0.0, "ACCUMULATE": 2, "EMA_EVERY": 2}
-    cfg = cfg_of(pairs, tmp_path, **{**PLATEAU, **own, "EMA_START": 3}, keys=NORMAL)
+    cfg = cfg_of(pairs, tmp_path, NORMAL, **{**PLATEAU, **own, "EMA_START": 3})
     trainer, by_hand = trainer_of(cfg), trainer_of(cfg)
     trainer.optimizer.param_groups[0]["eps"] = 1e-30
     steps(trainer, 8)
@@ -110,37 +103,30 @@ def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("direction", "condition"), [("optical_to_sar", "none"), ("sar_to_optical", "concat")])
-def test_it_learns_to_make_the_target_from_the_source(tmp_path, direction, condition):
+@pytest.mark.parametrize(("sides", "condition"), [((0, 1), "none"), ((1, 0), "concat")])
+def test_it_learns_to_make_the_target_from_the_source(tmp_path, sides, condition):
     """Bright optical pixels are dark SAR ones and the other way round: far from the source itself."""
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
+    (tmp_path / "pairs").mkdir()
+    generator, files = np.random.default_rng(0), []
     for name in "abcdef":
         image = np.full((16, 8), 40, np.uint8)
         image[generator.integers(2, 8) :][:6, 2:6] = 220
-        Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
-        Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
-    keys = {"BRIDGE.DIRECTION": direction, "BRIDGE.UNET.CONDITION": condition, "BRIDGE.UNET.CHANNELS": "[16,16]"}
-    cfg = cfg_of(folder, tmp_path / "out", STEPS=150, BATCH=6, LR=0.005, CHECKPOINT_PERIOD=1000, EMA=0.95, keys=keys)
+        files.append([str(tmp_path / "pairs" / f"{name}_{kind}.png") for kind in ("RGB", "SAR")])
+        for file, made in zip(files[-1], (np.stack([image] * 3, axis=2), 255 - image), strict=True):
+            Image.fromarray(made).save(file)
+    keys = {"BRIDGE.DIRECTION": ("optical_to_sar", "sar_to_optical")[sides[0]], "BRIDGE.UNET.CONDITION": condition}
+    solver = {"STEPS": 150, "BATCH": 6, "LR": 0.005, "CHECKPOINT_PERIOD": 1000, "EMA": 0.95}
+    cfg = cfg_of(tmp_path / "pairs", tmp_path / "out", {**keys, "BRIDGE.UNET.CHANNELS": "[16,16]"}, **solver)
     pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.unet.config.in_channels == (6 if condition == "concat" else 3)
     images = BridgeImages.from_cfg(cfg)
-    given, wanted = (
-        np.stack([images.read(str(folder / f"{name}_{('RGB', 'SAR')[side]}.png"), side) for name in "abcdef"])
-        for side in ((0, 1) if direction == "optical_to_sar" else (1, 0))
-    )
+    given, wanted = (np.stack([images.read(file[side], side) for file in files]) for side in sides)
     made = pipeline(given, num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images
     assert np.abs(made - wanted / 255.0).mean() < 0.35 * np.abs(given / 255.0 - wanted / 255.0).mean()
 
 
-# ---------------------------------------------------------------------- EMA, rate, precision
-
-
 @pytest.mark.parametrize(
-    ("decay", "every", "start"),
-    [(0.15, 1, 0), (0.9, 1, 0), (0.9, 2, 4), (0.9, 2, 3), (0.9, 3, 1), (0.9, 1, 99)],
+    ("decay", "every", "start"), [(0.15, 1, 0), (0.9, 2, 4), (0.9, 2, 3), (0.9, 3, 1), (0.9, 1, 99)]
 )
 def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path, decay, every, start):
     """BBDM: copies before the start, then decay EMA; diffusers without a start: a decay that rises to it."""
@@ -159,7 +145,7 @@ def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path, decay, every, 
 
 def test_a_run_that_starts_from_a_pipeline_averages_from_its_first_update(pairs, tmp_path):
     start = trainer_of(cfg_of(pairs, tmp_path)).pipeline()
-    trainer = trainer_of(cfg_of(pairs, tmp_path, EMA_EVERY=2, EMA_START=99, keys=NORMAL), start)
+    trainer = trainer_of(cfg_of(pairs, tmp_path, NORMAL, EMA_EVERY=2, EMA_START=99), start)
     steps(trainer, 2)
     assert close(trainer.pipeline().unet.state_dict(), averaged(0.9, start.unet.state_dict(), state(trainer)))
 
@@ -177,23 +163,17 @@ def test_rates(pairs, tmp_path):
     assert [row["lr"] for row in plateau] == made and len(set(made)) >= 3
 
 
-def test_the_plateau_is_told_the_last_batchs_loss_the_mean_over_processes(pairs, tmp_path):
-    trainer = trainer_of(cfg_of(pairs, tmp_path, ACCUMULATE=2, **PLATEAU))
-    own = []
+def test_gradients_are_clipped_and_the_plateau_is_told_the_last_batchs_loss_the_mean_over_processes(pairs, tmp_path):
+    trainer, own = trainer_of(cfg_of(pairs, tmp_path, ACCUMULATE=2, CLIP_NORM=0.01, **PLATEAU)), []
 
     def two_processes(values):
         own.append(values[0].tolist())
         return torch.cat([values, values + torch.tensor([5.0, 3.0, 0.0])])
 
     trainer.accelerator.gather = two_processes
-    steps(trainer, 1)
-    assert trainer.rates.best == pytest.approx(own[0][1] + 1.5)
-
-
-def test_gradients_are_clipped(pairs, tmp_path):
-    trainer = trainer_of(cfg_of(pairs, tmp_path, CLIP_NORM=0.01))
     trainer.optimizer.zero_grad = lambda: None
     steps(trainer, 1)
+    assert trainer.rates.best == pytest.approx(own[0][1] + 1.5)
     gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.unet.parameters()])
     assert float(gradients.norm()) == pytest.approx(0.01, rel=1e-3)
 
@@ -213,27 +193,22 @@ def test_where_the_scaler_skipped_neither_schedule_nor_ema_step(pairs, tmp_path)
             assert (trainer.rates.state_dict(), trainer.ema.optimization_step) == before
             assert same(state(trainer), start)
     made = skipped.count(False)
-    assert skipped[0] and made > 3
-    assert trainer.rates.last_epoch == made and trainer.ema.optimization_step == made // 2
+    assert skipped[0] and made > 3 and (trainer.rates.last_epoch, trainer.ema.optimization_step) == (made, made // 2)
 
 
 def test_mixed_precision_trains_and_saves_float32(pairs, tmp_path):
-    made = weights(train(cfg_of(pairs, tmp_path / "out", PRECISION="bf16")))
+    made = weights(train(cfg_of(pairs, tmp_path / "out", PRECISION="bf16", STEPS=2)))
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in made.values())
-
-
-# ---------------------------------------------------------------------- losses that are not finite
 
 
 def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pairs, tmp_path, monkeypatch):
     own = BridgeTrainer.loss  # wrong in the second batch of step 5
     monkeypatch.setattr(BridgeTrainer, "loss", lambda self, batch, n: own(self, batch, n) * (np.inf if n == 9 else 1))
     cfg = cfg_of(pairs, tmp_path / "out", ACCUMULATE=2, CHECKPOINT_PERIOD=4)
-    with pytest.raises(MOSError, match="the loss is not finite at step 5 ") as caught:
+    with pytest.raises(MOSError, match="loss .* step 5 ") as caught:
         train(cfg)
     other, named = ({path for row in trainer_of(cfg).batches.draw(n) for path in row[:2]} for n in (8, 9))
-    assert all(path in str(caught.value) for path in named)
-    assert not all(path in str(caught.value) for path in other)
+    assert all(path in str(caught.value) for path in named) and not all(path in str(caught.value) for path in other)
     assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [4] and not (tmp_path / "out" / "pipeline").exists()
     assert [row["step"] for row in metrics(tmp_path / "out")] == [0, 1, 2, 3]
 
@@ -241,8 +216,7 @@ def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pai
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_it_stops_before_the_weights_are_touched_whichever_process_meets_it(pairs, tmp_path, what):
     trainer = trainer_of(cfg_of(pairs, tmp_path))
-    start = state(trainer)
-    trainer.batches.processes = 2
+    start, trainer.batches.processes = state(trainer), 2
     spoilt = torch.tensor([float("nan") if what == "loss" else 1.0, 1.0])
 
     def two_processes(values):
@@ -250,20 +224,16 @@ def test_it_stops_before_the_weights_are_touched_whichever_process_meets_it(pair
         return torch.cat([values, values * spoilt])
 
     trainer.accelerator.gather = two_processes
-    with pytest.raises(MOSError, match=f"the {what} is not finite at step 1 ") as caught:
+    with pytest.raises(MOSError, match=f"{what} .* step 1 ") as caught:
         steps(trainer, 1)
     assert all(path in str(caught.value) for pair in trainer.batches.draw(0, 1) for path in pair[:2])
     assert same(state(trainer), start) and trainer.ema.optimization_step == trainer.rates.last_epoch == 0
     assert not trainer.optimizer.optimizer.state
 
 
-# ---------------------------------------------------------------------- BBDM's model
-
-
 def test_bbdms_starting_weights(pairs, tmp_path):
     keys = {"BRIDGE.UNET.CHANNELS": "[32,64]", "BRIDGE.UNET.ATTENTION_NORM": True}
-    unet = trainer_of(cfg_of(pairs, tmp_path, keys={**keys, **NORMAL})).unet
-    plain = trainer_of(cfg_of(pairs, tmp_path)).unet
+    unet, plain = (trainer_of(cfg_of(pairs, tmp_path, own)).unet for own in ({**keys, **NORMAL}, {}))
     assert unet.mid_block.attentions[0].group_norm.num_groups == 4
     assert plain.mid_block.attentions[0].group_norm is None and float(plain.conv_in.weight.detach().std()) > 0.05
     for name, module in unet.named_modules():
@@ -281,9 +251,9 @@ def test_bbdms_starting_weights(pairs, tmp_path):
 
 def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     """BBDM's released settings, as far as a network small enough for a test shows them."""
-    own = {"BRIDGE.DATA.NAMES": f"['{pairs}']", "DATASETS.TESTS": "()", "BRIDGE.LATENT.TRAIN": "False",
-           "MODEL.DEVICE": "cpu", "BRIDGE.UNET.CHANNELS": "[16,32,32]", "BRIDGE.UNET.HEAD_DIM": "16"}  # fmt: skip
-    trainer = trainer_of(tiny_cfg(tmp_path, own, BBDM))
+    cfg = fastreid_mos.load_cfg(file := str(ROOT / "configs/HOSS/bbdm.yml"))
+    own = {"BRIDGE.LATENT.TRAIN": False, "MODEL.DEVICE": "cpu", "BRIDGE.UNET.CHANNELS": "[16,32,32]"}
+    trainer = trainer_of(tiny_cfg(tmp_path, {**alone(pairs), **own, "BRIDGE.UNET.HEAD_DIM": "16"}, file))
     assert trainer.accelerator.gradient_accumulation_steps == 4
     group = trainer.optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0)
@@ -295,7 +265,6 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     assert decays == [0.0, 0.0, 0.995, 0.995] and trainer.solver.EMA_EVERY * trainer.solver.ACCUMULATE == 32
     assert float(trainer.unet.conv_in.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
     assert trainer.unet.mid_block.attentions[0].group_norm is not None and trainer.unet.config.in_channels == 3
-    cfg = fastreid_mos.load_cfg(BBDM)
     plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "EMA": 0.995}
     assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items() and cfg.BRIDGE.UNET.DROPOUT == 0
     vae = AutoencoderSettings.from_cfg(cfg)

@@ -1,20 +1,16 @@
 """tools/train_bbdm.py as a user runs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from train_world import DEBUG, ROOT, metrics, same, weights, words, write_pairs
+from train_world import DEBUG, ROOT, metrics, words, write_pairs
 
-from fastreid_mos.bridge.train.checkpoints import saved_steps
 from fastreid_mos.cli import BAD_INPUT
 from fastreid_mos.errors import DatasetError
 from fastreid_mos.synthetic.folder import open_generated
@@ -25,26 +21,6 @@ pytestmark = pytest.mark.usefixtures("hoss")
 
 def run(keys, *flags) -> int:
     return train_bbdm.main(["--config-file", DEBUG, *map(str, flags), *words(keys)])
-
-
-# The program, killed some steps after its first checkpoint, whatever the machine does beside.
-KILLED = """
-import os, runpy
-from fastreid_mos.bridge.train.trainer import BridgeTrainer
-
-step = BridgeTrainer._step
-BridgeTrainer._step = lambda self, n, stream: step(self, n, stream) if n < 13 else os.kill(os.getpid(), 9)
-runpy.run_path("tools/train_bbdm.py", run_name="__main__")
-"""
-
-
-def started(keys, *flags, program=("tools/train_bbdm.py",)):
-    """(exit status, standard output, standard error) of the program in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, *program, "--config-file", DEBUG, *flags, *words(keys)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
 
 
 def only_line(capsys) -> str:
@@ -61,15 +37,16 @@ def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction
     assert run(keys) == 0
     made = open_generated(str(output / "synthetic"))
     made.verify()
-    source = 0 if direction == "optical_to_sar" else 1
     for split in ("query", "gallery"):
-        chips = {os.path.basename(path) for path, _, modality in getattr(hoss, split) if modality == source}
+        kind = "RGB" if direction == "optical_to_sar" else "SAR"
+        chips = {os.path.basename(path) for path, *_ in getattr(hoss, split) if kind in os.path.basename(path)}
         rows = [row for row in made.records if row.split == split]
         assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
     held = {row.identity for row in made.records if row.split == "holdout"}
     trained = set(made.facts.trained_identities["HOSS"])
     assert held and not held & trained and trained <= {pid for _, pid, _ in hoss.train}
     assert made.facts.direction == direction and (made.facts.steps, made.facts.rule, made.facts.k) == (4, "dbim", 2)
+    assert "chips" in (output / "log.txt").read_text()
     # Again: nothing to do. More samples, by the command that is on record: only they are made.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.png")}
     assert run(keys) == 0
@@ -85,47 +62,33 @@ def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
 
 
-@pytest.mark.parametrize(
-    ("called", "command"),
-    [
+def test_the_command_on_record_is_the_one_that_was_run(monkeypatch):
+    for called, command in (
         ("/usr/bin/mos-train-bbdm", "mos-train-bbdm"),
         ("C:/venv/mos-train-bbdm.exe", "mos-train-bbdm"),
         ("../my code/tools/train_bbdm.py", "python '../my code/tools/train_bbdm.py'"),
         ("/usr/bin/pytest", "python tools/train_bbdm.py"),
-    ],
-)
-def test_the_command_on_record_is_the_one_that_was_run(called, command, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [called])
-    args = train_bbdm.parse(["--config-file", "a b.yml", "BRIDGE.SAMPLE.K", "2"])
-    assert args.command == f"{command} --config-file 'a b.yml' BRIDGE.SAMPLE.K 2"
-
-
-@pytest.mark.slow
-def test_killed_from_outside_the_same_command_resumes(tmp_path):
-    keys = {"BRIDGE.SOLVER.STEPS": 24, "BRIDGE.SOLVER.CHECKPOINT_PERIOD": 10, "BRIDGE.SAMPLE.SPLITS": "[]"}
-    output = tmp_path / "out"
-    status, _, said = started({**keys, "OUTPUT_DIR": output}, program=("-c", KILLED))
-    assert status == -signal.SIGKILL and not (output / "pipeline").exists(), said[-2000:]
-    assert saved_steps(str(output / "checkpoints")) == [10] and len(metrics(output)) == 13
-    assert run({**keys, "OUTPUT_DIR": output}) == run({**keys, "OUTPUT_DIR": tmp_path / "whole"}) == 0
-    assert same(weights(output / "pipeline"), weights(tmp_path / "whole" / "pipeline"))
-    assert [row["step"] for row in metrics(output)] == list(range(24))
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        args = train_bbdm.parse(["--config-file", "a b.yml", "BRIDGE.SAMPLE.K", "2"])
+        assert args.command == f"{command} --config-file 'a b.yml' BRIDGE.SAMPLE.K 2"
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_dump_together(tmp_path, capsys):
     output = tmp_path / "out"
     keys = {"BRIDGE.SOLVER.SAMPLE_PERIOD": 4, "OUTPUT_DIR": output}
-    status, told, said = started(keys, "--num-gpus", "2")
-    assert status == 0, said[-3000:]
-    assert told.count("2 x cpu, 8 steps of 4 pairs") == 1 and "Traceback" not in said and "Warning" not in said
+    command = [sys.executable, "tools/train_bbdm.py", "--config-file", DEBUG, "--num-gpus", "2", *words(keys)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr[-3000:]
+    assert done.stdout.count("2 x cpu, 8 steps of 4 pairs") == 1
     open_generated(str(output / "synthetic")).verify()
     state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
     assert state["facts"]["processes"] == 2 and [row["step"] for row in metrics(output)] == list(range(8))
     # With the bridge done, one process dumps as well as two; to train on, it must be two again.
     assert run({**keys, "BRIDGE.SAMPLE.K": 3}) == 0
-    assert run({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT
-    assert "processes 2 (now 1)" in only_line(capsys)
+    assert run({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT and "processes 2 (now 1)" in only_line(capsys)
 
 
 @pytest.mark.slow
@@ -140,32 +103,33 @@ def test_real_pairs_then_init_from(shared_dir, tmp_path):
 
 
 def test_wrong_calls_are_one_line(hoss, tmp_path, capsys, monkeypatch):
-    output = tmp_path / "out"
+    output, stolen = tmp_path / "out", write_pairs(tmp_path / "stolen", "x")
+    shutil.copy(next(path for path, *_ in hoss.query if "RGB" in path), stolen / "x_RGB.tif")
+    (stolen / "x_RGB.png").unlink()
+    (tmp_path / "file").write_text("")
 
-    def said(keys=(), *flags):
-        assert run({"OUTPUT_DIR": output, **dict(keys)}, *flags) == BAD_INPUT and not output.exists()
-        return only_line(capsys)
+    def refused(said, key="OUTPUT_DIR", value=output, *flags):
+        assert run({"OUTPUT_DIR": output, key: value}, *flags) == BAD_INPUT and not output.exists()
+        assert said in only_line(capsys)
 
     assert train_bbdm.main([]) == BAD_INPUT and "--config-file" in only_line(capsys)
-    (tmp_path / "file").write_text("")
-    assert "OUTPUT_DIR" in said({"OUTPUT_DIR": tmp_path / "file"})
-    assert f"{output}/pipeline" in said((), "--dump-only")
-    assert "INIT_FROM" in said((), "--init-from", tmp_path / "none")
-    assert "BRIDGE.SOLVER.BATCH" in said({"BRIDGE.SOLVER.BATCH": 0})
-    assert "m_max" in said({"BRIDGE.SCHEDULER.M_MAX": 1.0})
-    assert "dbim" in said({"BRIDGE.SAMPLE.RULE": "bbdm", "BRIDGE.SAMPLE.ORDER": 2})
-    assert "BRIDGE.UNET" in said({"BRIDGE.UNET.GROUPS": 3})
-    assert "'HOS'" in said({"BRIDGE.DATA.NAMES": "['HOS']"})
-    stolen = write_pairs(tmp_path / "stolen", "x")
-    (stolen / "x_RGB.tif").write_bytes(Path(next(path for path, *_ in hoss.query if "RGB" in path)).read_bytes())
-    (stolen / "x_RGB.png").unlink()
-    assert "x_RGB.tif: is a chip of the test split" in said({"BRIDGE.DATA.NAMES": f"['{stolen}']"})
+    for case in (
+        ("OUTPUT_DIR", "OUTPUT_DIR", tmp_path / "file"),
+        (f"{output}/pipeline", "OUTPUT_DIR", output, "--dump-only"),
+        ("INIT_FROM", "OUTPUT_DIR", output, "--init-from", tmp_path / "none"),
+        ("BRIDGE.SOLVER.BATCH", "BRIDGE.SOLVER.BATCH", 0),
+        ("m_max", "BRIDGE.SCHEDULER.M_MAX", 1.0),
+        ("BRIDGE.UNET", "BRIDGE.UNET.GROUPS", 3),
+        ("'HOS'", "BRIDGE.DATA.NAMES", "['HOS']"),
+        ("x_RGB.tif", "BRIDGE.DATA.NAMES", f"['{stolen}']"),
+    ):
+        refused(*case)
     assert run({"OUTPUT_DIR": output, "BRIDGE.DATA.NAMES": "['HOS']"}, "--traceback") == BAD_INPUT
     assert "Traceback" in capsys.readouterr().err
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
-    assert "HOSS" in said()
+    refused("HOSS")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert "--num-gpus" in said((), "--num-gpus", "2")
+    refused("--num-gpus", "OUTPUT_DIR", output, "--num-gpus", "2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="diffusers.* -m pip install"):
         runpy.run_path(train_bbdm.__file__)

@@ -1,7 +1,5 @@
 """A config and data for the tests of the bridge's training: seconds on one core."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,13 +19,8 @@ from fastreid_mos.bridge.train.trainer import BridgeTrainer, make_accelerator
 
 ROOT = Path(__file__).parents[3]
 DEBUG = str(ROOT / "configs/HOSS/demo/bbdm_debug.yml")
-TINY = {
-    "BRIDGE.SIZE": "[16,8]",
-    "BRIDGE.UNET.CHANNELS": "[8,16]",
-    "BRIDGE.UNET.GROUPS": "4",
-    "BRIDGE.SOLVER.SAMPLE_PERIOD": "0",
-    "BRIDGE.SOLVER.BATCH": "2",
-}
+TINY = {"BRIDGE.SIZE": "[16,8]", "BRIDGE.UNET.CHANNELS": "[8,16]", "BRIDGE.UNET.GROUPS": "4",
+        "BRIDGE.SOLVER.SAMPLE_PERIOD": "0", "BRIDGE.SOLVER.BATCH": "2"}  # fmt: skip
 LATENT = {"BRIDGE.LATENT.TRAIN": True, "BRIDGE.LATENT.CHANNELS": "[8,8]", "BRIDGE.LATENT.STEPS": 4,
           "BRIDGE.LATENT.CODES": 16, "BRIDGE.LATENT.BATCH": 2}  # fmt: skip
 
@@ -38,19 +31,20 @@ def words(keys) -> list[str]:
 
 
 def tiny_cfg(output, keys=(), config=DEBUG):
-    """A config made small."""
     return fastreid_mos.load_cfg(config, words({**dict(keys), "OUTPUT_DIR": output}))
 
 
-def cfg_of(folder, output, **keys):
-    """:func:`tiny_cfg` on a folder of pairs; nothing is tested or dumped. Keys of BRIDGE, with _ for dots."""
-    own = {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": "()", "BRIDGE.SAMPLE.SPLITS": "[]"}
-    given = keys.pop("keys", {})
-    return tiny_cfg(output, {**own, **{f"BRIDGE.SOLVER.{key}": value for key, value in keys.items()}, **given})
+def alone(folder) -> dict:
+    """Keys to train on a folder of pairs; nothing is tested or dumped."""
+    return {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": "()", "BRIDGE.SAMPLE.SPLITS": "[]"}
+
+
+def cfg_of(folder, output, keys=(), **solver):
+    """:func:`tiny_cfg` of :func:`alone`, with keys of BRIDGE.SOLVER."""
+    return tiny_cfg(output, alone(folder) | {f"BRIDGE.SOLVER.{key}": solver[key] for key in solver} | dict(keys))
 
 
 def train(cfg) -> str:
-    """The whole training of a config."""
     data = open_data(cfg)
     return run.train(cfg, data, open_start(cfg, data))
 
@@ -83,18 +77,17 @@ def interrupted(cfg, monkeypatch, step=4):
         train(cfg)
 
 
-def write_pairs(folder: Path, names, seed: int = 0, size=(20, 12)) -> Path:
+def write_pairs(folder: Path, names, seed: int = 0) -> Path:
     """Files <name>_RGB.png and <name>_SAR.png of noise."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}_RGB.png")
-        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}_SAR.png")
+        for kind, shape in (("RGB", (20, 12, 3)), ("SAR", (20, 12))):
+            Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{name}_{kind}.png")
     return folder
 
 
 def metrics(output) -> list[dict]:
-    """The lines of ``metrics.json``."""
     return [json.loads(line) for line in (Path(output) / "metrics.json").open()]
 
 
