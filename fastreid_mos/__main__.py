@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import fastreid
 import torch
@@ -28,22 +28,12 @@ PACKAGES = (
 def report() -> None:
     """Print the health report."""
     print(f"fastreid-mos {__version__}")
-    for title, rows in (
-        ("Versions", _versions()),
-        ("Devices", _devices()),
-        (
-            "Patches of fast-reid",
-            [(patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES],
-        ),
-        ("Data sets", _datasets()),
-    ):
-        _print_section(title, rows)
-
-
-def _print_section(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    print(f"\n{title}")
-    for name, value in rows:
-        print(f"  {name:<28} {value}")
+    patches = ((patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES)
+    sections = (_versions(), _devices(), patches, _datasets())
+    for title, rows in zip(("Versions", "Devices", "Patches of fast-reid", "Data sets"), sections, strict=True):
+        print(f"\n{title}")
+        for name, value in rows:
+            print(f"  {name:<28} {value}")
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -74,8 +64,7 @@ def _datasets() -> Iterator[tuple[str, str]]:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
             found = True
             yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
-        except MOSError as error:
-            # The layout and where to get the data set, which follow, are the same for all.
+        except MOSError as error:  # less the layout and where to get the data set, which are the same for all
             yield name, str(error).partition(". Expected ")[0]
     if not found:
         yield "none", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"

@@ -16,7 +16,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-from .config import building, check_values, get_cfg, merge_file, merge_options, require
+from .config import building, check_values, get_cfg, merge_file, merge_options, refuse, require
 from .data import SAMPLER_REGISTRY, TRANSFORM_REGISTRY
 from .data.augment import check_augmentation
 from .data.samplers import FASTREID_SAMPLERS
@@ -28,22 +28,26 @@ from .modeling.timm_backbone import check_timm_name
 from .modeling.transoss import transoss_from_config
 from .modeling.weights_files import find_weights
 
-# The layers that fast-reid's get_norm knows.
-NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
-# fast-reid cannot freeze the bias of the frozen one, as it does in the neck.
-NECK_NORMS = ("BN", "syncBN", "GhostBN", "GN")
+NORMS = ("BN", "syncBN", "GhostBN", "GN")  # of fast-reid's get_norm
 KNOWN: dict[str, Collection[str]] = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY._obj_map,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY._obj_map,
-    "MODEL.BACKBONE.NORM": NORMS,
+    "MODEL.BACKBONE.NORM": (*NORMS, "FrozenBN"),
     "MODEL.HEADS.NAME": REID_HEADS_REGISTRY._obj_map,
-    "MODEL.HEADS.NORM": NECK_NORMS,
+    "MODEL.HEADS.NORM": NORMS,  # fast-reid cannot freeze the bias of a frozen one, as it does in the neck
     "MODEL.HEADS.POOL_LAYER": pooling.__all__,
     "MODEL.HEADS.CLS_LAYER": any_softmax.__all__,
     "MODEL.LOSSES.NAME": LOSS_REGISTRY._obj_map,
     "DATASETS.NAMES": DATASET_REGISTRY._obj_map,
     "DATASETS.TESTS": DATASET_REGISTRY._obj_map,
+    "DATALOADER.SAMPLER_TRAIN": SAMPLER_REGISTRY._obj_map,
     "INPUT.SAR.TRANSFORM": TRANSFORM_REGISTRY._obj_map,
+    "TEST.EVALUATOR": EVALUATOR_REGISTRY._obj_map,
+}
+# fast-reid's own that are in no registry.
+FASTREIDS: dict[str, Collection[str]] = {
+    "TEST.EVALUATOR": ("ReidEvaluator",),
+    "DATALOADER.SAMPLER_TRAIN": FASTREID_SAMPLERS,
 }
 
 
@@ -66,79 +70,59 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
 
 
 def check_config(cfg: Any) -> None:
-    """Refuse a config that cannot work, before any data is read.
-
-    Raises:
-        ConfigError: one line naming the key, what is wrong and what to set.
-    """
+    """Refuse a config that cannot work, before any data is read: a ConfigError of one line with key and remedy."""
     check_values(cfg)
-    check_names(cfg)
-    with building("INPUT.SAR: the transform"):
-        TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)(np.zeros((2, 2), np.float32))
-    check_augmentation(cfg)
-    check_model(cfg)
-    check_start(cfg)
-    check_fusion(cfg)
-
-
-def check_names(cfg: Any) -> None:
-    """Refuse a name that is in no registry."""
-    known = {
-        **KNOWN,
-        # fast-reid's own are in no registry.
-        "TEST.EVALUATOR": (*EVALUATOR_REGISTRY._obj_map, "ReidEvaluator"),
-        "DATALOADER.SAMPLER_TRAIN": (*SAMPLER_REGISTRY._obj_map, *FASTREID_SAMPLERS),
-    }
-    for key, names in known.items():
+    for key, known in KNOWN.items():
+        names = [*known, *FASTREIDS.get(key, ())]
         value = attrgetter(key)(cfg)
         for name in [value] if isinstance(value, str) else value:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:6]
             require(name in names, f"{key}: {name!r} is not known; near: {', '.join(near)}")
+    with building("INPUT.SAR: the transform"):
+        TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)(np.zeros((2, 2), np.float32))
+    check_augmentation(cfg)
+    _check_model(cfg)
+    _check_start(cfg)
+    check_fusion(cfg)
 
 
-def check_model(cfg: Any) -> None:
+def _check_model(cfg: Any) -> None:
     """Refuse a model whose parts do not fit each other."""
-    model, head = cfg.MODEL, cfg.MODEL.HEADS
+    model, head, arch = cfg.MODEL, cfg.MODEL.HEADS, cfg.MODEL.META_ARCHITECTURE
+    transoss = model.BACKBONE.NAME == "build_transoss_backbone"
+    other = arch != "MOS"
     fastreids_head = REID_HEADS_REGISTRY.get(head.NAME).__module__.startswith("fastreid.")
-    if model.META_ARCHITECTURE != "MOS":
-        for key, needs in (
-            ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME == "build_transoss_backbone"),
-            ("MODEL.LOSSES.NAME", "CMALLoss" in model.LOSSES.NAME),
-            ("MODEL.HEADS.JOIN", head.JOIN),
-        ):
-            require(
-                not needs,
-                f"{key}: {attrgetter(key)(cfg)} needs the modality or size of each chip, which "
-                f"{model.META_ARCHITECTURE} does not hand on; set MODEL.META_ARCHITECTURE to MOS",
-            )
-    require(
-        model.META_ARCHITECTURE != "Distiller" or cfg.KD.MODEL_CONFIG,
-        "MODEL.META_ARCHITECTURE: Distiller needs a teacher; set KD.MODEL_CONFIG and KD.MODEL_WEIGHTS",
-    )
-    for key in ("JOIN", "STRIPES") if fastreids_head else ():
-        require(not head[key], f"MODEL.HEADS.{key}: {head.NAME} does not know it; set MODEL.HEADS.NAME to CMALHead")
-    if model.BACKBONE.NAME == "build_transoss_backbone":
-        require(
-            not fastreids_head,
-            f"MODEL.HEADS.NAME: {head.NAME} pools a map, and TransOSS gives a vector; set CMALHead",
-        )
-        require(
-            list(cfg.INPUT.SIZE_TRAIN) == list(cfg.INPUT.SIZE_TEST),
-            "INPUT.SIZE_TEST: TransOSS has one position grid; set it to INPUT.SIZE_TRAIN",
-        )
+    needs = f"the modality or size of each chip, which {arch} does not hand on; set MODEL.META_ARCHITECTURE to MOS"
+    unknown = f"{head.NAME} does not know it; set MODEL.HEADS.NAME to CMALHead"
+    refuse((
+        (other and transoss, f"MODEL.BACKBONE.NAME: {model.BACKBONE.NAME} needs {needs}"),
+        (other and "CMALLoss" in model.LOSSES.NAME, f"MODEL.LOSSES.NAME: CMALLoss needs {needs}"),
+        (other and head.JOIN, f"MODEL.HEADS.JOIN: {head.JOIN} needs {needs}"),
+        (arch == "Distiller" and not cfg.KD.MODEL_CONFIG,
+         "MODEL.META_ARCHITECTURE: Distiller needs a teacher; set KD.MODEL_CONFIG and KD.MODEL_WEIGHTS"),
+        (fastreids_head and head.JOIN, f"MODEL.HEADS.JOIN: {unknown}"),
+        (fastreids_head and head.STRIPES, f"MODEL.HEADS.STRIPES: {unknown}"),
+        (fastreids_head and transoss,
+         f"MODEL.HEADS.NAME: {head.NAME} pools a map, and TransOSS gives a vector; set CMALHead"),
+        (transoss and list(cfg.INPUT.SIZE_TRAIN) != list(cfg.INPUT.SIZE_TEST),
+         "INPUT.SIZE_TEST: TransOSS has one position grid; set it to INPUT.SIZE_TRAIN"),
+    ))  # fmt: skip
+    if transoss:
         # Without memory and numbers: only its constructor's checks are wanted.
         with building("MODEL.TRANSOSS (with MODEL.BACKBONE and INPUT.SIZE_TRAIN)"), torch.device("meta"):
             with_feat_dim(cfg, transoss_from_config(cfg))
 
 
-def check_start(cfg: Any) -> None:
+def _check_start(cfg: Any) -> None:
     """Refuse start weights and a timm model that are not there."""
     backbone = cfg.MODEL.BACKBONE
     if backbone.NAME == "build_timm_backbone":
         with building("MODEL.TIMM.NAME"):
             check_timm_name(cfg.MODEL.TIMM.NAME)
-    starts = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "MODEL.BACKBONE.PRETRAIN_PATH": backbone.PRETRAIN_PATH}
+    starts = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
+    if backbone.PRETRAIN:
+        starts["MODEL.BACKBONE.PRETRAIN_PATH"] = backbone.PRETRAIN_PATH
     for key, path in starts.items():
-        if path and (backbone.PRETRAIN or key == "MODEL.WEIGHTS"):
+        if path:
             file = find_weights(path)
             require(os.path.isfile(file), f"{key}: {file}: no such file of weights")

@@ -6,8 +6,7 @@ import os
 import re
 from errno import EMFILE
 
-# What a name in a result, log or manifest cannot hold: bytes that are not UTF-8, as Python has them in paths, and a
-# carriage return, which ends a line of a CSV file.
+# Bytes that are not UTF-8, as Python has them in paths, and what ends a line of a CSV file.
 UNWRITABLE = re.compile("[\ud800-\udfff\r]")
 
 
@@ -18,7 +17,8 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """What another library says of a failure, as one line short enough for a message."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError's own text is a repr
+    return " ".join(str(text).split())[:300] or type(error).__name__
 
 
 class MOSError(Exception):
@@ -26,20 +26,14 @@ class MOSError(Exception):
 
 
 class ChipError(MOSError):
-    """A chip that cannot be used. The message starts with the path.
-
-    Args:
-        path: the file at fault.
-        problem: what is wrong with it, and where it helps what to do.
-    """
+    """A chip that cannot be used: the file at fault, and what is wrong with it; the message is both."""
 
     def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
         super().__init__(f"{shown(path)}: {problem}")
         self.path = os.fspath(path)
         self.problem = problem
 
-    def __reduce__(self) -> tuple[type[ChipError], tuple[str, str]]:
-        # Exceptions travel from loader workers by pickle, which would call ChipError(message) without this.
+    def __reduce__(self) -> tuple[type[ChipError], tuple[str, str]]:  # pickled by loader workers
         return type(self), (self.path, self.problem)
 
 

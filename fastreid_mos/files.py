@@ -44,16 +44,10 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """A file under a temporary name in the same folder that is renamed to ``path`` on success.
+    """A file, UTF-8 or by ``mode`` ``"wb"`` binary, under a temporary name that is renamed to ``path`` on success.
 
-    An exception or a kill inside the block leaves an earlier ``path`` as it was.
-
-    Args:
-        path: the file to write; its folder is made if absent.
-        mode: ``"w"`` (UTF-8 text) or ``"wb"``.
-
-    Raises:
-        OSError: it cannot be written; ``filename`` is the path.
+    The folder is made if absent. An exception or a kill inside the block leaves an earlier ``path`` as it was. An
+    OSError of the write has ``path`` as its ``filename``.
     """
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
@@ -73,14 +67,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike[str], last: str = "") -> Iterator[str]:
-    """A temporary folder beside ``path`` that is renamed to it on success.
+    """A temporary folder beside ``path``, which is absent or empty, that is renamed to it on success.
 
-    An exception or a kill inside the block leaves ``path`` as it was.
-
-    Args:
-        path: the folder to write; absent or empty, unless ``last`` is given.
-        last: the file without which the folder is none of its kind. A filled ``path`` is then updated file by file,
-            after its own ``last`` is removed and with the new one at the end.
+    An exception or a kill inside the block leaves ``path`` as it was. With ``last``, the file without which the folder
+    is none of its kind, a filled ``path`` is updated file by file: its own ``last`` goes first, the new one comes last.
 
     Raises:
         MOSError: ``path`` holds files already, or cannot be written.
@@ -125,11 +115,7 @@ def _move(files: list[str], temporary: str, target: str, last: str) -> None:
 
 
 def _disk_fault(error: BaseException, folder: str) -> str:
-    """Why a file could not be written, "" for an error of another kind.
-
-    safetensors reports the system's reason in an error of its own; torch in words that tell nothing, so that only the
-    disk can be asked.
-    """
+    """Why a file could not be written, "" for an error of another kind. torch does not tell: the disk is asked."""
     if isinstance(error, OSError):
         return error.strerror or one_line(error)
     if type(error).__name__ == "SafetensorError":
@@ -168,16 +154,9 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file ``path`` in the block; False where another process holds it.
+    """Hold the lock file ``path`` in the block, and remove it after; False where another process holds it.
 
-    A process that ends, in whatever way, holds no lock.
-
-    Args:
-        path: the lock file; it is removed after the block.
-        wait: wait until the other process releases it.
-
-    Raises:
-        OSError: it cannot be made.
+    A process that ends, in whatever way, holds no lock. ``wait`` waits until the other one releases it.
     """
     lock, held = FileLock(path), True
     try:
@@ -200,14 +179,9 @@ def locked(path: str, wait: bool = False) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def only_run(folder: str, main: bool = True) -> Iterator[None]:
-    """While the block lasts no other call may train or test in the folder.
+    """While the block lasts no other run may write to the folder (OUTPUT_DIR, made if absent): a MOSError for it.
 
-    Args:
-        folder: OUTPUT_DIR; made if absent.
-        main: whether this is the first process, which alone holds the lock.
-
-    Raises:
-        MOSError: another process is at work there, or the folder cannot be written to.
+    ``main`` is whether this is the first process of the run, which alone holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -11,15 +11,14 @@ import fastreid_mos
 from fastreid_mos.config.keys import FASTREID_RULES, MOS_KEYS, RULES
 from fastreid_mos.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yml"))
-VIT = str(Path(__file__).parents[1] / "configs/HOSS/mos_vit.yml")
+CONFIGS = Path(__file__).parents[1] / "configs"
+VIT = str(CONFIGS / "HOSS/mos_vit.yml")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_reads(path):
-    cfg = fastreid_mos.load_cfg(str(path))
-    assert cfg.MODEL.META_ARCHITECTURE == "MOS"
-    assert cfg.MODEL.DEVICE == ("cpu" if path.parent.name == "demo" else "cuda")
+def test_every_shipped_config_reads():
+    for path in CONFIGS.rglob("*.yml"):
+        model = fastreid_mos.load_cfg(str(path)).MODEL
+        assert (model.META_ARCHITECTURE, model.DEVICE) == ("MOS", "cpu" if path.parent.name == "demo" else "cuda")
 
 
 def test_mos_vit_is_the_papers_recipe():
@@ -31,6 +30,7 @@ def test_mos_vit_is_the_papers_recipe():
             "WARMUP_FACTOR": 0.01, "ETA_MIN_FACTOR": 0.002, "IMS_PER_BATCH": 32, "SCHED": "WarmupCosineLR",
             "WARMUP_ITERS": 0,
         },
+        "SOLVER.AMP": {"ENABLED": True},
         "DATALOADER": {"NUM_INSTANCE": 4, "SAMPLER_TRAIN": "IdentitySampler"},
         "INPUT": {"SIZE_TRAIN": [256, 128], "SIZE_TEST": [256, 128]},
         "INPUT.FLIP": {"ENABLED": True, "PROB": 0.5},
@@ -40,18 +40,15 @@ def test_mos_vit_is_the_papers_recipe():
         "INPUT.SAR": {"TRANSFORM": "SARDenoise", "LOW_PERCENTILE": 5.0, "HIGH_PERCENTILE": 100.0},
         "MODEL.BACKBONE": {"DROP_PATH_RATIO": 0.1},
         "MODEL.HEADS": {"TEST_NECK_FEAT": "before"},
+        "MODEL.LOSSES": {"NAME": ("CrossEntropyLoss", "TripletLoss", "CMALLoss")},
         "MODEL.LOSSES.CE": {"EPSILON": 0.0},
         "MODEL.LOSSES.TRI": {"MARGIN": 0.0, "HARD_MINING": True},
         "MODEL.LOSSES.CMAL": {"SCALE": 2.0},
         "TEST": {"METRIC": "cosine", "REMOVE_SAME_CAMERA": False},
     }  # fmt: skip
     for group, values in recipe.items():
-        node = cfg
-        for part in group.split("."):
-            node = node[part]
+        node = attrgetter(group)(cfg)
         assert {key: node[key] for key in values} == values
-    assert cfg.SOLVER.AMP.ENABLED
-    assert set(cfg.MODEL.LOSSES.NAME) == {"CrossEntropyLoss", "TripletLoss", "CMALLoss"}
 
 
 def test_the_table_holds_every_key_once_with_a_meaning_and_defaults_that_keep_their_rules():
@@ -68,18 +65,13 @@ def test_lists_of_two_configs_are_their_own():
     assert one.TEST.PROTOCOLS != other.TEST.PROTOCOLS == fastreid_mos.get_cfg().TEST.PROTOCOLS
 
 
-def test_what_a_run_saves_reads_as_the_same_config(tmp_path):
+def test_what_a_run_saves_reads_as_the_same_config_and_a_key_that_is_gone_is_ignored(tmp_path, caplog):
     cfg = fastreid_mos.load_cfg(VIT, ["INPUT.SAR.CHANNEL", "1", "OUTPUT_DIR", "12"])
     path = tmp_path / "saved.yml"
     path.write_text(cfg.dump())
     assert fastreid_mos.load_cfg(str(path)) == cfg
-
-
-def test_a_key_that_is_gone_is_ignored_with_a_line_in_the_log(tmp_path, caplog):
-    path = tmp_path / "saved.yml"
-    path.write_text(fastreid_mos.load_cfg(VIT).dump().replace("    FUSION:\n", "    FUSION:\n      MODE: mean\n"))
-    path.write_text(path.read_text() + "TEST.FUSION.MODE: mean\n")
-    assert fastreid_mos.load_cfg(str(path), ["TEST.FUSION.MODE", "mean"]) == fastreid_mos.load_cfg(VIT)
+    path.write_text(cfg.dump().replace("    FUSION:\n", "    FUSION:\n      MODE: mean\n") + "TEST.FUSION.MODE: mean\n")
+    assert fastreid_mos.load_cfg(str(path), ["TEST.FUSION.MODE", "mean"]) == cfg
     assert "TEST.FUSION.MODE" in caplog.text
 
 
@@ -87,9 +79,7 @@ def test_a_key_that_is_gone_is_ignored_with_a_line_in_the_log(tmp_path, caplog):
     ("text", "words"),
     [
         ("", ["holds no keys"]),
-        ("just words", ["holds no keys"]),
         ("- a\n- b", ["holds no keys"]),
-        ("# only words", ["holds no keys"]),
         ("SOLVER: [1, 2", ["YAML", "line 1"]),
         (bytes(range(128, 256)) * 10, ["YAML"]),
         ("SEED: !!python/object:os.system {}", ["YAML"]),
@@ -105,14 +95,15 @@ def test_a_key_that_is_gone_is_ignored_with_a_line_in_the_log(tmp_path, caplog):
         ("_BASE_: wrong.yml", ["comes back to"]),
         ("_BASE_: .", ["cannot be read"]),
         ("SEED: 1\n\nSEED: 1", ["SEED", "line 1", "line 3"]),
-        ("SOLVER: {BASE_LR: 0.1}\nSEED: 1\nSOLVER: {MAX_EPOCH: 3}", ["SOLVER", "line 1", "line 3"]),
         ("TEST:\n  FUSION:\n    K: 1\n    'K': 2", ["TEST.FUSION.K", "line 3", "line 4"]),
         ("SOLVER: {MAX_EPOCH: 4}\nSOLVER.MAX_EPOCH: 3", ["SOLVER.MAX_EPOCH", "line 2"]),
+        (None, ["cannot be read"]),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_line_with_its_name(tmp_path, text, words):
     path = tmp_path / "wrong.yml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
         fastreid_mos.load_cfg(str(path))
     message = str(caught.value)
@@ -123,18 +114,10 @@ def test_a_wrong_file_is_one_line_with_its_name(tmp_path, text, words):
 def test_files_below_others(tmp_path):
     base, own = tmp_path / "base.yml", tmp_path / "own.yml"
     own.write_text("_BASE_: base.yml\nSOLVER: {MAX_EPOCH: 9}")
-    for text, word in (("SOLVER: {BASE_LR: fast}", "BASE_LR"), ("SOLVER: {GAMMA: 1}\nSOLVER: {}", "line 1")):
-        base.write_text(text)
-        with pytest.raises(ConfigError) as caught:
-            fastreid_mos.load_cfg(str(own))
-        assert str(caught.value).startswith(f"{base}: SOLVER") and word in str(caught.value)
+    base.write_text("SOLVER: {BASE_LR: fast}")
+    with pytest.raises(ConfigError) as caught:
+        fastreid_mos.load_cfg(str(own))
+    assert str(caught.value).startswith(f"{base}: SOLVER.BASE_LR")
     # An own key beside a merged one is YAML's way of overriding.
     base.write_text("SOLVER: {<<: &one {MAX_EPOCH: 7}, MAX_EPOCH: 8}")
     assert [fastreid_mos.load_cfg(str(path)).SOLVER.MAX_EPOCH for path in (base, own)] == [8, 9]
-
-
-def test_a_missing_file_and_a_folder(tmp_path):
-    for path in (tmp_path / "none.yml", tmp_path):
-        with pytest.raises(ConfigError) as caught:
-            fastreid_mos.load_cfg(str(path))
-        assert str(caught.value).startswith(str(path))

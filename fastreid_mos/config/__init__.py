@@ -1,10 +1,10 @@
 """The configuration: every key with its meaning and its rule, how a config is read, and what is refused."""
 
-from .check import building, check_values, require, require_device, settle_output
+from .check import building, check_values, refuse, require, require_device, settle_output
 from .keys import add_mos_config, get_cfg
 from .load import merge_file, merge_options
 
 __all__ = [
-    "add_mos_config", "building", "check_values", "get_cfg", "merge_file", "merge_options", "require",
+    "add_mos_config", "building", "check_values", "get_cfg", "merge_file", "merge_options", "refuse", "require",
     "require_device", "settle_output",
 ]  # fmt: skip

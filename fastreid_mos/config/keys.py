@@ -9,14 +9,11 @@ import copy
 import re
 from typing import Any
 
+import fastreid.config
 import torch
 
 from .bridge_keys import BRIDGE_KEYS, DIRECTIONS, FILTERS
 from .rules import Key, Rule, above, any_of, at_least, between, different, each, one_of, rising
-
-
-def _is_channel(value: str) -> bool:
-    return value in ("auto", "magnitude", "mean") or (value.isascii() and value.isdecimal())
 
 
 def _is_alpha(value: str) -> bool:
@@ -27,11 +24,8 @@ def _is_alpha(value: str) -> bool:
 
 
 def _is_optimizer(name: str) -> bool:
-    return isinstance(getattr(torch.optim, name, None), type)
-
-
-def _are_indices(values: list[int]) -> bool:
-    return len(set(values)) == len(values) and min(values, default=0) >= 0
+    # Two classes are no use here: the base of all, and the one for sparse gradients.
+    return isinstance(getattr(torch.optim, name, None), type) and name not in ("Optimizer", "SparseAdam")
 
 
 def _are_protocols(rows: Any) -> bool:
@@ -48,7 +42,7 @@ MOS_KEYS = (
     Key("INPUT.SAR.CHANNEL", "auto",
         "Channel of a SAR file that has several: 'auto' (negative values in 2 or 4 channels are I/Q: their magnitude; "
         "else the first), 'magnitude', 'mean', or a number as text.",
-        Rule("'auto', 'magnitude', 'mean' or a channel number", _is_channel)),
+        Rule("'auto', 'magnitude', 'mean' or a channel number", re.compile("auto|magnitude|mean|[0-9]+").fullmatch)),
     Key("INPUT.SAR.CACHE", "none",
         "Keep decoded chips, SAR ones denoised: 'none', 'memory' (up to 1 GiB per loader worker) or 'disk' (in "
         "CACHE_DIR). A chip is read anew when its file or these settings change.", one_of("none", "memory", "disk")),
@@ -58,11 +52,10 @@ MOS_KEYS = (
     Key("INPUT.AUGMENT.ORDER", ["resize", "flip", "pad_crop", "erase"],
         "Order of the training steps; whether each is on is fast-reid's own key (FLIP, PADDING, REA ...)."),
     Key("INPUT.REA.MODE", "pixel",
-        "Random erasing: 'pixel' = normal noise per pixel on the normalized image (the recipe), 'const' = REA.VALUE.",
+        "Random erasing: 'pixel' = normal noise on the normalized image (the recipe), 'const' = REA.VALUE.",
         one_of("pixel", "const")),
     Key("INPUT.REA.SCALE", [0.02, 0.3333], "Erased share of the image's area.", rising(0, 1)),
     Key("INPUT.REA.RATIO", [0.3, 3.3333], "Height / width of the erased part.", rising(0.001, 1000)),
-    # TransOSS checks its own arguments.
     Key("MODEL.TRANSOSS.PATCH_SIZE", 16, "Side of a patch, in pixels."),
     Key("MODEL.TRANSOSS.EMBED_DIM", 768, "Width of a token; a multiple of NUM_HEADS."),
     Key("MODEL.TRANSOSS.DEPTH", 12, "Blocks."),
@@ -72,26 +65,21 @@ MOS_KEYS = (
     Key("MODEL.TRANSOSS.MIE_SCALE", 3.0, "Factor of MIE."),
     Key("MODEL.TRANSOSS.SSE", True, "One more token, made from the ship's size."),
     Key("MODEL.TRANSOSS.MODALITY_PATCH_EMBED", True, "One patch embedding per modality instead of a shared one."),
-    Key("MODEL.TRANSOSS.GRAD_CHECKPOINT", False,
-        "Recompute the blocks in the backward pass: less memory, about a third more time."),
+    Key("MODEL.TRANSOSS.GRAD_CHECKPOINT", False, "Recompute the blocks in the backward pass: less memory, more time."),
     Key("MODEL.TIMM.NAME", "efficientnet_lite0", "Model of build_timm_backbone (extra `pretrained` installs timm)."),
     Key("MODEL.HEADS.TEST_NECK_FEAT", "before",
-        "Feature used at test: before or after the batch-norm neck (fast-reid's NECK_FEAT is for training only).",
-        one_of("before", "after")),
+        "The feature at test, from before or after the batch-norm neck.", one_of("before", "after")),
     Key("MODEL.HEADS.JOIN", [],
-        "Joined to the pooled feature, for backbones that take images only: any of 'size', 'modality'.",
-        any_of("size", "modality")),
+        "Joined to the pooled feature of backbones that take images only.", any_of("size", "modality")),
     Key("MODEL.HEADS.JOIN_DIM", 32, "Numbers that each of JOIN becomes."),
-    Key("MODEL.HEADS.JOIN_GAIN", 3.0,
-        "Standard deviation of the size numbers at the start: how much size counts beside the pixels before training."),
+    Key("MODEL.HEADS.JOIN_GAIN", 3.0, "Deviation of the size numbers at the start: how much size counts then."),
     Key("MODEL.HEADS.STRIPES", 0,
         "Above 0: so many horizontal stripes of the feature map, STRIPE_DIM numbers each, instead of POOL_LAYER."),
     Key("MODEL.HEADS.STRIPE_DIM", 128, "Numbers of a stripe."),
     Key("MODEL.LOSSES.CMAL.SCALE", 2.0, "Weight of the class-wise modality alignment loss.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.MEAN_WEIGHT", 1.0, "Weight of its term on means.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.VAR_WEIGHT", 1.0, "Weight of its term on variances.", at_least(0)),
-    Key("MODEL.LOSSES.CMAL.GATHER", False,
-        "Several processes: compute it on the gathered batch of all of them instead of on each one's share."),
+    Key("MODEL.LOSSES.CMAL.GATHER", False, "Compute it on the batch of all processes, not on each one's share."),
     # SCHED WarmupCosineLR: linear from WARMUP_FACTOR, then a cosine that counts from epoch 0.
     Key("SOLVER.WARMUP_EPOCHS", 5, "Epochs of the linear warm-up of WarmupCosineLR.", at_least(0)),
     Key("SOLVER.ETA_MIN_FACTOR", 0.002, "Where its cosine ends, times BASE_LR.", between(0, 1)),
@@ -111,35 +99,29 @@ MOS_KEYS = (
     Key("TEST.BOOTSTRAP.SAMPLES", 1000,
         "Resamplings of the ships, each with all its queries, for the 95 % intervals; 0: none.", at_least(0)),
     Key("TEST.BOOTSTRAP.SEED", 0, "Their seed.", at_least(0)),
-    Key("TEST.BEST_METRIC", "mAP",
-        "What the best checkpoint is best at on the hold-out, as the mean over the protocols.",
+    Key("TEST.BEST_METRIC", "mAP", "What the best checkpoint is best at on the hold-out, as the mean over protocols.",
         one_of("mAP", "Rank-1", "mINP")),
     Key("TEST.HOLDOUT.FRACTION", 0.0,
         "Share of the training identities set aside for choosing; 0: train on all, choose nothing.", between(0, 0.9)),
     Key("TEST.HOLDOUT.SPLITS", 1, "Seeded query/gallery splits of the hold-out.", at_least(1)),
     Key("TEST.HOLDOUT.SEED", 0, "Their seed.", at_least(0)),
-    Key("TEST.FUSION.ENABLED", False,
-        "Fuse features with those of generated chips (the folder ROOT, with its manifest)."),
-    Key("TEST.FUSION.ROOT", "", "Folder of the generated chips."),
+    Key("TEST.FUSION.ENABLED", False, "Fuse features with those of generated chips."),
+    Key("TEST.FUSION.ROOT", "", "Folder of the generated chips, with its manifest."),
     Key("TEST.FUSION.K", 5, "Generated chips used for each source: the first K.", at_least(1)),
     Key("TEST.FUSION.SAMPLES", [], "Their sample indices (from 0), instead of the first K.",
-        Rule("different sample indices from 0 on", _are_indices, int)),
+        Rule("different sample indices from 0 on",
+             lambda values: len(set(values)) == len(values) and min(values, default=0) >= 0, int)),
     Key("TEST.FUSION.ALPHA", "0.02",
-        "Weight of the generated chips' feature; 0.02 is the paper's. 'auto' chooses it, and K, on the hold-out from "
-        "ALPHAS: the best for each protocol if fusing is shown to help in all of them together, else 0 (see "
+        "Weight of the generated chips' feature; 0.02 is the paper's. 'auto' chooses it, and K, on the hold-out (see "
         "evaluation/alpha.py).", Rule("'auto' or a number 0 to 1", _is_alpha)),
     Key("TEST.FUSION.ALPHAS", [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         "What ALPHA 'auto' chooses from.", each(between(0, 1), least=1)),
     Key("TEST.FUSION.DIRECTION", "optical_to_sar",
         "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.", one_of(*DIRECTIONS)),
-    Key("TEST.FUSION.ALLOW_MISSING", False,
-        "Use what there is where a chip has fewer than K generated ones, or none, instead of refusing."),
+    Key("TEST.FUSION.ALLOW_MISSING", False, "Let a chip have fewer than K generated ones, or none, without an error."),
     *BRIDGE_KEYS,
 )  # fmt: skip
-# Keys of earlier versions: ignored with a line in the log, so that configs of earlier runs can be read.
-GONE = ("TEST.FUSION.MODE",)
-
-# fast-reid's own keys, by rule.
+# fast-reid's own keys, by rule. torchvision checks those of INPUT.CJ, fast-reid that of CLIP_TYPE.
 FASTREID_RULES = {
     key: rule
     for rule, keys in (
@@ -147,10 +129,9 @@ FASTREID_RULES = {
             "INPUT.RPT.PROB SOLVER.MOMENTUM SOLVER.WARMUP_FACTOR TEST.RERANK.LAMBDA"),
         (at_least(0), "MODEL.HEADS.NUM_CLASSES MODEL.HEADS.EMBEDDING_DIM MODEL.LOSSES.CE.SCALE MODEL.LOSSES.TRI.SCALE "
             "MODEL.LOSSES.TRI.MARGIN MODEL.LOSSES.CIRCLE.SCALE MODEL.LOSSES.COSFACE.SCALE INPUT.PADDING.SIZE "
-            "INPUT.CJ.BRIGHTNESS INPUT.CJ.CONTRAST INPUT.CJ.SATURATION DATALOADER.NUM_WORKERS SOLVER.HEADS_LR_FACTOR "
-            "SOLVER.BIAS_LR_FACTOR SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_BIAS "
-            "SOLVER.DELAY_EPOCHS SOLVER.ETA_MIN_LR SOLVER.WARMUP_ITERS SOLVER.FREEZE_ITERS TEST.EVAL_PERIOD "
-            "TEST.AQE.ALPHA"),
+            "DATALOADER.NUM_WORKERS SOLVER.HEADS_LR_FACTOR SOLVER.BIAS_LR_FACTOR SOLVER.WEIGHT_DECAY "
+            "SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_BIAS SOLVER.DELAY_EPOCHS SOLVER.ETA_MIN_LR "
+            "SOLVER.WARMUP_ITERS SOLVER.FREEZE_ITERS TEST.EVAL_PERIOD TEST.AQE.ALPHA"),
         (at_least(1), "DATALOADER.NUM_INSTANCE SOLVER.MAX_EPOCH SOLVER.CHECKPOINT_PERIOD SOLVER.IMS_PER_BATCH "
             "TEST.IMS_PER_BATCH TEST.AQE.QE_TIME TEST.AQE.QE_K TEST.RERANK.K1 TEST.RERANK.K2"),
         (above(0), "SOLVER.BASE_LR SOLVER.GAMMA SOLVER.CLIP_GRADIENTS.CLIP_VALUE"),
@@ -159,11 +140,9 @@ FASTREID_RULES = {
         (at_least(0, float), "MODEL.LOSSES.FL.GAMMA MODEL.LOSSES.CIRCLE.GAMMA MODEL.LOSSES.COSFACE.GAMMA"),
         (each(at_least(0, float)), "DATALOADER.SET_WEIGHT"),
         (Rule("1 or less", lambda value: value <= 1), "MODEL.LOSSES.CE.EPSILON"),  # below 0: adaptive smoothing
-        (between(0, 0.5), "INPUT.CJ.HUE"),
         (each(at_least(8), count=2), "INPUT.SIZE_TRAIN INPUT.SIZE_TEST INPUT.CROP.SIZE"),
         (each(above(0), count=3), "MODEL.PIXEL_STD"),
-        (Rule("three numbers, one a colour channel", lambda values: len(values) == 3), "MODEL.PIXEL_MEAN "
-            "INPUT.REA.VALUE"),
+        (Rule("three numbers", lambda values: len(values) == 3), "MODEL.PIXEL_MEAN INPUT.REA.VALUE"),
         (rising(0, 1), "INPUT.CROP.SCALE"),
         (rising(0.001, 1000), "INPUT.CROP.RATIO"),
         (different("losses", least=1), "MODEL.LOSSES.NAME"),
@@ -172,7 +151,6 @@ FASTREID_RULES = {
         (one_of("constant", "edge", "reflect", "symmetric"), "INPUT.PADDING.MODE"),
         (one_of("WarmupCosineLR", "CosineAnnealingLR", "MultiStepLR"), "SOLVER.SCHED"),
         (one_of("linear", "constant", "exp"), "SOLVER.WARMUP_METHOD"),
-        (one_of("value", "norm"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
         (one_of("cosine", "euclidean"), "TEST.METRIC"),
         (Rule("an optimizer of torch.optim such as SGD, Adam or AdamW", _is_optimizer), "SOLVER.OPT"),
         (Rule("'cpu', 'cuda', 'cuda:0' ... or 'mps'", re.compile(r"cpu|mps|cuda(:\d+)?").fullmatch), "MODEL.DEVICE"),
@@ -183,25 +161,19 @@ RULES = {**{key.name: key.rule for key in MOS_KEYS if key.rule}, **FASTREID_RULE
 
 
 def add_mos_config(cfg: Any) -> None:
-    """Add every MOS key with its default to a fast-reid config, in place.
-
-    Args:
-        cfg: what ``fastreid.config.get_cfg()`` returns.
-    """
+    """Add every MOS key with its default, in place, to what ``fastreid.config.get_cfg()`` returns."""
     for name, default, *_ in MOS_KEYS:
         *groups, last = name.split(".")
         node = cfg
         for group in groups:
             node = node.setdefault(group, type(cfg)())
         node[last] = copy.deepcopy(default)
-    for name in GONE:
-        cfg.register_deprecated_key(name)
+    # A key of earlier versions, ignored with a line in the log, so that configs of earlier runs can be read.
+    cfg.register_deprecated_key("TEST.FUSION.MODE")
 
 
 def get_cfg() -> Any:
     """fast-reid's default config with the MOS keys added, as a fresh copy."""
-    from fastreid.config import get_cfg as fastreid_cfg
-
-    cfg = fastreid_cfg()
+    cfg = fastreid.config.get_cfg()
     add_mos_config(cfg)
     return cfg

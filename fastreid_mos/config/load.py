@@ -7,16 +7,16 @@ import difflib
 import functools
 import math
 import os
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from .keys import RULES, get_cfg
 
 _BASE = "_BASE_"
-_MAPPING = "a config file is a YAML mapping such as 'SOLVER: {MAX_EPOCH: 100}'"
 _WORDS = {str: "text", bool: "True or False", float: "a number", int: "a whole number", list: "a list", tuple: "a list"}
 
 
@@ -28,17 +28,14 @@ def merge_file(cfg: Any, config_file: str) -> None:
     """
     for path, values in _read_with_bases(config_file):
         try:
-            _merge(cfg, values)
+            for key, value in values.items():
+                _set(cfg, str(key), value)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
 
 def merge_options(cfg: Any, opts: list[str]) -> None:
-    """Lay ``KEY VALUE`` pairs over ``cfg``, in place.
-
-    Raises:
-        ConfigError: one line naming the key.
-    """
+    """Lay ``KEY VALUE`` pairs over ``cfg``, in place, or raise a ConfigError naming the key."""
     for word in opts:
         if word.startswith("--"):
             raise ConfigError(f"{word}: flags such as --eval-only come before the KEY VALUE options")
@@ -48,23 +45,20 @@ def merge_options(cfg: Any, opts: list[str]) -> None:
         _set(cfg, key, value)
 
 
-def _read_with_bases(config_file: str) -> list[tuple[str, dict[Any, Any]]]:
+def _read_with_bases(path: str, *above: str) -> list[tuple[str, dict[Any, Any]]]:
     """The file and those below it, the lowest first, each with its values."""
-    chain: list[tuple[str, dict[Any, Any]]] = []
-    path = config_file
-    while True:
-        if any(os.path.realpath(path) == os.path.realpath(above) for above, _ in chain):
-            raise ConfigError(f"{config_file}: its chain of {_BASE} files comes back to {path}")
-        if chain and not os.path.lexists(path):
-            raise ConfigError(f"{chain[-1][0]}: its {_BASE} is missing: {path}")
-        values = _read(path)
-        chain.append((path, values))
-        if _BASE not in values:
-            return chain[::-1]
-        base = values.pop(_BASE)
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: {_BASE}: must be the name of another config file, got {_short(base)}")
-        path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    if any(os.path.realpath(path) == os.path.realpath(other) for other in above):
+        raise ConfigError(f"{above[0]}: its chain of {_BASE} files comes back to {path}")
+    if above and not os.path.lexists(path):
+        raise ConfigError(f"{above[-1]}: its {_BASE} is missing: {path}")
+    values = _read(path)
+    if _BASE not in values:
+        return [(path, values)]
+    base = values.pop(_BASE)
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: {_BASE}: must be the name of another config file, got {_short(base)}")
+    below = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    return [*_read_with_bases(below, *above, path), (path, values)]
 
 
 def _read(path: str) -> dict[Any, Any]:
@@ -76,10 +70,10 @@ def _read(path: str) -> dict[Any, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).replace("<unicode string>", path).split())
-        raise ConfigError(f"{path}: not a readable YAML config: {reason[:300]}") from None
+        reason = one_line(error).replace("<unicode string>", path)
+        raise ConfigError(f"{path}: not a readable YAML config: {reason}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no keys; {_MAPPING}")
+        raise ConfigError(f"{path}: holds no keys; a config file is a YAML mapping such as 'SOLVER: {{MAX_EPOCH: 9}}'")
     return values
 
 
@@ -93,22 +87,17 @@ def _refuse_repeated(path: str, node: Any, lines: dict[str, int], prefix: str = 
         _refuse_repeated(path, value, lines, f"{name}.")
 
 
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """Every key with its default."""
-
-    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-        keys: dict[str, Any] = {}
-        for name, value in node.items():
-            keys.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-        return keys
-
-    return flat(get_cfg())
-
-
-def _merge(cfg: Any, values: dict[Any, Any], prefix: str = "") -> None:
-    for key, value in values.items():
-        _set(cfg, f"{prefix}{key}", value)
+    return dict(_flat(get_cfg()))
 
 
 def _set(cfg: Any, name: str, value: Any) -> None:
@@ -125,7 +114,8 @@ def _set(cfg: Any, name: str, value: Any) -> None:
     value = _literal(value)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: a group of keys ({', '.join(inner[:2])} ...); set one of them, got {_short(value)}")
-    _merge(cfg, value, f"{name}.")
+    for key, part in value.items():
+        _set(cfg, f"{name}.{key}", part)
 
 
 def _coerce(key: str, value: Any, default: Any) -> Any:
@@ -145,36 +135,25 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
 
 def _as_type(value: Any, default: Any, kind: type | None = None) -> Any:
     """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be."""
+    literal = _literal(value)
     if isinstance(default, str):
-        return _as_text(value)
-    value = _literal(value)
+        if isinstance(value, str):
+            return literal if isinstance(literal, str) else value
+        # None is a key in YAML with nothing behind it.
+        return "" if value is None else None if isinstance(value, (bool, list, dict)) else str(value)
     if isinstance(default, bool):
-        return {"true": True, "false": False}.get(str(value).lower())
+        return {"true": True, "false": False}.get(str(literal).lower())
     if isinstance(default, (list, tuple)):
-        return _as_sequence(value, default, default[0] if default else (kind or str)())
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        part = default[0] if default else (kind or str)()
+        if isinstance(part, str) and isinstance(literal, str):
+            literal = [name.strip(" '\"") for name in literal.strip("()[] ").split(",") if name.strip()]
+        parts = [_as_type(one, part) for one in literal] if isinstance(literal, (list, tuple)) else [None]
+        return None if None in parts else type(default)(parts)
+    if isinstance(literal, bool) or not isinstance(literal, (int, float)) or not math.isfinite(literal):
         return None
     if isinstance(default, float) or kind is float:
-        return float(value)
-    return value if isinstance(value, int) else None
-
-
-def _as_text(value: Any) -> str | None:
-    if isinstance(value, str):
-        literal = _literal(value)
-        return literal if isinstance(literal, str) else value
-    if value is None:  # a key in YAML with nothing behind it
-        return ""
-    return None if isinstance(value, (bool, list, dict)) else str(value)
-
-
-def _as_sequence(value: Any, default: Any, part: Any) -> Any:
-    if isinstance(part, str) and isinstance(value, str):
-        value = [name.strip(" '\"") for name in value.strip("()[] ").split(",") if name.strip()]
-    if not isinstance(value, (list, tuple)):
-        return None
-    parts = [_as_type(one, part) for one in value]
-    return None if None in parts else type(default)(parts)
+        return float(literal)
+    return literal if isinstance(literal, int) else None
 
 
 def _literal(value: Any) -> Any:

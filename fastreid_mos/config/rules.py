@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """What is wanted, in words, and whether a value is that.
-
-    ``kind`` is the type of a number, or of a list's parts, where the key's default does not tell it.
-    """
+    """What is wanted, in words, whether a value is that, and a number's type where the key's default does not tell."""
 
     wanted: str
     holds: Callable[[Any], Any]
@@ -50,26 +47,22 @@ def any_of(*names: str) -> Rule:
     return Rule(f"any of {', '.join(names)}", lambda values: set(values) <= set(names))
 
 
-def each(rule: Rule, count: int | None = None, least: int = 0) -> Rule:
+def each(rule: Rule, count: int = 0, least: int = 0) -> Rule:
     """A list, every part of which keeps ``rule``: of ``count`` parts, or of at least ``least``."""
-    number = f"a list of {count}" if count else "a list of at least one" if least else "a list"
-    return Rule(
-        f"{number}, each {rule.wanted}",
-        lambda values: (len(values) == count if count else len(values) >= least) and all(map(rule.holds, values)),
-        rule.kind,
-    )
+    number = f" of {count}" if count else " of at least one" if least else ""
+
+    def holds(values: Any) -> bool:
+        enough = len(values) == count if count else len(values) >= least
+        return enough and all(map(rule.holds, values))
+
+    return Rule(f"a list{number}, each {rule.wanted}", holds, rule.kind)
 
 
 def different(what: str, least: int = 0) -> Rule:
-    return Rule(
-        f"different {what}" + (", at least one" if least else ""),
-        lambda values: len(values) >= least and len(set(values)) == len(values),
-    )
+    wanted = f"different {what}" + (", at least one" if least else "")
+    return Rule(wanted, lambda values: len(values) >= least and len(set(values)) == len(values))
 
 
 def rising(low: float, high: float) -> Rule:
-    """A pair [smallest, largest] within ``low`` and ``high``."""
-    return Rule(
-        f"[smallest, largest] within {low} and {high}",
-        lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
-    )
+    wanted = f"[smallest, largest] within {low} and {high}"
+    return Rule(wanted, lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high)
