@@ -27,13 +27,7 @@ TENSOR_STEPS = ("erase", "patch")
 class NoiseErasing(T.RandomErasing):
     """Random erasing that fills with normal noise per pixel on the normalized image (the recipe's).
 
-    The model normalizes later, so the noise is drawn in the units of the image: noise x std + mean.
-
-    Args:
-        p: probability.
-        scale: erased share of the area, [smallest, largest].
-        ratio: height / width of the erased part, [smallest, largest], drawn evenly in its logarithm.
-        mean, std: of the three channels, in the units of the image (MODEL.PIXEL_MEAN, MODEL.PIXEL_STD).
+    The model normalizes later, so the noise is drawn in the units of the image: noise x std + mean of its channels.
     """
 
     def __init__(self, p: float, scale: Any, ratio: Any, mean: Any, std: Any) -> None:
@@ -42,7 +36,6 @@ class NoiseErasing(T.RandomErasing):
         self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
 
     def forward(self, img: Tensor) -> Tensor:
-        """An image ``[3, height, width]``, erased or not."""
         if torch.rand(1) >= self.p:
             return img
         top, left, height, width, noise = self.get_params(img, self.scale, self.ratio, None)
@@ -53,10 +46,7 @@ class NoiseErasing(T.RandomErasing):
         return img
 
 
-def to_float_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
-    """``[3, height, width]`` float32, values 0..255 as they are."""
-    if isinstance(image, Tensor):
-        return image
+def _to_float_tensor(image: Image.Image | np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
@@ -76,17 +66,9 @@ def steps_in_order(cfg: Any) -> list[str]:
 
 
 def build_augmentation(cfg: Any, train: bool) -> Callable[[np.ndarray], Tensor]:
-    """What turns a chip's image (``[height, width, 3]`` uint8) into the tensor the model is given.
+    """A chip's image (``[height, width, 3]`` uint8) -> ``[3, height, width]`` float32 RGB, 0..255, by ``INPUT``.
 
-    Args:
-        cfg: the config; ``INPUT`` and, for random erasing, ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``.
-        train: training, with augmentation, or test: the resize alone (and fast-reid's centre crop where CROP is on).
-
-    Returns:
-        A callable; ``[3, height, width]`` float32 RGB, 0..255.
-
-    Raises:
-        ConfigError: settings that torchvision or fast-reid refuse.
+    In a test the resize alone (and fast-reid's centre crop where CROP is on).
     """
     with building("INPUT: the augmentation"):
         if train:
@@ -94,9 +76,9 @@ def build_augmentation(cfg: Any, train: bool) -> Callable[[np.ndarray], Tensor]:
             names = steps_in_order(cfg)
             # AugMix gives an array: whatever follows it wants an image again.
             images = [part for name in names if name not in TENSOR_STEPS for part in (_to_image, steps[name]())]
-            return T.Compose([*images, to_float_tensor, *(steps[name]() for name in names if name in TENSOR_STEPS)])
+            return T.Compose([*images, _to_float_tensor, *(steps[name]() for name in names if name in TENSOR_STEPS)])
         crop = [T.CenterCrop(list(cfg.INPUT.CROP.SIZE))] if cfg.INPUT.CROP.ENABLED else []
-        return T.Compose([_to_image, _resize(cfg.INPUT.SIZE_TEST, cfg.INPUT.RESIZE.TEST), *crop, to_float_tensor])
+        return T.Compose([_to_image, _resize(cfg.INPUT.SIZE_TEST, cfg.INPUT.RESIZE.TEST), *crop, _to_float_tensor])
 
 
 def _resize(size: Any, interpolation: str) -> T.Resize:
@@ -105,7 +87,6 @@ def _resize(size: Any, interpolation: str) -> T.Resize:
 
 
 def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]]:
-    """By name: what builds the step."""
     inputs, size = cfg.INPUT, list(cfg.INPUT.SIZE_TRAIN)
     crop, padding, jitter, rea = inputs.CROP, inputs.PADDING, inputs.CJ, inputs.REA
     interpolation = T.InterpolationMode(inputs.RESIZE.TRAIN)
@@ -138,11 +119,7 @@ def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]
 
 
 def check_augmentation(cfg: Any) -> None:
-    """Refuse an order of the augmentation that cannot work.
-
-    Raises:
-        ConfigError: one line with the key.
-    """
+    """Refuse an order of the augmentation that cannot work."""
     order = list(cfg.INPUT.AUGMENT.ORDER)
     unknown = [name for name in order if name not in STEPS]
     require(not unknown, f"INPUT.AUGMENT.ORDER: no such step {unknown[:1]}; known: {', '.join(STEPS)}")

@@ -29,14 +29,8 @@ SHARED_MEMORY = "/dev/shm"
 def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out: int = 0) -> None:
     """Refuse loader workers whose batches do not fit into /dev/shm, through which they hand them over.
 
-    Args:
-        cfg: the config.
-        tested: the most chips that one pass of a test reads.
-        training: whether there is a training, whose workers stay while held-out identities are tested.
-        held_out: chips of those.
-
-    Raises:
-        ConfigError: one line with the figures and what to set.
+    ``tested`` is the most chips that one pass of a test reads. The workers of a training stay while ``held_out`` chips
+    are tested.
     """
     if not os.path.isdir(SHARED_MEMORY):  # other systems have no such bound
         return
@@ -69,14 +63,8 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
     number of workers or on where the run began; only fast-reid's random patch (``INPUT.RPT``), which keeps a pool of
     earlier patches in each worker, is not repeated exactly. With ``SEED`` below 0 every call draws a fresh seed.
 
-    Args:
-        cfg: the config.
-        items: (path, identity, modality) of the training chips; identities are numbered in their sorted order, those
-            of fast-reid's own data sets, which are texts, too.
-        start_iter: iterations already done.
-
-    Returns:
-        A loader whose ``dataset`` knows its length and ``num_classes``; for the batches see :class:`ChipLoader`.
+    ``items`` are (path, identity, modality); identities are numbered in their sorted order, fast-reid's texts too. The
+    loader's ``dataset`` knows its length and ``num_classes``; for the batches see :meth:`ChipLoader.__iter__`.
 
     Raises:
         DatasetError: no items.
@@ -94,14 +82,9 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
-    """A loader over every chip once, in order; several processes share the batches out.
+    """A loader of a known length over every chip once, in order; several processes share the batches out.
 
-    Args:
-        cfg: the config; ``TEST.IMS_PER_BATCH`` chips are a batch of one process.
-        items: (path, identity, modality), query first and then gallery as a rule.
-
-    Returns:
-        A loader of a known length; ``targets`` are the identities as they are.
+    ``items`` are (path, identity, modality), and ``targets`` these identities as they are.
 
     Raises:
         DatasetError: no items.
@@ -113,11 +96,7 @@ def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
 
 
 def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]], modality: int) -> ChipLoader:
-    """A loader over generated chips as of :func:`build_test_loader`; see :class:`GeneratedDataset`.
-
-    Raises:
-        DatasetError: no files.
-    """
+    """A loader over generated chips as of :func:`build_test_loader`; see :class:`GeneratedDataset`."""
     if not files:
         raise DatasetError("no generated chips to read")
     return _in_order(cfg, GeneratedDataset(files, modality, build_augmentation(cfg, train=False)))

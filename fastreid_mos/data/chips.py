@@ -15,6 +15,8 @@ from .doubts import AS_IQ, COLOUR_SAR, CUT, FEWER_BITS, MUCH_CUT, optical_doubts
 from .modality import OPTICAL, SAR, Modality, modality_from_name
 
 MIN_SIDE = 2
+# Pixels, where they hold no data, and what is doubtful about them.
+Meaning = tuple[NDArray[Any], NDArray[np.bool_], list[str]]
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,8 @@ class Chip:
         pixels: optical ``[height, width, 3]`` uint8 RGB; SAR ``[height, width]`` float32, finite.
         modality: 0 optical, 1 SAR.
         size: (width, height) in pixels, of the file; in HOSS a pixel is about 0.75 m optical and 1 m SAR.
-        mask: ``[height, width]``, True where there is no data; None where no pixel lacks it. Pixels without data are
-            no signal: black in optical, the lowest value of the others in SAR, and :func:`sar_denoise` leaves them out
-            of its percentiles.
+        mask: ``[height, width]``, True where there is no data, or None. There an optical chip is black and a SAR chip
+            has the lowest value of the other pixels; :func:`sar_denoise` leaves it out of its percentiles.
         doubts: what makes the meaning of the pixels doubtful (:mod:`.doubts`).
     """
 
@@ -39,26 +40,22 @@ class Chip:
 
 
 def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None, channel: str = "auto") -> Chip:
-    """Read a chip of any supported format.
+    """Read a chip: TIFF, PNG, JPEG, BMP or WebP, by the file's content, not its extension.
 
-    Formats: TIFF (either byte order, BigTIFF, strips or tiles, compressed or not), PNG, JPEG, BMP, WebP; what counts is
-    the file's content, not its extension. Optical: 8-bit colour as it is; grey becomes three equal channels, alpha is
-    dropped, 16 bits are scaled down from the bits that the file states or the brightest pixel needs, floats in
-    three or four channels are taken as 0..1 (reflectance, up to 2 cut) or 0..255. SAR: integers, floats and complex
-    numbers; minus infinity becomes the smallest, plus infinity the largest finite value of the chip. No data, not
-    signal, are NaN, GDAL's nodata value and internal mask, an alpha of 0: see ``Chip.mask``.
+    Optical: 8-bit colour as it is; grey becomes three equal channels, alpha is dropped, 16 bits are scaled down from
+    the bits that the file states or the brightest pixel needs, floats in three or four channels are taken as 0..1
+    (reflectance, up to 2 cut) or 0..255. SAR: integers, floats and complex numbers; minus infinity becomes the
+    smallest, plus infinity the largest finite value of the chip. NaN, GDAL's nodata value and internal mask, and an
+    alpha of 0 are no data: see ``Chip.mask``.
 
     Args:
         path: the file.
-        modality: 0 optical, 1 SAR; None reads it off the name (:func:`modality_from_name`) or else the content: 8-bit
-            colour is optical, everything else SAR.
+        modality: 0 optical, 1 SAR; None reads it off the name or the folder's name, or else the content: 8-bit colour
+            is optical, everything else SAR.
         channel: of a multi-channel SAR file. "auto": complex numbers, or 2 or 4 channels of which the first two have
             either sign alike and independently, are I/Q and their magnitude is taken (of the first polarisation);
             otherwise the first channel. "magnitude": of the first two channels. "mean": of all channels. A number as
             text: that channel, from 0 on.
-
-    Returns:
-        The :class:`Chip`.
 
     Raises:
         ChipError: the file is missing, empty, cut off, no image, a folder, unreadable, too large, under 2 pixels a
@@ -77,7 +74,7 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
     if kind is None:
         kind = OPTICAL if _is_colour(stored.channels) else SAR
     pixels, mask, doubts = _optical_pixels(path, stored) if kind == OPTICAL else _sar_pixels(path, stored, channel)
-    return Chip(pixels, kind, (width, height), mask, tuple(doubts))
+    return Chip(pixels, kind, (width, height), mask if mask.any() else None, tuple(doubts))
 
 
 def _is_colour(channels: NDArray[Any]) -> bool:
@@ -88,32 +85,31 @@ def _is_colour(channels: NDArray[Any]) -> bool:
     return bool(np.abs(rgb - rgb[..., :1]).mean() > 1.0)
 
 
-def _optical_pixels(path: Any, stored: Stored) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None, list[str]]:
-    channels = stored.channels
+def _optical_pixels(path: str, stored: Stored) -> Meaning:
+    channels, count = stored.channels, stored.channels.shape[2]
     # Backscatter is a small number as a rule: taken for grey it would be a nearly black chip, and no error.
-    if channels.dtype.kind in "fc" and channels.shape[2] < 3:
-        what = f"{channels.dtype} values of {channels.shape[2]} channel(s)"
+    if channels.dtype.kind in "fc" and count < 3:
+        what = f"{channels.dtype} values of {count} channel(s)"
         raise ChipError(path, f"is read as optical but holds {what}; is it a SAR chip?")
-    if channels.shape[2] > 4:
-        raise ChipError(path, f"has {channels.shape[2]} channels; an optical chip has 1, 3 or 4")
-    channels = channels[..., : 3 if channels.shape[2] > 2 else 1]
+    if count > 4:
+        raise ChipError(path, f"has {count} channels; an optical chip has 1, 3 or 4")
+    channels = channels[..., : 3 if count > 2 else 1]
     mask = np.zeros(channels.shape[:2], bool) if stored.mask is None else np.all(stored.mask[..., :3], axis=2)
     if channels.dtype.kind == "f":
         mask = mask | np.any(np.isnan(channels), axis=2)
-    valid = channels[~mask] if mask.any() else channels.reshape(-1, channels.shape[2])
-    if not valid.size:
+    if mask.all():
         raise ChipError(path, "holds no pixel with data")
-    pixels, doubts = _eight_bit(path, channels, valid, stored.bits)
+    pixels, doubts = _eight_bit(path, channels, channels[~mask], stored.bits)
     pixels[mask] = 0
-    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    shown = pixels[~mask] if mask.any() else pixels.reshape(-1, 3)
+    pixels = np.repeat(pixels, 3 // pixels.shape[2], axis=2)
+    shown = pixels[~mask]
     if (shown == shown[0]).all():
         raise ChipError(path, f"is constant: every pixel is {tuple(shown[0].tolist())}, there is no ship in it")
-    return pixels, mask if mask.any() else None, doubts + optical_doubts(shown)
+    return pixels, mask, doubts + optical_doubts(shown)
 
 
 def _eight_bit(
-    path: Any, channels: NDArray[Any], valid: NDArray[Any], bits: int | None
+    path: str, channels: NDArray[Any], valid: NDArray[Any], bits: int | None
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """0..255, in an array of its own, and what is doubtful about the scale."""
     kind = channels.dtype.kind
@@ -133,16 +129,11 @@ def _eight_bit(
         top = 2**depth - 1
         scaled = channels if depth == 8 else (channels.astype(np.int64) * 255 + top // 2) // top
         return scaled.astype(np.uint8), [] if stated or depth in (8, 16) else [FEWER_BITS]
-    raise ChipError(
-        path,
-        f"is read as optical but holds {channels.dtype} values from {low:.4g} to {high:.4g}, neither 0..1 nor 0..255; "
-        "is it a SAR chip?",
-    )
+    what = f"{channels.dtype} values from {low:.4g} to {high:.4g}, neither 0..1 nor 0..255"
+    raise ChipError(path, f"is read as optical but holds {what}; is it a SAR chip?")
 
 
-def _sar_pixels(
-    path: Any, stored: Stored, channel: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[str]]:
+def _sar_pixels(path: str, stored: Stored, channel: str) -> Meaning:
     channels = stored.channels
     if channels.dtype.kind not in "uifc":
         raise ChipError(path, f"holds {channels.dtype} values, which are no backscatter")
@@ -164,11 +155,11 @@ def _sar_pixels(
         raise ChipError(path, "holds no finite pixel")
     if pixels.min() == pixels.max():
         raise ChipError(path, f"is constant: every pixel is {pixels.flat[0]:.6g}, there is no ship in it")
-    return pixels, mask if mask.any() else None, doubts + sar_doubts(pixels[~mask])
+    return pixels, mask, doubts + sar_doubts(pixels[~mask])
 
 
 def _select_channel(
-    path: Any, channels: NDArray[Any], empty: NDArray[np.bool_], channel: str
+    path: str, channels: NDArray[Any], empty: NDArray[np.bool_], channel: str
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The channel asked for ``[height, width]``, and where it holds no data."""
     count = channels.shape[2]
@@ -184,20 +175,15 @@ def _select_channel(
     if not (channel.isascii() and channel.isdecimal()):
         raise ValueError(f"channel: must be 'auto', 'magnitude', 'mean' or a number as text, got {channel!r}")
     if int(channel) >= count:
-        raise ChipError(
-            path,
-            f"has {count} channel{'s' * (count > 1)}, and INPUT.SAR.CHANNEL asks for number {channel} (from 0 on)",
-        )
+        raise ChipError(path, f"has {count} channel(s), and INPUT.SAR.CHANNEL asks for number {channel} (from 0 on)")
     return channels[..., int(channel)], empty[..., int(channel)]
 
 
-def _is_iq(path: Any, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
-    """Whether the first two channels are I and Q: the phase of speckle is uniform, so each is above zero as often as
-    below, and their signs are independent. Decibels of two polarisations are mostly below, standardized ones go
-    together.
+def _is_iq(path: str, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
+    """Whether the first two channels are I and Q; a ChipError where their signs are alike often, but not independent.
 
-    Raises:
-        ChipError: signs alike often, but not independent.
+    The phase of speckle is uniform, so each is above zero as often as below, and their signs are independent. Decibels
+    of two polarisations are mostly below, standardized ones go together.
     """
     if channels.shape[2] not in (2, 4) or channels.dtype.kind not in "if" or not (channels < 0).any():
         return False
@@ -205,8 +191,7 @@ def _is_iq(path: Any, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
     signs = signs[(np.abs(signs) > 0).all(axis=1)]  # neither zero nor NaN
     if not len(signs):
         return False
-    # Few pixels scatter: three standard deviations.
-    loose = 3 / len(signs) ** 0.5
+    loose = 3 / len(signs) ** 0.5  # few pixels scatter: three standard deviations
     if (np.abs(signs.mean(axis=0)) > 0.3 + loose).any():
         return False
     if abs(signs.prod(axis=1).mean()) > 0.2 + loose:
@@ -220,8 +205,7 @@ def _is_iq(path: Any, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
 
 def fill_non_finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """NaN and minus infinity to the smallest finite pixel, plus infinity to the largest; unchanged if none is."""
-    finite = np.isfinite(pixels)
-    if finite.all() or not finite.any():
+    finite = pixels[np.isfinite(pixels)]
+    if finite.size in (0, pixels.size):
         return pixels
-    low, high = pixels[finite].min(), pixels[finite].max()
-    return np.nan_to_num(pixels, nan=low, posinf=high, neginf=low)
+    return np.nan_to_num(pixels, nan=finite.min(), posinf=finite.max(), neginf=finite.min())

@@ -35,37 +35,17 @@ logger = logging.getLogger("fastreid_mos.data")
 
 
 def dataset_root() -> str:
-    """The folder that holds the data sets: the environment's FASTREID_DATASETS (``~`` is the home), or ``datasets``.
-
-    Absolute: what is written down of a chip must name it wherever it is read again.
-    """
+    """The folder that holds the data sets, absolute: FASTREID_DATASETS (``~`` is the home), or ``datasets``."""
     return os.path.abspath(os.path.expanduser(os.environ.get("FASTREID_DATASETS") or "datasets"))
 
 
 class ShipDataset(ImageDataset):
-    """A data set of chips in fast-reid's form; ``train``, ``query`` and ``gallery`` hold (path, identity, modality).
-
-    Args:
-        root: its own folder.
-        train, query, gallery: the chips.
-        skipped: files that were left out.
-        combineall: train on the test chips too (fast-reid's COMBINEALL).
-
-    Raises:
-        DatasetError: a file name that no result could hold.
-    """
+    """A data set of chips in fast-reid's form; ``train``, ``query`` and ``gallery`` hold (path, identity, modality)."""
 
     _junk_pids = [DISTRACTOR]
 
     def __init__(
-        self,
-        root: str,
-        train: list[Item],
-        query: list[Item],
-        gallery: list[Item],
-        skipped: Skipped,
-        combineall: bool = False,
-        **kwargs: Any,
+        self, root: str, train: list[Item], query: list[Item], gallery: list[Item], skipped: Skipped, **kwargs: Any
     ) -> None:
         refuse_unwritable(train, query, gallery)
         self.root = root
@@ -73,7 +53,7 @@ class ShipDataset(ImageDataset):
         # Counted before fast-reid may add the test chips to the training ones.
         self._counts = {"train": count_chips(train), "query": count_chips(query), "gallery": count_chips(gallery)}
         self.shared_identities = len({item[1] for item in train} & {item[1] for item in [*query, *gallery]})
-        super().__init__(train, query, gallery, combineall=combineall, **kwargs)
+        super().__init__(train, query, gallery, **kwargs)
 
     def show_train(self) -> None:
         """Log what the training split holds, what was skipped and why."""
@@ -105,24 +85,17 @@ class ShipDataset(ImageDataset):
         """Counts: chips by split, identities, distractors, skipped files."""
         train, query, gallery = self._counts.values()
         return {
-            "train": train["chips"],
-            "training identities": train["identities"],
-            "with both modalities": train["identities with both"],
-            "query": query["chips"],
-            "gallery": gallery["chips"],
-            "distractors": gallery["distractors"],
-            "skipped": len(self.skipped),
-        }
+            "train": train["chips"], "training identities": train["identities"],
+            "with both modalities": train["identities with both"], "query": query["chips"],
+            "gallery": gallery["chips"], "distractors": gallery["distractors"], "skipped": len(self.skipped),
+        }  # fmt: skip
 
     def plot(self, items: Sequence[Item] | None = None, columns: int = 8) -> Any:
-        """Draw chips as a network sees them (SAR stretched), with identity and modality.
+        """A matplotlib figure of chips as a network sees them (SAR stretched), with identity and modality.
 
         Args:
             items: (path, identity, modality); by default the first 16 of training, or of the query where there is none.
             columns: chips in a row.
-
-        Returns:
-            A matplotlib figure.
 
         Raises:
             ChipError: a chip that cannot be read.
@@ -186,14 +159,12 @@ class HOSS(ShipDataset):
 
     Published on Zenodo, record 15860212 (https://zenodo.org/records/15860212); ``tools/make_sim_hoss.py`` writes
     simulated ships in this form. Licence: MIT for the sample that the authors published with their paper under review;
-    for the whole see the record.
-
-    If you use it, please cite Wang et al., "Cross-modal Ship Re-Identification via Optical and SAR Imagery: A Novel
-    Dataset and Method", ICCV 2025 (arXiv 2506.22027).
+    for the whole see the record. If you use it, please cite Wang et al., "Cross-modal Ship Re-Identification via
+    Optical and SAR Imagery: A Novel Dataset and Method", ICCV 2025 (arXiv 2506.22027).
 
     Args:
         root: folder that holds ``HOSS`` (or is it); FASTREID_DATASETS as a rule.
-        combineall: train on the test chips too.
+        kwargs: fast-reid's; ``combineall``: train on the test chips too.
 
     Raises:
         DatasetError: no such folder; the message gives the layout and where the data set is published.
@@ -201,7 +172,7 @@ class HOSS(ShipDataset):
 
     modalities: tuple[Modality, Modality] | None = None
 
-    def __init__(self, root: str | os.PathLike[str] = "datasets", combineall: bool = False, **kwargs: Any) -> None:
+    def __init__(self, root: str | os.PathLike[str] = "datasets", **kwargs: Any) -> None:
         splits = ("bounding_box_train", "query", "bounding_box_test")
         form = (
             "bounding_box_train/, query/ and bounding_box_test/ with files <identity>_..._RGB.tif and "
@@ -211,7 +182,6 @@ class HOSS(ShipDataset):
         folder = _find_root(root, ("HOSS",), splits, form)
         skipped = Skipped()
         listed, query, gallery = (list_chips(os.path.join(folder, part), parse_hoss_name, skipped) for part in splits)
-        train = [item for item in listed if item[1] != DISTRACTOR]
         for path, pid, _ in listed:
             if pid == DISTRACTOR:
                 skipped.add(path, "of identity -1 (a distractor) in the training split")
@@ -223,15 +193,15 @@ class HOSS(ShipDataset):
             if all(own):
                 query, gallery = own
                 skipped.update(own_skipped)
-        super().__init__(folder, train, query, gallery, skipped, combineall, **kwargs)
+        super().__init__(folder, [item for item in listed if item[1] != DISTRACTOR], query, gallery, skipped, **kwargs)
 
 
 @DATASET_REGISTRY.register()
 class HOSS_O2S(HOSS):
-    """HOSS ReID, optical queries to a SAR gallery.
+    """HOSS ReID, optical queries to a SAR gallery; training chips, arguments and errors as in :class:`HOSS`.
 
     ``subset/O2S`` where it is there, otherwise the optical chips of ``query`` and the SAR chips of
-    ``bounding_box_test``. Training chips, arguments and errors as in :class:`HOSS`.
+    ``bounding_box_test``.
     """
 
     modalities = (OPTICAL, SAR)
@@ -279,10 +249,7 @@ class OptiSarPair(PairDataset):
     * chips without a partner of the other modality are skipped and counted
 
     Published by the authors of HOSS ReID beside it; for its licence ask them. If you use it, please cite Wang et
-    al., ICCV 2025 (arXiv 2506.22027).
-
-    Args:
-        root: folder that holds ``OptiSar_Pair`` (or is it).
+    al., ICCV 2025 (arXiv 2506.22027). ``root`` holds ``OptiSar_Pair`` (or is it).
 
     Raises:
         DatasetError: no such folder.
@@ -292,9 +259,8 @@ class OptiSarPair(PairDataset):
         form = "one folder for each group, with files *_<identity>_..._RGB.tif and *_<identity>_..._SAR.tif (or .png)"
         folder = _find_root(root, ("OptiSar_Pair",), (), form)
         skipped = Skipped()
-        items: list[Item] = []
-        for group in sorted(os.listdir(folder)):
-            items += list_chips(os.path.join(folder, group), parse_pair_name, skipped)
+        groups = [os.path.join(folder, group) for group in sorted(os.listdir(folder))]
+        items = [item for group in groups for item in list_chips(group, parse_pair_name, skipped)]
         super().__init__(folder, items, skipped, **kwargs)
 
 
@@ -308,10 +274,7 @@ class QXSSAROPT(PairDataset):
     * files without a partner are skipped and counted
 
     Published by its authors (arXiv 2103.08259), who state its licence. If you use it, please cite Huang et al., "The
-    QXS-SAROPT Dataset for Deep Learning in SAR-Optical Data Fusion", 2021.
-
-    Args:
-        root: folder that holds ``QXS-SAROPT`` (or is it).
+    QXS-SAROPT Dataset for Deep Learning in SAR-Optical Data Fusion", 2021. ``root`` holds ``QXS-SAROPT`` (or is it).
 
     Raises:
         DatasetError: no such folder.
@@ -321,10 +284,11 @@ class QXSSAROPT(PairDataset):
         form = "opt/<number>.png and sar/<number>.png, the same number for the same place"
         folder = _find_root(root, ("QXS-SAROPT", "QXS_SAROPT"), ("opt", "sar"), form)
         skipped = Skipped()
-        items: list[Item] = []
-        for part, modality in (("opt", OPTICAL), ("sar", SAR)):
-            items += list_chips(os.path.join(folder, part), _numbered(modality), skipped)
-        super().__init__(folder, items, skipped, **kwargs)
+        optical, sar = (
+            list_chips(os.path.join(folder, part), _numbered(modality), skipped)
+            for part, modality in (("opt", OPTICAL), ("sar", SAR))
+        )
+        super().__init__(folder, optical + sar, skipped, **kwargs)
 
 
 def _numbered(modality: Modality) -> Parse:
@@ -335,23 +299,14 @@ def _numbered(modality: Modality) -> Parse:
 
 
 def open_dataset(name: str, **options: Any) -> Any:
-    """A data set of the registry, under :func:`dataset_root`.
-
-    Args:
-        name: as in ``DATASETS.NAMES``.
-        options: for its constructor, beside ``root``.
-
-    Raises:
-        DatasetError: it cannot be read (fast-reid's own raise Python's exceptions), or a file name that no result
-            could hold.
-    """
+    """A data set of ``DATASETS.NAMES`` under :func:`dataset_root`; a DatasetError if it cannot be read."""
     root = dataset_root()
     try:
         with warnings.catch_warnings(record=True) as caught:
             dataset = DATASET_REGISTRY.get(name)(root=root, **options)
     except MOSError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # of fast-reid's own
         reason = " ".join(str(error).split())
         raise DatasetError(
             f"{name}: cannot be read under {root} ({reason}); set FASTREID_DATASETS to the folder it is in"
@@ -363,19 +318,14 @@ def open_dataset(name: str, **options: Any) -> Any:
 
 
 def open_training(cfg: Any) -> list[Any]:
-    """The data sets of ``DATASETS.NAMES``, with their test chips among the training ones if ``DATASETS.COMBINEALL``.
-
-    Raises:
-        DatasetError: as :func:`open_dataset`.
-    """
+    """The data sets of ``DATASETS.NAMES``, with their test chips among the training ones if ``DATASETS.COMBINEALL``."""
     return [open_dataset(name, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
 
 
 def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:
     """Training items of several data sets; identities of the later ones are numbered behind the earlier ones'.
 
-    Identities of two data sets are different ships even where the numbers agree. Negative ones are those of no ship
-    (-1, the distractors') and stay what they are.
+    Identities of two data sets are different ships even where the numbers agree; -1 stays what it is.
     """
     items: list[Item] = []
     for part in parts:

@@ -41,13 +41,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 class Stored:
     """An image as its file holds it.
 
-    Attributes:
-        pixels: ``[height, width, channels]``: palettes, CMYK and YCbCr as RGB, orientation tags applied, "white is
-            zero" inverted, one bit as 0 and 255.
-        mask: True where the file declares no data: GDAL's nodata value and internal mask, an alpha or a
-            transparent colour of 0; ``[height, width, 1]``, or one for each channel; None where all pixels hold data.
-        alpha: whether the last channel is one.
-        bits: of a channel, where the file states them.
+    ``pixels`` ``[height, width, channels]``: palettes, CMYK and YCbCr as RGB, orientation tags applied, "white is zero"
+    inverted, one bit as 0 and 255. ``mask`` ``[height, width, 1 or channels]``: True where the file declares no data,
+    None where all pixels hold data. ``alpha``: whether the last channel is one. ``bits`` of a channel, where stated.
     """
 
     pixels: NDArray[Any]
@@ -62,15 +58,11 @@ class Stored:
 
 
 def decode(path: str | os.PathLike[str]) -> Stored:
-    """Read an image file whatever its extension: TIFF, PNG, JPEG, BMP or WebP.
-
-    Raises:
-        ChipError: anything that keeps the file from being read whole, and colours other than grey, RGB, CMYK and YCbCr.
-    """
+    """Read an image file whatever its extension; a ChipError if it cannot be read whole or its colours are unknown."""
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait forever
-            raise ChipError(path, "is not an ordinary file" if not stat.S_ISDIR(facts.st_mode) else "is a folder")
+            raise ChipError(path, "is a folder" if stat.S_ISDIR(facts.st_mode) else "is not an ordinary file")
         stream = open(path, "rb")
     except FileNotFoundError:
         raise ChipError(path, "no such file") from None
@@ -84,10 +76,8 @@ def decode(path: str | os.PathLike[str]) -> Stored:
         if not start.startswith(_TIFF_STARTS + _PIL_STARTS):
             raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
         try:
-            if start.startswith(_TIFF_STARTS):
-                stored = _decode_tiff(path, stream, facts.st_size)
-            else:
-                stored = _decode_pil(path, stream)
+            tiff = start.startswith(_TIFF_STARTS)
+            stored = _decode_tiff(path, stream, facts.st_size) if tiff else _decode_pil(path, stream)
         except ChipError:
             raise
         # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
@@ -106,11 +96,8 @@ def _reason(error: Exception) -> str:
 
 def _check_size(path: Any, width: int, height: int, pixel_bytes: int) -> None:
     if max(width, height) > MAX_SIDE or width * height * pixel_bytes > MAX_BYTES:
-        raise ChipError(
-            path,
-            f"claims {width} x {height} pixels of {pixel_bytes} bytes; a chip is one ship, at most {MAX_SIDE} pixels "
-            f"a side and {MAX_BYTES // 2**20} MiB",
-        )
+        limit = f"at most {MAX_SIDE} pixels a side and {MAX_BYTES // 2**20} MiB"
+        raise ChipError(path, f"claims {width} x {height} pixels of {pixel_bytes} bytes; a chip is one ship, {limit}")
 
 
 # ---------------------------------------------------------------------- TIFF
@@ -130,11 +117,10 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
         _check_size(path, shape[columns], shape[rows], channels * series.dtype.itemsize)
         nodata = _nodata(page, series.dtype)
         part: Any
-        for part in series.pages:
-            if part is not None:
-                _check_segments(path, part, size)
-                # What tifffile fills sparse tiles with; its own reading of the tag fails on some texts.
-                part.keyframe.nodata = 0 if nodata is None else nodata
+        for part in filter(None, series.pages):
+            _check_segments(path, part, size)
+            # What tifffile fills sparse tiles with; its own reading of the tag fails on some texts.
+            part.keyframe.nodata = 0 if nodata is None else nodata
         pixels = series.asarray().transpose([rows, columns, *others])
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         masks = [] if nodata is None else [_is_nodata(pixels, nodata)]
@@ -149,14 +135,9 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
                 _check_segments(path, part, size)
                 masks.append(part.asarray()[..., None] == 0)
         orientation = page.tags.valueof(_ORIENTATION, 1)
-        orientation = orientation if isinstance(orientation, int) else 1
-        mask = None if not masks else sum(masks[1:], start=masks[0])
-        return Stored(
-            np.ascontiguousarray(_upright(pixels, orientation)),
-            _upright(mask, orientation) if mask is not None and mask.any() else None,
-            alpha,
-            bits,
-        )
+        mask = sum(masks[1:], start=masks[0]) if masks else np.zeros((1, 1, 1), bool)
+        upright = np.ascontiguousarray(_upright(pixels, orientation))
+        return Stored(upright, _upright(mask, orientation) if mask.any() else None, alpha, bits)
 
 
 def _check_segments(path: Any, page: Any, size: int) -> None:
@@ -220,15 +201,13 @@ def _tiff_meaning(path: Any, page: Any, pixels: NDArray[Any]) -> tuple[NDArray[A
     return pixels, bits
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def _upright(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
     """Turn an image as its TIFF orientation tag (1 to 8) says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
 # ---------------------------------------------------------------------- PNG, JPEG and other PIL formats
@@ -240,37 +219,27 @@ def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
     except Image.UnidentifiedImageError:
         raise ChipError(path, "is damaged: its image header cannot be read") from None
     _check_size(path, *image.size, len(image.getbands()) * (2 if image.mode.startswith("I;16") else 4))
-    _load_whole(path, image, stream)
-    stream.seek(24)
-    if image.format == "PNG" and stream.read(1) == b"\x10":
-        # PIL cuts 16-bit colours to 8 bits, and the type it gives to grey is another in each of its versions.
-        stream.seek(0)
-        pixels = _upright(imagecodecs.png_decode(stream.read()), image.getexif().get(_ORIENTATION, 1))
-    else:
-        upright: Image.Image = ImageOps.exif_transpose(image)
-        if "transparency" in image.info and upright.mode in ("1", "L", "P", "RGB"):
-            upright = upright.convert("LA" if upright.mode in ("1", "L") else "RGBA")
-        elif upright.mode == "1":
-            upright = upright.convert("L")
-        elif upright.mode not in ("L", "RGB", "RGBA", "LA"):
-            upright = upright.convert("RGB")  # palettes (grey ones too), CMYK, YCbCr ...
-        pixels = np.asarray(upright)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape[2] not in (2, 4):
-        return Stored(pixels)
-    mask = pixels[..., -1:] == 0
-    return Stored(pixels, mask if mask.any() else None, alpha=True)
-
-
-def _load_whole(path: Any, image: ImageFile.ImageFile, stream: BinaryIO) -> None:
-    """Load the pixels; a PNG without its end is refused though PIL may have all rows."""
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         image.load()
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient  # other parts of a program may want it
-    if image.format == "PNG":
-        stream.seek(0)
-        if b"IEND\xaeB`\x82" not in stream.read():
-            raise ChipError(path, "is cut off: a PNG without its end")
+    stream.seek(0)
+    content = stream.read() if image.format == "PNG" else b""
+    if content and b"IEND\xaeB`\x82" not in content:  # PIL may have all rows
+        raise ChipError(path, "is cut off: a PNG without its end")
+    if content[24:25] == b"\x10":
+        # PIL cuts 16-bit colours to 8 bits, and the type it gives to grey is another in each of its versions.
+        pixels = _upright(imagecodecs.png_decode(content), image.getexif().get(_ORIENTATION, 1))
+    else:
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        if "transparency" in image.info and upright.mode in ("1", "L", "P", "RGB"):
+            upright = upright.convert("LA" if upright.mode in ("1", "L") else "RGBA")
+        elif upright.mode not in ("L", "RGB", "RGBA", "LA"):
+            upright = upright.convert("L" if upright.mode == "1" else "RGB")  # palettes (grey too), CMYK, YCbCr ...
+        pixels = np.asarray(upright)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if pixels.shape[2] not in (2, 4):
+        return Stored(pixels)
+    mask = pixels[..., -1:] == 0
+    return Stored(pixels, mask if mask.any() else None, alpha=True)

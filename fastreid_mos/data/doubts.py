@@ -30,11 +30,9 @@ NEARLY_WHITE = "are nearly white"
 
 # Chips of HOSS, OpenSARShip, Sentinel-1/2 and the simulator stay far from these: 110 levels or more and a mean of 26 to
 # 183 in optical; in SAR 19 levels or more, a mean up to 0.58 of the range.
-_SAMPLE = 4096
-_FEWEST_PIXELS = 64
+_SAMPLE, _FEWEST_PIXELS = 4096, 64
 _FEW_OPTICAL, _FEW_SAR = 24, 8
-_DARK, _LIGHT = 4.0, 251.0
-_LIGHT_SAR = 0.97
+_DARK, _LIGHT, _LIGHT_SAR = 4.0, 251.0, 0.97
 _FILLED, _FAR, _FAR_ABOVE = 0.01, 3.0, 1e4
 MUCH_CUT = 0.05
 
@@ -49,7 +47,6 @@ class Doubts:
         self._found: dict[str, dict[str, None]] = {}
 
     def note(self, path: str, kinds: Iterable[str]) -> None:
-        """Note a chip that was read, with what is doubtful about it."""
         self._read.add(path)
         for kind in kinds:
             if (path, kind) not in self._reported:
@@ -64,7 +61,7 @@ class Doubts:
 
 
 def optical_doubts(pixels: NDArray[np.uint8]) -> list[str]:
-    """What is odd about the pixels that hold data, ``[N, 3]`` uint8: hardly any levels, or a mean at an end."""
+    """What is odd about the pixels that hold data, ``[N, 3]``: hardly any levels, or a mean at an end."""
     if len(pixels) < _FEWEST_PIXELS:
         return []
     sample = pixels[:: -(-len(pixels) // _SAMPLE)]

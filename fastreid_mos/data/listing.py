@@ -42,10 +42,8 @@ class Skipped:
         return self.counts.total()
 
     def __str__(self) -> str:
-        if not self.counts:
-            return "no file skipped"
         parts = [f"{count} {reason}, such as {self.examples[reason]}" for reason, count in sorted(self.counts.items())]
-        return f"{len(self)} file{'s' * (len(self) > 1)} skipped: " + "; ".join(parts)
+        return f"{len(self)} file{'s' * (len(self) > 1)} skipped: {'; '.join(parts)}" if parts else "no file skipped"
 
 
 def _name_parser(pattern: str, form: str) -> Parse:
@@ -68,43 +66,34 @@ parse_pair_name = _name_parser(r"[^_]*_(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<any
 
 
 def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
-    """The chips of a folder, without its subfolders, in the order of their names; none if it does not exist.
-
-    Raises:
-        DatasetError: the folder cannot be read.
-    """
+    """The chips of a folder, without its subfolders, in the order of their names; none if it does not exist."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
     items: list[Item] = []
-    for entry in entries:
-        stem, extension = os.path.splitext(entry.name)
+    for name in names:
+        path, (stem, extension) = os.path.join(folder, name), os.path.splitext(name)
         meaning: tuple[int, int] | str
-        if not os.path.isfile(entry.path):
+        if not os.path.isfile(path):
             meaning = "not an ordinary file"
-        elif entry.name.startswith("."):
+        elif name.startswith("."):
             meaning = "hidden"
         elif extension.lower() not in EXTENSIONS:
             meaning = f"with an extension other than {' '.join(EXTENSIONS)}"
         else:
             meaning = parse(stem)
         if isinstance(meaning, str):
-            skipped.add(entry.path, meaning)
+            skipped.add(path, meaning)
         else:
-            items.append((entry.path, *meaning))
+            items.append((path, *meaning))
     return items
 
 
 def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
-    """Stop at chips whose names the results could not hold, before hours are spent on them.
-
-    Raises:
-        DatasetError: the first of them, escaped, and what to do.
-    """
+    """Stop at chips whose names the results could not hold, before hours are spent on them."""
     bad = [path for items in parts for path, *_ in items if UNWRITABLE.search(path)]
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
@@ -116,32 +105,23 @@ def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
 
 def same_file(left: str, right: str) -> bool:
     """Whether two paths are one file, or two of the same bytes."""
-    if left == right:
-        return True
-    if not (os.path.isfile(left) and os.path.isfile(right)):
-        return False
-    return os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)
+    there = os.path.isfile(left) and os.path.isfile(right)
+    return left == right or (there and (os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)))
 
 
 def of_modality(items: Iterable[Item], modality: int) -> list[Item]:
-    """The chips of one modality."""
     return [item for item in items if item[2] == modality]
 
 
 def count_chips(items: Sequence[Item]) -> dict[str, int]:
     """Chips, identities, chips by modality, identities with both modalities, distractor chips."""
-    kinds: dict[int, set[int]] = {}
-    for _, pid, modality in items:
-        if pid != DISTRACTOR:
-            kinds.setdefault(pid, set()).add(modality)
+    optical, sar = of_modality(items, OPTICAL), of_modality(items, SAR)
+    ships = {item[1] for item in items} - {DISTRACTOR}
+    both = ships & {item[1] for item in optical} & {item[1] for item in sar}
     return {
-        "chips": len(items),
-        "identities": len(kinds),
-        "optical": len(of_modality(items, OPTICAL)),
-        "SAR": len(of_modality(items, SAR)),
-        "identities with both": sum(len(kind) == 2 for kind in kinds.values()),
-        "distractors": sum(pid == DISTRACTOR for _, pid, _ in items),
-    }
+        "chips": len(items), "identities": len(ships), "optical": len(optical), "SAR": len(sar),
+        "identities with both": len(both), "distractors": sum(item[1] == DISTRACTOR for item in items),
+    }  # fmt: skip
 
 
 def identity_key(pid: Any) -> tuple[int, int, str]:
@@ -167,6 +147,6 @@ def as_numbers(items: Iterable[tuple[str, Any, Any]]) -> list[Item]:
 
 def _numbered(values: Sequence[Any]) -> list[int]:
     if all(isinstance(value, (int, np.integer)) for value in values):
-        return [value if isinstance(value, int) else int(value) for value in values]
+        return [value if isinstance(value, int) else int(value) for value in values]  # a Modality stays one
     numbers = {value: number for number, value in enumerate(sorted(set(values), key=identity_key))}
     return [numbers[value] for value in values]

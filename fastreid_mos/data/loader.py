@@ -32,14 +32,7 @@ Augmentation = Callable[[np.ndarray], torch.Tensor]
 
 
 class ChipDataset(Dataset[Any]):
-    """Chips as tensors.
-
-    Args:
-        items: (path, identity, modality); a plain number as modality is a camera, see :func:`item_modality`.
-        reader: reads a chip.
-        augmentation: ``[height, width, 3]`` uint8 -> ``[3, H, W]`` float32, 0..255.
-        relabel: number the identities from 0 on in their sorted order, as a classifier wants them.
-    """
+    """Chips as tensors; ``relabel`` numbers the identities from 0 on in their sorted order, for a classifier."""
 
     def __init__(
         self, items: Sequence[Item], reader: ChipReader, augmentation: Augmentation, relabel: bool = False
@@ -52,7 +45,6 @@ class ChipDataset(Dataset[Any]):
 
     @property
     def num_classes(self) -> int:
-        """Number of identities."""
         return len(self.pids)
 
     def __len__(self) -> int:
@@ -87,12 +79,9 @@ class ChipDataset(Dataset[Any]):
 
 
 class GeneratedDataset(ChipDataset):
-    """Generated chips as tensors, in place of chips of the other modality; ``targets`` are the rows of the files.
+    """Generated chips of a modality as tensors; ``targets`` are the rows of the files.
 
-    Args:
-        files: (path, (width, height) of the source chip in pixels).
-        modality: 0 where they are optical chips, 1 where they are SAR chips.
-        augmentation: as for :class:`ChipDataset`.
+    ``files`` are (path, (width, height) of the source chip in pixels).
     """
 
     def __init__(self, files: Sequence[tuple[str, tuple[int, int]]], modality: int, augmentation: Augmentation) -> None:
@@ -107,10 +96,7 @@ class GeneratedDataset(ChipDataset):
 
 
 class TrainDraws(Sampler[list[Draw]]):
-    """Batches of (row, seed), endless from iteration ``start`` on.
-
-    The rows and the seeds of iteration i depend on (seed, i, rank, number of processes) only.
-    """
+    """Batches of (row, seed) from iteration ``start`` on, which depend on (seed, iteration, rank, processes) only."""
 
     def __init__(self, batches: Iterable[list[int]], seed: int, start: int, rank: int) -> None:
         self.batches = batches
@@ -141,15 +127,7 @@ def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipE
 
 
 class ChipLoader(DataLoader[Any]):
-    """PyTorch's loader, with errors that say what is wrong and where.
-
-    Args:
-        dataset: the chips.
-        batches: of rows or draws.
-        num_workers: processes that read; 0 reads in this one.
-        device: move the tensors of a batch there (fast-reid's own models expect it); None leaves them on the host.
-        pin_memory: for a model on a GPU.
-    """
+    """PyTorch's loader, with errors that say what is wrong and where, and tensors on ``device`` where one is given."""
 
     dataset: Any
 
@@ -167,7 +145,7 @@ class ChipLoader(DataLoader[Any]):
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            # Of its own: opening the loader draws a number, which must not shift the run's generators.
+            # Opening the loader draws a number, which must not shift the run's generators.
             generator=torch.Generator(),
             worker_init_fn=_exit_on_lost_batch,
             prefetch_factor=AHEAD if num_workers else None,
@@ -210,24 +188,21 @@ class ChipLoader(DataLoader[Any]):
     def _batches(self) -> Iterator[dict[str, Any]]:
         stream: Any = None
         while True:
-            failure: MOSError | None = None
             try:
                 stream = super().__iter__() if stream is None else stream
                 batch = next(stream)
             except StopIteration:
                 return
             except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-                failure = self._failure(error, stream)
-                if failure is None:
+                batch = self._failure(error, stream)
+                if batch is None:
                     raise
-            else:
-                failure = batch if isinstance(batch, ChipError) else None
-            if failure is not None:
+            if isinstance(batch, MOSError):
                 # The workers end here and now. Left to the traceback they would be ended by the garbage collector, by
                 # when their queues are closed, and each would be waited for 5 seconds.
                 with _ignoring_deaths():
                     del stream
-                raise failure
+                raise batch
             yield batch
 
     def _failure(self, error: Exception, stream: Any) -> MOSError | None:

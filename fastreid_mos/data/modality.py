@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Modality(IntEnum):
-    """A chip's modality; its number is also fast-reid's camera id.
-
-    Our data sets list it of this type, and it is handed on from there; a plain number may be any camera.
-    """
+    """A chip's modality, in our data sets also its fast-reid camera id; a plain number may be any camera."""
 
     OPTICAL = 0
     SAR = 1
@@ -24,7 +21,7 @@ OPTICAL, SAR = Modality.OPTICAL, Modality.SAR
 MODALITY_NAMES = ("optical", "SAR")
 
 # Metres that a pixel of an optical and of a SAR chip of HOSS spans (a SAR pixel is the unit of SSE).
-PIXEL_METRES = (0.75, 1.0)
+PIXEL_METRES = np.array([0.75, 1.0])
 # SSE (TransOSS, ICCV 2025, section 3.3): unit, centre and spread of width and height over the chips.
 _UNITS, _CENTRES, _SPREADS = np.array([93.0, 427.0]), np.array([0.434, 0.461]), np.array([0.031, 0.031])
 
@@ -33,36 +30,26 @@ _FOLDER_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
 
 
 def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
-    """The modality that a file's name tells, or else its folder's; None when neither does.
-
-    A name is ``..._RGB.tif``, ``..._SAR.tif`` or a polarisation such as ``..._vh.tif`` (any case); a folder ``opt``,
-    ``optical``, ``rgb`` or ``sar``, as in ``sar/7.png``.
-    """
+    """The modality that the last word of a file's name tells (``1_vh.tif``), or else its folder's (``sar/7.png``)."""
     folder, name = os.path.split(os.fspath(path))
     last = re.split(r"[_.\- ]", os.path.splitext(name)[0])[-1].lower()
     return _NAME_WORDS.get(last, _FOLDER_WORDS.get(os.path.basename(folder).lower()))
 
 
 def item_modality(path: str, camera: int) -> Modality | None:
-    """The modality of an item of any data set; None where only the file's content tells.
-
-    Ours list it. Of other data sets the name counts first, and then camera 0, which is optical here.
-    """
+    """The modality of an item of any data set; None where only the file's content tells."""
     if isinstance(camera, Modality):
         return camera
-    named = modality_from_name(path)
+    named = modality_from_name(path)  # of other data sets the name counts first, and then camera 0
     return OPTICAL if named is None and camera == OPTICAL else named
 
 
 def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
-    """Width and height of a chip in metres, from its size in pixels.
+    """Width and height of a chip in metres ``[..., 2]``, from its size in pixels.
 
     Args:
         width, height: the chip's own size in pixels, before any resize; numbers or arrays of one shape.
         modality: 0 optical (a pixel is 0.75 m), 1 SAR (1 m).
-
-    Returns:
-        ``[..., 2]``: width, height.
 
     Raises:
         ValueError: a size that is not above 0, or a modality other than 0 and 1.
@@ -73,20 +60,14 @@ def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDA
         raise ValueError("width and height: must be above 0")
     if not np.isin(kinds, (OPTICAL, SAR)).all():
         raise ValueError(f"modality: must be 0 (optical) or 1 (SAR), got {np.unique(kinds).tolist()}")
-    return pixels * np.array(PIXEL_METRES)[kinds.astype(int)][..., None]
+    return pixels * PIXEL_METRES[kinds.astype(int)][..., None]
 
 
 def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
     """The three numbers of the Ship Size Embedding (TransOSS, ICCV 2025, section 3.3).
 
-    Args:
-        width, height, modality: as for :func:`ship_metres`.
-
-    Returns:
-        ``[..., 3]``: standardized width, standardized height, height / width.
-
-    Raises:
-        ValueError: as :func:`ship_metres`.
+    Arguments and errors are those of :func:`ship_metres`; ``[..., 3]``: standardized width, standardized height,
+    height / width.
     """
     metres = ship_metres(width, height, modality)
     standardized = (metres / _UNITS - _CENTRES) / _SPREADS

@@ -29,25 +29,18 @@ logger = logging.getLogger("fastreid_mos.data")
 CACHE_VERSION = 2
 # Bytes of pixels kept in memory by one loader worker; what comes after is read every time.
 MEMORY_LIMIT = 2**30
+# What tells one content of a file from another: time of the last change in ns, and size in bytes.
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class ChipImage:
-    """A chip as an image.
-
-    Attributes:
-        image: ``[height, width, 3]`` uint8: RGB, or SAR after its transform.
-        modality, size, doubts: as of :class:`Chip`.
-    """
+    """A chip as ``[height, width, 3]`` uint8: RGB, or SAR after its transform; the rest as of :class:`Chip`."""
 
     image: NDArray[np.uint8]
     modality: int
     size: tuple[int, int]
     doubts: tuple[str, ...] = ()
-
-
-# What tells one content of a file from another: time of the last change in ns, and size in bytes.
-Stamp = tuple[int, int]
 
 
 class MemoryCache:
@@ -71,16 +64,9 @@ class MemoryCache:
 
 
 class DiskCache:
-    """Keeps images in a folder, shared by processes and runs: one file for each chip and setting.
+    """Keeps images in a folder, shared by processes and runs: one file for each chip and ``settings``.
 
-    A folder that has become full or read-only costs a warning, not the run.
-
-    Args:
-        folder: made if absent.
-        settings: all that the image depends on beside the chip.
-
-    Raises:
-        ConfigError: the folder cannot be written.
+    A folder that has become full or read-only costs a warning, not the run; one that never was writable a ConfigError.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: str) -> None:
@@ -152,11 +138,7 @@ class ChipReader:
 
     @classmethod
     def from_cfg(cls, cfg: Any, cached: bool = False) -> ChipReader:
-        """As ``INPUT.SAR`` says, if ``cached`` with its cache.
-
-        Raises:
-            ConfigError: ``INPUT.SAR.CACHE_DIR`` cannot be written.
-        """
+        """As ``INPUT.SAR`` says, if ``cached`` with its cache; a ConfigError if its folder cannot be written."""
         sar = cfg.INPUT.SAR
         reader = cls(TRANSFORM_REGISTRY.get(sar.TRANSFORM)(cfg), sar.CHANNEL)
         if cached and sar.CACHE == "memory":
@@ -173,22 +155,14 @@ class ChipReader:
         return f"{kind.__module__}.{kind.__qualname__} {values} channel={self.channel} pillow={PIL.__version__}"
 
     def __call__(self, path: str | os.PathLike[str], modality: int | None = None) -> ChipImage:
-        """Read a chip, or take it from the cache unless the file has changed since.
-
-        Args:
-            path: the file.
-            modality: 0 optical, 1 SAR; None: as :func:`read_chip` finds out.
-
-        Raises:
-            ChipError: a chip that cannot be used.
-        """
+        """A chip, from the cache unless the file has changed since; arguments and errors as of :func:`read_chip`."""
         path = os.fspath(path)
-        if self.cache is None:
-            return self._read(path, modality)
         try:
-            facts = os.stat(path)
+            facts = os.stat(path) if self.cache is not None else None
         except OSError:
-            return self._read(path, modality)  # says what is wrong with the file
+            facts = None  # reading says what is wrong with the file
+        if self.cache is None or facts is None:
+            return self._read(path, modality)
         stamp = facts.st_mtime_ns, facts.st_size
         chip = self.cache.load(path, modality, stamp)
         if chip is None:
@@ -203,11 +177,7 @@ class ChipReader:
 
 
 def read_generated(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """A generated chip as ``[height, width, 3]`` uint8, as it is: its bridge was trained behind the SAR transform.
-
-    Raises:
-        ChipError: it cannot be read, or is no 8-bit image in grey or colour.
-    """
+    """A generated chip as ``[height, width, 3]`` uint8, as it is: its bridge was trained behind the SAR transform."""
     pixels = decode(path).pixels
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         what = f"{pixels.dtype} of {pixels.shape[2]} channel(s)"

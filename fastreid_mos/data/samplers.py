@@ -1,8 +1,7 @@
 """Which chips make up a training batch: the recipe's identity sampler, a cross-modal one, and fast-reid's own.
 
-Every sampler here is an endless stream of whole batches that all processes draw alike and share out: identities stay
-together in one process, as the triplet loss and CMAL want them, and no chip is used twice. Ours are not fast-reid's
-because a pass is to depend on the seed and its number alone, so that a run resumes exactly.
+All processes draw the same whole batches and share them out: identities stay together in one process, as the triplet
+loss and CMAL want them. A pass of ours depends on the seed and its number alone, so that a run resumes exactly.
 """
 
 from __future__ import annotations
@@ -148,29 +147,17 @@ def _take(rows: list[int], number: int, rng: np.random.Generator) -> list[int]:
     return taken
 
 
-class FastReIDBatches(Sampler[list[int]]):
-    """Batches of one of fast-reid's samplers, undisturbed by what else draws from the global generators."""
-
-    def __init__(self, sampler: Sampler[int], mini_batch_size: int, seed: int) -> None:
-        self.sampler = sampler
-        self.mini_batch_size = mini_batch_size
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generators = PrivateGenerators(self.seed)
-        stream = iter(self.sampler)
-        while True:
-            with generators:
-                batch = [int(row) for row in islice(stream, self.mini_batch_size)]
-            yield batch
+def _undisturbed(sampler: Iterable[int], mini_batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Batches of one of fast-reid's samplers, whatever else draws from the global generators."""
+    generators, stream = PrivateGenerators(seed), iter(sampler)
+    while True:
+        with generators:
+            batch = [int(row) for row in islice(stream, mini_batch_size)]
+        yield batch
 
 
 def identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: int, world_size: int) -> int:
-    """The number P of identities of a batch.
-
-    Raises:
-        ValueError: the batch does not come out even, or there are fewer than P identities.
-    """
+    """The number P of identities of a batch; a ValueError if it does not come out even or the data has fewer."""
     wanted = batch_size // num_instances
     if wanted < 1 or batch_size % num_instances or wanted % world_size:
         raise ValueError(
@@ -189,18 +176,10 @@ def identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: i
 def build_batches(
     name: str, items: Sequence[Item], batch_size: int, num_instances: int, seed: int, set_weight: Sequence[int] = ()
 ) -> Iterable[list[int]]:
-    """This process's endless stream of batches (lists of rows of ``items``).
-
-    Raises:
-        ValueError: an unknown name, or a batch that these data cannot fill.
-    """
+    """This process's endless stream of batches; a ValueError if these data cannot fill one."""
     if name in SAMPLER_REGISTRY._obj_map:
         batches: Iterable[list[int]] = SAMPLER_REGISTRY.get(name)(items, batch_size, num_instances, seed)
         return batches
-    if name not in FASTREID_SAMPLERS:
-        raise ValueError(
-            f"name: no sampler {name!r}; known: {', '.join([*FASTREID_SAMPLERS, *SAMPLER_REGISTRY._obj_map])}"
-        )
     world_size = comm.get_world_size()
     if batch_size % world_size:
         raise ValueError(
@@ -220,7 +199,7 @@ def build_batches(
         # fast-reid's identity samplers look for a batch forever when there are too few identities for one.
         identities_of_batch(rows, batch_size, num_instances, world_size)
         sampler = kind(rows, mini_batch, num_instances, seed=own_seed)
-    return FastReIDBatches(sampler, mini_batch, own_seed)
+    return _undisturbed(sampler, mini_batch, own_seed)
 
 
 def _check_set_weight(items: Sequence[Item], set_weight: Sequence[int]) -> None:
@@ -236,8 +215,8 @@ def _check_set_weight(items: Sequence[Item], set_weight: Sequence[int]) -> None:
 
 
 def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instances: int) -> int:
-    """Batches of an epoch: of one pass of the authors' sampler over these chips, whichever of ``IDENTITY_SAMPLERS``
-    draws them; with any other, SetReWeightSampler too, fast-reid's number, chips by the batch size.
+    """Batches of an epoch: with ``IDENTITY_SAMPLERS`` one pass of the authors' sampler over these chips, with any other
+    (SetReWeightSampler too) fast-reid's number, chips by the batch size.
 
     Where some identities have more groups than others the last ones may not fill a batch, by the draw: it is the mean
     of 8 passes, the same for any seed.

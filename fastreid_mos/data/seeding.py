@@ -36,10 +36,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 
 class PrivateGenerators:
-    """Generators of their own for code that draws from the global ones a bit at a time, such as fast-reid's samplers.
-
-    Each ``with`` block continues where the last one ended, whatever was drawn outside in between.
-    """
+    """Generators for code that draws from the global ones; each ``with`` block continues where the last one ended."""
 
     def __init__(self, seed: int) -> None:
         with drawn_from(seed):

@@ -50,16 +50,9 @@ def sar_denoise(
 
 
 def sar_max_scale(pixels: ArrayLike) -> NDArray[np.uint8]:
-    """TransOSS's reading of SAR (ICCV 2025): x / max(x) * 255.
+    """TransOSS's reading of SAR (ICCV 2025): x / max(x) * 255, negative values black, all black without a positive one.
 
-    Args:
-        pixels: as for :func:`sar_denoise`.
-
-    Returns:
-        ``[height, width, 3]`` uint8, three equal channels, negative values black; all black without a positive pixel.
-
-    Raises:
-        ValueError: not one channel of at least one pixel.
+    ``pixels``, the form of the result and the ValueError are those of :func:`sar_denoise`.
     """
     values = _one_channel(pixels)
     top = values.max()
@@ -83,11 +76,7 @@ def _replicate(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 @TRANSFORM_REGISTRY.register()
 class SARDenoise:
-    """:func:`sar_denoise` as a transform; optical chips pass unchanged.
-
-    Args:
-        low, high: percentiles (INPUT.SAR.LOW_PERCENTILE and HIGH_PERCENTILE).
-    """
+    """:func:`sar_denoise` as a transform, ``low`` and ``high`` as there; optical chips pass unchanged."""
 
     @configurable
     def __init__(self, low: float = 5.0, high: float = 100.0) -> None:

@@ -133,7 +133,7 @@ def test_channels_of_sar(tmp_path, separate):
     np.testing.assert_array_equal(read(first, second, third, fourth), first)
     np.testing.assert_array_equal(read(-first, second, third), -first)  # three channels are no I/Q
     for channel, count in (("2", 2), ("7", 3), ("magnitude", 3)):
-        with pytest.raises(ChipError, match=f"{count} channels.*INPUT.SAR.CHANNEL"):
+        with pytest.raises(ChipError, match=f"{count} channel.*INPUT.SAR.CHANNEL"):
             read(*(first, second, third)[:count], channel=channel)
     with pytest.raises(ValueError, match="^channel: "):
         read(first, second, channel="both")

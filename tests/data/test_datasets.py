@@ -106,14 +106,14 @@ def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
         with pytest.raises(DatasetError, match=words):
             HOSS(root=root)
     query.unlink()
-    real = os.scandir
+    real = os.listdir
 
     def closed(folder="."):
         if str(folder).endswith("bounding_box_test"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         return real(folder)
 
-    monkeypatch.setattr(os, "scandir", closed)
+    monkeypatch.setattr(os, "listdir", closed)
     with pytest.raises(DatasetError, match=r"^\S+/bounding_box_test: cannot be read \(Permission denied\)$"):
         HOSS(root=hoss_root)
 

@@ -167,7 +167,6 @@ IMPOSSIBLE = [
     *((name, 64, 4, (), "NUM_INSTANCE.* has 9; set it to at most 36") for name in IDENTITY_SAMPLERS),
     *((name, 10, 4, (), "multiple of DATALOADER.NUM_INSTANCE") for name in IDENTITY_SAMPLERS),
     ("CrossModalIdentitySampler", 4, 1, (), "^num_instances .*at least 2"),
-    ("Nothing", 4, 2, (), "^name: "),
     ("SetReWeightSampler", 16, 2, [], "SET_WEIGHT"),
     ("SetReWeightSampler", 16, 2, [2, 99], "SET_WEIGHT"),
     ("SetReWeightSampler", 16, 2, [0, 4], "SET_WEIGHT"),
