@@ -1,14 +1,10 @@
 """Choosing the weight of generated features, and their number, on held-out training identities.
 
-Nothing of a test split is within reach here: what comes in are the held-out chips, their features and those of the
-chips generated from them.
-
-The rule. Few ships are held out, and the best of many values on few ships is above the unfused by luck. So one question
-comes first, answered by all protocols and splits together: does fusing help at all? A ship's gain is the mean gain in
-log AP of its queries (that of the geometric mean AP: Robertson, "On GMAP", CIKM 2006), in which no few queries decide.
-Its mean over ships must be above 0 by Student's t at 2.5 % for some alpha from 0.1 on: below, features hardly change,
-and gains are luck; there, chips of another ship do harm. If it is not, alpha is 0. If it is, each protocol takes what
-gives it the highest mAP of all alphas and k; that may still be 0.
+Few ships are held out, and the best of many values on few ships is above the unfused by luck. So one question comes
+first, answered by all protocols and splits together: does fusing help at all? A ship's gain is the mean gain in log AP
+of its queries (that of the geometric mean AP: Robertson, "On GMAP", CIKM 2006), in which no few queries decide. Its
+mean over ships must be above 0 by Student's t at 2.5 % for some alpha from 0.1 on: below, features hardly change, and
+gains are luck. If it is not, alpha is 0. If it is, each protocol takes the alpha and k of its highest mAP, maybe 0.
 """
 
 from __future__ import annotations
@@ -22,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from ..errors import MOSError
 from .chips import Chips
 from .fused_chips import Choice, GeneratedChips
 from .fusion import mean_by_owner, mix
-from .protocols import Protocol, rank_protocol, select_protocols
+from .protocols import rank_protocol, select_protocols
 from .ranking import Doubles, Ints, normalized
 from .settings import EvalSettings
 
@@ -44,26 +39,15 @@ _Precisions = list[tuple[Ints, Doubles]]
 
 @dataclass(frozen=True)
 class Curve:
-    """mAP of one protocol on held-out identities over alpha and k.
+    """mAP of one protocol on held-out identities over alpha and k."""
 
-    Attributes:
-        alphas: ascending, 0 first.
-        k: numbers of generated chips, ascending.
-        mAP: ``[len(k), len(alphas)]`` percent, the mean over the splits.
-        queries: measured in all splits together.
-        errors: ``[len(k), len(alphas)]`` standard error over ships of the gain over the unfused, the same queries
-            compared; NaN with one ship.
-        ships: ``[queries]`` identity of each.
-        gains: ``[queries, len(k), len(alphas)]`` of each, in the logarithm of its AP.
-    """
-
-    alphas: tuple[float, ...]
-    k: tuple[int, ...]
-    mAP: Doubles
-    queries: int
-    errors: Doubles
-    ships: Ints
-    gains: Doubles
+    alphas: tuple[float, ...]  # ascending, 0 first
+    k: tuple[int, ...]  # numbers of generated chips, ascending
+    mAP: Doubles  # [len(k), len(alphas)] percent, the mean over the splits
+    queries: int  # in all splits together
+    errors: Doubles  # as mAP: standard error over ships of the gain over the unfused; NaN with one ship
+    ships: Ints  # [queries] identity of each
+    gains: Doubles  # [queries, len(k), len(alphas)] in the logarithm of the query's AP
 
     def best(self) -> Choice:
         """What gives the highest mAP: of equal ones the smallest alpha, then the fewest generated chips."""
@@ -87,40 +71,25 @@ def measure_curves(
     alphas: Sequence[float],
     count: int,
 ) -> dict[str, Curve]:
-    """Rank the held-out chips for every alpha and every k from 1 to ``count``, each as the test will be.
+    """Rank the held-out chips for alpha 0 and every other, and every k from 1 to ``count``, each as the test will be.
 
-    Args:
-        chips: each held-out chip once, in any order.
-        splits: what :func:`fastreid_mos.data.holdout.split_holdout` dealt.
-        generated: features of the chips generated from them; owners are rows of ``chips``.
-        settings: of the evaluator.
-        alphas: values to try; 0 is tried too.
-        count: the largest k.
-
-    Returns:
-        By protocol its curve. A protocol without a query that has a match among the held-out chips has none.
-
-    Raises:
-        MOSError: generated features that do not belong to these chips.
+    A protocol without a query that has a match among the held-out chips has no curve.
     """
-    if len(generated) and (
-        generated.features.shape[1] != chips.features.shape[1] or generated.owner.max() >= len(chips)
-    ):
-        raise MOSError("fusion: the generated features do not belong to the held-out chips")
     values = (0.0, *sorted({float(alpha) for alpha in alphas} - {0.0}))
     numbers = tuple(range(1, count + 1))
     row_of = {path: row for row, path in enumerate(chips.paths)}
     dealt = []
     for split in splits:
         query, gallery = (np.array([row_of[item[0]] for item in part], np.int64) for part in split)
-        found, _ = select_protocols(chips, settings.protocols, query, gallery)
-        dealt.append({protocol.name: protocol for protocol in found})
+        dealt.append(select_protocols(chips, settings.protocols, query, gallery)[0])
 
     def measure(features: NDArray[Any]) -> dict[str, _Precisions]:
-        return {
-            name: [_precisions(chips, features, protocols[name], settings) for protocols in dealt if name in protocols]
-            for name, *_ in settings.protocols
-        }
+        found: dict[str, _Precisions] = {name: [] for name, *_ in settings.protocols}
+        for protocol in (protocol for protocols in dealt for protocol in protocols):
+            result = rank_protocol(chips, features, protocol, settings)
+            ships = chips.ids[protocol.query[result.valid]]
+            found[protocol.name].append((ships, 100 * np.asarray(result.ap[result.valid], np.float64)))
+        return found
 
     # Without generated chips neither alpha nor k makes a difference.
     plain = measure(chips.features)
@@ -136,13 +105,6 @@ def measure_curves(
         for name, measured in plain.items()
         if any(len(ships) for ships, _ in measured)
     }
-
-
-def _precisions(
-    chips: Chips, features: NDArray[Any], protocol: Protocol, settings: EvalSettings
-) -> tuple[Ints, Doubles]:
-    result = rank_protocol(chips, features, protocol, settings)
-    return chips.ids[protocol.query[result.valid]], 100 * np.asarray(result.ap[result.valid], np.float64)
 
 
 def _curve(alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequence[_Precisions]]) -> Curve:
@@ -167,11 +129,10 @@ def _standard_error(by_ship: Doubles) -> Doubles:
 
 
 def evidence(curves: Iterable[Curve]) -> tuple[float, float]:
-    """How sure it is that fusing helps on the held-out ships, all protocols together.
+    """The largest gain of all protocols together in standard errors over ships, and what it must reach.
 
-    Returns:
-        The largest gain over k and alphas from 0.1 on (or the largest alpha, if all are smaller) in standard errors
-        over ships, 0 where none is above 0; and what it must reach: infinite with fewer than two ships.
+    It is that over k and alphas from 0.1 on (or the largest alpha, if all are smaller), 0 where none is above 0. With
+    fewer than two ships no gain is enough.
     """
     curves = list(curves)
     ships = np.concatenate([curve.ships for curve in curves]) if curves else np.empty(0, np.int64)
@@ -186,30 +147,25 @@ def evidence(curves: Iterable[Curve]) -> tuple[float, float]:
 
 
 def choose(curves: dict[str, Curve], settings: EvalSettings) -> dict[str, Choice]:
-    """Alpha and k of each protocol of the settings by the rule above; alpha 0 for one that could not be measured.
-
-    Args:
-        curves: of :func:`measure_curves`.
-        settings: of the evaluator.
-    """
+    """Alpha and k of each protocol of the settings by the rule above; alpha 0 for one that could not be measured."""
     found, needed = evidence(curves.values())
     helps = found >= needed
     logger.info(
-        f"TEST.FUSION.ALPHA auto: fusing {'helps' if helps else 'is not shown to help'}: its largest gain, over all "
-        f"protocols, is {found:.1f} standard errors over ships above 0, and {needed:.1f} are needed"
+        f"TEST.FUSION.ALPHA auto: fusing {'helps' if helps else 'is not shown to help'}: its largest gain over all "
+        f"protocols is {found:.1f} standard errors over ships; {needed:.1f} are needed"
     )
     choices = {name: Choice(0.0, 0) for name, *_ in settings.protocols}
     for name in choices:
         if name not in curves:
             logger.warning(
-                f"TEST.FUSION.ALPHA auto: {name} cannot be measured on the held-out identities, so nothing is fused in "
-                "it; raise TEST.HOLDOUT.FRACTION, or set a value"
+                f"TEST.FUSION.ALPHA auto: {name} cannot be measured on the held-out identities and is not fused; raise "
+                "TEST.HOLDOUT.FRACTION, or set a value"
             )
             continue
         curve = curves[name]
         if helps:
             choices[name] = curve.best()
-        alpha, k = choices[name].alpha, choices[name].k
+        alpha, k = choices[name]
         used = f"alpha {alpha:g} with {k} generated chip(s)" if alpha else "alpha 0"
         logger.info(
             f"TEST.FUSION.ALPHA auto: {name}: {used}; the highest mAP is {curve.mAP.max() - curve.mAP[0, 0]:+.2f} "

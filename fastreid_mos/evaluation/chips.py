@@ -12,28 +12,18 @@ from fastreid.utils import comm
 from numpy.typing import NDArray
 
 from ..errors import MOSError
-from .ranking import Ints, not_finite_rows
+from .ranking import Ints, not_finite_rows, shorten
 
 
 @dataclass(frozen=True)
 class Chips:
-    """Test chips in the loader's order: ``num_query`` queries, then the gallery.
+    """Test chips in the loader's order: ``num_query`` queries, then the gallery."""
 
-    Attributes:
-        features: ``[N, D]`` float32, as the model gave them.
-        ids: ``[N]`` identities; -1 is a distractor.
-        modalities: ``[N]``, 0 optical, 1 SAR.
-        cameras: ``[N]`` fast-reid's camera numbers.
-        metres: ``[N, 2]`` width and height.
-        paths: ``[N]`` files.
-        num_query: number of queries.
-    """
-
-    features: NDArray[np.float32]
-    ids: Ints
-    modalities: Ints
+    features: NDArray[np.float32]  # [N, D] as the model gave them
+    ids: Ints  # -1: a distractor
+    modalities: Ints  # 0 optical, 1 SAR
     cameras: Ints
-    metres: NDArray[np.float64]
+    metres: NDArray[np.float64]  # [N, 2] width and height
     paths: tuple[str, ...]
     num_query: int
 
@@ -42,17 +32,12 @@ class Chips:
 
 
 class ChipPass(DatasetEvaluator):
-    """Keeps what the model gives for chips; nothing is ranked.
+    """Keeps what the model gives for ``expected`` chips (0: any number), the first ``num_query`` of them queries.
 
-    Args:
-        num_query: the first so many chips are queries; None: there are no queries and gallery.
-        expected: how many chips there are; None: not known.
-
-    Attributes:
-        chips: in the first process after :meth:`evaluate`; elsewhere None.
+    After :meth:`evaluate` they are ``chips`` in the first process.
     """
 
-    def __init__(self, num_query: int | None = None, expected: int | None = None) -> None:
+    def __init__(self, num_query: int = 0, expected: int = 0) -> None:
         self.num_query, self.expected = num_query, expected
         self.reset()
 
@@ -62,21 +47,13 @@ class ChipPass(DatasetEvaluator):
         self._parts: list[tuple[Any, ...]] = []
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """Add a batch.
-
-        Args:
-            inputs: the loader's batch.
-            outputs: ``[B, D]`` features, on any device and of any floating type.
-
-        Raises:
-            MOSError: outputs that are not one feature a chip.
-        """
+        """Add a batch of the loader and its features ``[B, D]``, on any device and of any floating type."""
         paths = list(map(os.fspath, inputs["img_paths"]))
         features = outputs.detach().float().cpu().numpy().copy()
         if features.ndim != 2 or len(features) != len(paths):
             raise MOSError(
-                f"the model gave {features.shape} for a batch of {len(paths)} chips; one feature vector a chip is "
-                "needed (is the model in evaluation mode?)"
+                f"the model gave {features.shape} for {len(paths)} chips; one feature vector a chip is needed (is the "
+                "model in evaluation mode?)"
             )
         # Copies: a loader worker's own tensors are open files.
         numbers = [inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "modalities", "camids")]
@@ -93,19 +70,19 @@ class ChipPass(DatasetEvaluator):
             return {}
         parts = [part for own in gathered for part in own]
         count = sum(len(part[-1]) for part in parts)
-        if not count or count != (self.expected or count) or not 0 <= (self.num_query or 0) < count:
+        if count != (self.expected or count) or not self.num_query < count:
             raise MOSError(
-                f"evaluation: {count} chips came from the loader, of {self.expected or 'more than'} that were to come, "
-                f"{self.num_query or 0} of them queries; each chip must be read once (fast-reid's InferenceSampler "
-                "does that in several processes)"
+                f"evaluation: {count} chips came from the loader, not the {self.expected or 'gallery after the'} "
+                f"expected, {self.num_query} of them queries; each chip must be read once (in several processes by "
+                "fast-reid's InferenceSampler)"
             )
         features, ids, modalities, cameras, metres = (np.concatenate([part[k] for part in parts]) for k in range(5))
         paths = tuple(path for part in parts for path in part[-1])
         if bad := not_finite_rows(features):
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            names = shorten([paths[row] for row in bad], 5)
             raise MOSError(
-                f"evaluation: the model's feature is not finite for {', '.join(paths[row] for row in bad[:5])}{more}; "
+                f"evaluation: the model's feature is not finite for {names}; "
                 "check the weights (a diverged training?) and, under mixed precision, try without"
             )
-        self.chips = Chips(features, ids, modalities, cameras, metres, paths, self.num_query or 0)
+        self.chips = Chips(features, ids, modalities, cameras, metres, paths, self.num_query)
         return {}

@@ -16,11 +16,8 @@ _SORT_FROM = 24
 class RowCounter:
     """Ranks a query's matches in its gallery: counts what is smaller, or equal and further left.
 
-    Args:
-        columns: ``[m]`` ascending, the gallery rows to locate.
-        removed: ``[m]`` bool, those of them that are left out of the ranking.
-        values: ``[m]`` their values; these replace what a block holds there.
-        top_k: how many smallest columns to keep.
+    ``columns`` are the gallery rows to locate, ascending, ``removed`` tells which of them are left out of the ranking,
+    and ``values`` replace what a block holds there; the ``top_k`` smallest columns are kept.
     """
 
     def __init__(self, columns: Ints, removed: NDArray[np.bool_], values: NDArray[Any], top_k: int) -> None:

@@ -29,23 +29,16 @@ class FusionReidEvaluator(ChipPass):
     """Ranks each protocol's queries in its own gallery; beside the model stand a random and a size-only row.
 
     Works with fast-reid's ``inference_on_dataset``, in one process or several (fast-reid's InferenceSampler gives each
-    chip to one of them; the first process ranks). Chips come in the loader's order, the queries first.
-
-    With ``fusion`` each protocol is ranked a second time, by fused features (MOS, section CDGF): the row ``fused``
-    stands beside ``model``, with the paired interval of their difference.
+    chip to one of them; the first process ranks). After :meth:`evaluate` it has the ``report``.
 
     Args:
         num_query: the first so many chips are queries, the others the gallery.
-        settings: see :class:`EvalSettings`.
         output_dir: where ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv`` are written;
             None: nowhere.
         dataset: its name and counts are recorded, and its ``root`` may hold ``subset/``; None: held-out chips.
-        split: ``"test"`` or ``"held-out"``, for the record. On held-out chips checkpoints are chosen: those are not
-            fused.
-        fusion: features of generated chips for these test chips, and their weight in each protocol.
-
-    Attributes:
-        report: of the last evaluation, in the first process; None before.
+        split: ``"test"`` or ``"held-out"``: on held-out chips checkpoints are chosen, and nothing is fused.
+        fusion: given, each protocol is ranked a second time, by fused features (MOS, section CDGF): the row ``fused``
+            stands beside ``model``, with the paired interval of their difference.
 
     Raises:
         ConfigError: the settings ask for fusion on the test split, and there is nothing to fuse.
@@ -61,23 +54,17 @@ class FusionReidEvaluator(ChipPass):
         split: str = "test",
         fusion: Fusion | None = None,
     ) -> None:
-        expected = None if dataset is None else len(dataset.query) + len(dataset.gallery)
-        super().__init__(num_query, expected)
-        self.settings = settings or EvalSettings()
-        self.output_dir = output_dir
-        self.dataset = dataset
-        self.split = split
-        self.fusion = fusion
+        super().__init__(num_query, 0 if dataset is None else len(dataset.query) + len(dataset.gallery))
+        self.settings, self.fusion = settings or EvalSettings(), fusion
+        self.output_dir, self.dataset, self.split = output_dir, dataset, split
         self.report: Report | None = None
         if self.settings.fusion and fusion is None and split != "held-out":
             raise ConfigError(
-                "TEST.FUSION.ENABLED: this evaluator was given no features of generated chips; test by "
-                "MOSTrainer.test, or set it to False"
+                "TEST.FUSION.ENABLED: there are no features of generated chips; test by MOSTrainer.test, or set False"
             )
 
     @classmethod
     def from_config(cls, cfg: Any, num_query: int, **options: Any) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
         return {"num_query": num_query, "settings": EvalSettings.from_cfg(cfg), **options}
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -85,9 +72,8 @@ class FusionReidEvaluator(ChipPass):
 
         Returns:
             For each protocol that can be measured the metrics in percent: ``mAP``, ``mINP`` and ``Rank-<k>`` for each
-            of ``TEST.CMC_RANKS``, of the fused ranking where there is one (``report`` has both). Empty in other
-            processes than the first, and where no query has a match (ships that nobody knows): their rankings are
-            written nevertheless.
+            of ``TEST.CMC_RANKS``, of the fused ranking where there is one. Empty in other processes than the first,
+            and where no query has a match (unknown ships): their rankings are written all the same.
 
         Raises:
             MOSError: chips missing or counted twice, features that are not finite, or no protocol with chips to rank.
@@ -142,15 +128,9 @@ class FusionReidEvaluator(ChipPass):
 
 
 def check_fusion(cfg: Any) -> None:
-    """Refuse a fusion that the evaluator cannot do, before anything is trained.
-
-    Raises:
-        ConfigError: TEST.FUSION.ENABLED with an evaluator that has no fusion of its own.
-    """
-    if not cfg.TEST.FUSION.ENABLED:
-        return
+    """Refuse a fusion that the evaluator cannot do, before anything is trained."""
     chosen = EVALUATOR_REGISTRY._obj_map.get(cfg.TEST.EVALUATOR)
-    if not (isinstance(chosen, type) and issubclass(chosen, FusionReidEvaluator)):
+    if cfg.TEST.FUSION.ENABLED and not (isinstance(chosen, type) and issubclass(chosen, FusionReidEvaluator)):
         raise ConfigError(
             f"TEST.FUSION.ENABLED: {cfg.TEST.EVALUATOR} cannot fuse; set TEST.EVALUATOR to FusionReidEvaluator, or "
             "TEST.FUSION.ENABLED to False"

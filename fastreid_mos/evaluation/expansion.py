@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .ranking import Doubles, as_features, normalized, rank_features
+from .ranking import Doubles, as_pair, normalized, rank_features
 
 
 def expand_queries(
-    query_features: Any,
-    gallery_features: Any,
-    times: int = 1,
-    neighbours: int = 5,
-    alpha: float = 3.0,
-    block_mb: float = 256,
-) -> tuple[Doubles, Doubles]:
+    query_features: Any, gallery_features: Any,
+    times: int = 1, neighbours: int = 5, alpha: float = 3.0, block_mb: float = 256,
+) -> tuple[Doubles, Doubles]:  # fmt: skip
     """Replace each feature by the mean of itself and its nearest gallery features, weighted by similarity ** alpha.
 
     fast-reid's ``aqe`` looks for neighbours among queries and gallery together; here they are gallery chips only, so
@@ -24,8 +20,7 @@ def expand_queries(
     result depends on which others are asked. A negative similarity weighs 0.
 
     Args:
-        query_features: ``[Q, D]``; torch or NumPy.
-        gallery_features: ``[G, D]``, those of one protocol.
+        query_features, gallery_features: ``[Q, D]`` and ``[G, D]`` of one protocol; torch or NumPy.
         times: repetitions (TEST.AQE.QE_TIME).
         neighbours: features averaged, the chip's own among them (TEST.AQE.QE_K).
         alpha: exponent (TEST.AQE.ALPHA).
@@ -38,8 +33,7 @@ def expand_queries(
         ValueError: shapes that do not fit, or parameters out of range.
         MOSError: features that are not finite.
     """
-    query = as_features(query_features, "query_features").astype(np.float64)
-    gallery = as_features(gallery_features, "gallery_features").astype(np.float64)
+    query, gallery = (rows.astype(np.float64) for rows in as_pair(query_features, gallery_features))
     if times < 1 or neighbours < 1 or alpha < 0:
         raise ValueError(f"times, neighbours: from 1, and alpha: from 0 are needed, got {times}, {neighbours}, {alpha}")
     for _ in range(times):

@@ -18,11 +18,7 @@ _BLOCK = 2**22
 
 
 def query_metrics(result: RankResult, ranks: Sequence[int]) -> dict[str, Floats]:
-    """What each valid query adds to each figure of a ranking.
-
-    Returns:
-        ``[num_valid]`` each, in 0..1: ``mAP``, ``mINP``, ``Rank-<k>`` for each k; their means are the figures.
-    """
+    """What each valid query adds to ``mAP``, ``mINP`` and each ``Rank-<k>``, ``[num_valid]``; means are the figures."""
     first = result.first_rank[result.valid]
     return {
         "mAP": np.asarray(result.ap[result.valid], np.float64),
@@ -32,43 +28,30 @@ def query_metrics(result: RankResult, ranks: Sequence[int]) -> dict[str, Floats]
 
 
 def size_features(metres: NDArray[np.floating[Any]]) -> Floats:
-    """``[N, 2]`` log height and log width, by whose Euclidean distance the size-only row ranks.
-
-    Args:
-        metres: ``[N, 2]`` width and height of each chip.
-    """
+    """``[N, 2]`` log height and log width, by whose Euclidean distance the size-only row ranks."""
     return np.log(np.maximum(metres[:, ::-1], 1e-6))
 
 
 def random_metrics(
     num_matches: Ints, num_ranked: Ints, ranks: Sequence[int], draws: int, seed: int | list[int] = 0
 ) -> dict[str, Floats]:
-    """As :func:`query_metrics`, of a random order of the gallery, averaged over a number of orders.
-
-    Args:
-        num_matches: ``[Q]`` matches of each query, at least 1.
-        num_ranked: ``[Q]`` gallery rows in its ranking.
-        ranks: the k of the CMC values wanted.
-        draws: number of random orders.
-        seed: of NumPy's generator.
-    """
+    """As :func:`query_metrics`, of a random order of the gallery, averaged over ``draws`` orders."""
     generator = np.random.default_rng(seed)
-    names = ["mAP", "mINP", *(f"Rank-{rank}" for rank in ranks)]
-    result = {name: np.zeros(len(num_matches)) for name in names}
+    result = {name: np.zeros(len(num_matches)) for name in ("mAP", "mINP", *(f"Rank-{rank}" for rank in ranks))}
     pairs, group = np.unique(np.stack([num_matches, num_ranked], axis=1), axis=0, return_inverse=True)
     for number, (matches, ranked) in enumerate(pairs.tolist()):
         rows = np.flatnonzero(group.ravel() == number)
         step = max(1, _BLOCK // (draws * matches))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            found = _subsets(generator, len(part) * draws, matches, ranked) + 1
+            drawn = _subsets(generator, len(part) * draws, matches, ranked) + 1
             values = {
-                "mAP": (np.arange(1, matches + 1) / found).mean(axis=1),
-                "mINP": matches / found[:, -1],
-                **{f"Rank-{rank}": (found[:, 0] <= rank).astype(float) for rank in ranks},
+                "mAP": (np.arange(1, matches + 1) / drawn).mean(axis=1),
+                "mINP": matches / drawn[:, -1],
+                **{f"Rank-{rank}": drawn[:, 0] <= rank for rank in ranks},
             }
-            for name in names:
-                result[name][part] = values[name].reshape(len(part), draws).mean(axis=1)
+            for name, found in values.items():
+                result[name][part] = found.reshape(len(part), draws).mean(axis=1)
     return result
 
 
@@ -89,15 +72,9 @@ def bootstrap_intervals(values: Floats, ships: NDArray[Any], samples: int, seed:
     Queries of one ship succeed and fail together. So one resampling draws as many ships as there are, with replacement,
     each with all its queries, for all columns together: differences between columns are those of paired figures.
 
-    Args:
-        values: ``[queries, columns]``, what each query adds to each mean over queries.
-        ships: ``[queries]``, the identity of each.
-        samples: number of resamplings.
-        seed: of NumPy's generator.
-
     Returns:
-        ``[columns, 2]``: the 2.5 and 97.5 percentiles of the means; NaN without resamplings, or with fewer than two
-        ships, which say nothing of a spread.
+        ``[columns, 2]``: the 2.5 and 97.5 percentiles of the means of ``values`` ``[queries, columns]``; NaN without
+        resamplings or with fewer than two ships.
     """
     _, ship, queries = np.unique(ships, return_inverse=True, return_counts=True)
     count = len(queries)
@@ -129,8 +106,7 @@ def summarize_splits(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[
     """Mean and spread of each metric over held-out splits.
 
     Args:
-        runs: for each split its results, metrics in percent by protocol. A protocol that a split could not measure is
-            absent there, and the mean is over the splits that have it.
+        runs: for each split its results, metrics in percent by protocol, without protocols that it could not measure.
 
     Returns:
         By protocol: each metric's mean under its own name, its standard deviation over the splits (n - 1; 0 for one

@@ -17,8 +17,8 @@ def fuse_features(features: Any, synthetic: Any, owner: Any, alpha: float) -> ND
 
     Args:
         features: ``[N, D]``, normalized here first; torch or NumPy.
-        synthetic: ``[M, D]`` features of generated chips, any number of them for a row; none: ``[0, D]``.
-        owner: ``[M]``, the row of ``features`` that each synthetic row was generated from.
+        synthetic: ``[M, D]`` features of generated chips, any number for a row; none: ``[0, D]``.
+        owner: ``[M]``, the row of ``features`` that each was generated from.
         alpha: weight of the generated ones, 0..1; the paper's is 0.02.
 
     Returns:

@@ -23,17 +23,11 @@ _CELL, _BORDER, _GAP, _LABEL = (96, 192), 5, 8, 16
 def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title: str = "") -> None:
     """Draw queries, one a row, each followed by its nearest gallery chips; PNG, written whole or not at all.
 
-    A chip keeps its proportions and is scaled to its cell. SAR chips are shown through :func:`sar_denoise`. A right
-    one has a green border and a tick, a wrong one a red border and a cross, others a grey border.
+    A right one has a green border and a tick, a wrong one a red border and a cross, others a grey border. SAR chips are
+    shown through :func:`sar_denoise`.
 
     Args:
-        path: the picture's file.
         rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match or None).
-        title: a line above.
-
-    Raises:
-        ValueError: no rows, or a row whose lists differ in length.
-        ChipError: a chip that cannot be read.
     """
     if not rows:
         raise ValueError("rows: there is no query to draw")
@@ -76,14 +70,9 @@ def read_top_lists(
     """Rows for :func:`draw_top_lists` out of an evaluation's ``query_ranks.csv``.
 
     Args:
-        path: the CSV file.
-        protocol: such as ``O2S``.
         count: how many queries, spread evenly over those that have a match.
         top: gallery chips of each, at most the 10 on record.
-        unmatched: queries without a match in the gallery too; nothing found for them is right or wrong, but None.
-
-    Raises:
-        MOSError: the file is missing or is no such table, or holds no query of the protocol.
+        unmatched: queries without a match in the gallery too; what was found for them is neither right nor wrong.
     """
     name = os.fspath(path)
     found: list[TopList] = []

@@ -28,39 +28,24 @@ logger = logging.getLogger("fastreid_mos.evaluation")
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol's rows.
-
-    Attributes:
-        name: such as ``O2S``.
-        query, gallery: rows of the chips.
-        own: ``[Q]`` index in ``gallery`` of each query's own file, which is left out of its ranking; -1: none.
-    """
+    """A protocol's rows of the chips."""
 
     name: str
     query: Ints
     gallery: Ints
-    own: Ints
+    own: Ints  # [Q] index in ``gallery`` of each query's own file, which is left out of its ranking; -1: none
 
 
 def select_protocols(
     chips: Chips, wanted: Sequence[Sequence[str]], query: Ints, gallery: Ints, root: str | None = None
 ) -> tuple[list[Protocol], dict[str, str]]:
-    """Rows of the protocols that the chips allow.
+    """The protocols that the chips allow, and by name the reason for each that is left out.
 
-    A data set with ``subset/<name>/query`` and ``subset/<name>/bounding_box_test`` lists there which of its chips a
-    protocol has: they are looked up by file name. A protocol between chips of one modality leaves a query's own file
-    (the same file, or a byte-for-byte copy under the same name) out of its ranking; elsewhere nothing is removed, as in
-    the papers.
-
-    Args:
-        chips: all chips.
-        wanted: (name, modality of the queries, modality of the gallery), see :class:`EvalSettings`.
-        query, gallery: rows of the chips.
-        root: the data set's folder; None: held-out chips, which no ``subset/`` lists.
-
-    Returns:
-        The protocols, and by name the reason for each that is left out: no query, no gallery, or the very chips of a
-        protocol with narrower modalities (``ALL`` on a data set that is Optical-to-SAR already).
+    A data set with ``subset/<name>/query`` and ``subset/<name>/bounding_box_test`` in ``root`` lists there which of its
+    chips a protocol has, by file name. A protocol between chips of one modality leaves a query's own file (the same
+    file, or a byte-for-byte copy under the same name) out of its ranking; elsewhere nothing is removed, as in the
+    papers. Left out is what has no query, no gallery, or the very chips of a protocol with narrower modalities (``ALL``
+    on a data set that is Optical-to-SAR already).
     """
     found: list[tuple[Protocol, int]] = []
     left_out: dict[str, str] = {}
@@ -83,15 +68,11 @@ def select_protocols(
         found.append((Protocol(name, queries, others, own), both))
     kept = []
     for protocol, both in found:
-        same = [
-            other.name
-            for other, narrow in found
-            if narrow < both
-            and np.array_equal(other.query, protocol.query)
-            and np.array_equal(other.gallery, protocol.gallery)
-        ]
-        if same:
-            left_out[protocol.name] = f"the same chips as {same[0]}"
+        for other, narrower in found:
+            pairs = (other.query, protocol.query), (other.gallery, protocol.gallery)
+            if narrower < both and all(np.array_equal(*pair) for pair in pairs):
+                left_out[protocol.name] = f"the same chips as {other.name}"
+                break
         else:
             kept.append(protocol)
     return kept, left_out
@@ -135,17 +116,9 @@ def _subset(chips: Chips, name: str, rows: tuple[Ints, Ints], root: str) -> tupl
 def rank_protocol(
     chips: Chips, features: NDArray[Any], protocol: Protocol, settings: EvalSettings, *, top_k: int = 0
 ) -> RankResult:
-    """Rank a protocol's queries in its gallery, expansion and re-ranking included.
+    """Rank a protocol's queries in its gallery by ``features`` ``[N, D]`` of all chips, expanded and re-ranked as set.
 
-    Args:
-        chips: all chips.
-        features: ``[N, D]``, a row for each of them.
-        protocol: its rows.
-        settings: of the evaluator.
-        top_k: nearest gallery rows to return for each query.
-
-    Returns:
-        See :func:`fastreid_mos.evaluation.rank_features`; without a query that has a match its figures are 0.
+    Without a query that has a match the figures are 0.
     """
     query, gallery = _rows(features, protocol.query), _rows(features, protocol.gallery)
     common: dict[str, Any] = dict(

@@ -9,7 +9,7 @@ queries with r_1 <= k. Nothing is removed from the gallery unless asked for; ide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,63 +24,41 @@ Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 METRICS = ("cosine", "euclidean")
+# Up to this many dimensions differences are squared one by one, which is exact where two rows are near each other.
+_FEW = 8
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """Metrics in 0..1 and what they are made of, one entry a query.
+    """Metrics in 0..1 and, one entry a query, what they are made of."""
 
-    Attributes:
-        cmc: ``[min(max_rank, gallery)]``, CMC at rank 1, 2, ...
-        mAP, mINP: means over the valid queries.
-        num_valid: queries with a match in the gallery; the others are skipped.
-        valid: ``[Q]`` bool.
-        ap, inp: ``[Q]``; NaN where not valid.
-        first_rank: ``[Q]`` rank of the first match; 0 where not valid.
-        num_matches: ``[Q]``.
-        num_ranked: ``[Q]`` gallery rows in its ranking: all but those left out.
-        top: ``[Q, top_k]`` gallery rows, the nearest first; -1 where the gallery has no more.
-    """
-
-    cmc: Floats
-    mAP: float
+    cmc: Floats  # [min(max_rank, gallery)], CMC at rank 1, 2, ...
+    mAP: float  # this and mINP: means over the valid queries
     mINP: float
-    num_valid: int
+    num_valid: int  # queries with a match in the gallery; the others are skipped
     valid: NDArray[np.bool_]
-    ap: Floats
+    ap: Floats  # this and inp: NaN where not valid
     inp: Floats
-    first_rank: Ints
+    first_rank: Ints  # of the first match; 0 where not valid
     num_matches: Ints
-    num_ranked: Ints
-    top: Ints
+    num_ranked: Ints  # gallery rows in the query's ranking: all but those left out
+    top: Ints  # [Q, top_k] gallery rows, the nearest first; -1 where the gallery has no more
 
 
 def rank_metrics(
-    distances: Any,
-    query_ids: Any,
-    gallery_ids: Any,
-    max_rank: int = 50,
-    *,
-    exclude: Any = None,
-    query_cams: Any = None,
-    gallery_cams: Any = None,
-    top_k: int = 0,
-    allow_empty: bool = False,
-) -> RankResult:
+    distances: Any, query_ids: Any, gallery_ids: Any, max_rank: int = 50, *,
+    exclude: Any = None, query_cams: Any = None, gallery_cams: Any = None, top_k: int = 0, allow_empty: bool = False,
+) -> RankResult:  # fmt: skip
     """Ranking metrics of a distance matrix. No row is sorted; the memory used beside it is one row's.
 
     Args:
         distances: ``[Q, G]``, smaller is nearer; torch or NumPy, bfloat16 too.
-        query_ids: ``[Q]`` integers; -1 never matches.
-        gallery_ids: ``[G]``.
+        query_ids, gallery_ids: ``[Q]`` and ``[G]`` integers; -1 never matches.
         max_rank: length of the CMC, at most the gallery's.
         exclude: ``[Q]`` a gallery row that is left out of the query's ranking (its own file), or -1.
         query_cams, gallery_cams: given, gallery rows of the query's identity and camera are left out (fast-reid's way).
         top_k: how many nearest gallery rows to return for each query.
         allow_empty: with no valid query return zeros instead of raising.
-
-    Returns:
-        A :class:`RankResult`, all metrics in 0..1.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -92,7 +70,7 @@ def rank_metrics(
     ids = _Identities(matrix.shape, query_ids, gallery_ids, exclude, query_cams, gallery_cams)
     bad = [row for row in range(len(matrix)) if np.isnan(matrix[row].min())]
     if bad:
-        raise MOSError(f"distances: not a number in query {_rows(bad)}; nothing was ranked")
+        raise MOSError(f"distances: not a number in query {shorten(bad)}; nothing was ranked")
 
     def counters() -> Iterator[RowCounter]:
         for row, values in enumerate(matrix):
@@ -105,43 +83,23 @@ def rank_metrics(
 
 
 def rank_features(
-    query_features: Any,
-    gallery_features: Any,
-    query_ids: Any,
-    gallery_ids: Any,
-    metric: str = "cosine",
-    block_mb: float = 256,
-    max_rank: int = 50,
-    *,
-    exclude: Any = None,
-    query_cams: Any = None,
-    gallery_cams: Any = None,
-    top_k: int = 0,
-    allow_empty: bool = False,
-) -> RankResult:
-    """Ranking metrics straight from features; the distance matrix exists one block at a time.
+    query_features: Any, gallery_features: Any, query_ids: Any, gallery_ids: Any,
+    metric: str = "cosine", block_mb: float = 256, max_rank: int = 50, *,
+    exclude: Any = None, query_cams: Any = None, gallery_cams: Any = None, top_k: int = 0, allow_empty: bool = False,
+) -> RankResult:  # fmt: skip
+    """:func:`rank_metrics` straight from features; the distance matrix exists one block at a time.
 
     Products are computed in double and rounded to single precision, so that the block size does not change an order
-    and equal features tie.
+    and equal features tie. Features that are not finite are an MOSError that names the rows.
 
     Args:
-        query_features: ``[Q, D]``; torch or NumPy.
-        gallery_features: ``[G, D]``.
+        query_features, gallery_features: ``[Q, D]`` and ``[G, D]``; torch or NumPy.
         metric: ``"cosine"`` (features are normalized first) or ``"euclidean"`` (used as they are).
         block_mb: bound on the memory used beside the features, in MiB.
-        query_ids, gallery_ids, max_rank, exclude, query_cams, gallery_cams, top_k, allow_empty: see
-            :func:`rank_metrics`.
-
-    Returns:
-        A :class:`RankResult`, all metrics in 0..1.
-
-    Raises:
-        ValueError, MOSError: as :func:`rank_metrics`; MOSError also for features that are not finite, naming the rows.
     """
     if metric not in METRICS:
         raise ValueError(f"metric: one of {', '.join(METRICS)}, got {metric!r}")
-    query, gallery = as_features(query_features, "query_features"), as_features(gallery_features, "gallery_features")
-    check_width(query, gallery)
+    query, gallery = as_pair(query_features, gallery_features)
     ids = _Identities((len(query), len(gallery)), query_ids, gallery_ids, exclude, query_cams, gallery_cams)
     # Distances stay the same, and less is lost in subtracting the products of long vectors.
     centre = gallery.mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
@@ -166,11 +124,8 @@ def rank_features(
 def evaluate_rank_fastreid(
     distmat: Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, max_rank: int = 50
 ) -> tuple[NDArray[np.float32], list[float], list[float]]:
-    """fast-reid's ``evaluate_rank`` (Market-1501's way: same identity and camera removed) by :func:`rank_metrics`.
-
-    Returns:
-        CMC ``[max_rank]`` float32 (a smaller gallery repeats its last value), AP and INP of the valid queries.
-    """
+    """fast-reid's ``evaluate_rank`` (same identity and camera removed): CMC ``[max_rank]``, AP and INP, all valid."""
+    # A gallery smaller than max_rank repeats its last value.
     # fast-reid has no distractor rule: there, -1 matches -1. Numbers from 0 on keep that.
     _, numbered = np.unique(np.concatenate([q_pids, g_pids]), return_inverse=True)
     query, gallery = np.split(numbered, [len(q_pids)])
@@ -212,10 +167,6 @@ class _Identities:
         return columns, removed
 
 
-# Up to this many dimensions differences are squared one by one, which is exact where two rows are near each other.
-_FEW = 8
-
-
 def _prepared(features: Floats, centre: Doubles | None) -> Doubles:
     """Features in double precision, normalized, or centred for the Euclidean metric."""
     return normalized(features) if centre is None else features - centre
@@ -230,10 +181,7 @@ def _keys(left: Doubles, right: Doubles, centre: Doubles | None) -> NDArray[np.f
     if centre is None:
         return (-(left @ right.T)).astype(np.float32)
     if left.shape[1] <= _FEW:
-        keys = np.zeros((len(left), len(right)))
-        for column in range(left.shape[1]):
-            keys += (left[:, [column]] - right[:, column]) ** 2
-        return keys.astype(np.float32)
+        return sum(np.subtract.outer(a, b) ** 2 for a, b in zip(left.T, right.T, strict=True)).astype(np.float32)
     keys = left @ right.T
     keys *= -2
     keys += np.einsum("ij,ij->i", right, right)
@@ -288,7 +236,7 @@ def _summarize(
 
 def as_array(values: Any) -> NDArray[Any]:
     """A torch tensor or whatever NumPy takes as an array; bfloat16, which NumPy does not have, becomes float32."""
-    if hasattr(values, "detach"):
+    if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values)
@@ -303,14 +251,16 @@ def as_features(values: Any, name: str) -> Floats:
         array = array.astype(np.float64)
     bad = not_finite_rows(array)
     if bad:
-        raise MOSError(f"{name}: not finite in row {_rows(bad)}; nothing was ranked")
+        raise MOSError(f"{name}: not finite in row {shorten(bad)}; nothing was ranked")
     return array
 
 
-def check_width(query: Floats, gallery: Floats) -> None:
-    """Refuse features of unequal dimensions."""
+def as_pair(query_features: Any, gallery_features: Any) -> tuple[Floats, Floats]:
+    """:func:`as_features` of both, which must have the same dimensions."""
+    query, gallery = as_features(query_features, "query_features"), as_features(gallery_features, "gallery_features")
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"features: {query.shape[1]} dimensions for queries, {gallery.shape[1]} for the gallery")
+    return query, gallery
 
 
 def not_finite_rows(array: Floats) -> list[int]:
@@ -338,5 +288,6 @@ def as_vector(values: Any, length: int, name: str) -> Ints:
     return array.astype(np.int64)
 
 
-def _rows(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+def shorten(names: Sequence[object], count: int = 10) -> str:
+    """The first few, and how many more there are."""
+    return ", ".join(map(str, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -42,41 +42,22 @@ class Row:
 
 @dataclass(frozen=True)
 class ProtocolReport:
-    """What was measured in one protocol.
-
-    Attributes:
-        protocol: its rows.
-        result: the model's ranking.
-        rows: ``model``, ``fused`` (with fusion), ``size-only`` (where sizes are known) and ``random``.
-        above: figures of the model less those of size-only and random, over the same resamplings.
-        fused_above: figures of ``fused`` less those of ``model``, over the same resamplings.
-        wilson: Wilson's interval of the model's Rank-1, in percent; it takes queries as independent.
-        fused: the ranking by fused features; None without fusion.
-        fused_counts: how many of the queries and of the gallery chips have generated chips; None: not known.
-
-    Without a query that has a match there is a ranking but nothing to measure: no rows, and NaN for ``wilson``.
-    """
+    """What was measured in one protocol; without a query that has a match there is a ranking but no rows."""
 
     protocol: Protocol
-    result: RankResult
-    rows: dict[str, Row] = field(default_factory=dict)
-    above: dict[str, Row] = field(default_factory=dict)
-    fused_above: dict[str, Row] = field(default_factory=dict)
-    wilson: tuple[float, float] = (float("nan"), float("nan"))
+    result: RankResult  # the model's
+    rows: dict[str, Row] = field(default_factory=dict)  # model, fused (with fusion), size-only and random
+    above: dict[str, Row] = field(default_factory=dict)  # the model less size-only and random, the same resamplings
+    fused_above: dict[str, Row] = field(default_factory=dict)  # fused less model, the same resamplings
+    wilson: tuple[float, float] = (float("nan"), float("nan"))  # of the model's Rank-1, in percent
     fused: RankResult | None = None
-    fused_counts: tuple[int, int] | None = None
+    fused_counts: tuple[int, int] | None = None  # queries and gallery chips that have generated chips
 
 
 def compare_rows(
     per_query: Mapping[str, Mapping[str, NDArray[np.float64]]], ships: NDArray[np.int64], samples: int, seed: list[int]
 ) -> tuple[dict[str, Row], dict[str, Row], dict[str, Row]]:
-    """``rows``, ``above`` and ``fused_above`` of a :class:`ProtocolReport`.
-
-    Args:
-        per_query: by row and metric ``[num_valid]`` in 0..1, what each valid query adds.
-        ships: ``[num_valid]`` the identity of each valid query.
-        samples, seed: of the bootstrap, the same resamplings for all rows.
-    """
+    """``rows``, ``above`` and ``fused_above`` of a report, from what each valid query adds by row and metric."""
     columns = {name: np.stack([*metrics.values()], axis=1) for name, metrics in per_query.items()}
     pairs = [("model", name) for name in columns if name not in ("model", "fused")]
     pairs += [("fused", "model")] if "fused" in columns else []
@@ -99,26 +80,17 @@ def compare_rows(
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation.
+    """An evaluation."""
 
-    Attributes:
-        about: what was tested and how.
-        protocols: those that were measured.
-        left_out: by name the reason for each that was not.
-        ranked_only: those among them whose queries were ranked, none of them having a match.
-    """
-
-    about: dict[str, Any]
+    about: dict[str, Any]  # what was tested and how
     protocols: list[ProtocolReport]
-    left_out: dict[str, str]
-    ranked_only: list[ProtocolReport] = field(default_factory=list)
+    left_out: dict[str, str]  # by name the reason for each protocol that was not measured
+    ranked_only: list[ProtocolReport]  # those among them whose queries were ranked, none of them having a match
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``results.json``; figures in percent."""
-        content = dict(self.about)
-        content["protocols"] = {part.protocol.name: _protocol_dict(part) for part in self.protocols}
-        content["left_out"] = self.left_out
-        return content
+        protocols = {part.protocol.name: _protocol_dict(part) for part in self.protocols}
+        return {**self.about, "protocols": protocols, "left_out": self.left_out}
 
 
 def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
@@ -127,15 +99,10 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
 
     count, valid = len(part.protocol.query), part.result.num_valid
     content: dict[str, Any] = {
-        "queries": count,
-        "queries_valid": valid,
-        "queries_without_match": count - valid,
-        "gallery": len(part.protocol.gallery),
-        "own_files_left_out": int((part.protocol.own >= 0).sum()),
-        **listed(part.rows),
-        "rank1_wilson": part.wilson,
-        "model_above": listed(part.above),
-    }
+        "queries": count, "queries_valid": valid, "queries_without_match": count - valid,
+        "gallery": len(part.protocol.gallery), "own_files_left_out": int((part.protocol.own >= 0).sum()),
+        **listed(part.rows), "rank1_wilson": part.wilson, "model_above": listed(part.above),
+    }  # fmt: skip
     if part.fused is not None:
         content["fused_above"] = listed(part.fused_above)
     if part.fused_counts is not None:
@@ -150,18 +117,14 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
     checkpoint = ""  # of the folder, if no other weights were asked for
     if settings.run_folder and not settings.weights and last.is_file():
         checkpoint = last.read_text(encoding="utf-8", errors="replace").strip()
+    optical, sar = (int((chips.modalities == kind).sum()) for kind in (0, 1))
+    counts = {"query": chips.num_query, "gallery": len(chips) - chips.num_query, "optical": optical, "sar": sar}
     return {
         "dataset": type(dataset).__name__ if dataset is not None else None,
         "split": split,
         "simulated": simulation is not None,
         "simulation": simulation,
-        "chips": {
-            "query": chips.num_query,
-            "gallery": len(chips) - chips.num_query,
-            "optical": int((chips.modalities == 0).sum()),
-            "sar": int((chips.modalities == 1).sum()),
-            "distractors": int((chips.ids == -1).sum()),
-        },
+        "chips": {**counts, "distractors": int((chips.ids == -1).sum())},
         "model": {"MODEL.WEIGHTS": settings.weights, "last_checkpoint": checkpoint},
         "settings": {name: getattr(settings, name) for name in _RECORDED},
         "seed": settings.seed,
@@ -173,12 +136,10 @@ def describe(settings: EvalSettings, dataset: Any, split: str, chips: Chips) -> 
 def simulation_of(paths: Iterable[str]) -> dict[str, Any] | None:
     """What ``sim.json`` above any of some chips holds, where they are named or where links lead; None: real chips."""
     folders = {os.path.dirname(where(path)) for path in paths for where in (os.path.abspath, os.path.realpath)}
-    places = {above / "sim.json" for folder in folders for above in (Path(folder), *Path(folder).parents[:4])}
-    for name in sorted(places):
-        if not name.is_file():
-            continue
+    files = {above / "sim.json" for folder in folders for above in (Path(folder), *Path(folder).parents[:4])}
+    for file in sorted(filter(Path.is_file, files)):
         try:
-            content = json.loads(name.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             # Written by the simulator, if in part: what lies under it is no real data.
             return {"simulated": True}
@@ -201,7 +162,7 @@ def log_report(report: Report) -> None:
             head = ""
     if lines:
         headers = ["protocol", "ranked by", *report.protocols[0].rows["model"].figures]
-        table = tabulate(lines, headers=headers, tablefmt="pipe")
+        table = tabulate(lines, headers, tablefmt="pipe")
         logger.info(f"{title}: percent [95 % interval over ships]\n{table}")
     else:
         names = ", ".join(part.protocol.name for part in report.ranked_only)
@@ -235,9 +196,6 @@ def write_report(report: Report, chips: Chips, folder: str) -> None:
     """Write ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv``, each whole or not at all.
 
     Without fusion an earlier ``fused_query_ranks.csv`` is deleted: the figures beside it are no longer its own.
-
-    Raises:
-        MOSError: the folder cannot be written to.
     """
     every = [*report.protocols, *report.ranked_only]
     ranks, fused_ranks, results = (os.path.join(folder, name) for name in (RANKS, FUSED_RANKS, RESULTS))

@@ -6,14 +6,14 @@ expansion (eq. 11) are products of them; no matrix of all chips against all chip
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .ranking import Ints, as_features, check_width
+from .ranking import Ints, as_features, as_pair
 
 Floats = NDArray[np.float32]
 # Rows of a block of distances, which stays in the processor's cache; distances that are kept.
@@ -28,8 +28,7 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
     neighbours are of the query's own modality and the ranking across gets worse.
 
     Args:
-        query_features: ``[Q, D]``, normalized; torch or NumPy.
-        gallery_features: ``[G, D]``.
+        query_features, gallery_features: ``[Q, D]`` and ``[G, D]``, normalized; torch or NumPy.
         k1: neighbours of which reciprocal ones are kept.
         k2: neighbours over which the encoding is averaged; 1: none.
         lambda_value: 0..1, weight of the original distance.
@@ -41,9 +40,9 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
         ValueError: shapes that do not fit, or parameters out of range.
         MOSError: features that are not finite.
     """
-    query = _matrix(query_features, "query_features", k1, k2)
-    gallery = _matrix(gallery_features, "gallery_features", k1, k2)
-    check_width(query, gallery)
+    query, gallery = as_pair(query_features, gallery_features)
+    if k1 < 1 or k2 < 1:
+        raise ValueError(f"k1 and k2: from 1, got {k1} and {k2}")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value: 0..1, got {lambda_value}")
     distances = _Distances(np.concatenate([query, gallery]))
@@ -67,46 +66,37 @@ def jaccard_distance(features: Any, k1: int = 20, k2: int = 6) -> Floats:
     Euclidean distance itself, not divided by the row's largest.
     """
     # fast-reid averages over what its search returned, k1 columns, even where k2 is more.
-    distances = _Distances(_matrix(features, "features", k1, k2))
+    distances = _Distances(as_features(features, "features"))
     neighbours, _ = _neighbours(distances, k1)
     expanded = _expand(neighbours, k1, k1)
     encoded = _average(_encode(distances, expanded), neighbours, k2)
     return np.maximum(_jaccard(encoded, encoded), 0)
 
 
-def _matrix(values: Any, name: str, k1: int, k2: int) -> Floats:
-    if k1 < 1 or k2 < 1:
-        raise ValueError(f"k1 and k2: from 1, got {k1} and {k2}")
-    return as_features(values, name).astype(np.float32, copy=False)
-
-
 class _Distances:
     """Squared Euclidean distances among all rows, a block of rows at a time; kept if there are few enough."""
 
-    def __init__(self, features: Floats) -> None:
-        self.features = features
-        self.squares = np.einsum("ij,ij->i", features, features)
+    def __init__(self, features: NDArray[Any]) -> None:
+        self.features = features.astype(np.float32, copy=False)
+        self.squares = np.einsum("ij,ij->i", self.features, self.features)
         self.number = len(features)
-        self._kept: list[tuple[slice, Floats]] = []
-        if self.number**2 <= _KEPT:
-            self._kept = list(self.blocks())
+        self._kept = list(self._compute()) if self.number**2 <= _KEPT else []
 
     def blocks(self) -> Iterable[tuple[slice, Floats]]:
         """Rows, and their distances ``[rows, N]``, which are not to be written to."""
-        if self._kept:
-            return self._kept
-        steps = range(0, self.number, _ROWS)
-        return ((rows, self._compute(rows)) for rows in (slice(k, min(k + _ROWS, self.number)) for k in steps))
+        return self._kept or self._compute()
 
-    def _compute(self, rows: slice) -> Floats:
-        result = self.features[rows] @ self.features.T
-        result *= -2
-        # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
-        result += self.squares[rows, None] + self.squares
-        np.maximum(result, 0, out=result)
-        # A row is its own nearest neighbour, whatever rounding says.
-        result[np.arange(len(result)), np.arange(rows.start, rows.stop)] = 0
-        return result
+    def _compute(self) -> Iterator[tuple[slice, Floats]]:
+        for start in range(0, self.number, _ROWS):
+            rows = slice(start, min(start + _ROWS, self.number))
+            result = self.features[rows] @ self.features.T
+            result *= -2
+            # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
+            result += self.squares[rows, None] + self.squares
+            np.maximum(result, 0, out=result)
+            # A row is its own nearest neighbour, whatever rounding says.
+            np.fill_diagonal(result[:, start:], 0)
+            yield rows, result
 
 
 def _neighbours(distances: _Distances, count: int) -> tuple[Ints, Floats]:
@@ -133,15 +123,10 @@ def _membership(neighbours: Ints, count: int) -> Any:
     return sparse.csr_array((ones, (rows, neighbours[:, :count].ravel())), shape=(number, number))
 
 
-def _reciprocal(neighbours: Ints, count: int) -> Any:
-    """As :func:`_membership`, where both rows are among each other's nearest."""
-    forward = _membership(neighbours, count)
-    return forward.multiply(forward.T).tocsr()
-
-
 def _expand(neighbours: Ints, k1: int, count: int) -> Any:
     """k-reciprocal sets, widened by those of their members that lie in them by more than 2/3 (eq. 3)."""
-    reciprocal, halves = _reciprocal(neighbours, count), _reciprocal(neighbours, int(np.around(k1 / 2)) + 1)
+    members = (_membership(neighbours, size) for size in (count, int(np.around(k1 / 2)) + 1))
+    reciprocal, halves = (part.multiply(part.T).tocsr() for part in members)
     overlap = (reciprocal @ halves.T).multiply(reciprocal).tocoo()
     overlap.data = (overlap.data > 2 / 3 * np.diff(halves.indptr)[overlap.col]).astype(np.float32)
     taken = overlap.tocsr()

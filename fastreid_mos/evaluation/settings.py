@@ -11,43 +11,26 @@ MODALITIES = {"optical": 0, "sar": 1}
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How features are ranked and reported; each is the key of ``TEST`` that has its name.
+    """How features are ranked and reported; each is the key of ``TEST`` that has its name."""
 
-    Attributes:
-        protocols: (name, modality of the queries, modality of the gallery), a modality being ``all``, ``optical`` or
-            ``sar``.
-        metric: ``cosine`` or ``euclidean``.
-        cmc_ranks: the k of the Rank-k figures, from 1.
-        remove_same_camera: leave gallery chips of the query's identity and camera out, as fast-reid does.
-        block_mb: bound on the memory of a block of distances, in MiB, above 0.
-        random_draws: random orders averaged in the random row, from 1.
-        bootstrap_samples, bootstrap_seed: resamplings of the ships for the intervals (0: none), and their seed.
-        rerank: k1 and k2 (from 1, k2 at most k1) and lambda (0..1) of the k-reciprocal re-ranking; None: off.
-        aqe: number of times and neighbours (from 1) and exponent (from 0) of the query expansion; None: off.
-        fusion: whether features are to be fused with those of chips generated in the other modality.
-        seed: the run's, for the record.
-        weights: the run's ``MODEL.WEIGHTS``, for the record.
-        run_folder: the run's ``OUTPUT_DIR``, whose last checkpoint is recorded.
-    """
-
+    # (name, modality of the queries, modality of the gallery), a modality being all, optical or sar
     protocols: Sequence[Sequence[str]] = (("ALL", "all", "all"), ("O2S", "optical", "sar"), ("S2O", "sar", "optical"))
-    metric: str = "cosine"
-    cmc_ranks: Sequence[int] = (1, 5, 10, 20)
-    remove_same_camera: bool = False
-    block_mb: float = 256
-    random_draws: int = 100
-    bootstrap_samples: int = 1000
+    metric: str = "cosine"  # or euclidean
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20)  # the k of the Rank-k figures, from 1
+    remove_same_camera: bool = False  # leave gallery chips of the query's identity and camera out, as fast-reid does
+    block_mb: float = 256  # bound on the memory of a block of distances, in MiB, above 0
+    random_draws: int = 100  # random orders averaged in the random row, from 1
+    bootstrap_samples: int = 1000  # resamplings of the ships for the intervals; 0: none
     bootstrap_seed: int = 0
-    rerank: tuple[int, int, float] | None = None
-    aqe: tuple[int, int, float] | None = None
-    fusion: bool = False
-    seed: int | None = None
+    rerank: tuple[int, int, float] | None = None  # k1 and k2 (from 1, k2 at most k1) and lambda (0..1); None: off
+    aqe: tuple[int, int, float] | None = None  # times and neighbours (from 1) and exponent (from 0); None: off
+    fusion: bool = False  # whether features are to be fused with those of generated chips
+    seed: int | None = None  # this and the rest: the run's, for the record
     weights: str = ""
     run_folder: str = ""
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> EvalSettings:
-        """Settings of a config with the MOS keys."""
         test = cfg.TEST
         rerank, aqe = test.RERANK, test.AQE
         return cls(
