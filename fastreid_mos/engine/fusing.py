@@ -32,34 +32,25 @@ logger = logging.getLogger("fastreid_mos.engine")
 
 
 class _Match(NamedTuple):
-    """Generated chips of a list of chips: (file, row of the list, index among the used samples), and their counts."""
+    """Generated chips of a list of chips."""
 
-    used: list[tuple[str, int, int]]
+    used: list[tuple[str, int, int]]  # file, row of the list, index among the used samples
     counts: dict[str, Any]
 
 
 class FusedTests:
     """The generated chips of the tests of some data sets, their features and their weight.
 
-    The constructor opens the folder ``TEST.FUSION.ROOT``, verifies its files, compares its settings with the config's
-    and finds the generated chips of every chip: whatever is refused is refused before the model runs. :meth:`run` then
-    passes the generated chips through the model, each file once, and settles alpha. The labels of test chips are not
-    read.
-
-    Args:
-        cfg: the config; with ``MODEL.WEIGHTS`` set and ``TEST.FUSION.ALPHA`` "auto" that checkpoint must have had the
-            same held-out identities.
-        datasets: by name, with ``query`` and ``gallery`` items (path, identity, modality).
-
-    Attributes:
-        files: the generated chips that are used, and (width, height) of their source.
+    The constructor verifies the folder ``TEST.FUSION.ROOT`` and finds the generated chips of every chip of the data
+    sets, so that all refusals come before the model runs; :meth:`run` passes them through the model, each file once,
+    and settles alpha. The labels of test chips are not read.
     """
 
     def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
         fusion = cfg.TEST.FUSION
         self.cfg = cfg
         self.samples = sorted(fusion.SAMPLES) or list(range(fusion.K))
-        self.files: dict[str, tuple[int, int]] = {}
+        self.files: dict[str, tuple[int, int]] = {}  # generated chips in use, and (width, height) of their source
         try:
             self.generated = open_generated(fusion.ROOT)
         except DatasetError as error:
@@ -142,13 +133,9 @@ class FusedTests:
 
     def fusion(self, name: str) -> Fusion:
         """How the chips of a data set are fused, after :meth:`run`. Features are in the first process only."""
-        facts = self.generated.facts
         record = {
             "root": self.generated.root,
-            "checkpoint": facts.checkpoint,
-            "direction": facts.direction,
-            "steps": facts.steps,
-            "rule": facts.rule,
+            **{key: getattr(self.generated.facts, key) for key in ("checkpoint", "direction", "steps", "rule")},
             "samples": self.samples,
             **self._matches[name].counts,
             "settings": fusion_settings(self.cfg),
@@ -163,12 +150,9 @@ def fusion_settings(cfg: Any) -> dict[str, Any] | None:
     fusion = cfg.TEST.FUSION
     if not fusion.ENABLED:
         return None
-    settings = {
-        key: list(value) if isinstance(value, (list, tuple)) else value
-        for key, value in sorted(fusion.items())
-        if key != "ENABLED"
-    }
-    return {**settings, "ROOT": os.path.realpath(os.path.expanduser(fusion.ROOT))}
+    lists = {key: list(value) for key, value in fusion.items() if isinstance(value, (list, tuple))}
+    settings = {**fusion, **lists, "ROOT": os.path.realpath(os.path.expanduser(fusion.ROOT))}
+    return {key: settings[key] for key in sorted(settings) if key != "ENABLED"}
 
 
 def hold_out_splits(cfg: Any) -> tuple[list[Split], dict[str, set[Any]]]:
@@ -179,12 +163,11 @@ def hold_out_splits(cfg: Any) -> tuple[list[Split], dict[str, set[Any]]]:
     datasets = open_training(cfg)
     items = join_items(dataset.train for dataset in datasets)
     _, splits = hold_out(cfg, items, _SPLITS)
-    held = {pid for part in splits[0] for _, pid, _ in part}
-    own = [(base_name(dataset), pid) for dataset in datasets for _, pid, _ in dataset.train]
+    held = {path for part in splits[0] for path, *_ in part}
     identities: dict[str, set[Any]] = {}
-    for (name, pid), (_, joined, _) in zip(own, items, strict=True):
-        if joined in held:
-            identities.setdefault(name, set()).add(pid)
+    for dataset in datasets:
+        if own := {pid for path, pid, _ in dataset.train if path in held}:
+            identities.setdefault(base_name(dataset), set()).update(own)
     return splits, identities
 
 

@@ -41,12 +41,9 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Fusion:
-    """How the chips of one test are fused.
+    """How the chips of one test are fused: owners are rows of its chips, ``choices`` has the name of each protocol.
 
-    Attributes:
-        generated: the features; owners are rows of the test's chips.
-        choices: alpha and k of each protocol, by its name.
-        record: what else goes into ``results.json``.
+    ``record`` is what else goes into ``results.json``.
     """
 
     generated: GeneratedChips
@@ -54,10 +51,7 @@ class Fusion:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def features(self, chips: Chips, protocol: str) -> NDArray[np.floating[Any]]:
-        """``[N, D]`` the features of all chips of the test as a protocol ranks them.
-
-        They are fused and normalized; with alpha 0 they are the model's own, as they are.
-        """
+        """``[N, D]`` features of the test's chips, fused and normalized for a protocol; with alpha 0 as they are."""
         alpha, k = self.choices[protocol]
         used = self.generated.index < k
         if not alpha or not used.any():

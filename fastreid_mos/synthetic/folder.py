@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,36 +26,24 @@ logger = logging.getLogger("fastreid_mos.data")
 
 # Names in one message; the others are counted.
 _NAMED = 3
-_IMAGE_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
+_IMAGE = re.compile(r"\.(png|tiff?|jpe?g|bmp|webp)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """Generated chips as their manifest lists them.
-
-    Attributes:
-        root: the folder.
-        facts: what all of them share.
-        records: one for each generated chip.
-    """
+    """A folder of generated chips as its manifest lists them."""
 
     root: str
     facts: DumpFacts
     records: tuple[ChipRecord, ...]
 
     def path(self, record: ChipRecord) -> str:
-        """The file of a generated chip."""
         return os.path.join(self.root, *record.output.split("/"))
 
     def verify(self) -> None:
-        """Compare the folder with its manifest, and the bridge with the one that generated the chips.
+        """Compare every file with the manifest, and the bridge, if it is still there, with the one that made them.
 
-        Every listed file is read once. A bridge that is no longer where it was (the folder was copied) is not compared.
-
-        Raises:
-            DatasetError: an unfinished dump, a file that is missing or differs from its checksum (cut off, edited,
-                swapped), a file that the manifest does not list, or a bridge that was trained on since. The message
-                names the files and what to run.
+        An unfinished dump, a missing, changed or foreign file and a bridge trained on since are DatasetErrors.
         """
         command, bridge = self.facts.remedy, self.facts.bridge
         if unfinished := journals(self.root):
@@ -73,16 +62,10 @@ class GeneratedSet:
             )
 
     def match(self, paths: Sequence[str]) -> list[dict[int, ChipRecord]]:
-        """Find the generated chips of source chips, by the bytes of the source's file.
+        """The generated chips of each source chip, by sample index; empty where there are none.
 
-        So a copy under another name or in another folder, as in ``subset/O2S/query``, has the chips of its original.
-
-        Returns:
-            For each path its generated chips by sample index; empty where there are none.
-
-        Raises:
-            ChipError: a chip that cannot be read.
-            DatasetError: a chip that the manifest knows by its name but with other content.
+        They are found by the bytes of the source's file: a copy, as in ``subset/O2S/query``, has its original's.
+        A chip that the manifest knows by its name but with other bytes is a DatasetError.
         """
         contents = [_chip_sha256(path) for path in paths]
         by_content: dict[str, dict[int, ChipRecord]] = {}
@@ -108,11 +91,7 @@ class GeneratedSet:
     def select(
         self, paths: Sequence[str], samples: Sequence[int], allow_missing: bool = False
     ) -> list[list[ChipRecord]]:
-        """The generated chips of given sample indices (ascending), for each source chip; see :meth:`match`.
-
-        Raises:
-            DatasetError: a missing sample, unless ``allow_missing``; the message names the chip and what to run.
-        """
+        """The generated chips of given sample indices (ascending), for each source chip; see :meth:`match`."""
         selected = []
         for path, own in zip(paths, self.match(paths), strict=True):
             missing = [sample for sample in samples if sample not in own]
@@ -129,14 +108,7 @@ class GeneratedSet:
 
 
 def open_generated(root: str | os.PathLike[str]) -> GeneratedSet:
-    """Read and validate ``dump.json`` and ``manifest.jsonl``; the images are left to :meth:`GeneratedSet.verify`.
-
-    Args:
-        root: the folder; ``~`` is the home.
-
-    Raises:
-        DatasetError: the folder or a file is missing or not valid, or the dump was not finished.
-    """
+    """Read and validate ``dump.json`` and ``manifest.jsonl``; the images are left to :meth:`GeneratedSet.verify`."""
     root = os.path.abspath(os.path.expanduser(os.fspath(root)))
     if not os.path.isdir(root):
         raise DatasetError(f"{root}: not found; generate the chips first: {DUMP_COMMAND}")
@@ -160,15 +132,10 @@ def is_intact(path: str, sha256: str) -> bool:
 
 def foreign_files(root: str, outputs: set[str]) -> list[str]:
     """Files among the images, and images beside them, that are none of the outputs, sorted."""
-    found = []
-    for parent, _, files in os.walk(root):
-        inside = os.path.relpath(parent, root).split(os.sep)[0] == IMAGES
-        for name in files:
-            path = os.path.join(parent, name)
-            is_image = inside or name.lower().endswith(_IMAGE_ENDINGS)
-            if is_image and os.path.relpath(path, root).replace(os.sep, "/") not in outputs:
-                found.append(path)
-    return sorted(found)
+    files = [os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names]
+    names = {path: os.path.relpath(path, root).replace(os.sep, "/") for path in sorted(files)}
+    images = {path: name for path, name in names.items() if name.startswith(f"{IMAGES}/") or _IMAGE.search(name)}
+    return [path for path, name in images.items() if name not in outputs]
 
 
 def named(paths: Sequence[str]) -> str:

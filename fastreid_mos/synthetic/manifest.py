@@ -60,37 +60,21 @@ class _Stored:
 
 @dataclass(frozen=True)
 class ChipRecord(_Stored):
-    """One generated chip: a line of ``manifest.jsonl``.
+    """One generated chip: a line of ``manifest.jsonl``. Paths have ``/``, checksums are SHA-256 of a file's bytes."""
 
-    Attributes:
-        source: path of the chip it is generated from, relative to the folder of data sets (with ``/``), or absolute.
-        source_sha256: of that file's bytes.
-        source_size: (width, height) of the source in pixels.
-        split: "query", "gallery", "train" or "holdout".
-        identity: of the source; -1 is a distractor.
-        sample: the sample index.
-        output: path of the generated chip, relative to the folder of the manifest (with ``/``).
-        output_sha256: of that file's bytes; "" until it is generated.
-        seed: of its noise, see :func:`sample_seed`.
-        checkpoint: :func:`pipeline_id` of the bridge.
-        steps: network calls.
-        rule: step rule of the scheduler.
-        digest: of the line and of the dump's settings, see :meth:`sealed`; "" until it is generated.
-    """
-
-    source: str
+    source: str  # the chip it is generated from, relative to the folder of data sets, or absolute
     source_sha256: str
-    source_size: tuple[int, int]
-    split: str
-    identity: int
-    sample: int
-    output: str
-    output_sha256: str
-    seed: int
-    checkpoint: str
-    steps: int
-    rule: str
-    digest: str = ""
+    source_size: tuple[int, int]  # (width, height) in pixels
+    split: str  # "query", "gallery", "train" or "holdout"
+    identity: int  # -1 is a distractor
+    sample: int  # the sample index
+    output: str  # the generated chip, relative to the folder of the manifest
+    output_sha256: str  # "" until it is generated
+    seed: int  # of its noise: sample_seed
+    checkpoint: str  # pipeline_id of the bridge
+    steps: int  # network calls
+    rule: str  # step rule of the scheduler
+    digest: str = ""  # of the line and of the dump's settings: sealed
 
     def sealed(self, facts: DumpFacts) -> ChipRecord:
         """The record with the digest that binds its fields to each other and to the settings of the dump."""
@@ -105,44 +89,27 @@ class ChipRecord(_Stored):
 
 @dataclass(frozen=True)
 class DumpFacts(_Stored):
-    """What all chips of a dump share: ``dump.json``.
+    """What all chips of a dump share: ``dump.json``."""
 
-    Attributes:
-        direction: "optical_to_sar" or "sar_to_optical".
-        bridge: absolute path of the pipeline's folder.
-        checkpoint: its :func:`pipeline_id`.
-        steps, rule, eta, order, spacing, clip: how it was sampled.
-        k: samples of each chip in the last call; a chip of an earlier one may have fewer.
-        seed: of the dump.
-        sar: INPUT.SAR.{TRANSFORM, LOW_PERCENTILE, HIGH_PERCENTILE, CHANNEL} as "transform", "low", "high", "channel".
-        size: (height, width) of the generated chips.
-        resize: filter that brought the sources to it.
-        precision: dtype that the network ran in.
-        trained_identities: by data set, the identities that the bridge was trained on; None: not known.
-        datasets, splits: what was dumped.
-        command: generates the chips again, or what is missing of them.
-        version: of this layout.
-    """
-
-    direction: str
-    bridge: str
-    checkpoint: str
+    direction: str  # "optical_to_sar" or "sar_to_optical"
+    bridge: str  # absolute path of the pipeline's folder
+    checkpoint: str  # its pipeline_id
     steps: int
     rule: str
     eta: float
     order: int
     spacing: str
     clip: bool
-    k: int
+    k: int  # samples of each chip in the last call; a chip of an earlier one may have fewer
     seed: int
-    sar: dict[str, Any]
-    size: tuple[int, int]
-    resize: str = "bilinear"
-    precision: str = "float32"
-    trained_identities: dict[str, list[Any]] | None = None
+    sar: dict[str, Any]  # INPUT.SAR: transform, low and high (percentiles), channel
+    size: tuple[int, int]  # (height, width) of the generated chips
+    resize: str = "bilinear"  # filter that brought the sources to it
+    precision: str = "float32"  # dtype that the network ran in
+    trained_identities: dict[str, list[Any]] | None = None  # of the bridge, by data set; None: not known
     datasets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
-    command: str = ""
+    command: str = ""  # generates the chips again, or those that are missing
     version: int = VERSION
 
     @property
@@ -152,7 +119,6 @@ class DumpFacts(_Stored):
 
     @property
     def remedy(self) -> str:
-        """The command that generates the chips."""
         return self.command or DUMP_COMMAND
 
     @cached_property
@@ -197,9 +163,7 @@ def read_facts(root: str | os.PathLike[str]) -> DumpFacts:
 def read_records(path: str, facts: DumpFacts, journal: bool = False) -> list[ChipRecord]:
     """Read ``manifest.jsonl``, or a journal, which may be missing, end in half a line (after a kill) and repeat chips.
 
-    Raises:
-        DatasetError: the file cannot be read, or a line (named by its number, from 1 on) is not valid, is not as the
-            dump with these facts wrote it, or repeats another.
+    A line that is not valid, not as the dump with these facts wrote it, or repeats another is a DatasetError.
     """
     if journal and not os.path.lexists(path):
         return []
@@ -261,22 +225,14 @@ def sample_seed(seed: int, source_sha256: str, sample: int) -> int:
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pipeline_id(folder: str | os.PathLike[str]) -> str:
-    """The id of a bridge: 16 hexadecimal digits of SHA-256 over its weights and configuration.
+    """The id of a saved diffusers pipeline: 16 hexadecimal digits of SHA-256 over its ``.json`` and weights files.
 
-    Args:
-        folder: of a saved diffusers pipeline. Its ``.json`` and weights files count, with their names; the model card,
-            hidden files and anything else do not. A copy of the folder has the same id.
-
-    Raises:
-        CheckpointError: no such folder, no pipeline in it, or a file that cannot be read.
+    Their names count, and no other or hidden file: a copy of the folder has the same id.
     """
     root = Path(folder)
     if not (root / "model_index.json").is_file():

@@ -43,18 +43,13 @@ _KEYS = {
 
 
 class DumpFolder:
-    """What a folder, which need not exist, holds; nothing is written before :meth:`journal` or :meth:`finish`.
-
-    Attributes:
-        facts: ``dump.json``, or None.
-        records: of the manifest and of all journals.
-    """
+    """What a folder, which need not exist, holds; nothing is written before :meth:`journal` or :meth:`finish`."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(os.path.expanduser(os.fspath(root)))
         self.facts: DumpFacts | None = None
-        self.records: list[ChipRecord] = []
-        self._listed: list[ChipRecord] = []
+        self.records: list[ChipRecord] = []  # of the manifest and of all journals
+        self._listed: list[ChipRecord] = []  # of the manifest
         try:
             entries = [name for name in os.listdir(self.root) if not name.startswith((".", "journal-"))]
         except FileNotFoundError:
@@ -82,15 +77,13 @@ class DumpFolder:
         there = self.facts
         if there is None or not self.records:
             return wanted
-        for name in [field.name for field in dataclasses.fields(wanted)]:
-            old, new = getattr(there, name), getattr(wanted, name)
+        for name, new in dataclasses.asdict(wanted).items():
+            old = getattr(there, name)
             if old != new and name not in PER_CALL:
                 raise DatasetError(
                     f"{self.root}: holds chips of another dump ({_KEYS.get(name, f'BRIDGE.SAMPLE.{name.upper()}')}: "
                     f"{old} there, {new} now); give another folder (BRIDGE.SAMPLE.OUTPUT), or remove this one"
                 )
-        if there.k > wanted.k:
-            logger.info(f"{self.root}: holds {there.k} samples of a chip, so {there.k} of each are generated")
         return dataclasses.replace(
             wanted,
             k=max(there.k, wanted.k),
@@ -102,17 +95,15 @@ class DumpFolder:
     def missing(self, plan: Sequence[ChipRecord], mine: Sequence[ChipRecord]) -> list[ChipRecord]:
         """Those of a process's chips that are still to be generated; ``plan`` is of all processes."""
         now = {chip.source: chip.source_sha256 for chip in plan}
-        stale = [
-            record
-            for record in self.records
-            if now.get(record.source, record.source_sha256) != record.source_sha256
-            and os.path.lexists(self._path(record))
-        ]
+        stale: dict[str, dict[str, None]] = {}
+        for one in self.records:
+            if now.get(one.source, one.source_sha256) != one.source_sha256 and os.path.lexists(self._path(one)):
+                stale.setdefault(one.source, {})[self._path(one)] = None
         if stale:
-            chips = dict.fromkeys(self._path(record) for record in stale if record.source == stale[0].source)
+            source, chips = next(iter(stale.items()))
             raise DatasetError(
-                f"{stale[0].source}: changed since chips were generated from it; put the earlier file back, or remove "
-                f"those chips and run this again: {', '.join(chips)}"
+                f"{source}: changed since chips were generated from it; put the earlier file back, or remove those "
+                f"chips and run this again: {', '.join(chips)}"
             )
         outputs = {record.output for record in (*self.records, *plan)}
         if foreign := [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]:
@@ -183,19 +174,17 @@ class DumpFolder:
 
     def _final(self, plan: Sequence[ChipRecord]) -> list[ChipRecord] | None:
         known, listed = _by_key(self.records), {record.key for record in self._listed}
-        final: list[ChipRecord] = []
+        final = [self._intact(_of_chip(known, chip), trust_one=True) for chip in plan]
+        if None in final:
+            return None
         for chip in plan:
-            record = self._intact(_of_chip(known, chip), trust_one=True)
-            if record is None:
-                return None
-            known.pop(chip.key, None)
-            final.append(record)
+            known.pop(chip.key)
         for key, records in known.items():
             # Of other splits: a record of the manifest stays even if its file is missing; the journal of a call that
             # was killed may note a chip that was not written any more.
             if record := self._intact(records, trust_one=True) or (records[0] if key in listed else None):
                 final.append(record)
-        return sorted_records(final)
+        return sorted_records(one for one in final if one)
 
     def _intact(self, records: Iterable[ChipRecord], trust_one: bool = False) -> ChipRecord | None:
         """The record whose file is in the folder; with ``trust_one`` a single one's file is not read."""

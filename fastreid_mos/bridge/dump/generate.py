@@ -38,7 +38,7 @@ def sampling_scheduler(pipeline: Any, sample: Any) -> Any:
 
 
 def sar_record(recorded: Any) -> dict[str, Any]:
-    """How SAR chips were read, by a pipeline's config: "transform", "low", "high", "channel"."""
+    """How SAR chips were read, by a pipeline's config."""
     return {name: getattr(recorded, f"sar_{name}") for name in ("transform", "low", "high", "channel")}
 
 
@@ -57,14 +57,9 @@ def generate(
 ) -> Iterator[tuple[ChipRecord, NDArray[np.uint8]]]:
     """Generate chips in their order: ``[H, W, 3]`` uint8 RGB, or ``[H, W]`` uint8 for SAR.
 
-    The noise of a chip comes from a generator of its own, on the CPU, on any device: it depends on the chip's seed
-    alone, not on the batch, the process or a restart. What remains is arithmetic: libraries choose other kernels for
-    other batch sizes and numbers of threads, which changes the last bits of a float and so, in single precision on the
-    CPU, a grey level here and there. On CUDA, where convolutions may use TF32, it may be more.
-
-    Raises:
-        ChipError: a source that cannot be used.
-        MOSError: values that are not finite, or too little memory on the device.
+    The noise of a chip depends on its seed alone, not on the batch, the process or the device. What remains are the
+    kernels that libraries choose by batch size and threads: in single precision on the CPU they change a grey level
+    here and there, on CUDA, where convolutions may use TF32, perhaps more.
     """
     source, target = facts.modalities
     pipeline.set_progress_bar_config(disable=True)

@@ -29,20 +29,9 @@ def plan_dump(
     """The chips to generate: all first samples, then all second ones, and so on.
 
     Outputs are ``images/<split>/<stem>_k<sample>_SAR.png`` (``_RGB.png``). Where two sources of a split have one stem,
-    or would have on a file system that ignores case, digits of a checksum of the source's name follow the stem.
-
-    Args:
-        items_by_split: (path, identity, modality) by split; a file that is in two of them counts in the first.
-        facts: of the dump.
-        data_root: folder of the data sets, to which the names of sources are relative.
-        reader: reads a source.
-        known: generated already; their sources are not decoded again, and keep their split and their output's stem.
-
-    Returns:
-        Records without ``output_sha256`` and ``digest``.
-
-    Raises:
-        ChipError: a source that cannot be used.
+    or would have on a file system that ignores case, digits of a checksum of the source's name follow the stem. A file
+    that is in two splits counts in the first. Sources of ``known`` chips, which were generated already, are not decoded
+    again, and keep their split and their output's stem.
     """
     sources = _sources(items_by_split, facts, data_root, reader, {record.source: record for record in known})
     word = ("RGB", "SAR")[facts.modalities[1]]
@@ -69,8 +58,7 @@ def _sources(
     """A record for each source, without a sample yet."""
     sources: dict[str, ChipRecord] = {}
     doubts = Doubts()
-    items = ((split, *item) for split, items in items_by_split.items() for item in items)
-    for split, path, identity, modality in items:
+    for split, (path, identity, modality) in ((split, item) for split, own in items_by_split.items() for item in own):
         name = source_name(path, data_root)
         if modality != facts.modalities[0] or name in sources:
             continue
@@ -78,16 +66,16 @@ def _sources(
             content = file_sha256(path)
         except OSError as error:
             raise ChipError(path, f"cannot be read ({error.strerror})") from None
-        old = known.get(name)
-        if old is not None and old.source_sha256 == content:
+        if (old := known.get(name)) and old.source_sha256 == content:
             size = old.source_size
         else:
             chip = reader(path, modality)
             doubts.note(path, chip.doubts)
             size = chip.size
-        split = split if old is None else old.split
         common = (facts.checkpoint, facts.steps, facts.rule)
-        sources[name] = ChipRecord(name, content, size, split, int(identity), 0, "", "", 0, *common)
+        sources[name] = ChipRecord(
+            name, content, size, old.split if old else split, int(identity), 0, "", "", 0, *common
+        )
     doubts.report()
     return sorted_records(sources.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +26,9 @@ logger = logging.getLogger("fastreid_mos.bridge")
 
 
 class DumpReport(NamedTuple):
-    """Chips that were asked for, chips that this process generated, and whether the manifest is written."""
-
     asked: int
-    made: int
-    finished: bool
+    made: int  # by this process
+    finished: bool  # the manifest is written
 
 
 def dump(
@@ -50,22 +47,15 @@ def dump(
 ) -> DumpReport:
     """Generate K chips from each chip of the source modality, into a folder that fused testing reads.
 
-    Killed anywhere and called again it generates only what is missing, and ends in the same chips. So it does when K is
-    raised, or when splits are added. A file that is missing or differs from its checksum is logged and generated again.
-    A chip's noise is the same whatever it is generated together with, and in single precision on the CPU the chip to
-    within a grey level, see :func:`fastreid_mos.bridge.dump.generate.generate`.
+    Killed anywhere and called again, with a larger K or with more splits it generates only what is missing, and ends in
+    the same chips. A file that is missing or differs from its checksum is logged and generated again.
 
     Args:
-        cfg: ``BRIDGE.SAMPLE`` says how; ``INPUT.SAR`` and ``BRIDGE.DIRECTION`` must be the pipeline's.
-        pipeline_folder: of a trained BrownianBridgePipeline.
         items_by_split: (path, identity, modality) by split; chips of the other modality are left out.
         data_root: folder of the data sets, to which the manifest's names of sources are relative.
         output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``.
-        device: of the pipeline.
         rank, world: this process and how many there are; they share the chips out without talking to each other.
-        datasets: names, for ``dump.json``.
-        command: that repeats the dump, for ``dump.json`` and for messages.
-        progress: show a bar with images per second.
+        datasets, command: names, and what repeats the dump, for ``dump.json`` and messages.
     """
     sample = cfg.BRIDGE.SAMPLE
     bridge = os.path.expanduser(os.fspath(pipeline_folder))
@@ -100,7 +90,7 @@ def dump(
     )
     plan = plan_dump(items_by_split, facts, data_root, images.reader, folder.records)
     mine = folder.missing(plan, plan[rank::world])
-    started, flat = time.monotonic(), []
+    flat = []
     if mine:
         chips = generate(pipeline, mine, facts, data_root, images, sample.BATCH)
         with folder.journal(rank, facts) as journal:
@@ -110,7 +100,6 @@ def dump(
                 folder.add(journal, facts, chip, png.getvalue())
                 if (pixels == pixels[0, 0]).all():
                     flat.append(chip.output)
-    speed = len(mine) / (time.monotonic() - started)
     if flat:
         logger.warning(
             f"{folder.root}: {len(flat)} of {len(mine)} chips are of one value, such as {flat[0]}; the bridge has not "
@@ -119,7 +108,6 @@ def dump(
     finished = folder.finish(facts, plan)
     logger.info(
         f"{folder.root}: {len(plan)} chips asked for ({facts.k} of each), {len(mine)} generated now"
-        + (f", {speed:.2f} images/s" if mine else "")
         + ("" if finished else "; other processes are still at work")
     )
     return DumpReport(len(plan), len(mine), finished)
@@ -135,7 +123,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     if "query" in splits or "gallery" in splits:
         tests = open_tests(cfg.DATASETS.TESTS)
-        found.update({split: getattr(tests, split) for split in ("query", "gallery") if split in splits})
+        found = {split: getattr(tests, split) for split in ("query", "gallery") if split in splits}
     if "train" in splits:
         found["train"] = join_items(dataset.train for dataset in open_training(cfg))
     elif "holdout" in splits:
@@ -151,7 +139,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
 
 
 def dump_splits(cfg: Any, pipeline_folder: str, state: Any, command: str) -> None:
-    """:func:`dump` of :func:`split_items`; ``state`` is accelerate's PartialState."""
+    """:func:`dump` of :func:`split_items` in a process of accelerate."""
     dump(
         cfg,
         pipeline_folder,
