@@ -18,19 +18,16 @@ from .rendering import number, render
 Point = tuple[float, float]
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 440.0, 54.0, 428.0, 22.0, 238.0
-# Lines differ in dashes too, and in marks where the points are few.
+# Lines differ in one of as many colours, in dashes too, and in marks where the points are few.
 _DASHES = ("", "7 4", "2 4", "9 3 2 3", "12 4", "4 2", "1 5")
 _MARKED = 40  # no more points than this get a mark each
-_COLOURS, _SHAPES = 7, 5
+_SHAPES = 5
 # Share of a log0 axis that belongs to zero.
 _ZERO = 0.1
 
 
 class Series(NamedTuple):
-    """One line: its name in the legend, its points in order of x, and (x, low, high) of a pale area behind it.
-
-    A point that is no finite number is left out and breaks the line.
-    """
+    """A line: its name in the legend, its points in order of x (None and NaN break it), (x, low, high) of its band."""
 
     name: str
     points: Sequence[tuple[float | None, float | None]]
@@ -38,13 +35,7 @@ class Series(NamedTuple):
 
 
 def binned(name: str, points: Sequence[Point], bins: int = 100) -> Series:
-    """A long noisy curve as means over stretches of it, with the band from the smallest to the largest value in each.
-
-    Args:
-        name: of the series.
-        points: (x, y) in order of x, finite.
-        bins: stretches; a curve of no more points is left as it is.
-    """
+    """A curve of over ``bins`` points as means over stretches, with the band from smallest to largest value in each."""
     if len(points) <= bins:
         return Series(name, points)
     edges = [len(points) * i // bins for i in range(bins + 1)]
@@ -58,10 +49,7 @@ def binned(name: str, points: Sequence[Point], bins: int = 100) -> Series:
 
 
 class Scale(NamedTuple):
-    """An axis: ``linear``; ``log``, for values above 0; or ``log0``, logarithmic with 0 apart at the low end.
-
-    ``low`` and ``high`` are the ends of the axis, or of its logarithmic part.
-    """
+    """An axis: ``linear``; ``log``, for values above 0; or ``log0``, logarithmic with 0 apart at the low end."""
 
     kind: str
     low: float
@@ -112,24 +100,12 @@ class Scale(NamedTuple):
 
 
 def line_chart(
-    series: Sequence[Series],
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_scale: str = "linear",
-    y_scale: str = "linear",
-    chosen: tuple[float, float, str] | None = None,
-    note: str = "",
-) -> Markup:
+    series: Sequence[Series], title: str, x_label: str, y_label: str, x_scale: str = "linear", y_scale: str = "linear",
+    chosen: tuple[float, float, str] | None = None, note: str = "",
+) -> Markup:  # fmt: skip
     """A figure with axes, ticks, grid, legend, and a title and description for screen readers.
 
-    Args:
-        series: lines; none with a point that can be drawn gives a line of text instead.
-        title: above the chart.
-        x_label, y_label: what the axes are, with units.
-        x_scale, y_scale: ``linear``, ``log`` or ``log0`` (see :class:`Scale`).
-        chosen: x, y and words of a point to be marked.
-        note: below the chart.
+    Scales are kinds of :class:`Scale`; ``chosen`` are x, y and words of a point to be marked.
     """
     fitted = [[_fit(point, x_scale, y_scale) for point in line.points] for line in series]
     lines = [(line, points) for line, points in zip(series, fitted, strict=True) if any(points)]
@@ -191,7 +167,7 @@ def _drawn(index: int, line: Series, points: Sequence[Point | None], place: Any)
     edge = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
     return {
         "name": line.name,
-        "colour": index % _COLOURS,
+        "colour": index % len(_DASHES),
         "shape": index % _SHAPES,
         "dashes": _DASHES[index % len(_DASHES)],
         "path": path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.json``, one JSON object a line; a last line that a kill cut off is passed over.
-
-    Raises:
-        MOSError: the file is missing or cannot be read, or holds no such line.
-    """
+    """The lines of a ``metrics.json``, without a last one that a kill cut off; MOSError if there is none."""
     name, rows = os.fspath(path), []
     try:
         with open(name, encoding="utf-8", errors="replace") as stream:
@@ -52,13 +49,8 @@ def columns(lines: Lines) -> dict[str, list[tuple[float, float]]]:
 
 
 def loss_chart(title: str, lines: Lines) -> Markup:
-    """Every loss of a run against the iteration: mean of each stretch, and the band from smallest to largest in it.
-
-    Args:
-        title: above the chart.
-        lines: of its ``metrics.json``; what is drawn are the names that begin or end with ``loss``.
-    """
-    losses = {name: points for name, points in columns(lines).items() if _is_loss(name.rsplit("/", 1)[-1])}
+    """Every loss of a run, a name that begins or ends with ``loss``, against the iteration."""
+    losses = {name: points for name, points in columns(lines).items() if re.search(r"(^|/)loss[^/]*$|loss$", name)}
     # The sum first: it is what is minimized.
     names = sorted(losses, key=lambda name: (not name.startswith("total"), name))
     series = [binned(name.replace("_", " "), losses[name]) for name in names]
@@ -71,20 +63,8 @@ def loss_chart(title: str, lines: Lines) -> Markup:
     return line_chart(series, title, label, "loss", y_scale="log" if log else "linear", note=note)
 
 
-def _is_loss(name: str) -> bool:
-    return name.startswith("loss") or name.endswith("loss")
-
-
 def learning_charts(title: str, lines: Lines) -> list[Markup]:
-    """Figures on held-out training identities against the epoch, one chart a metric with a line a protocol.
-
-    Args:
-        title: the run's name.
-        lines: of its ``metrics.json``, the names ``holdout/<protocol>/<metric>``.
-
-    Returns:
-        The charts; none where the run tested on no held-out identities.
-    """
+    """Figures on held-out training identities against the epoch, if any: a chart a metric, a line a protocol."""
     epochs = {line.get("iteration"): number(line.get("epoch")) for line in lines}
     found, charts = columns(lines), []
     splits = found.get("holdout/splits", [(0.0, 1.0)])[-1][1]
@@ -94,13 +74,8 @@ def learning_charts(title: str, lines: Lines) -> list[Markup]:
             parts = name.split("/")
             if parts[0] != "holdout" or parts[2:] != [metric]:
                 continue
-            done = [epochs.get(when) for when, _ in points]
-            series.append(
-                Series(
-                    parts[1],
-                    [(None if epoch is None else epoch + 1, y) for epoch, (_, y) in zip(done, points, strict=True)],
-                )
-            )
+            done = [(epochs.get(when), y) for when, y in points]
+            series.append(Series(parts[1], [(None if epoch is None else epoch + 1, y) for epoch, y in done]))
             if deviation := found.get(f"{name}_std"):
                 spread.append(f"{parts[1]} {points[-1][1]:.1f} ± {deviation[-1][1]:.1f}")
         if series:
@@ -114,13 +89,7 @@ def learning_charts(title: str, lines: Lines) -> list[Markup]:
 
 
 def alpha_chart(protocol: str, curve: Mapping[str, Any], alpha: float, k: int) -> Markup:
-    """How the weight of the generated features was chosen: mAP against alpha, a line for each K, the choice marked.
-
-    Args:
-        protocol: its name.
-        curve: of ``fusion.curves`` in results.json: ``alphas``, ``k`` and ``mAP`` (a row for each k).
-        alpha, k: what was chosen.
-    """
+    """mAP against alpha by one of ``fusion.curves`` in results.json, a line for each K, the choice marked."""
     alphas, rows = curve["alphas"], dict(zip(curve["k"], curve["mAP"], strict=True))
     series = [Series(f"K = {k:g}", list(zip(alphas, row, strict=True))) for k, row in rows.items()]
     # k 0: no generated chip is used, and with alpha 0 all rows are the same.

@@ -18,6 +18,7 @@ from ..data.reader import read_generated
 from ..errors import ChipError
 from .rendering import render
 
+# Path of the query, paths of the gallery chips from the nearest on, whether each is a match or None.
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
 
 HEIGHT = 192
@@ -26,55 +27,30 @@ _NAMES = {"optical": "optical", "sar": "SAR", "generated": "generated"}
 
 
 class Picture(NamedTuple):
-    """A chip ready for the page.
+    """A chip ready for the page."""
 
-    Attributes:
-        uri: a ``data:`` address; empty if the chip cannot be shown.
-        width, height: of the chip's file, in pixels; the picture may be smaller.
-        problem: why it cannot be shown.
-        kind: ``optical``, ``sar`` or ``generated``.
-    """
-
-    uri: str
-    width: int
+    uri: str  # a data: address; empty if the chip cannot be shown
+    width: int  # this and height: of the chip's file, in pixels; the picture may be smaller
     height: int
     problem: str = ""
-    kind: str = ""
+    kind: str = ""  # optical, sar or generated
 
 
 class Ship(NamedTuple):
-    """One ship's chips.
-
-    Attributes:
-        name: of the ship.
-        source: the chip that the others were generated from.
-        generated: chips generated from it.
-        real: chips of the same ship in the other modality.
-    """
+    """Files of one ship's chips."""
 
     name: str
     source: str
-    generated: Sequence[str] = ()
-    real: Sequence[str] = ()
+    generated: Sequence[str] = ()  # from the source
+    real: Sequence[str] = ()  # in the other modality
 
 
 def chip_picture(
-    path: str | os.PathLike[str],
-    kind: str = "",
-    height: int = HEIGHT,
-    percentiles: tuple[float, float] = PERCENTILES,
+    path: str | os.PathLike[str], kind: str = "", height: int = HEIGHT, percentiles: tuple[float, float] = PERCENTILES
 ) -> Picture:
-    """A chip, scaled down to ``height`` where it is larger, never up.
+    """A chip whose longest side is scaled down to ``height``, never up; one that cannot be read has a ``problem``.
 
-    Args:
-        path: the file.
-        kind: ``optical``; ``sar``, shown through :func:`~fastreid_mos.data.sar_denoise`; ``generated``, shown as it
-            is; empty: optical or SAR, whatever the file is.
-        height: the longest side of the picture, in pixels.
-        percentiles: of the denoising.
-
-    Returns:
-        The :class:`Picture`; one that cannot be read has no ``uri`` but a ``problem``: a page is not lost over it.
+    ``optical`` and ``generated`` chips are shown as they are, ``sar`` denoised; without a kind it is as the file says.
     """
     try:
         if kind == "generated":
@@ -105,21 +81,10 @@ def _data_uri(pixels: NDArray[np.uint8], height: int, lossless: bool) -> str:
 
 
 def ship_rows(
-    ships: Sequence[Ship],
-    direction: str = "optical_to_sar",
-    height: int = HEIGHT,
-    shown: int = 4,
+    ships: Sequence[Ship], direction: str = "optical_to_sar", height: int = HEIGHT, shown: int = 4,
     percentiles: tuple[float, float] = PERCENTILES,
-) -> Markup:
-    """For each ship its source chip, chips generated from it, and real chips of the other modality.
-
-    Args:
-        ships: in order.
-        direction: ``optical_to_sar`` or ``sar_to_optical``.
-        height: of the pictures in the page, in pixels.
-        shown: at most so many generated and real ones of a ship; how many more there are is written.
-        percentiles: of the SAR denoising.
-    """
+) -> Markup:  # fmt: skip
+    """For each ship its source chip, and up to ``shown`` generated chips and real ones of the other modality."""
     source_kind, target_kind = ("optical", "sar") if direction == "optical_to_sar" else ("sar", "optical")
     target = _NAMES[target_kind]
     strips = []
@@ -143,13 +108,7 @@ def ship_rows(
 
 
 def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[float, float] = PERCENTILES) -> Markup:
-    """Queries, each followed by its nearest gallery chips; right and wrong differ in sign, word and border too.
-
-    Args:
-        rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match or None).
-        height: of the pictures in the page, in pixels.
-        percentiles: of the SAR denoising.
-    """
+    """Queries, each followed by its nearest gallery chips; right and wrong differ in sign, word and border too."""
     strips = []
     for query, gallery, matches in rows:
         cells = [_cell(chip_picture(query, "", height, percentiles), query, "query", "source")]

@@ -22,29 +22,18 @@ _HEIGHTS = (192, 144, 112, 80)
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What the page shows; whatever is empty or None is called missing in its place.
+    """What the page shows; whatever is empty or None is called missing in its place."""
 
-    Attributes:
-        results: ``results.json`` of MOS, with the row ``fused`` and the part ``fusion`` if it was a fused test.
-        variants: name -> ``results.json`` of TransOSS, + denoise, + CMAL, in the order of the table; None: not run.
-        training: name of a run -> the lines of its ``metrics.json``, the re-identifier's and the bridge's.
-        ships: whose chips are shown beside generated ones.
-        lists: title -> rows of nearest gallery chips.
-        facts: names and values under the heading (ships, seeds, steps, seconds).
-        command: how to make the page again.
-        simulated: whether the chips are; None: as the results say.
-        percentiles: of the SAR denoising in the pictures.
-    """
-
-    results: Results | None = None
+    results: Results | None = None  # results.json of MOS
+    # Name -> results.json of TransOSS, + denoise, + CMAL, in the order of the table; None: not run.
     variants: Mapping[str, Results | None] = field(default_factory=dict)
-    training: Mapping[str, Lines] = field(default_factory=dict)
-    ships: Sequence[Ship] = ()
-    lists: Mapping[str, Sequence[TopList]] = field(default_factory=dict)
-    facts: Mapping[str, object] = field(default_factory=dict)
-    command: str = ""
-    simulated: bool | None = None
-    percentiles: tuple[float, float] = PERCENTILES
+    training: Mapping[str, Lines] = field(default_factory=dict)  # name of a run -> the lines of its metrics.json
+    ships: Sequence[Ship] = ()  # whose chips are shown beside generated ones
+    lists: Mapping[str, Sequence[TopList]] = field(default_factory=dict)  # title -> rows of nearest gallery chips
+    facts: Mapping[str, object] = field(default_factory=dict)  # names and values under the heading
+    command: str = ""  # how to make the page again
+    simulated: bool | None = None  # whether the chips are; None: as the results say
+    percentiles: tuple[float, float] = PERCENTILES  # of the SAR denoising in the pictures
 
 
 def method_page(
@@ -53,14 +42,9 @@ def method_page(
     title: str = "MOS: optical-SAR ship re-identification",
     limit: int = LIMIT,
 ) -> int:
-    """Write the page of a run of the whole method into one file.
+    """Write the page of a run of the whole method into one file, whole or not at all.
 
-    Args:
-        path: the HTML file, written whole or not at all.
-        inputs: what it shows.
-        title: its heading.
-        limit: bytes that it may have. Pictures become smaller first; then rows of them are left out, which is written
-            in their place.
+    It has at most ``limit`` bytes: pictures become smaller first, then rows of them are left out, as the page says.
 
     Returns:
         The size of the file in bytes.

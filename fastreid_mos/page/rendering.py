@@ -30,11 +30,7 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def write_page(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a page, whole or not at all.
-
-    Raises:
-        MOSError: the file cannot be written.
-    """
+    """Write a page, whole or not at all."""
     name = os.fspath(path)
     if os.path.isdir(name):
         raise MOSError(f"{name}: is a folder; give a file name for the page")

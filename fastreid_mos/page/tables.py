@@ -13,33 +13,18 @@ METRICS = ("mAP", "Rank-1")
 
 
 class TableRow(NamedTuple):
-    """One way of ranking.
-
-    Attributes:
-        name: of the row.
-        figures: by protocol, as a row of results.json: metric -> percent, and ``intervals``: metric -> [low, high].
-            None: there is no such run.
-        note: what the row is; or by protocol.
-        own: whether it is what the page is about.
-    """
+    """One way of ranking."""
 
     name: str
-    figures: Mapping[str, Any] | None
-    note: str | Mapping[str, str] = ""
-    own: bool = False
+    figures: Mapping[str, Any] | None  # by protocol, as a row of results.json; None: there is no such run
+    note: str | Mapping[str, str] = ""  # what the row is; or by protocol
+    own: bool = False  # whether it is what the page is about
 
 
 def results_table(
     rows: Sequence[TableRow], protocols: Mapping[str, str], caption: str, metrics: Sequence[str] = METRICS
 ) -> Markup:
-    """Rows under each protocol, every figure with its 95 % interval as numbers and as a line.
-
-    Args:
-        rows: the same for every protocol; a figure that is not there is a dash.
-        protocols: name -> what is ranked in it.
-        caption: above the table.
-        metrics: its columns.
-    """
+    """Rows under each protocol (name -> what is ranked in it), every figure with its interval in numbers and drawn."""
     parts = [row.figures[name] for row in rows if row.figures for name in protocols if row.figures.get(name)]
     ends = [end for part in parts for metric in metrics for end in (number(part.get(metric)), *_ends(part, metric))]
     # The round figure that every line of the table ends at.
@@ -64,13 +49,7 @@ def results_table(
 
 
 def difference_table(differences: Mapping[str, Any], caption: str, metrics: Sequence[str] = METRICS) -> Markup:
-    """Figures of one row less those of another, by protocol, with the paired interval and what it says in words.
-
-    Args:
-        differences: by protocol a row as of ``fused_above``.
-        caption: above the table.
-        metrics: its columns.
-    """
+    """Figures of one row less those of another, by protocol, with the paired interval and what it says in words."""
     rows = differences.values()
     ends = [end for row in rows for metric in metrics for end in (number(row.get(metric)), *_ends(row, metric))]
     span = max([1.0, *(abs(end) for end in ends if end is not None)])
