@@ -122,11 +122,8 @@ def _model_facts(pipeline: Any) -> dict[str, Any]:
 
 
 def _training_facts(pipeline: Any) -> dict[str, Any]:
-    sets = sorted(pipeline.config.trained_identities.items())
-    facts: dict[str, Any] = {
-        f"Data set {name}": f"{len(identities)} identities (listed in model_index.json, trained_identities)"
-        for name, identities in sets
-    }
+    sets, where = sorted(pipeline.config.trained_identities.items()), "(listed in model_index.json, trained_identities)"
+    facts: dict[str, Any] = {f"Data set {name}": f"{len(pids)} identities {where}" for name, pids in sets}
     return facts | {str(key).replace("_", " "): value for key, value in pipeline.config.info.items()}
 
 

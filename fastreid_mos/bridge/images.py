@@ -13,29 +13,15 @@ from PIL import Image
 from ..data.doubts import Doubts
 from ..data.reader import ChipReader
 
-# By the names of the config; all of them filter as PIL does, which makes shrinking antialiased.
-FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 class BridgeImages:
-    """Reads the chips of both modalities alike.
+    """Reads the chips of both modalities alike, and collects in ``doubts`` what is doubtful about them.
 
     Args:
         size: (height, width) in pixels that every image is resized to.
         sar_transform: Chip -> ``[height, width, 3]`` uint8, for SAR chips (INPUT.SAR.TRANSFORM).
         resize: "bilinear", "bicubic", "nearest" or "lanczos", with antialiasing; the same for both modalities.
         channel: INPUT.SAR.CHANNEL.
-
-    Attributes:
-        doubts: what was read and is doubtful, to be reported.
-
-    Raises:
-        ValueError: an unknown filter.
     """
 
     def __init__(
@@ -45,11 +31,8 @@ class BridgeImages:
         resize: str = "bilinear",
         channel: str = "auto",
     ) -> None:
-        if resize not in FILTERS:
-            raise ValueError(f"resize: one of {', '.join(FILTERS)}, got {resize!r}")
         height, width = size
-        self.size = (int(height), int(width))
-        self.resize = resize
+        self.size, self.resize = (int(height), int(width)), resize
         self.reader = ChipReader(sar_transform, channel)
         self.doubts = Doubts()
 
@@ -60,14 +43,7 @@ class BridgeImages:
         return cls(cfg.BRIDGE.SIZE, reader.sar_transform, cfg.BRIDGE.RESIZE, reader.channel)
 
     def read(self, path: str, modality: int) -> NDArray[np.uint8]:
-        """One chip.
-
-        Args:
-            path: the file.
-            modality: 0 optical, 1 SAR.
-
-        Returns:
-            ``[H, W, 3]`` uint8: RGB, or SAR after the transform in three equal channels.
+        """A chip, ``[H, W, 3]`` uint8: RGB (modality 0), or SAR (1) after the transform in three equal channels.
 
         Raises:
             ChipError: a chip that cannot be used.
@@ -78,33 +54,16 @@ class BridgeImages:
 
 
 def to_tensor(images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-    """8-bit images as a network takes them.
-
-    Args:
-        images: ``[B, H, W, 3]`` or ``[H, W, 3]`` uint8, an array or a tensor on any device.
-
-    Returns:
-        ``[B, 3, H, W]`` or ``[3, H, W]`` float32 from -1 (0) to 1 (255).
-    """
+    """``[..., H, W, 3]`` uint8, an array or a tensor on any device, to ``[..., 3, H, W]`` float32 in -1..1."""
     # Arrays of PIL images may be read-only, which torch would warn of.
     stored = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
     return stored.movedim(-1, -3).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
 
 
 def source_tensor(image: Any, size: tuple[int, int] | None, resize: str) -> torch.Tensor:
-    """What a pipeline is given as one tensor.
+    """What a pipeline is given (see there) as ``[B, 3, height, width]`` float32 in -1..1.
 
-    Args:
-        image: PIL image(s) of 8 bits; uint8 array(s) or float array(s) 0..1, ``[H, W, 3]``, ``[H, W]`` or
-            ``[B, H, W, 3]``; float tensor(s) in -1..1, ``[3, H, W]`` or ``[B, 3, H, W]``; or a list of one kind.
-        size: (height, width). PIL images and arrays of another size are resized, tensors are refused; None: as is.
-        resize: the filter, a name in :data:`FILTERS`.
-
-    Returns:
-        ``[B, 3, height, width]`` float32 in -1..1, on the device of a tensor that was given, else on the CPU.
-
-    Raises:
-        ValueError: another type, shape or range; images of different sizes without ``size``.
+    PIL images and arrays that are not of ``size`` (height, width) are resized, tensors are refused; None: as they are.
     """
     # diffusers' VaeImageProcessor.preprocess resizes arrays without antialiasing and palettes before they are colours,
     # does not scale uint8 arrays, and takes a tensor's range from its minimum; values would not be those of training.
@@ -157,5 +116,6 @@ def _resized(pixels: NDArray[Any], size: tuple[int, int] | None, resize: str) ->
         return pixels
     # PIL has no float image of three channels.
     parts = [pixels] if pixels.dtype == np.uint8 else [pixels[..., channel] for channel in range(3)]
-    made = [Image.fromarray(np.ascontiguousarray(part)).resize(size[::-1], FILTERS[resize]) for part in parts]
+    kind = Image.Resampling[resize.upper()]
+    made = [Image.fromarray(np.ascontiguousarray(part)).resize(size[::-1], kind) for part in parts]
     return np.asarray(made[0]) if len(made) == 1 else np.stack([np.asarray(part) for part in made], axis=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from operator import index
@@ -16,14 +15,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils import logging
 from huggingface_hub import create_repo
 
+from ..config.bridge_keys import DIRECTIONS, FILTERS
 from ..errors import MOSError, one_line
 from ..files import whole_folder
 from .autoencoder import check_autoencoder, check_is_there, decode, encode, latent_channels, latent_factor
 from .card import CARD, model_card
-from .images import FILTERS, BridgeImages, source_tensor
+from .images import BridgeImages, source_tensor
 from .scheduler import BrownianBridgeScheduler
 
-DIRECTIONS = ("optical_to_sar", "sar_to_optical")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 Callback = Callable[[Any, int, torch.Tensor, dict[str, Any]], dict[str, Any]]
@@ -84,10 +83,9 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         info: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if direction not in DIRECTIONS:
-            raise ValueError(f"direction: {' or '.join(DIRECTIONS)}, got {direction!r}")
-        if resize not in FILTERS:
-            raise ValueError(f"resize: one of {', '.join(FILTERS)}, got {resize!r}")
+        for name, value, known in (("direction", direction, DIRECTIONS), ("resize", resize, FILTERS)):
+            if value not in known:
+                raise ValueError(f"{name}: one of {', '.join(known)}, got {value!r}")
         if not isinstance(scheduler, BrownianBridgeScheduler):
             raise ValueError(f"scheduler: a BrownianBridgeScheduler is needed, got {type(scheduler).__name__}")
         if vae is not None:
@@ -154,8 +152,9 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         """Generate K images from each of B.
 
         Args:
-            image: B source images: PIL, uint8 array(s) ``[H, W, 3]`` or ``[B, H, W, 3]``, float array(s) 0..1, a tensor
-                ``[B, 3, H, W]`` in -1..1, or a list of one of these. PIL images and arrays are resized.
+            image: B source images: 8-bit PIL; array(s) ``[H, W]``, ``[H, W, 3]`` or ``[B, H, W, 3]`` of uint8 or of
+                float in 0..1; float tensor(s) ``[3, H, W]`` or ``[B, 3, H, W]`` in -1..1; or a list of one of these.
+                PIL images and arrays are resized.
             num_images_per_prompt: K, generated images of each.
             num_inference_steps: S, 1 to the number of training timesteps: exactly so many calls of the network.
             generator: one for all; or a list of B K, one for each generated image, which then depends on it only.
@@ -165,7 +164,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
             return_dict: False gives a tuple.
             callback_on_step_end: called as (pipeline, index of the step, timestep, tensors by name) after each step; x
                 is replaced by what it returns as "latents". Setting ``pipeline._interrupt`` to True stops there.
-            callback_on_step_end_tensor_inputs: names of the tensors it is given; there is "latents" only, which is x.
+            callback_on_step_end_tensor_inputs: names of the tensors it is given: ``latents``, which is x.
 
         Returns:
             ``ImagePipelineOutput`` with ``images``: the K of the first image, those of the second, and so on.
@@ -178,18 +177,16 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt: at least 1, got {num_images_per_prompt}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs: only {known}, got {', '.join(sorted(unknown))}")
+            raise ValueError(f"callback_on_step_end_tensor_inputs: latents only, got {', '.join(sorted(unknown))}")
         if eta is not None:
             self.scheduler.check_eta(eta)
         size = None if self.config.height is None else (self.config.height, self.config.width)
         pixels = source_tensor(image, size, self.config.resize)
         _check_divisible(self.unet, self.vae, pixels.shape[2], pixels.shape[3])
-        if isinstance(generator, Sequence) and len(generator) != len(pixels) * num_images_per_prompt:
-            raise ValueError(
-                f"generator: one, or a list of {len(pixels) * num_images_per_prompt} ({len(pixels)} images, "
-                f"num_images_per_prompt {num_images_per_prompt}), got {len(generator)}"
-            )
+        count = len(pixels) * num_images_per_prompt
+        if isinstance(generator, Sequence) and len(generator) != count:
+            each = f"{len(pixels)} images, num_images_per_prompt {num_images_per_prompt}"
+            raise ValueError(f"generator: one, or a list of {count} ({each}), got {len(generator)}")
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         self.scheduler.set_begin_index(0)
@@ -226,16 +223,10 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         use_flashpack: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As every pipeline's, with a model card; whole or not at all.
+        """Write the folder, whole or not at all and with a model card; all arguments as in diffusers.
 
-        An earlier pipeline in the folder is replaced file by file: without its ``model_index.json`` first, so that a
-        kill meanwhile leaves no mixture of both that can be loaded.
-
-        Args:
-            save_directory: the folder; made if absent.
-            safe_serialization, variant, max_shard_size, use_flashpack: as in diffusers.
-            push_to_hub: also upload the folder, as in diffusers; ``kwargs`` then takes ``repo_id``, ``private``,
-                ``token``, ``commit_message`` and ``create_pr``.
+        An earlier pipeline there is replaced file by file, and its ``model_index.json`` removed first, so that a kill
+        leaves no mixture of both that can be loaded.
 
         Raises:
             MOSError: the folder cannot be written.
@@ -270,35 +261,21 @@ def _check_channels(unet: Any, vae: Any) -> None:
 def _check_divisible(unet: Any, vae: Any, height: Any, width: Any) -> None:
     unit = latent_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
     if height % unit or width % unit:
-        raise ValueError(
-            f"image: height {height} and width {width} must be multiples of {unit}, by which the networks shrink them"
-        )
+        raise ValueError(f"image: height and width must be multiples of {unit}, got {height} and {width}")
 
 
 def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | None = None) -> BrownianBridgePipeline:
-    """A :class:`BrownianBridgePipeline` from a folder or from the hub; every failure is one line that names it.
-
-    Args:
-        path: the folder that ``save_pretrained`` wrote, or a hub id (owner/name).
-        device: where it goes; None: it stays on the CPU.
+    """A :class:`BrownianBridgePipeline` from a folder or a hub id (owner/name), on the CPU if no device is given.
 
     Raises:
-        MOSError: no such folder, another pipeline's, or files that are missing or cannot be read.
+        MOSError: no such folder, another pipeline's, files that are missing or cannot be read, or NaN weights.
     """
     name = os.fspath(path)
     check_is_there(name, "pipeline folder")
-    if os.path.isdir(name):
-        file = os.path.join(name, BrownianBridgePipeline.config_name)
-        if not os.path.isfile(file):
-            raise MOSError(f"{name}: is not the folder of a pipeline, it has no {BrownianBridgePipeline.config_name}")
-        try:
-            with open(file, encoding="utf-8") as stream:
-                kind = json.load(stream)["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MOSError(f"{file}: cannot be read ({one_line(error)})") from None
-        if kind != BrownianBridgePipeline.__name__:
-            raise MOSError(f"{name}: holds a {kind}, not a {BrownianBridgePipeline.__name__}")
     try:
+        kind = BrownianBridgePipeline.load_config(name)["_class_name"]
+        if kind != BrownianBridgePipeline.__name__:
+            raise ValueError(f"it holds a {kind}, not a {BrownianBridgePipeline.__name__}")
         pipeline: BrownianBridgePipeline = BrownianBridgePipeline.from_pretrained(name)
     except Exception as error:  # diffusers, safetensors and the hub raise what they like
         where = "" if os.path.isdir(name) else "no such folder here, and from the hub: "

@@ -15,9 +15,6 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .solver import SPACINGS, bbdm_timesteps, spaced_timesteps, target_integral
 
-OBJECTIVES = ("grad", "noise", "ysubx")
-STEP_RULES = ("bbdm", "dbim")
-MT_TYPES = ("linear", "sin")
 # Growth of m_t from step to step in BBDM's "sin" course.
 _GROWTH = 1.0075
 
@@ -109,9 +106,9 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         timestep_spacing = {"linear": "linspace"}.get(timestep_spacing, timestep_spacing)
         self.register_to_config(mt_type=mt_type, timestep_spacing=timestep_spacing)
         for name, known in (
-            ("mt_type", MT_TYPES),
-            ("objective", OBJECTIVES),
-            ("step_rule", STEP_RULES),
+            ("mt_type", ("linear", "sin")),
+            ("objective", ("grad", "noise", "ysubx")),
+            ("step_rule", ("bbdm", "dbim")),
             ("timestep_spacing", SPACINGS),
             ("solver_order", (1, 2, 3)),
         ):
@@ -165,11 +162,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         self._begin_index = begin_index
 
     def check_eta(self, eta: float) -> None:
-        """Refuse an eta for :meth:`step` that is out of range or does not go with ``solver_order``.
-
-        Raises:
-            ValueError: eta outside 0..1, or a higher order with another rule than dbim or with an eta above 0.
-        """
+        """Refuse, by ValueError, an eta outside 0..1, or one above 0 or a rule other than dbim with a higher order."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: 0 to 1, got {eta}")
         order, rule = self.config.solver_order, self.config.step_rule
@@ -186,11 +179,10 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps of the next sampling loop.
+        """Choose the timesteps of the next sampling loop, and put them on ``device``.
 
         Args:
             num_inference_steps: S, 1..T: exactly so many calls of the network.
-            device: where ``timesteps`` goes.
             timesteps: the timesteps themselves instead, strictly decreasing.
 
         Raises:
@@ -216,14 +208,9 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
     def add_noise(
         self, x0: torch.Tensor, source: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """x_t = (1 - m_t) x_0 + m_t y + sqrt(d_t) e (BBDM, equation 3).
+        """x_t = (1 - m_t) x_0 + m_t y + sqrt(d_t) e (BBDM, equation 3), of the type of ``x0``.
 
-        Args:
-            x0, source, noise: ``[B, ...]``, any floating type.
-            timesteps: ``[B]`` or one for all, 0..T - 1.
-
-        Returns:
-            ``[B, ...]`` of the type of ``x0``.
+        ``x0``, ``source`` and ``noise`` are ``[B, ...]``; ``timesteps`` is ``[B]`` or one for all, 0..T - 1.
         """
         m, d = self._coefficients(timesteps, x0)
         return ((1 - m) * _wide(x0) + m * _wide(source) + d.sqrt() * _wide(noise)).to(x0.dtype)
@@ -276,12 +263,11 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         | ``rest`` | noise in x_t | x_t - (1 - m_t) x_0 - m_t y | c_t e^ |
 
         Args:
-            model_output: ``[B, C, H, W]``, the network's output by ``objective``.
+            model_output, sample, source: ``[B, C, H, W]``, the network's output by ``objective``, x at this timestep
+                (at the first one the source), and y.
             timestep: one of ``timesteps``; with ``solver_order`` 1 also ``[B]`` of them, one for each row. On an
                 accelerator a single one is not read back, except at the first step without :meth:`set_begin_index`:
                 steps are taken in the order of ``timesteps``.
-            sample: ``[B, C, H, W]``, x at this timestep; at the first one the source.
-            source: ``[B, C, H, W]``, y.
             generator: of the noise; a list has one for each row.
             variance_noise: ``[B, C, H, W]``, the noise z itself instead.
             return_dict: False gives a tuple.
@@ -332,9 +318,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         # 7. The fresh noise; its variance is known on the host unless rows differ.
         if fresh.ndim or fresh > 0:
             if variance_noise is None:
-                variance_noise = randn_tensor(
-                    sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
-                )
+                variance_noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
             prev_sample = prev_sample + fresh.sqrt() * variance_noise.to(sample)
 
         prev_sample, x0 = prev_sample.to(dtype), x0.to(dtype)
@@ -343,11 +327,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         return BrownianBridgeSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
 
     def index_for_timestep(self, timestep: int | torch.Tensor) -> int:
-        """Index in ``timesteps`` of a timestep, the first where BBDM's grid visits it twice.
-
-        Raises:
-            ValueError: it is not one of them.
-        """
+        """Index in ``timesteps`` of a timestep, the first where BBDM's grid visits it twice; ValueError if absent."""
         found = (self._grid[:-1] == int(timestep)).nonzero()
         if not len(found):
             raise ValueError(f"timestep {int(timestep)}: not one of the {len(self._grid) - 1} of set_timesteps")

@@ -18,11 +18,8 @@ _RHO = 7.0
 def bbdm_timesteps(num_train_timesteps: int, count: int) -> NDArray[np.int64]:
     """The grid of BBDM's released code: equal strides down from T - 1, cut to whole numbers, then 1 and 0.
 
-    Kept as it is, so that its figures can be reproduced: for more than T / 2 steps it visits timestep 1 twice. For one
-    and two steps, where it divides by zero or by a negative number, the grid is T - 1 and then 0.
-
-    Returns:
-        ``[count]``, not increasing.
+    Kept so that its figures can be reproduced: for more than T / 2 steps it visits timestep 1 twice. For one and two
+    steps, where it divides by zero or by a negative number, the grid is T - 1 and then 0.
     """
     last = num_train_timesteps - 1
     if count <= 2 or last < 2:
@@ -33,15 +30,9 @@ def bbdm_timesteps(num_train_timesteps: int, count: int) -> NDArray[np.int64]:
 
 
 def spaced_timesteps(spacing: str, log_sigma: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """A grid of S different timesteps that begins at T - 1, where the bridge is the source, for any S from 1 to T.
+    """``[count]`` strictly decreasing timesteps from T - 1, where the bridge is the source; ``count`` is 1..T.
 
-    Args:
-        spacing: a name in :data:`SPACINGS`, see BrownianBridgeScheduler.
-        log_sigma: ``[T]``, log sigma of every training timestep, rising.
-        count: S.
-
-    Returns:
-        ``[S]``, strictly decreasing.
+    ``log_sigma`` is log sigma of every training timestep, ``[T]`` and rising.
     """
     last = len(log_sigma) - 1
     wanted: NDArray[Any]
@@ -76,12 +67,7 @@ def target_integral(history: Sequence[tuple[float, torch.Tensor]], end: float) -
 
         f[t,s] (h - 1 + e^-h)    and    f[t,s,r] (h^2 - 2 h + 2 + a (h - 1) - (2 - a) e^-h).
 
-    Args:
-        history: (l, prediction), the latest first; one to three of them.
-        end: l_n.
-
-    Returns:
-        The sum of the terms, of a prediction's shape; 0 with one prediction.
+    ``history`` is (l, prediction), the latest first, one to three of them; ``end`` is l_n. 0 with one prediction.
     """
     if len(history) < 2:
         return 0.0

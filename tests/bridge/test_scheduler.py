@@ -33,9 +33,8 @@ def of(count: int, **arguments) -> BrownianBridgeScheduler:
     return scheduler
 
 
-def draws(count: int, shape=(3, 1, 4, 4), seed: int = 0) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator) for _ in range(count)]
+def draws(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -43,11 +42,9 @@ def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return 0.3 * x + 0.1 * torch.cos(t.float() / 100) + 0.05 * torch.roll(x, 1, -1)
 
 
-# ---------------------------------------------------------------------- the authors' values
-
-
 @pytest.fixture(scope="module")
 def values(golden):
+    """The authors' values."""
     return golden("bbdm")
 
 
@@ -91,23 +88,18 @@ def test_noising_and_targets(values, objective, course):
 
 def test_sampling(values):
     source, noises = torch.from_numpy(values["sample_y"]), torch.from_numpy(values["sample_noise"]).float()
-    names = [name for name in values if re.fullmatch(r"sample_S\d+_eta\d_\w+_final", name)]
-    assert len(names) == 22
-    for name in names:
-        steps, eta, objective, clip = re.fullmatch(r"sample_S(\d+)_eta(\d)_(\w+)_(clip|noclip)_final", name).groups()
+    matches = list(filter(None, (re.fullmatch(r"(sample_S(\d+)_eta(\d)_(\w+)_(\w+)_)final", name) for name in values)))
+    assert len(matches) == 22
+    for stem, steps, eta, objective, clip in (match.groups() for match in matches):
         scheduler = of(int(steps), objective=objective, eta=float(eta), clip_sample=clip == "clip")
         x = source
         for number, t in enumerate(scheduler.timesteps):
             given = scheduler.step(network(x, t), t, x, source, variance_noise=noises[number])
             x = given.prev_sample
             if number == 0:
-                stem = name.removesuffix("final")
                 np.testing.assert_allclose(x, values[stem + "step1"], rtol=0, atol=1e-5)
                 np.testing.assert_allclose(given.pred_original_sample, values[stem + "x0_1"], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(x, values[name], rtol=0, atol=1e-5, err_msg=name)
-
-
-# ---------------------------------------------------------------------- timesteps
+        np.testing.assert_allclose(x, values[stem + "final"], rtol=0, atol=1e-5, err_msg=stem)
 
 
 @pytest.mark.parametrize(
@@ -123,60 +115,50 @@ def test_sampling(values):
     ],
 )
 def test_spacings(spacing, grids):
-    for grid in grids:
-        steps = [int(step) for step in grid.split()]
+    for steps in ([int(step) for step in grid.split()] for grid in grids):
         assert of(len(steps), step_rule="dbim", timestep_spacing=spacing).timesteps.tolist() == steps
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("course", ["linear", "sin"])
-@pytest.mark.parametrize("total", [1, 2, 3, 50, 1000])
-def test_any_number_of_steps_is_exact_unique_and_decreasing(spacing, course, total):
-    scheduler = BrownianBridgeScheduler(total, mt_type=course, step_rule="dbim", timestep_spacing=spacing)
-    for count in range(1, total + 1):
-        scheduler.set_timesteps(count)
-        steps = scheduler.timesteps.numpy()
-        assert len(steps) == count == scheduler.num_inference_steps
-        assert (np.diff(steps) < 0).all() and steps[0] == total - 1 and steps[-1] >= 0
+def test_any_number_of_steps_is_exact_unique_and_decreasing(spacing, course):
+    for total in (1, 2, 3, 50, 300):
+        scheduler = BrownianBridgeScheduler(total, mt_type=course, step_rule="dbim", timestep_spacing=spacing)
+        for count in range(1, total + 1):
+            scheduler.set_timesteps(count)
+            steps = scheduler.timesteps.numpy()
+            assert len(steps) == count == scheduler.num_inference_steps
+            assert (np.diff(steps) < 0).all() and steps[0] == total - 1 and steps[-1] >= 0
 
 
-@pytest.mark.parametrize("rule", ["bbdm", "dbim"])
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 49, 50])  # BBDM's grid of 50 visits timestep 1 twice
-def test_as_many_calls_as_asked_for_and_a_finite_sample(rule, count):
-    scheduler, source = of(count, num_train_timesteps=50, step_rule=rule), torch.linspace(-1, 1, 32).view(2, 1, 4, 4)
-    x, generator = source, torch.Generator().manual_seed(0)
-    for number, t in enumerate(scheduler.timesteps):
-        assert scheduler.step_index == (number or None)
-        given = scheduler.step(network(x, t), t, x, source, generator=generator)
-        x = given.prev_sample
-    assert scheduler.step_index == count == len(scheduler.timesteps)
-    assert torch.isfinite(x).all() and torch.equal(x, given.pred_original_sample)
+@pytest.mark.parametrize(
+    "settings", [{"num_train_timesteps": 50}, {"num_train_timesteps": 50, "step_rule": "dbim"}, EVERY]
+)
+def test_a_loop_makes_as_many_calls_as_asked_for_and_may_be_run_again(settings):
+    source, noise = draws(2)
+    for count in (1, 2, 3, 7, 49, 50):  # BBDM's grid of 50 visits timestep 1 twice
+        scheduler, samples = of(count, **settings), []
+        for _ in range(2):
+            scheduler.set_timesteps(count)
+            x = source
+            for number, t in enumerate(scheduler.timesteps):
+                assert scheduler.step_index == (number or None)
+                given = scheduler.step(network(x, t), t, x, source, variance_noise=noise)
+                x = given.prev_sample
+            assert scheduler.step_index == count == len(scheduler.timesteps)
+            samples.append(x)
+        assert torch.isfinite(x).all() and torch.equal(x, given.pred_original_sample) and torch.equal(*samples)
 
 
-# ---------------------------------------------------------------------- diffusers' own common checks
-
-
-def test_config_is_saved_and_loaded(tmp_path):
+def test_config_is_saved_and_loaded_also_an_earlier_one(tmp_path):
     made = BrownianBridgeScheduler(**EVERY)
     assert isinstance(made, SchedulerMixin) and len(made) == 500
     made.save_pretrained(tmp_path)
     read = BrownianBridgeScheduler.from_pretrained(tmp_path)
-    assert {name: read.config[name] for name in EVERY} == EVERY
-    for scheduler in (made, read):
-        scheduler.set_timesteps(6)
-    assert torch.equal(made.timesteps, read.timesteps) and torch.equal(made.m_t, read.m_t)
-    changed = BrownianBridgeScheduler.from_config(made.config, eta=1.0, solver_order=1)
-    assert changed.config.eta == 1.0 and changed.config.max_var == 0.7
+    assert {name: read.config[name] for name in EVERY} == EVERY and torch.equal(made.m_t, read.m_t)
     # A multistep with fresh noise is no scheme at all, wherever it comes from.
-    with pytest.raises(ValueError, match="solver_order: 2 .* eta 1"):
+    with pytest.raises(ValueError, match="^solver_order"):
         BrownianBridgeScheduler.from_config(made.config, eta=1.0)
-    file = tmp_path / "scheduler_config.json"
-    file.write_text(file.read_text().replace('"eta": 0.0', '"eta": 0.3'))
-    with pytest.raises(ValueError, match="solver_order: 2 .* eta 0.3"):
-        BrownianBridgeScheduler.from_pretrained(tmp_path)
-
-
-def test_an_earlier_config_still_loads(tmp_path):
     earlier = {"_class_name": "BrownianBridgeScheduler", "timestep_spacing": "linear", "mt_type": "sine", "eta": 0.5}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(earlier))
     config = BrownianBridgeScheduler.from_pretrained(tmp_path).config
@@ -187,7 +169,7 @@ def test_an_earlier_config_still_loads(tmp_path):
 @pytest.mark.parametrize("rule", ["bbdm", "dbim"])
 def test_dtype_is_kept_and_rows_may_have_their_own_timesteps(dtype, rule):
     scheduler = of(10, objective="noise", step_rule=rule)
-    x0, source, noise, x = (draw.to(dtype) for draw in draws(4))
+    x0, source, noise, x = draws(4).to(dtype)
     timesteps = scheduler.timesteps[[0, 4, 9]]
     noisy = scheduler.add_noise(x0, source, noise, timesteps)
     step = scheduler.step(x0, timesteps, x, source, variance_noise=noise)
@@ -200,7 +182,7 @@ def test_dtype_is_kept_and_rows_may_have_their_own_timesteps(dtype, rule):
         assert torch.equal(noisy[part], scheduler.add_noise(x0[part], source[part], noise[part], t))
 
 
-def test_output_class_and_tuple():
+def test_outputs_and_generators():
     scheduler, (x,) = of(4), draws(1)
     given = scheduler.step(x, 999, x, x, variance_noise=x)
     assert isinstance(given, BrownianBridgeSchedulerOutput) and list(given) == ["prev_sample", "pred_original_sample"]
@@ -208,28 +190,13 @@ def test_output_class_and_tuple():
     assert isinstance(plain, tuple) and all(map(torch.equal, plain, given.values()))
     assert scheduler.scale_model_input(x, 999) is x and scheduler.init_noise_sigma == 1 and scheduler.order == 1
 
-
-def test_a_list_of_generators_gives_each_row_its_own_noise():
     def first(*seeds):
         zero = torch.zeros(len(seeds), 1, 4, 4)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return of(4, step_rule="dbim").step(zero, 999, zero, zero, generator=generators).prev_sample
 
-    together = first(5, 6, 7)
-    assert torch.equal(together, first(5, 6, 7))
+    together = first(5, 6)
     assert torch.equal(together[1], first(6)[0]) and not torch.equal(together[0], together[1])
-
-
-def test_a_loop_may_be_run_again():
-    scheduler, (source, noise) = of(5, **EVERY), draws(2)
-
-    def sample():
-        x = source
-        for t in scheduler.timesteps:
-            x = scheduler.step(network(x, t), t, x, source, variance_noise=noise).prev_sample
-        return x
-
-    assert torch.equal(sample(), sample())
 
 
 def test_step_and_begin_index():
@@ -260,29 +227,18 @@ def test_no_step_and_no_noising_waits_for_the_device(settings):
         assert scheduler.step(x, rows, x, source).prev_sample.device.type == "meta"
 
 
-# ---------------------------------------------------------------------- wrong use
-
-
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    "wrong",
     [
-        ({"objective": "x0"}, "objective"),
-        ({"mt_type": "cosine"}, "mt_type"),
-        ({"step_rule": "ddim"}, "step_rule"),
-        ({"timestep_spacing": "even"}, "timestep_spacing"),
-        ({"eta": 1.5}, "eta"),
-        ({"eta": float("nan")}, "eta"),
-        ({"max_var": 0.0}, "max_var"),
-        ({"m_min": 0.9, "m_max": 0.1}, "m_min"),
-        ({"solver_order": 2}, "solver_order"),
-        ({"solver_order": 4, "step_rule": "dbim", "eta": 0.0}, "solver_order"),
-        ({"solver_order": 2, "eta": 0.0}, "solver_order"),
-        ({"solver_order": 3, "step_rule": "dbim", "eta": 1e-3}, "solver_order"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps"),
+        {"objective": "x0"}, {"mt_type": "cosine"}, {"step_rule": "ddim"}, {"timestep_spacing": "even"}, {"eta": 1.5},
+        {"eta": float("nan")}, {"max_var": 0.0}, {"m_min": 0.9, "m_max": 0.1}, {"num_train_timesteps": 0},
+        {"solver_order": 2}, {"solver_order": 4, "step_rule": "dbim", "eta": 0.0}, {"solver_order": 2, "eta": 0.0},
+        {"solver_order": 3, "step_rule": "dbim", "eta": 1e-3},
     ],
-)
-def test_wrong_arguments_are_named(wrong, named):
-    with pytest.raises(ValueError, match=f"^{named}"):
+    ids=str,
+)  # fmt: skip
+def test_wrong_arguments_are_named(wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}"):
         BrownianBridgeScheduler(**wrong)
 
 
@@ -290,7 +246,7 @@ def test_wrong_use_is_named():
     scheduler, (x,) = BrownianBridgeScheduler(), draws(1)
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x, x)
-    for count in (None, 0, 1001, 2.5, "10", float("inf"), float("nan")):
+    for count in (None, 0, 1001, 2.5, "10", float("nan")):
         with pytest.raises(ValueError, match="num_inference_steps"):
             scheduler.set_timesteps(count)
     for steps in ([5, 5], [3, 7], [1000, 1], [3, -1], []):

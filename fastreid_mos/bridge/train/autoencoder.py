@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,27 +16,26 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from diffusers import VQModel
 from numpy.typing import NDArray
 from tqdm.auto import trange
 
 from ...errors import MOSError, one_line
 from ...files import atomic_write, whole_folder
-from ..autoencoder import build_autoencoder
 from ..images import to_tensor
 
-FACTS = "training.json"
-_VERSION = 1
-# Images over which the latents' scale and the final error are measured.
-_MEASURED = 512
+_FACTS = "training.json"
 
 Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder is (see :func:`.autoencoder.build_autoencoder`), and how it is trained.
+    """What an autoencoder is, and how it is trained.
 
     Args:
+        channels: width of each level; every level after the first halves height and width.
+        latent_channels, codes, layers: channels of the latents, entries of the codebook, residual blocks a level.
         normalize: ``scaling_factor`` of the result makes the latents' standard deviation 1; without, it is 1.
         steps, batch, lr: steps of Adam, images in a step of one process, rate.
         commitment: weight of diffusers' commitment and codebook loss beside the L1 error of the images.
@@ -76,8 +75,20 @@ class AutoencoderSettings:
         )
 
     def build(self) -> Any:
-        """An untrained VQModel."""
-        return build_autoencoder(self.channels, self.latent_channels, self.codes, self.layers, self.seed)
+        """An untrained VQModel of RGB images, its weights a function of the seed alone."""
+        levels = len(self.channels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return VQModel(
+                down_block_types=("DownEncoderBlock2D",) * levels,
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                block_out_channels=self.channels,
+                layers_per_block=self.layers,
+                latent_channels=self.latent_channels,
+                num_vq_embeddings=self.codes,
+                norm_num_groups=math.gcd(32, *self.channels),
+                scaling_factor=1.0,
+            )
 
 
 def train_autoencoder(
@@ -90,24 +101,12 @@ def train_autoencoder(
 ) -> str:
     """Train a VQModel on images of both modalities: L1 error, commitment and codebook loss (VQ-VAE, arXiv 1711.00937).
 
-    The codebook starts from encoded images, and codes that nothing uses are replaced by encoded pixels, so that few
-    images and few steps do not end in a handful of codes. Killed anywhere, the same call resumes from the last
-    checkpoint (``<output>.state.pt``) and ends in the same weights on the same machine; already done, it returns at
-    once.
-
-    Args:
-        images: ``[H, W, 3]`` uint8, all of one size that the model's levels divide.
-        settings: the model and its training.
-        output: the diffusers folder to write, whole or not at all, with ``training.json``.
-        accelerator: of accelerate; its precision is used then, not ``settings.precision``.
-        data: identifies the images, so that a training on others is not taken for this one.
-        progress: show a progress bar.
-
-    Returns:
-        ``output`` as text.
-
-    Raises:
-        MOSError: ``output`` holds something else, a checkpoint of another training, or a loss that is not finite.
+    ``images`` are ``[H, W, 3]`` uint8, all of one size that the model's levels divide; ``data`` identifies them. The
+    codebook starts from encoded images, and codes that nothing uses are replaced by encoded pixels, so that few images
+    and few steps do not end in a handful of codes. The diffusers folder ``output`` is written whole or not at all, with
+    ``training.json``, and returned. Killed anywhere, the same call resumes from the last checkpoint
+    (``<output>.state.pt``) and ends in the same weights on the same machine; already done, it returns at once. The
+    precision is the accelerator's, if there is one, and not that of ``settings``.
     """
     folder = os.fspath(output)
     checkpoint = f"{os.path.abspath(folder)}.state.pt"
@@ -115,8 +114,8 @@ def train_autoencoder(
     # How often it is saved changes nothing of the result.
     plain = {name: value for name, value in asdict(settings).items() if name != "checkpoint"}
     plain |= {"channels": list(settings.channels), "precision": accelerator.mixed_precision}
-    size = list(images[0].shape[:2])
-    plan = {"version": _VERSION, "settings": plain, "data": data, "images": len(images), "size": size}
+    size = [*images[0].shape[:2]]
+    plan = {"version": 1, "settings": plain, "data": data, "images": len(images), "size": size}
     plan["processes"] = accelerator.num_processes
     if not _done(folder, plan):
         training = _Training(images, settings, accelerator)
@@ -124,17 +123,14 @@ def train_autoencoder(
         training.run(checkpoint, plan, progress and accelerator.is_main_process)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            model = training.bare
-            facts = _measure(model, images, accelerator.device)
+            facts, model = _measure(training.bare, images, accelerator.device), training.bare
             scale = 1.0 / facts["latent_std"] if settings.normalize else 1.0
             model.register_to_config(scaling_factor=scale, sample_size=max(size))
             with whole_folder(folder) as temporary:
                 model.save_pretrained(temporary)
-                with open(os.path.join(temporary, FACTS), "w", encoding="utf-8") as stream:
-                    json.dump({**plan, "result": facts}, stream, indent=1)
+                Path(temporary, _FACTS).write_text(json.dumps({**plan, "result": facts}, indent=1), encoding="utf-8")
     if accelerator.is_main_process:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(checkpoint)
+        Path(checkpoint).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return folder
 
@@ -144,8 +140,7 @@ def _done(folder: str, plan: dict[str, Any]) -> bool:
     if not os.path.isdir(folder) or not os.listdir(folder):
         return False
     try:
-        with open(os.path.join(folder, FACTS), encoding="utf-8") as stream:
-            made = json.load(stream)
+        made = json.loads(Path(folder, _FACTS).read_text(encoding="utf-8"))
         differing = [name for name, value in plan.items() if made[name] != value]
     except (OSError, ValueError, KeyError, TypeError):
         raise MOSError(f"{folder}: holds something else than an autoencoder made here; give another folder") from None
@@ -155,10 +150,9 @@ def _done(folder: str, plan: dict[str, Any]) -> bool:
 
 
 class Codebook:
-    """The codes of diffusers' VectorQuantizer: counts their uses, and replaces those that nothing uses.
+    """Counts the uses of a quantizer's codes, and replaces unused ones (as Jukebox, arXiv 2005.00341, section 3.1).
 
-    A code that no pixel is nearest to gets no gradient and stays unused; replaced by the encoding of some pixel it is
-    used at once (as in Jukebox, arXiv 2005.00341, section 3.1).
+    A code that no pixel is nearest to gets no gradient and stays unused, unless it becomes some pixel's encoding.
     """
 
     def __init__(self, quantizer: Any, seed: int) -> None:
@@ -176,7 +170,7 @@ class Codebook:
     def renewed(self, unused: torch.Tensor, step: int) -> torch.Tensor:
         """The codes, with the unused ones (``[codes]`` bool) taken from pixels of the last images."""
         weight, number = self.weight.detach().clone(), int(unused.sum())
-        if not number or not len(self._encoded):
+        if not number:
             return weight
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         # Without repeats as far as there are pixels; a little noise tells equal ones apart.
@@ -218,10 +212,9 @@ class _Training:
         # Of all processes together: from here on the first one keeps the count.
         self.codebook.uses = uses if self.accelerator.is_main_process else torch.zeros_like(uses)
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
             state = {"plan": json.dumps(plan), "step": self.step, "uses": uses.cpu()}
             state |= {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
-            state["scaler"] = None if scaler is None else scaler.state_dict()
+            state["scaler"] = self.accelerator.scaler and self.accelerator.scaler.state_dict()
             with atomic_write(file, "wb") as stream:
                 torch.save(state, stream)
 
@@ -237,7 +230,7 @@ class _Training:
             raise MOSError(f"{file}: is of a training with other settings or images; remove it to train anew")
         self.bare.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
+        if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
         if self.accelerator.is_main_process:
@@ -256,8 +249,7 @@ class _Training:
                 self._renew(everything=True)
             error = self._update(pixels, step)
             self.step = done = step + 1
-            if done % 50 == 0:
-                bar.set_postfix(l1=f"{error:.4f}")
+            bar.set_postfix(l1=f"{error:.4f}", refresh=False)
             if settings.restart and done % settings.restart == 0 and done <= settings.steps * 3 // 4:
                 self._renew(everything=False)
             if settings.checkpoint and done % settings.checkpoint == 0 and done < settings.steps:
@@ -273,10 +265,8 @@ class _Training:
         both = torch.stack([error.detach(), output.commit_loss.detach().float()])
         reduced = self.accelerator.reduce(both, reduction="mean").tolist()
         if not all(map(math.isfinite, reduced)):
-            raise MOSError(
-                f"autoencoder, step {step + 1}: the loss is not finite; lower BRIDGE.LATENT.LR or set "
-                "BRIDGE.SOLVER.PRECISION to 'no'"
-            )
+            remedy = "lower BRIDGE.LATENT.LR or set BRIDGE.SOLVER.PRECISION to 'no'"
+            raise MOSError(f"autoencoder, step {step + 1}: the loss is not finite; {remedy}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(reduced[0])
@@ -296,23 +286,21 @@ class _Training:
 
 @torch.no_grad()
 def _measure(model: Any, images: Images, device: torch.device) -> dict[str, float]:
-    """Scale of the latents and error of the decoded images, over images spread through the set."""
+    """Scale of the latents and error of the decoded images, over at most 512 images spread through the set."""
     model.eval()
     used: set[int] = set()
     count = total = squares = error = 0.0
-    number = min(len(images), _MEASURED)
+    number = min(len(images), 512)
     for n in range(number):
         pixels = to_tensor(images[n * len(images) // number])[None].to(device)
         latents = model.encode(pixels).latents
-        _, _, (_, _, codes) = model.quantize(latents)
-        used.update(codes.flatten().tolist())
+        used.update(model.quantize(latents)[2][2].flatten().tolist())
         error += float(F.mse_loss(model.decode(latents).sample.clamp(-1, 1), pixels))
         count += latents.numel()
         total += float(latents.double().sum())
         squares += float(latents.double().square().sum())
     std = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
-    if not math.isfinite(std) or std < 1e-6:
+    if not std >= 1e-6:  # NaN included
         raise MOSError("autoencoder: its latents are all alike; train longer, or with another rate (BRIDGE.LATENT.LR)")
-    # Peak of the -1..1 range is 2.
-    psnr = 10 * math.log10(4.0 / max(error / number, 1e-12))
+    psnr = 10 * math.log10(2.0**2 / max(error / number, 1e-12))  # the peak of the -1..1 range is 2
     return {"latent_std": std, "psnr": psnr, "codes_used": float(len(used)), "images_measured": float(number)}

@@ -15,7 +15,7 @@ from ..dump.generate import sar_record
 from ..pipeline import BrownianBridgePipeline, load_pipeline
 from .autoencoder import AutoencoderSettings
 from .leaks import BridgeData, refuse_test_identities
-from .network import build_unet
+from .network import build_scheduler, build_unet
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
@@ -53,8 +53,9 @@ def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
 def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
     """Refuse a start that was trained for something else than this config."""
     pairs = {"DIRECTION": (start.config.direction, cfg.BRIDGE.DIRECTION)}
+    scheduler = build_scheduler(cfg)  # its config has one spelling of each name
     for key, name in _NAMES.items():
-        pairs[f"SCHEDULER.{key}"] = start.scheduler.config[name], cfg.BRIDGE.SCHEDULER[key]
+        pairs[f"SCHEDULER.{key}"] = start.scheduler.config[name], scheduler.config[name]
     differing = [f"BRIDGE.{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
         raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here")
