@@ -63,105 +63,94 @@ def test_a_list_that_a_file_has_emptied_keeps_its_type(tmp_path):
     assert fastreid_mos.load_cfg(str(path), ["SOLVER.STEPS", "[1, 2]"]).SOLVER.STEPS == [1, 2]
 
 
-# Options (in the debug config), and what the message must have besides the key of the last one.
-REFUSED = """
-SOLVER.MAX_EPOCHS=3 | SOLVER.MAX_EPOCH
-CMAL.SCALE=3 | MODEL.LOSSES.CMAL.SCALE
-SOLVER.BASE_LR.X=3
-_BASE_=other.yml
-MODEL=3 | MODEL.DEVICE
-SOLVER.MAX_EPOCH=many | 'many'
-SOLVER.MAX_EPOCH=2.5 | whole
-SOLVER.MAX_EPOCH=True | whole
-SOLVER.MAX_EPOCH=0 | 1 or more
-SEED=None
-SEED=4294967296
-SOLVER.BASE_LR=nan
-SOLVER.BASE_LR=-1.0
-INPUT.FLIP.ENABLED=1 | True or False
-MODEL.PIXEL_MEAN=['a',1,2]
-MODEL.PIXEL_MEAN=[1,2] | three
-MODEL.PIXEL_STD=[1,0,1]
-MODEL.HEADS.JOIN=['speed'] | size, modality
-INPUT.SIZE_TRAIN=[256]
-INPUT.SIZE_TEST=[128,64] | SIZE_TRAIN
-INPUT.SAR.TRANSFORM=SARDenoize | SARDenoise
-INPUT.SAR.LOW_PERCENTILE=100.0 | percentiles
-INPUT.SAR.CHANNEL=first
-INPUT.SAR.CHANNEL=\u00b2
-INPUT.SAR.CACHE=ram | memory
-INPUT.SAR.CACHE=disk | INPUT.SAR.CACHE_DIR
-INPUT.FLIP.PROB=2.0
-INPUT.CROP.SCALE=[0.9,0.5]
-DATALOADER.SAMPLER_TRAIN=RandomSampler | IdentitySampler
-DATASETS.NAMES=HOSS,HOSS
-DATASETS.NAMES=HOSS,HOSS_S2O | same training chips
-SOLVER.OPT=Adamm | AdamW
-SOLVER.OPT=Optimizer
-SOLVER.OPT=SparseAdam
-MODEL.DEVICE=meta | cuda
-MODEL.DEVICE=cuda:x
-MODEL.META_ARCHITECTURE=Mos | MOS
+# A key, values that it refuses, and what the message must have besides the key.
+VALUES = """
+SOLVER.MAX_EPOCHS 3 | SOLVER.MAX_EPOCH
+CMAL.SCALE 3 | MODEL.LOSSES.CMAL.SCALE
+SOLVER.BASE_LR.X 3
+_BASE_ other.yml
+MODEL 3 | MODEL.DEVICE
+SOLVER.MAX_EPOCH many 2.5 True | whole
+SOLVER.MAX_EPOCH 0 | 1 or more
+SEED None 4294967296
+SOLVER.BASE_LR nan -1.0
+INPUT.FLIP.ENABLED 1 | True or False
+INPUT.FLIP.PROB 2.0
+MODEL.PIXEL_MEAN ['a',1,2] [1,2]
+MODEL.PIXEL_STD [1,0,1]
+MODEL.HEADS.JOIN ['speed'] | size, modality
+INPUT.SIZE_TRAIN [256]
+INPUT.SIZE_TEST [128,64] | SIZE_TRAIN
+INPUT.SAR.TRANSFORM SARDenoize | SARDenoise
+INPUT.SAR.LOW_PERCENTILE 100.0 | percentiles
+INPUT.SAR.CHANNEL first \u00b2
+INPUT.SAR.CACHE ram | memory
+INPUT.SAR.CACHE disk | INPUT.SAR.CACHE_DIR
+INPUT.CROP.SCALE [0.9,0.5]
+DATALOADER.SAMPLER_TRAIN RandomSampler | IdentitySampler
+DATASETS.NAMES HOSS,HOSS
+DATASETS.NAMES HOSS,HOSS_S2O | same training chips
+SOLVER.OPT Adamm Optimizer SparseAdam | AdamW
+MODEL.DEVICE meta cuda:x | cuda
+MODEL.META_ARCHITECTURE Mos | MOS
+MODEL.BACKBONE.FEAT_DIM 512 | 48
+MODEL.BACKBONE.DROP_PATH_RATIO 1 | drop_path_rate
+MODEL.BACKBONE.STRIDE_SIZE (16,) | stride_size
+MODEL.TRANSOSS.NUM_HEADS 7 | num_heads
+MODEL.TRANSOSS.PATCH_SIZE 33 | patch
+MODEL.HEADS.NAME EmbeddingHead | TransOSS
+MODEL.HEADS.NORM FrozenBN | syncBN
+MODEL.HEADS.SCALE 0
+MODEL.WEIGHTS /none.pth | no such
+MODEL.LOSSES.CMAL.SCALE -1
+MODEL.LOSSES.CE.EPSILON 1.1
+TEST.EVALUATOR FusionEvaluator | FusionReidEvaluator
+TEST.PROTOCOLS [['X','radar','all']] [['A','all']] [['A','all','all'],['A','sar','all']] [['','all','all']] []
+TEST.CMC_RANKS [5]
+TEST.ROC.ENABLED True | ReidEvaluator
+TEST.FUSION.ENABLED True | TEST.FUSION.ROOT
+TEST.FUSION.ALPHA much 1.2 -0.1 nan | auto
+TEST.FUSION.ALPHAS [] [0.1,2.0]
+TEST.FUSION.SAMPLES [1,1] [-1]
+BRIDGE.SIZE [15,8] | multiples
+BRIDGE.UNET.HEAD_DIM 5 | CHANNELS
+BRIDGE.UNET.ATTENTION [5] | 0 to
+BRIDGE.SOLVER.EMA 1.0
+BRIDGE.SAMPLE.STEPS 2000 | TIMESTEPS
+BRIDGE.SAMPLE.SPLITS ['test'] | holdout
+"""
+# Options that do not go together; the message must have the last key.
+TOGETHER = """
 MODEL.META_ARCHITECTURE=Baseline MODEL.LOSSES.NAME=TripletLoss MODEL.BACKBONE.NAME=build_transoss_backbone | MOS
-MODEL.BACKBONE.FEAT_DIM=512 | 48
-MODEL.HEADS.NAME=EmbeddingHead | TransOSS
-MODEL.HEADS.NORM=FrozenBN | syncBN
-MODEL.HEADS.SCALE=0
-MODEL.LOSSES.CMAL.SCALE=-1
-MODEL.WEIGHTS=/none.pth | no such
 MODEL.BACKBONE.PRETRAIN=True MODEL.BACKBONE.PRETRAIN_PATH=/none.pth | no such
 MODEL.BACKBONE.NAME=build_timm_backbone MODEL.HEADS.NAME=EmbeddingHead MODEL.TIMM.NAME=resnet5O | timm
-MODEL.LOSSES.CE.EPSILON=1.1
 RESNET MODEL.HEADS.NAME=EmbeddingHead MODEL.HEADS.JOIN=size | CMALHead
 RESNET MODEL.HEADS.NAME=EmbeddingHead MODEL.HEADS.STRIPES=2 | CMALHead
 RESNET MODEL.META_ARCHITECTURE=Baseline MODEL.LOSSES.NAME=CMALLoss | MOS
 RESNET MODEL.META_ARCHITECTURE=Baseline MODEL.LOSSES.NAME=TripletLoss MODEL.HEADS.JOIN=size | MOS
 RESNET MODEL.LOSSES.NAME=TripletLoss MODEL.META_ARCHITECTURE=Distiller | KD.MODEL_CONFIG
-TEST.EVALUATOR=FusionEvaluator | FusionReidEvaluator
-TEST.PROTOCOLS=[['X','radar','all']] | optical
-TEST.PROTOCOLS=[['A','all']]
-TEST.PROTOCOLS=[['A','all','all'],['A','sar','all']]
-TEST.PROTOCOLS=[['','all','all']]
-TEST.PROTOCOLS=[]
-TEST.CMC_RANKS=[5]
 TEST.RERANK.ENABLED=True TEST.RERANK.K2=21 | K1
-TEST.ROC.ENABLED=True | ReidEvaluator
-TEST.FUSION.ENABLED=True | TEST.FUSION.ROOT
 TEST.EVALUATOR=ReidEvaluator TEST.FUSION.ROOT=x TEST.FUSION.ENABLED=True | FusionReidEvaluator
 TEST.FUSION.ENABLED=True TEST.FUSION.ROOT=x TEST.HOLDOUT.FRACTION=0 TEST.FUSION.ALPHA=auto | TEST.HOLDOUT.FRACTION
-TEST.FUSION.ALPHA=much | auto
-TEST.FUSION.ALPHA=1.2
-TEST.FUSION.ALPHA=-0.1
-TEST.FUSION.ALPHA=nan
-TEST.FUSION.ALPHAS=[0.1,2.0]
-TEST.FUSION.SAMPLES=[1,1]
-TEST.FUSION.SAMPLES=[-1]
-BRIDGE.SIZE=[15,8] | multiples
-BRIDGE.UNET.HEAD_DIM=5 | CHANNELS
 BRIDGE.UNET.ATTENTION=[] BRIDGE.UNET.HEAD_DIM=5 | CHANNELS
-BRIDGE.UNET.ATTENTION=[5] | 0 to
 BRIDGE.LATENT.PATH=x BRIDGE.LATENT.TRAIN=True
 BRIDGE.LATENT.TRAIN=True BRIDGE.LATENT.CHANNELS=[8,8,8,8,8,8,8,8,8,8] | BRIDGE.SIZE
-BRIDGE.SOLVER.EMA=1.0
 BRIDGE.SOLVER.SCHED=cosine BRIDGE.SOLVER.WARMUP_STEPS=100000 | STEPS
 BRIDGE.SOLVER.SCHED=plateau BRIDGE.SOLVER.WARMUP_STEPS=8
-BRIDGE.SAMPLE.STEPS=2000 | TIMESTEPS
-BRIDGE.SAMPLE.SPLITS=['test'] | holdout
-MODEL.TRANSOSS.NUM_HEADS=7 | num_heads
-MODEL.TRANSOSS.PATCH_SIZE=33 | patch
-MODEL.BACKBONE.DROP_PATH_RATIO=1 | drop_path_rate
-MODEL.BACKBONE.STRIDE_SIZE=(16,) | stride_size
 """
 
 
-@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+@pytest.mark.parametrize("line", [*VALUES.strip().splitlines(), *TOGETHER.strip().splitlines()])
 def test_what_cannot_work_is_refused_in_one_line_with_the_key(line):
     words, _, inside = line.replace("RESNET", RESNET).partition(" | ")
-    with pytest.raises(ConfigError) as caught:
-        load(words)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 500
-    assert words.split()[-1].split("=")[0].rpartition(".")[0] in message and inside in message
+    if "=" not in words:
+        key, *values = words.split()
+    for options in [words] if "=" in words else [f"{key}={value}" for value in values]:
+        with pytest.raises(ConfigError) as caught:
+            load(options)
+        message = str(caught.value)
+        assert "\n" not in message and len(message) < 500
+        assert options.split()[-1].split("=")[0].rpartition(".")[0] in message and inside in message
 
 
 def test_words_that_are_no_pairs():

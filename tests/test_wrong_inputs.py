@@ -25,10 +25,8 @@ FLAGS = pytest.mark.parametrize("flags", [(), ("--eval-only",)], ids=["train", "
 @pytest.fixture
 def data(tiny_hoss, tmp_path, monkeypatch):
     """A copy of the tiny set that a test may spoil, named by FASTREID_DATASETS."""
-    folder = tmp_path / "data"
-    shutil.copytree(tiny_hoss, folder)
-    monkeypatch.setenv("FASTREID_DATASETS", str(folder))
-    return folder
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    return Path(shutil.copytree(tiny_hoss, tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -57,40 +55,29 @@ def refused(tmp_path, capsys):
     return call
 
 
-PIXELS = {
-    "one pixel": np.ones((1, 1), np.float32),
-    "constant": np.full((60, 20), 0.5, np.float32),
-    "all NaN": np.full((60, 20), np.nan, np.float32),
-    "complex NaN": np.full((60, 20), np.nan, np.complex64),
-}
-BYTES = {
-    "empty": lambda whole: b"",
-    "truncated": lambda whole: whole[: len(whole) // 2],
-    "text": lambda whole: b"these are words, not pixels\n" * 20,
-    "header only": lambda whole: whole[:8],
-    "zeros": lambda whole: bytes(len(whole)),
+def cut(path):
+    path.write_bytes(path.read_bytes()[:500])
+
+
+SPOILT = {
+    "RGB cut": cut,
+    "SAR cut": cut,
+    "SAR one pixel": lambda path: tifffile.imwrite(path, np.ones((1, 1), np.float32)),
+    "SAR complex NaN": lambda path: tifffile.imwrite(path, np.full((60, 20), np.nan, np.complex64)),
 }
 
 
-def spoil(path, how):
-    if how in PIXELS:
-        tifffile.imwrite(path, PIXELS[how])
-    else:
-        path.write_bytes(BYTES[how](path.read_bytes()))
-
-
-@pytest.mark.parametrize(("kind", "how"), [*(("RGB", how) for how in BYTES), *(("SAR", how) for how in BYTES | PIXELS)])
-def test_a_spoilt_training_chip(data, refused, kind, how):
-    """Every chip is spoilt, so that the first batch meets one."""
-    for path in (data / "HOSS/bounding_box_train").glob(f"*_{kind}.tif"):
-        spoil(path, how)
-    assert f"_{kind}.tif: " in refused()
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_training_chip(data, refused, how):
+    for path in (data / "HOSS/bounding_box_train").glob(f"*_{how[:3]}.tif"):  # all, so that the first batch meets one
+        SPOILT[how](path)
+    assert f"_{how[:3]}.tif: " in refused()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_spoilt_test_chip(data, refused, weights, workers):
     path = sorted((data / "HOSS/query").glob("*.tif"))[0]
-    spoil(path, "truncated")
+    cut(path)
     options = ("MODEL.WEIGHTS", weights, "DATALOADER.NUM_WORKERS", workers)
     assert path.name in refused(*options, flags=("--eval-only",))
 
@@ -104,14 +91,6 @@ def test_too_little_shared_memory(data, refused, weights, tmp_path, monkeypatch,
     assert "DATALOADER.NUM_WORKERS 1" in line and "--shm-size" in line
 
 
-@pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_a_root_that_is_missing_or_a_file(refused, tmp_path, monkeypatch, name):
-    (tmp_path / "file").write_text("x")
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / name))
-    line = refused()
-    assert name in line and "bounding_box_train" in line and "Zenodo" in line
-
-
 def test_folders_without_a_chip(data, refused, weights):
     for path in (data / "HOSS/query").iterdir():
         path.unlink()
@@ -122,44 +101,39 @@ def test_folders_without_a_chip(data, refused, weights):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("words", "inside"),
     [
-        (["SOLVER.MAX_EPOHC", "3"], "SOLVER.MAX_EPOCH"),
-        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR"),
-        (["SOLVER.MAX_EPOCH", 1, "--resume"], "--resume"),
-        (["MODEL.BACKBONE.PRETRAIN", "True"], "PRETRAIN_PATH"),
-        (["MODEL.TRANSOSS.EMBED_DIM", "50"], "embed_dim"),
-        (["SOLVER.IMS_PER_BATCH", "10"], "NUM_INSTANCE"),
-        (["SOLVER.IMS_PER_BATCH", "4096"], "SOLVER.IMS_PER_BATCH"),
-        (["DATALOADER.SAMPLER_TRAIN", "CrossModalIdentitySampler", "DATALOADER.NUM_INSTANCE", "1"], "NUM_INSTANCE"),
-        (["SOLVER.NESTEROV", "True", "SOLVER.MOMENTUM", "0"], "SOLVER"),
-        (["SOLVER.OPT", "LBFGS"], "SOLVER"),
-        (["TEST.FUSION.ENABLED", "True", "TEST.FUSION.ROOT", "x"], "TEST.FUSION"),
-        (["INPUT.SAR.CHANNEL", "7"], "channel"),
+        ("SOLVER.MAX_EPOHC 3", "SOLVER.MAX_EPOCH"),
+        ("SOLVER.MAX_EPOCH 1 --resume", "--resume"),
+        ("MODEL.BACKBONE.PRETRAIN True", "PRETRAIN_PATH"),
+        ("SOLVER.IMS_PER_BATCH 10", "NUM_INSTANCE"),
+        ("SOLVER.IMS_PER_BATCH 4096", "SOLVER.IMS_PER_BATCH"),
+        ("DATALOADER.SAMPLER_TRAIN CrossModalIdentitySampler DATALOADER.NUM_INSTANCE 1", "NUM_INSTANCE"),
+        ("SOLVER.NESTEROV True SOLVER.MOMENTUM 0", "SOLVER"),
+        ("SOLVER.OPT LBFGS", "SOLVER"),
+        ("SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE hard", "SOLVER"),
+        ("INPUT.CJ.ENABLED True INPUT.CJ.HUE 0.6", "INPUT: the augmentation"),
+        ("INPUT.SAR.CHANNEL 7", "channel"),
     ],
 )
-def test_a_wrong_option(data, refused, arguments, word):
-    assert word in refused(*arguments)
+def test_a_wrong_option(data, refused, words, inside):
+    assert inside in refused(*words.split())
 
 
 WEIGHTS = {
-    "truncated": (lambda path, whole: path.write_bytes(whole[:5000]), "truncated"),
-    "empty": (lambda path, whole: path.write_bytes(b""), "weights.pth"),
-    "text": (lambda path, whole: path.write_text("hello"), "weights.pth"),
-    "a list": (lambda path, whole: torch.save([1, 2], path), "weights.pth"),
-    "no tensors": (lambda path, whole: torch.save({"epoch": 3}, path), "weights.pth"),
-    "another model": (lambda path, whole: torch.save({"model": {"conv1.weight": torch.ones(3)}}, path), "weights.pth"),
-    "a folder": (lambda path, whole: path.mkdir(), "folder"),
-    "absent": (lambda path, whole: None, "no such"),
+    "truncated": lambda path, whole: path.write_bytes(whole[:5000]),
+    "no tensors": lambda path, whole: torch.save({"epoch": 3}, path),
+    "another model": lambda path, whole: torch.save({"model": {"conv1.weight": torch.ones(3)}}, path),
+    "folder": lambda path, whole: path.mkdir(),
+    "no such": lambda path, whole: None,
 }
 
 
 @FLAGS
 @pytest.mark.parametrize("how", WEIGHTS)
 def test_wrong_weights(data, refused, weights, how, flags):
-    make, word = WEIGHTS[how]
-    make(data / "weights.pth", weights.read_bytes())
-    assert word in refused("MODEL.WEIGHTS", data / "weights.pth", flags=flags)
+    WEIGHTS[how](data / "weights.pth", weights.read_bytes())
+    assert "weights.pth" in refused("MODEL.WEIGHTS", data / "weights.pth", flags=flags)
 
 
 def test_what_is_missing_on_the_command_line(data, refused):
@@ -171,9 +145,7 @@ def test_what_is_missing_on_the_command_line(data, refused):
 @pytest.mark.parametrize(
     ("key", "name", "word"),
     [
-        ("OUTPUT_DIR", "{}/file", "{}/file is a file"),
         ("OUTPUT_DIR", "{}/file/below", "{}/file is a file"),
-        ("OUTPUT_DIR", "{}/link", "{}/link is a link to gone"),
         ("OUTPUT_DIR", "{}/link/a/b", "{}/link is a link to gone"),
         ("OUTPUT_DIR", " ", "OUTPUT_DIR"),
         ("BRIDGE.SAMPLE.OUTPUT", "{}/link", "{}/link is a link to gone"),
