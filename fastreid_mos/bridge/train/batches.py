@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -31,42 +32,27 @@ _AHEAD = 4  # batches made ahead where chips have to be read from files
 _ENCODED = 8
 
 
-def memory_share() -> int:
-    """This process's share of :data:`MEMORY_LIMIT`."""
-    return MEMORY_LIMIT // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-
-
 class ChipStore(Sequence[NDArray[np.uint8]]):
-    """Chips at the bridge's size by their number: read once as far as ``limit`` bytes go, the others each time.
+    """Chips at the bridge's size by their number: read once as far as ``limit`` bytes go, the others each time."""
 
-    SAR images, of three equal channels, are held as one.
-    """
-
-    def __init__(
-        self,
-        images: BridgeImages,
-        modality: Mapping[str, int] | Iterable[tuple[str, int]],  # by path
-        limit: int = MEMORY_LIMIT,
-        show: bool = False,
-    ) -> None:
-        self.images = images
-        self.modality = dict(modality)
+    def __init__(self, images: BridgeImages, modality: Any, limit: int | None = None, show: bool = False) -> None:
+        share = MEMORY_LIMIT // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        self.images, self.limit, self.show = images, share if limit is None else limit, show
+        self.modality = dict(modality)  # by path
         self.number = {path: number for number, path in enumerate(self.modality)}
+        self._paths = list(self.modality)
         height, width = images.size
         sizes = [height * width * (3 if kind == OPTICAL else 1) for kind in self.modality.values()]
-        held = sum(total <= limit for total in accumulate(sizes))
+        held = sum(total <= self.limit for total in accumulate(sizes))
         self.all_held = held == len(sizes)
-        self._paths = list(self.modality)
-        threads = min(8, os.cpu_count() or 1)
-        self._held: list[NDArray[np.uint8]] = thread_map(
-            self._read, self._paths[:held], max_workers=threads, desc="reading chips", disable=not show
-        )
+        options = {"max_workers": min(8, os.cpu_count() or 1), "desc": "reading chips", "disable": not show}
+        self._held: list[NDArray[np.uint8]] = thread_map(self._read, self._paths[:held], **options)
         images.doubts.report()
 
     def _read(self, path: str) -> NDArray[np.uint8]:
         modality = self.modality[path]
         image = self.images.read(path, modality)
-        return image if modality == OPTICAL else image[..., :1].copy()
+        return image if modality == OPTICAL else image[..., :1].copy()  # SAR's three channels are equal
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -85,6 +71,7 @@ class PairBatch(NamedTuple):
     rows: list[tuple[str, str, bool]]  # paths of source and target, and whether both are mirrored left to right
 
 
+@dataclass
 class PairBatches:
     """Endless batches of pairs; every row comes once an epoch, in an order drawn for each.
 
@@ -92,20 +79,15 @@ class PairBatches:
     on which batches were asked for before.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        store: ChipStore,
-        batch: int,
-        *,
-        seed: int,
-        flip: float = 0.0,  # probability of mirroring a pair
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.rows, self.store, self.size = rows, store, batch
-        self.seed, self.flip = seed, flip
-        self.rank, self.processes = rank, processes
+    rows: Sequence[Row]
+    store: ChipStore
+    size: int
+    seed: int
+    flip: float = 0.0  # probability of mirroring a pair
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
         self._order = lru_cache(maxsize=8)(self._draw_order)  # a batch may span two epochs, and threads run ahead
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
@@ -157,19 +139,11 @@ class Latents:
     """Source and target as the bridge takes them: in pixels, or in the latents of an autoencoder.
 
     The latents of every chip of ``store``, as it is and mirrored, are encoded at once and held on the host, if they
-    are within ``limit`` bytes: encoding each batch would cost a good part of what the network does. They are the same
-    in every call, so that a resumed run sees what it saw before.
+    are within its ``limit`` of bytes: encoding each batch would cost a good part of what the network does. Without a
+    store, batches are encoded as they come.
     """
 
-    def __init__(
-        self,
-        vae: Any = None,
-        store: ChipStore | None = None,  # None: encode batches as they come
-        *,
-        device: torch.device | str = "cpu",
-        limit: int = MEMORY_LIMIT,
-        show: bool = False,
-    ) -> None:
+    def __init__(self, vae: Any = None, store: ChipStore | None = None, device: torch.device | str = "cpu") -> None:
         self.vae = vae
         self._held: torch.Tensor | None = None  # [2, N, C, h, w]: as they are and mirrored
         if vae is None or store is None:
@@ -177,10 +151,10 @@ class Latents:
         self._number = store.number
         height, width = (side // latent_factor(vae) for side in store.images.size)
         shape = (2, len(store), latent_channels(vae), height, width)
-        if 4 * int(np.prod(shape)) > limit:
+        if 4 * int(np.prod(shape)) > store.limit:
             return
         self._held = torch.empty(shape)
-        for first in tqdm(range(0, len(store), _ENCODED), desc="encoding chips", disable=not show):
+        for first in tqdm(range(0, len(store), _ENCODED), desc="encoding chips", disable=not store.show):
             chips = np.stack([store[n] for n in range(first, min(first + _ENCODED, len(store)))])
             for mirrored, images in enumerate((chips, chips[:, :, ::-1])):
                 made = self._encode(to_tensor(images.copy()).to(device))

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
@@ -41,13 +41,11 @@ class ResumePoint(NamedTuple):
 def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
     """What an earlier call has left in ``OUTPUT_DIR``; refused if it is not this run, of these processes and pairs."""
     output, steps = cfg.OUTPUT_DIR, cfg.BRIDGE.SOLVER.STEPS
-    if not os.path.isfile(os.path.join(output, CONFIG)):
-        other = next((name for name in _OTHERS if os.path.lexists(os.path.join(output, name))), None)
-        if other:
-            raise MOSError(f"OUTPUT_DIR {output}: holds another run ({other}); set OUTPUT_DIR to a folder of its own")
-    folder, pipeline = os.path.join(output, CHECKPOINTS), os.path.join(output, PIPELINE)
+    folder, pipeline, finished, config = (os.path.join(output, n) for n in (CHECKPOINTS, PIPELINE, FINISHED, CONFIG))
+    others = [name for name in _OTHERS if os.path.lexists(os.path.join(output, name))]
+    if others and not os.path.isfile(config):
+        raise MOSError(f"OUTPUT_DIR {output}: holds another run ({others[0]}); set OUTPUT_DIR to a folder of its own")
     saved = saved_steps(folder)
-    finished = os.path.join(output, FINISHED)
     if os.path.isfile(finished) and os.path.isfile(os.path.join(pipeline, "model_index.json")):
         state = _read_state(finished)
         _check_agrees(finished, state, cfg, {"pairs": facts["pairs"]})  # the processes no longer matter
@@ -55,8 +53,8 @@ def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
             return ResumePoint(steps, finished=True)
         if not saved:
             raise CheckpointError(
-                f"{output}: the bridge was trained for {state['step']} steps, and the checkpoints to resume from are "
-                f"gone; start from it in another OUTPUT_DIR: --init-from {pipeline}"
+                f"{output}: trained for {state['step']} steps, and the checkpoints to resume from are gone; start from "
+                f"it in another OUTPUT_DIR: --init-from {pipeline}"
             )
     if not saved:
         if os.path.isdir(pipeline) and os.listdir(pipeline):
@@ -68,18 +66,14 @@ def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
     return ResumePoint(state["step"], state["seed"], newest)
 
 
-def run_record(cfg: Any, seed: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``state.json`` and ``finished.json`` record beside the step."""
-    return {"config": bound_config(cfg), "facts": dict(facts), "seed": seed}
-
-
 def bound_config(cfg: Any) -> dict[str, Any]:
     """The settings that rule what a bridge's weights become, by key; the same wherever its data lie."""
     values = saved_config({"config": cfg.dump()})
     bound = {key: value for key, value in values.items() if key.startswith(_BOUND) and not key.startswith(_FREE)}
     for key in ("BRIDGE.INIT_FROM", "BRIDGE.LATENT.PATH"):
-        if bound[key] and os.path.exists(os.path.expanduser(bound[key])):
-            bound[key] = os.path.realpath(os.path.expanduser(bound[key]))
+        path = os.path.expanduser(bound[key])
+        if os.path.exists(path):
+            bound[key] = os.path.realpath(path)
     return bound
 
 
@@ -88,30 +82,24 @@ def _unused(cfg: Any) -> tuple[str, ...]:
     latent, unused = cfg.BRIDGE.LATENT, []
     if not latent.TRAIN or cfg.BRIDGE.INIT_FROM:  # no autoencoder is trained
         unused += [f"BRIDGE.LATENT.{key}" for key in latent if key not in ("PATH", "TRAIN", "NORMALIZE")]
-    if not (latent.PATH or latent.TRAIN):
-        unused.append("BRIDGE.LATENT.NORMALIZE")
-    if cfg.BRIDGE.SOLVER.SCHED != "plateau":
-        unused.append("BRIDGE.SOLVER.PLATEAU.")
+    unused += [] if latent.PATH or latent.TRAIN else ["BRIDGE.LATENT.NORMALIZE"]
+    unused += [] if cfg.BRIDGE.SOLVER.SCHED == "plateau" else ["BRIDGE.SOLVER.PLATEAU."]
     return tuple(unused)
 
 
 def _check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse to resume with another config, other pairs or another number of processes.
-
-    More ``STEPS`` than before are no difference where the rate does not depend on them. A key that the checkpoint does
-    not know had its default.
-    """
-    there, here = {**bound_config(get_cfg()), **state["config"]}, bound_config(cfg)
+    """Refuse to resume with another config, other pairs or another number of processes."""
     ignored = _unused(cfg)
     if cfg.BRIDGE.SOLVER.SCHED != "cosine" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
-        ignored += ("BRIDGE.SOLVER.STEPS",)
-    here = {key: here[key] for key in sorted(here) if not key.startswith(ignored)} | dict(facts)
-    there = {**facts, **there, **state["facts"]}
+        ignored += ("BRIDGE.SOLVER.STEPS",)  # the rate does not depend on them
+    here = {key: value for key, value in sorted(bound_config(cfg).items()) if not key.startswith(ignored)} | dict(facts)
+    # A key that the checkpoint does not know had its default.
+    there = {**facts, **bound_config(get_cfg()), **state["config"], **state["facts"]}
     differing = [f"{key} {there[key]} (now {value})" for key, value in here.items() if there[key] != value]
     if differing:
         raise CheckpointError(
-            f"{path}: was trained with other settings or data: {', '.join(differing)}; resume with those of "
-            "the first run, or start anew in another OUTPUT_DIR"
+            f"{path}: was trained with other settings or data: {', '.join(differing)}; resume with those of the first "
+            "run, or start anew in another OUTPUT_DIR"
         )
 
 
@@ -137,17 +125,16 @@ def save_checkpoint(accelerator: Accelerator, folder: str, step: int, record: Ma
     target = os.path.join(folder, f"step_{step}")
     if os.path.isdir(target):
         return
-    with ExitStack() as stack:
-        temporary = [stack.enter_context(whole_folder(target)) if accelerator.is_main_process else None]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(temporary)
-        accelerator.save_state(temporary[0])
+    main = accelerator.is_main_process
+    with whole_folder(target) if main else nullcontext("") as temporary:
+        temporary = broadcast_object_list([temporary])[0]
+        accelerator.save_state(temporary)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            with open(os.path.join(str(temporary[0]), STATE), "w", encoding="utf-8") as stream:
+        if main:
+            with open(os.path.join(temporary, STATE), "w", encoding="utf-8") as stream:
                 json.dump({"version": 1, "step": step, **record}, stream, indent=1)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if main:
         for old in saved_steps(folder)[:-keep]:
             # Renamed first: a kill leaves no half of one under its name.
             gone = os.path.join(folder, f".step_{old}.removed")
@@ -161,7 +148,5 @@ def load_checkpoint(accelerator: Accelerator, path: str) -> None:
     try:
         accelerator.load_state(path)
     except Exception as error:  # accelerate, torch and safetensors raise what they like on damaged files
-        raise CheckpointError(
-            f"{path}: cannot be resumed from ({one_line(error)}); remove this folder to resume from the checkpoint "
-            "before it"
-        ) from None
+        reason = one_line(error)
+        raise CheckpointError(f"{path}: cannot be read ({reason}); remove it to resume from the one before") from None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ...data.datasets import base_name, join_items, open_dataset, open_training
@@ -28,9 +29,8 @@ class BridgeData(NamedTuple):
     def chips(self, direction: str) -> dict[str, int]:
         """Modality of every chip, sorted by path."""
         source, target = DIRECTIONS[direction]
-        found = {path: source for path, _ in self.rows}
-        found |= {path: target for _, targets in self.rows for path in targets}
-        return dict(sorted(found.items()))
+        targets = {path: target for _, targets in self.rows for path in targets}
+        return dict(sorted([*dict.fromkeys((path for path, _ in self.rows), source).items(), *targets.items()]))
 
 
 def open_data(cfg: Any) -> BridgeData:
@@ -66,11 +66,11 @@ def open_tests(names: Sequence[str], beside: Sequence[str] = ()) -> TestSplits:
                 raise
             continue
         found.names += (name,)
-        identities = found.identities.setdefault(base_name(dataset), set())
+        pids = {pid for _, pid, _ in (*dataset.query, *dataset.gallery)} - {DISTRACTOR}
+        found.identities.setdefault(base_name(dataset), set()).update(pids)
         for mine, theirs in ((found.query, dataset.query), (found.gallery, dataset.gallery)):
             known = {path for path, _, _ in mine}
             mine.extend(item for item in theirs if item[0] not in known)
-            identities.update(pid for _, pid, _ in theirs if pid != DISTRACTOR)
     return found
 
 
@@ -88,11 +88,9 @@ def leave_out(pairs: PairSet, held: Sequence[Item]) -> tuple[PairSet, list[PairG
     kept: list[PairGroup] = []
     out: list[PairGroup] = []
     for group in pairs.groups:
-        chips = [path for side in group.chips for path in side]
-        is_held = any(path in twins for path in chips)
-        (out if is_held else kept).append(group)
-        for path in chips if is_held else ():
-            pairs.skipped.add(path, "of a held-out identity (TEST.HOLDOUT)")
+        (kept if twins.keys().isdisjoint(chain(*group.chips)) else out).append(group)
+    for path in (path for group in out for path in chain(*group.chips)):
+        pairs.skipped.add(path, "of a held-out identity (TEST.HOLDOUT)")
     if not kept:
         raise DatasetError("TEST.HOLDOUT: every pair is of a held-out identity; lower TEST.HOLDOUT.FRACTION")
     return PairSet(kept, pairs.skipped, pairs.roots), out
@@ -103,8 +101,7 @@ def refuse_test_chips(pairs: PairSet, tests: TestSplits) -> None:
     for path, same in copies(pairs.paths(), [path for path, _, _ in [*tests.query, *tests.gallery]]).items():
         twin = "" if same == path else f" (its content is that of {same})"
         raise DatasetError(
-            f"{path}: is a chip of the test split of {', '.join(tests.names)}{twin}; a bridge trained on it would "
-            "generate from memory: take it out of the training chips"
+            f"{path}: is a chip of the test split of {', '.join(tests.names)}{twin}; take it out of the training chips"
         )
     refuse_test_identities(pairs.trained_identities(), tests, "BRIDGE.DATA.NAMES")
 
@@ -114,10 +111,10 @@ def refuse_test_identities(trained: Mapping[str, Iterable[int]], tests: TestSpli
     for name, identities in trained.items():
         shared = sorted(tests.identities.get(name, set()).intersection(identities))
         if shared:
-            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+            shown = ", ".join(map(str, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
             raise DatasetError(
-                f"{where}: training identities of {name} are in its query or gallery too: "
-                f"{', '.join(map(str, shared[:5]))}{more}; a bridge may not learn from ships it is tested on"
+                f"{where}: training identities of {name} are in its query or gallery too: {shown}; a bridge may not "
+                "learn from ships it is tested on"
             )
 
 
@@ -130,10 +127,10 @@ def copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
         for other in others:
             by_length.setdefault(os.path.getsize(other), {})[other] = None
         for path in paths:
-            for other in by_length.get(os.path.getsize(path), ()):
-                if other == path or digest(other) == digest(path):
-                    found[path] = other
-                    break
+            near = by_length.get(os.path.getsize(path), ())
+            twin = next((other for other in near if other == path or digest(other) == digest(path)), None)
+            if twin is not None:
+                found[path] = twin
     except OSError as error:
         raise ChipError(str(error.filename), f"cannot be read ({error.strerror})") from None
     return found

@@ -13,29 +13,19 @@ from ...errors import ConfigError
 from ..autoencoder import latent_channels, latent_factor
 from ..scheduler import BrownianBridgeScheduler
 
+# Keys of BRIDGE.SCHEDULER and of BRIDGE.SAMPLE, and their names in a scheduler's config.
+SCHEDULER_KEYS = {"OBJECTIVE": "objective", "TIMESTEPS": "num_train_timesteps", "MT_TYPE": "mt_type", "M_MIN": "m_min",
+                  "M_MAX": "m_max", "MAX_VAR": "max_var"}  # fmt: skip
+_SAMPLE_KEYS = {"ETA": "eta", "RULE": "step_rule", "ORDER": "solver_order", "SPACING": "timestep_spacing"}
+
 
 def build_scheduler(cfg: Any, latent: bool = False) -> BrownianBridgeScheduler:
-    """The bridge of ``BRIDGE.SCHEDULER``, with the sampling of ``BRIDGE.SAMPLE`` as its default.
-
-    Args:
-        cfg: the config.
-        latent: the bridge is in latents, which are not bound to -1..1, so that nothing is clamped.
-    """
-    bridge, sample = cfg.BRIDGE.SCHEDULER, cfg.BRIDGE.SAMPLE
+    """The bridge of ``BRIDGE.SCHEDULER``, sampled as ``BRIDGE.SAMPLE`` says; latents, not bound to -1..1, unclamped."""
+    sample = cfg.BRIDGE.SAMPLE
+    settings = {name: cfg.BRIDGE.SCHEDULER[key] for key, name in SCHEDULER_KEYS.items()}
+    settings |= {name: sample[key] for key, name in _SAMPLE_KEYS.items()}
     with building("BRIDGE.SCHEDULER and BRIDGE.SAMPLE: the scheduler"):
-        scheduler: BrownianBridgeScheduler = BrownianBridgeScheduler(
-            num_train_timesteps=bridge.TIMESTEPS,
-            mt_type=bridge.MT_TYPE,
-            max_var=bridge.MAX_VAR,
-            objective=bridge.OBJECTIVE,
-            eta=sample.ETA,
-            clip_sample=sample.CLIP and not latent,
-            step_rule=sample.RULE,
-            solver_order=sample.ORDER,
-            timestep_spacing=sample.SPACING,
-            m_min=bridge.M_MIN,
-            m_max=bridge.M_MAX,
-        )
+        scheduler: BrownianBridgeScheduler = BrownianBridgeScheduler(**settings, clip_sample=sample.CLIP and not latent)
     return scheduler
 
 
@@ -44,9 +34,6 @@ def build_unet(cfg: Any, vae: Any = None) -> Any:
 
     With RESAMPLE "resnet" every level is resampled by a residual block, as in BBDM's network; the levels in ATTENTION
     and the middle have attention.
-
-    Raises:
-        ConfigError: settings that it cannot be built from.
     """
     unet = cfg.BRIDGE.UNET
     channels, factor = latent_channels(vae), latent_factor(vae)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, groupby, product
 from typing import Any, NamedTuple
 
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -29,11 +30,6 @@ class PairGroup(NamedTuple):
     identity: int  # in a folder of pairs the index of its name, sorted
     chips: tuple[tuple[str, ...], tuple[str, ...]]  # paths by modality, sorted
 
-    def sides(self, direction: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The paths of sources and targets."""
-        source, target = DIRECTIONS[direction]
-        return self.chips[source], self.chips[target]
-
 
 @dataclass
 class PairSet:
@@ -45,10 +41,8 @@ class PairSet:
 
     def trained_identities(self) -> dict[str, list[int]]:
         """Sorted identities by data set."""
-        found: dict[str, list[int]] = {}
-        for group in self.groups:
-            found.setdefault(group.dataset, []).append(group.identity)
-        return found
+        grouped = groupby(self.groups, key=lambda group: group.dataset)
+        return {name: [group.identity for group in groups] for name, groups in grouped}
 
     def paths(self) -> list[str]:
         """Every chip once, sorted."""
@@ -79,20 +73,16 @@ def open_pairs(names: Sequence[str]) -> PairSet:
             chips: list[Any] = [(pid, path, modality) for path, pid, modality in dataset.train if pid != DISTRACTOR]
         else:
             root = _folder(name)
-            own, same, reason = (
-                os.path.basename(root),
-                os.path.realpath(root),
-                "without a partner of the other modality",
-            )
+            own = os.path.basename(root)
             own = root if is_registered(own) or own in pairs.roots else own
+            same, reason = os.path.realpath(root), "without a partner of the other modality"
             chips = _side_by_side(root, pairs.skipped)
         if same in seen:
             raise ConfigError(f"BRIDGE.DATA.NAMES: {seen[same]} and {name} are the same training chips; keep one")
         groups = _group(own, chips, pairs.skipped, reason)
         if not groups:
-            raise DatasetError(
-                f"BRIDGE.DATA.NAMES: {name}: no identity has chips of both modalities in {root} ({pairs.skipped})"
-            )
+            fault = f"no identity has chips of both modalities in {root} ({pairs.skipped})"
+            raise DatasetError(f"BRIDGE.DATA.NAMES: {name}: {fault}")
         seen[same] = name
         pairs.groups += groups
         pairs.roots[own] = root
@@ -105,9 +95,8 @@ def _folder(name: str) -> str:
     if os.path.isdir(folder):
         return folder
     near = difflib.get_close_matches(name, DATASET_REGISTRY._obj_map) or ["HOSS", "OptiSarPair", "QXSSAROPT"]
-    raise ConfigError(
-        f"BRIDGE.DATA.NAMES: {name!r} is no data set (near: {', '.join(near)}) and {folder} is no folder of pairs"
-    )
+    fault = f"{name!r} is no data set (near: {', '.join(near)}) and {folder} is no folder of pairs"
+    raise ConfigError(f"BRIDGE.DATA.NAMES: {fault}")
 
 
 def _side_by_side(folder: str, skipped: Skipped) -> list[tuple[str, str, int]]:
@@ -133,9 +122,8 @@ def _group(name: str, chips: Iterable[tuple[Any, str, int]], skipped: Skipped, r
         if optical and sar:
             identity = len(groups) if isinstance(key, str) else int(key)
             groups.append(PairGroup(name, identity, (tuple(optical), tuple(sar))))
-        else:
-            for path in optical or sar:
-                skipped.add(path, reason)
+        for path in () if optical and sar else optical or sar:
+            skipped.add(path, reason)
     return groups
 
 
@@ -147,14 +135,14 @@ def epoch_rows(groups: Sequence[PairGroup], direction: str, policy: str) -> list
     """
     rows: list[Row] = []
     for group in groups:
-        source, target = group.sides(direction)
+        source, target = (group.chips[side] for side in DIRECTIONS[direction])
         if policy == "random":
             rows += [(path, target) for path in source]
         elif policy == "all":
-            rows += [(path, (other,)) for path in source for other in target]
+            rows += [(path, (other,)) for path, other in product(source, target)]
         else:
             count = max(len(source), len(target))
-            rows += [(source[n % len(source)], (target[n % len(target)],)) for n in range(count)]
+            rows += [(path, (other,)) for path, other, _ in zip(cycle(source), cycle(target), range(count))]
     return rows
 
 
@@ -163,8 +151,8 @@ def rows_digest(rows: Sequence[Row], roots: Mapping[str, str]) -> str:
     folders = sorted({*roots.values(), dataset_root()}, key=len, reverse=True)
 
     def short(path: str) -> str:
-        folder = next((folder for folder in folders if path.startswith(folder + os.sep)), None)
-        return path if folder is None else os.path.relpath(path, folder).replace(os.sep, "/")
+        inside = (path[len(folder) + 1 :] for folder in folders if path.startswith(folder + os.sep))
+        return next(inside, path).replace(os.sep, "/")
 
     text = "\n".join(f"{short(source)}\t{' '.join(map(short, targets))}" for source, targets in rows)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

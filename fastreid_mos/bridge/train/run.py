@@ -22,8 +22,8 @@ from ..autoencoder import load_autoencoder
 from ..images import BridgeImages
 from ..pipeline import BrownianBridgePipeline
 from .autoencoder import AutoencoderSettings, train_autoencoder
-from .batches import ChipStore, Latents, PairBatches, memory_share
-from .checkpoints import AUTOENCODER, CONFIG, FINISHED, PIPELINE, resume_point, run_record
+from .batches import ChipStore, Latents, PairBatches
+from .checkpoints import AUTOENCODER, CONFIG, FINISHED, PIPELINE, bound_config, resume_point
 from .leaks import BridgeData
 from .start import check_network, open_autoencoder
 from .trainer import BridgeTrainer, make_accelerator
@@ -34,14 +34,10 @@ _SHOWN = 4  # pairs in a sample grid
 
 
 def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = None) -> str:
-    """Train the bridge of a config, resume its training, or see that it is finished.
+    """Train the bridge of a config, or resume its training, up to the folder of the pipeline, which is returned.
 
-    Returns:
-        The folder of the pipeline.
-
-    Raises:
-        MOSError: weights, settings, chips or an OUTPUT_DIR that cannot be used; nothing was written then. Or a loss
-            that is not finite.
+    Raises MOSError where weights, settings, chips or OUTPUT_DIR cannot be used, before anything is written; and where
+    a loss is not finite.
     """
     bridge, output = cfg.BRIDGE, cfg.OUTPUT_DIR
     folder = os.path.join(output, PIPELINE)
@@ -55,7 +51,7 @@ def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = Non
             logger.info(f"{folder}: trained already, {bridge.SOLVER.STEPS} steps")
         return folder
     images = BridgeImages.from_cfg(cfg)
-    store = ChipStore(images, data.chips(bridge.DIRECTION), memory_share(), accelerator.is_local_main_process)
+    store = ChipStore(images, data.chips(bridge.DIRECTION), show=accelerator.is_local_main_process)
     shown = _shown_chips(cfg, data, images) if bridge.SOLVER.SAMPLE_PERIOD else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
     with only_run(output, main), naming(output), log_to(output, main):
@@ -79,12 +75,10 @@ def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = Non
         accelerator.free_memory()
         accelerator = make_accelerator(cfg, bridge.SOLVER.ACCUMULATE)
         rank, processes = accelerator.process_index, accelerator.num_processes
-        batches = PairBatches(
-            data.rows, store, bridge.SOLVER.BATCH, seed=seed, flip=bridge.DATA.FLIP, rank=rank, processes=processes
-        )
-        latents = Latents(vae, store, device=accelerator.device, limit=memory_share(), show=main)
-        record = run_record(cfg, seed, facts)
-        trainer = BridgeTrainer(cfg, accelerator, batches, latents, start=start, seed=seed, record=record, shown=shown)
+        batches = PairBatches(data.rows, store, bridge.SOLVER.BATCH, seed, bridge.DATA.FLIP, rank, processes)
+        latents = Latents(vae, store, accelerator.device)
+        record = {"config": bound_config(cfg), "facts": facts, "seed": seed}
+        trainer = BridgeTrainer(cfg, accelerator, batches, latents, start, record, shown)
         if point.checkpoint is not None:
             trainer.resume(point.checkpoint, point.step)
         pairs_a_step = bridge.SOLVER.BATCH * bridge.SOLVER.ACCUMULATE * processes
@@ -104,39 +98,27 @@ def _shown_chips(cfg: Any, data: BridgeData, images: BridgeImages) -> tuple[NDAr
     """Sources and targets ``[B, H, W, 3]`` of a few ships: held-out ones where there are any, never test ships."""
     groups = data.held or data.pairs.groups
     count = min(_SHOWN, len(groups))
-    sides = zip(*(groups[n * len(groups) // count].sides(cfg.BRIDGE.DIRECTION) for n in range(count)), strict=True)
+    chosen = [groups[n * len(groups) // count].chips for n in range(count)]
     source, target = (
-        np.stack([images.read(paths[0], modality) for paths in side])
-        for side, modality in zip(sides, DIRECTIONS[cfg.BRIDGE.DIRECTION], strict=True)
+        np.stack([images.read(chips[modality][0], modality) for chips in chosen])
+        for modality in DIRECTIONS[cfg.BRIDGE.DIRECTION]
     )
     return source, target
 
 
-def _save(
-    trainer: BridgeTrainer, folder: str, data: BridgeData, start: BrownianBridgePipeline | None, pairs_a_step: int
-) -> None:
+def _save(trainer: BridgeTrainer, folder: str, data: BridgeData, start: Any, pairs_a_step: int) -> None:
     """Write the pipeline and then ``finished.json``."""
     cfg, solver = trainer.cfg, trainer.solver
     trained = data.pairs.trained_identities()
-    for name, identities in (start.config.trained_identities if start is not None else {}).items():
-        trained[name] = sorted({*trained.get(name, ()), *identities})
-    info = {
-        "data": ", ".join(sorted(data.pairs.roots)),
-        "pairing": cfg.BRIDGE.DATA.PAIRING,
-        "rows_an_epoch": len(data.rows),
-        "pairs_digest": data.digest,
-        "steps": solver.STEPS,
-        "pairs_a_step": pairs_a_step,
-        "optimizer": "Adam",
-        "learning_rate": solver.LR,
-        "schedule": solver.SCHED,
-        "loss": solver.LOSS,
-        "ema": solver.EMA,
-        "precision": solver.PRECISION,
-        "seed": trainer.seed,
-    }
+    info = {"data": ", ".join(sorted(data.pairs.roots)), "pairing": cfg.BRIDGE.DATA.PAIRING}
+    info |= {"rows_an_epoch": len(data.rows), "pairs_digest": data.digest}
+    info |= {"steps": solver.STEPS, "pairs_a_step": pairs_a_step, "optimizer": "Adam", "learning_rate": solver.LR}
+    info |= {"schedule": solver.SCHED, "loss": solver.LOSS, "ema": solver.EMA, "precision": solver.PRECISION}
+    info["seed"] = trainer.seed
     if start is not None:
         info["started_from"] = pipeline_id(os.path.expanduser(cfg.BRIDGE.INIT_FROM))
+        for name, identities in start.config.trained_identities.items():
+            trained[name] = sorted({*trained.get(name, ()), *identities})
     trainer.pipeline(trained, info).save_pretrained(folder)
     with atomic_write(os.path.join(cfg.OUTPUT_DIR, FINISHED)) as stream:
         json.dump({"step": trainer.done, **trainer.record}, stream, indent=1)

@@ -15,13 +15,9 @@ from ..dump.generate import sar_record
 from ..pipeline import BrownianBridgePipeline, load_pipeline
 from .autoencoder import AutoencoderSettings
 from .leaks import BridgeData, refuse_test_identities
-from .network import build_scheduler, build_unet
+from .network import SCHEDULER_KEYS, build_scheduler, build_unet
 
 logger = logging.getLogger("fastreid_mos.bridge")
-
-# Keys of BRIDGE.SCHEDULER, and their names in a scheduler's config.
-_NAMES = {"OBJECTIVE": "objective", "TIMESTEPS": "num_train_timesteps", "MT_TYPE": "mt_type", "M_MIN": "m_min",
-          "M_MAX": "m_max", "MAX_VAR": "max_var"}  # fmt: skip
 
 
 def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
@@ -54,17 +50,16 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
     """Refuse a start that was trained for something else than this config."""
     pairs = {"DIRECTION": (start.config.direction, cfg.BRIDGE.DIRECTION)}
     scheduler = build_scheduler(cfg)  # its config has one spelling of each name
-    for key, name in _NAMES.items():
+    for key, name in SCHEDULER_KEYS.items():
         pairs[f"SCHEDULER.{key}"] = start.scheduler.config[name], scheduler.config[name]
     differing = [f"BRIDGE.{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
         raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here")
     latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
     if latent != (start.vae is not None):
-        where = ("in pixels", "in the latents of an autoencoder")
+        start_in, config_in = ("pixels", "latents")[:: 1 if latent else -1]
         raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {folder}: works {where[not latent]}, this config {where[latent]}; BRIDGE.LATENT must "
-            "agree"
+            f"BRIDGE.INIT_FROM: {folder}: works in {start_in}, this config in {config_in}; BRIDGE.LATENT must agree"
         )
 
 

@@ -54,19 +54,16 @@ class BridgeTrainer:
         accelerator: Accelerator,
         batches: PairBatches,
         latents: Latents,
-        *,
         start: BrownianBridgePipeline | None = None,
-        seed: int = 0,
         record: dict[str, Any] | None = None,  # what every checkpoint records beside the step
         shown: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None,  # sources and targets of the sample grids
     ) -> None:
         self.cfg, self.solver, self.accelerator = cfg, cfg.BRIDGE.SOLVER, accelerator
         self.batches, self.latents = batches, latents
-        self.seed, self.record, self.shown = seed, record or {}, shown
-        self.done = 0
+        self.seed, self.record, self.shown, self.done = batches.seed, record or {}, shown, 0
         self.scheduler = build_scheduler(cfg, latent=latents.vae is not None)
 
-        torch.manual_seed(spread_seed(seed, _WEIGHTS, count=1)[0])
+        torch.manual_seed(spread_seed(self.seed, _WEIGHTS, count=1)[0])
         unet = build_unet(cfg, latents.vae)
         if start is not None:
             unet.load_state_dict(start.unet.state_dict())
@@ -83,7 +80,7 @@ class BridgeTrainer:
         first = 1 if self.solver.EMA_START and start is not None else self.solver.EMA_START
         self.ema = EMAModel(
             unet.parameters(),
-            decay=self.solver.EMA,
+            self.solver.EMA,
             # No rise of the decay: what is averaged first is trained already.
             min_decay=float(self.solver.EMA) if first else 0.0,
             # diffusers copies the weights in this many of its updates and one more.
@@ -109,10 +106,8 @@ class BridgeTrainer:
 
     def run(self) -> None:
         """Train to the last step; the last checkpoint is that of the end."""
-        steps, parts, output = self.solver.STEPS, self.solver.ACCUMULATE, self.cfg.OUTPUT_DIR
-        if self.done >= steps:
-            return
-        main, losses = self.accelerator.is_main_process, os.path.join(output, LOSSES)
+        steps, parts, main = self.solver.STEPS, self.solver.ACCUMULATE, self.accelerator.is_main_process
+        losses, checkpoints = (os.path.join(self.cfg.OUTPUT_DIR, name) for name in (LOSSES, CHECKPOINTS))
         if main:
             keep_lines_before(losses, "step", self.done)  # steps that a killed run did after its checkpoint
         # purge_step hides the same in tensorboard.
@@ -130,13 +125,13 @@ class BridgeTrainer:
                 self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 bar.update()
-                self.done = done = step + 1
+                self.done = step + 1
                 if self.shown is not None and main and self._is_due(self.solver.SAMPLE_PERIOD):
                     self._log_samples()
                     clock = time.perf_counter()
                 if self._is_due(self.solver.CHECKPOINT_PERIOD):
-                    folder = os.path.join(output, CHECKPOINTS)
-                    save_checkpoint(self.accelerator, folder, done, self.record, self.solver.KEEP_CHECKPOINTS)
+                    keep = self.solver.KEEP_CHECKPOINTS
+                    save_checkpoint(self.accelerator, checkpoints, self.done, self.record, keep)
         for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()
 
@@ -184,26 +179,24 @@ class BridgeTrainer:
     def _finite(self, step: int, values: torch.Tensor) -> list[float]:
         """The losses of a step's batches, means over processes; refused in every process if one is not finite.
 
-        Once a step the host waits here for the device, after the backward and before the weights are touched.
         ``values``: ``[parts + 1]`` this process's losses, and the norm of the gradient, the same in all processes.
+        Once a step the host waits here for the device, before the weights are touched.
         """
         everyone = self.accelerator.gather(values[None]).cpu()  # [processes, parts + 1]
         judged = everyone if self.accelerator.scaler is None else everyone[:, :-1]
         wrong = torch.nonzero(~torch.isfinite(judged.T)).tolist()  # losses first: each spoils the gradient of all
-        if wrong:
-            part, process = wrong[0]
-            parts, what = range(self.solver.ACCUMULATE), "loss"
-            batches = [(part, process)]
-            if part not in parts:
-                what, batches = "gradient", [(n, rank) for n in parts for rank in range(len(everyone))]
-            rows = [row for n, rank in batches for row in self.batches.draw(step * len(parts) + n, rank)]
-            files = ", ".join(path for source, target, _ in rows for path in (source, target))
-            raise MOSError(
-                f"the {what} is not finite at step {step + 1} ({float(everyone[process, part]):.4g}); nothing is "
-                "written after it. Try a lower BRIDGE.SOLVER.LR, BRIDGE.SOLVER.CLIP_NORM 1.0, or "
-                f"BRIDGE.SOLVER.PRECISION no. Its files: {files}"
-            )
-        return [float(loss) for loss in everyone[:, :-1].mean(dim=0)]
+        if not wrong:
+            return [float(loss) for loss in everyone[:, :-1].mean(dim=0)]
+        part, process = wrong[0]
+        parts, what, batches = self.solver.ACCUMULATE, "loss", [(part, process)]
+        if part == parts:
+            what, batches = "gradient", [(n, rank) for n in range(parts) for rank in range(len(everyone))]
+        rows = [row for n, rank in batches for row in self.batches.draw(step * parts + n, rank)]
+        raise MOSError(
+            f"the {what} is not finite at step {step + 1} ({float(everyone[process, part]):.4g}); nothing is written "
+            "after it. Try a lower BRIDGE.SOLVER.LR, BRIDGE.SOLVER.CLIP_NORM 1.0, or BRIDGE.SOLVER.PRECISION no. "
+            f"Its files: {', '.join(path for row in rows for path in row[:2])}"
+        )
 
     def _log_samples(self) -> None:
         """Show sources, generated and real chips side by side in tensorboard."""
@@ -211,11 +204,8 @@ class BridgeTrainer:
         source, real = self.shown
         pipeline: Any = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        made = pipeline(
-            to_tensor(source),
-            num_inference_steps=min(self.cfg.BRIDGE.SAMPLE.STEPS, _GRID_CALLS),
-            generator=torch.Generator().manual_seed(self.seed),
-        ).images
+        count, generator = min(self.cfg.BRIDGE.SAMPLE.STEPS, _GRID_CALLS), torch.Generator().manual_seed(self.seed)
+        made = pipeline(to_tensor(source), num_inference_steps=count, generator=generator).images
         rows = np.stack([source, np.stack([np.asarray(image) for image in made]), real], axis=1)
         grid = make_grid(torch.from_numpy(rows).flatten(0, 1).movedim(-1, 1), nrow=rows.shape[1], pad_value=255)
         for tracker in self.accelerator.trackers:
@@ -223,26 +213,14 @@ class BridgeTrainer:
 
     def pipeline(self, trained: dict[str, list[int]] | None = None, info: Any = None) -> BrownianBridgePipeline:
         """The bridge with the averaged weights, the identities it was trained on and facts for its model card."""
-        cfg = self.cfg
-        unet = build_unet(cfg, self.latents.vae).to(self.accelerator.device)
+        bridge, sar, vae = self.cfg.BRIDGE, self.cfg.INPUT.SAR, self.latents.vae
+        unet = build_unet(self.cfg, vae).to(self.accelerator.device).eval()
         self.ema.copy_to(unet.parameters())
-        height, width = cfg.BRIDGE.SIZE
-        sar = cfg.INPUT.SAR
-        return BrownianBridgePipeline(
-            unet=unet.eval(),
-            scheduler=build_scheduler(cfg, latent=self.latents.vae is not None),
-            vae=self.latents.vae,
-            direction=cfg.BRIDGE.DIRECTION,
-            height=height,
-            width=width,
-            sar_transform=sar.TRANSFORM,
-            sar_low=sar.LOW_PERCENTILE,
-            sar_high=sar.HIGH_PERCENTILE,
-            sar_channel=sar.CHANNEL,
-            resize=cfg.BRIDGE.RESIZE,
-            trained_identities=trained,
-            info=info,
-        )
+        settings = {"direction": bridge.DIRECTION, "resize": bridge.RESIZE, "trained_identities": trained, "info": info}
+        settings |= zip(("height", "width"), bridge.SIZE, strict=True)
+        settings |= {"sar_transform": sar.TRANSFORM, "sar_channel": sar.CHANNEL}
+        settings |= {"sar_low": sar.LOW_PERCENTILE, "sar_high": sar.HIGH_PERCENTILE}
+        return BrownianBridgePipeline(unet, build_scheduler(self.cfg, vae is not None), vae, **settings)
 
 
 def make_accelerator(cfg: Any, accumulate: int = 1) -> Accelerator:
@@ -267,15 +245,10 @@ def make_accelerator(cfg: Any, accumulate: int = 1) -> Accelerator:
 
 def _describe_processes() -> None:
     """fast-reid's launch has made the process group; accelerate reads in the environment how it looks."""
-    described = {
-        "RANK": comm.get_rank(),
-        "WORLD_SIZE": comm.get_world_size(),
-        "LOCAL_RANK": comm.get_local_rank(),
-        "LOCAL_WORLD_SIZE": comm.get_local_size(),
-        "MASTER_ADDR": "127.0.0.1",  # read only where there is no group
-        "MASTER_PORT": "29500",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or max((os.cpu_count() or 1) // comm.get_local_size(), 1),
-    }
+    described = {"RANK": comm.get_rank(), "WORLD_SIZE": comm.get_world_size()}
+    described |= {"LOCAL_RANK": comm.get_local_rank(), "LOCAL_WORLD_SIZE": comm.get_local_size()}
     os.environ.update({name: str(value) for name, value in described.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")  # read only where there is no group
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // comm.get_local_size(), 1)))
     # Its own lock is shared between processes, and Python would warn of it when this one ends.
     tqdm.set_lock(threading.RLock())

@@ -103,7 +103,9 @@ def test_a_chip_that_cannot_be_read_is_named(tmp_path, limit):
 
 def test_latents_held_are_those_of_each_image_mirrored_or_not(folder):
     made, vae = batches(folder), tiny_vae()
-    fresh, held, scarce = Latents(vae), Latents(vae, made.store), Latents(vae, made.store, limit=10)
+    fresh, held = Latents(vae), Latents(vae, made.store)
+    made.store.limit = 10
+    scarce = Latents(vae, made.store)
     assert held._held is not None and scarce._held is None
     for batch in map(made.batch, range(4)):  # of which some pairs are mirrored
         wanted = torch.stack(fresh.pair(batch, "cpu"))

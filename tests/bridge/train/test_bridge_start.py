@@ -50,7 +50,7 @@ def test_starts_and_autoencoders_that_are_refused_before_anything_is_written(sta
         ({"INIT_FROM": none}, "INIT_FROM: .*none"),
         ({"INIT_FROM": tmp_path / "start"}, "INIT_FROM: .*start/pipeline"),
         ({"INIT_FROM": damaged}, "INIT_FROM: .*damaged"),
-        ({"INIT_FROM": other}, "INIT_FROM: .*in the latents .* in pixels"),
+        ({"INIT_FROM": other}, "INIT_FROM: .*in latents.* in pixels"),
         ({"INIT_FROM": other, **path}, "INIT_FROM: .*other/vae"),
         ({"INIT_FROM": "", "LATENT.PATH": none}, "none"),
         ({"INIT_FROM": "", **path, "SIZE": "[18,8]"}, "BRIDGE.SIZE: .* multiples of 4"),
