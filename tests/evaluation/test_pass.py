@@ -64,8 +64,7 @@ def evaluate(root, folder, **options):
 
 def in_a_process(root, folder):
     torch.set_num_threads(1)
-    results = evaluate(root, folder)
-    Path(folder, f"{torch.distributed.get_rank()}.json").write_text(json.dumps(results))
+    Path(folder, f"{torch.distributed.get_rank()}.json").write_text(json.dumps(evaluate(root, folder)))
 
 
 @pytest.mark.slow
