@@ -11,6 +11,16 @@ from fastreid_mos import load_cfg
 
 
 @pytest.fixture
+def sar_path(tmp_path) -> Path:
+    return tmp_path / "1_SAR.tif"
+
+
+@pytest.fixture
+def rgb_path(tmp_path) -> Path:
+    return tmp_path / "1_RGB.tif"
+
+
+@pytest.fixture
 def hoss_root(tmp_path) -> Path:
     """A folder with HOSS in it: 17 training chips of 6 identities, 4 query and 7 gallery chips."""
     root = tmp_path / "datasets" / "HOSS"

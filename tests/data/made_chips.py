@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from fastreid_mos.data import Chip, read_chip
+
 # What each identity of the training split has: optical chips, SAR chips.
 TRAINING = {2: (2, 1), 10: (1, 2), 11: (3, 3), 100: (1, 1), 7: (2, 0), 9: (0, 1)}
 
@@ -33,6 +35,12 @@ def write_tiff(path: Path, pixels: np.ndarray, nodata: str | None = None, **opti
     tags = [] if nodata is None else [(42113, 2, 0, nodata, True)]
     tifffile.imwrite(path, pixels, metadata=None, extratags=tags, **options)
     return path
+
+
+def read_tiff(
+    path: Path, pixels: np.ndarray, nodata: str | None = None, channel: str = "auto", **options: object
+) -> Chip:
+    return read_chip(write_tiff(path, pixels, nodata, **options), channel=channel)
 
 
 def write_optical(path: Path, seed: int) -> None:

@@ -11,76 +11,53 @@ from PIL import Image
 from fastreid_mos.data import OPTICAL, SAR, read_chip, sar_denoise
 from fastreid_mos.errors import ChipError
 
-RGB, GAMMA = optical(1), sar(2)
+RGB, GAMMA, BIG = optical(1), sar(2), sar(3, 70, 50)
 GREY = RGB[..., :1].repeat(3, axis=2)
-BIG = sar(3, 70, 50)
+SAR_TIFFS = [
+    (GAMMA, {}), (GAMMA, {"byteorder": ">"}), (GAMMA, {"bigtiff": True}), (GAMMA, {"rowsperstrip": 7}),
+    (GAMMA, {"compression": "lzw"}), (GAMMA, {"compression": "deflate", "predictor": True}), (BIG, {"tile": (32, 32)}),
+    (BIG, {"tile": (32, 16), "byteorder": ">", "compression": "zstd"}), (GAMMA.astype(np.float64), {}),
+    (GAMMA.astype(np.float16), {}), ((GAMMA * 900).astype(np.uint16), {"byteorder": ">", "compression": "lzw"}),
+    ((GAMMA * 20).astype(np.uint8), {"compression": "packbits"}), ((GAMMA * 900).astype(np.int32), {}), (GAMMA - 1, {}),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "pixels, options",
-    [
-        (GAMMA, {}),
-        (GAMMA, {"byteorder": ">"}),
-        (GAMMA, {"bigtiff": True}),
-        (GAMMA, {"rowsperstrip": 7}),
-        (GAMMA, {"compression": "lzw"}),
-        (GAMMA, {"compression": "deflate", "predictor": True}),
-        (BIG, {"tile": (32, 32)}),
-        (BIG, {"tile": (32, 16), "byteorder": ">", "compression": "zstd"}),
-        (GAMMA.astype(np.float64), {}),
-        (GAMMA.astype(np.float16), {}),
-        ((GAMMA * 900).astype(np.uint16), {"byteorder": ">", "compression": "lzw"}),
-        ((GAMMA * 20).astype(np.uint8), {"compression": "packbits"}),
-        ((GAMMA * 900).astype(np.int32), {}),
-        (GAMMA - 1, {}),
-    ],
-    ids=lambda value: str(value.dtype) if isinstance(value, np.ndarray) else str(value),
-)
-def test_sar_tiff(tmp_path, pixels, options):
-    path = tmp_path / "1_SAR.tif"
-    tifffile.imwrite(path, pixels, **options)
-    chip = read_chip(path)
+@pytest.mark.parametrize("pixels, options", SAR_TIFFS, ids=str)
+def test_sar_tiff(sar_path, pixels, options):
+    tifffile.imwrite(sar_path, pixels, **options)
+    chip = read_chip(sar_path)
     assert chip.modality == SAR and chip.size == (pixels.shape[1], pixels.shape[0])
     assert chip.pixels.dtype == np.float32 and chip.pixels.dtype.isnative
     np.testing.assert_array_equal(chip.pixels, pixels.astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {}, {"compression": "lzw", "predictor": True}, {"compression": "deflate"}, {"planarconfig": "separate"},
-        {"byteorder": ">"}, {"dtype": np.uint16}, {"dtype": np.float32}, {"dtype": float},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_optical_tiff(tmp_path, options):
-    dtype, path = options.pop("dtype", np.uint8), tmp_path / "7_RGB.tif"
+OPTICAL_TIFFS = [
+    {}, {"compression": "lzw", "predictor": True}, {"compression": "deflate"}, {"planarconfig": "separate"},
+    {"byteorder": ">"}, {"dtype": np.uint16}, {"dtype": np.float32}, {"dtype": float},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTICAL_TIFFS, ids=str)
+def test_optical_tiff(rgb_path, options):
+    options = dict(options)
+    dtype = options.pop("dtype", np.uint8)
     pixels = (RGB.astype(float) * {np.uint16: 257, float: 1 / 255}.get(dtype, 1)).astype(dtype)
     planar = options.get("planarconfig") == "separate"
-    tifffile.imwrite(path, pixels.transpose(2, 0, 1) if planar else pixels, photometric="rgb", **options)
-    chip = read_chip(path)
-    assert chip.modality == OPTICAL and chip.size == (14, 40)
-    assert chip.pixels.flags.c_contiguous
+    tifffile.imwrite(rgb_path, pixels.transpose(2, 0, 1) if planar else pixels, photometric="rgb", **options)
+    chip = read_chip(rgb_path)
+    assert chip.modality == OPTICAL and chip.size == (14, 40) and chip.pixels.flags.c_contiguous
     np.testing.assert_array_equal(chip.pixels, RGB)
 
 
-def test_content_counts_not_the_extension(tmp_path):
-    Image.fromarray(RGB).save(tmp_path / "7_RGB.tif", format="PNG")
-    tifffile.imwrite(tmp_path / "7_RGB.png", RGB, photometric="rgb")
-    for name in ("7_RGB.tif", "7_RGB.png"):
-        np.testing.assert_array_equal(read_chip(tmp_path / name).pixels, RGB)
-
-
-def test_exif_and_tiff_orientation(tmp_path):
+def test_exif_and_tiff_orientation(rgb_path):
     exif = Image.Exif()
     exif[274] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(RGB).save(tmp_path / "7_RGB.png", exif=exif)
-    np.testing.assert_array_equal(read_chip(tmp_path / "7_RGB.png").pixels, np.rot90(RGB, -1))
+    Image.fromarray(RGB).save(rgb_path, "PNG", exif=exif)
+    np.testing.assert_array_equal(read_chip(rgb_path).pixels, np.rot90(RGB, -1))
     for orientation in range(1, 9):
-        path = tmp_path / f"{orientation}_RGB.tif"
-        tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
-        with Image.open(path) as image:  # PIL knows the tag, too
-            np.testing.assert_array_equal(read_chip(path).pixels, np.asarray(image))
+        tifffile.imwrite(rgb_path, RGB, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
+        with Image.open(rgb_path) as image:  # PIL knows the tag, too
+            np.testing.assert_array_equal(read_chip(rgb_path).pixels, np.asarray(image))
 
 
 INKS = Image.new("CMYK", (16, 40), (255, 0, 0, 0))
@@ -97,34 +74,33 @@ KINDS = {
     "16 bit": (Image.fromarray(RGB[..., 0].astype(np.uint16) * 257), "PNG", GREY, 0),
     "CMYK": (INKS, "JPEG", np.asarray(INKS.convert("RGB")), 2),
     "JPEG": (Image.fromarray(SMOOTH), "JPEG", SMOOTH, 12),
+    "BMP": (Image.fromarray(RGB), "BMP", RGB, 0),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_optical_of_other_kinds(tmp_path, kind):
+def test_optical_of_other_kinds(rgb_path, kind):
     image, form, wanted, near = KINDS[kind]
-    image.save(tmp_path / "7_RGB.png", form)
-    np.testing.assert_allclose(read_chip(tmp_path / "7_RGB.png").pixels.astype(int), wanted, atol=near)
+    image.save(rgb_path, form)  # the content counts, not the extension
+    np.testing.assert_allclose(read_chip(rgb_path).pixels.astype(int), wanted, atol=near)
 
 
-def test_white_is_zero_and_deep_palettes(tmp_path):
-    grey = RGB[..., 0]
-    tifffile.imwrite(tmp_path / "1_SAR.tif", 255 - grey, photometric="miniswhite")
-    np.testing.assert_array_equal(read_chip(tmp_path / "1_SAR.tif").pixels, grey)
+def test_white_is_zero_and_deep_palettes(sar_path, rgb_path):
+    tifffile.imwrite(sar_path, 255 - RGB[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(read_chip(sar_path).pixels, RGB[..., 0])
     colours = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16) * 257
-    tifffile.imwrite(tmp_path / "1_RGB.tif", grey, photometric="palette", colormap=colours)
-    np.testing.assert_array_equal(read_chip(tmp_path / "1_RGB.tif").pixels, colours[:, grey].transpose(1, 2, 0) // 257)
+    tifffile.imwrite(rgb_path, RGB[..., 0], photometric="palette", colormap=colours)
+    np.testing.assert_array_equal(read_chip(rgb_path).pixels, colours[:, RGB[..., 0]].transpose(1, 2, 0) // 257)
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_channels_of_sar(tmp_path, separate):
+def test_channels_of_sar(sar_path, separate):
     first, second, third, fourth = (sar(n) for n in range(4))
-    path = tmp_path / "1_SAR.tif"
 
     def read(*channels, channel="auto"):
         stack, config = np.stack(channels, 0 if separate else -1), "separate" if separate else "contig"
-        tifffile.imwrite(path, stack, photometric="minisblack", planarconfig=config)
-        return read_chip(path, channel=channel).pixels
+        tifffile.imwrite(sar_path, stack, photometric="minisblack", planarconfig=config)
+        return read_chip(sar_path, channel=channel).pixels
 
     np.testing.assert_array_equal(read(first, second), first)
     np.testing.assert_array_equal(read(first, second, channel="1"), second)
@@ -137,37 +113,32 @@ def test_channels_of_sar(tmp_path, separate):
             read(*(first, second, third)[:count], channel=channel)
     with pytest.raises(ValueError, match="^channel: "):
         read(first, second, channel="both")
-    tifffile.imwrite(path, np.stack([first, second]), photometric="minisblack")  # pages are channels
-    np.testing.assert_array_equal(read_chip(path, channel="1").pixels, second)
+    tifffile.imwrite(sar_path, np.stack([first, second]), photometric="minisblack")  # pages are channels
+    np.testing.assert_array_equal(read_chip(sar_path, channel="1").pixels, second)
 
 
-def test_complex_sar(tmp_path):
+def test_complex_infinite_and_not_a_number(sar_path):
     pixels = (sar(0) - 1j * sar(1)).astype(np.complex64)
-    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels)
-    np.testing.assert_allclose(read_chip(tmp_path / "1_SAR.tif").pixels, np.abs(pixels), rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_not_a_number_and_infinite(tmp_path, dtype):
-    pixels = GAMMA.astype(dtype)
-    pixels[0, :3] = np.nan, np.inf, -np.inf
-    pixels[0, 3] = 1e300 if dtype is np.float64 else np.inf  # infinite in float32
-    tifffile.imwrite(tmp_path / "1_SAR.tif", pixels)
-    got = read_chip(tmp_path / "1_SAR.tif").pixels
-    rest = np.concatenate([GAMMA[0, 4:], GAMMA[1:].ravel()])
-    assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
-    np.testing.assert_array_equal(got[1:], GAMMA[1:])
+    tifffile.imwrite(sar_path, pixels)
+    np.testing.assert_allclose(read_chip(sar_path).pixels, np.abs(pixels), rtol=1e-6)
+    for dtype, large in ((np.float32, np.inf), (np.float64, 1e300)):  # infinite in float32
+        pixels = GAMMA.astype(dtype)
+        pixels[0, :4] = np.nan, np.inf, -np.inf, large
+        tifffile.imwrite(sar_path, pixels)
+        got = read_chip(sar_path).pixels
+        rest = np.concatenate([GAMMA[0, 4:], GAMMA[1:].ravel()])
+        assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
+        np.testing.assert_array_equal(got[1:], GAMMA[1:])
 
 
 def test_modality_from_content_where_no_name_tells(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
-    tifffile.imwrite(tmp_path / "b.tif", RGB[..., 0])
-    tifffile.imwrite(tmp_path / "c.tif", GAMMA)
-    Image.fromarray(GREY).save(tmp_path / "d.png")
-    assert [read_chip(tmp_path / name).modality for name in ("a.tif", "b.tif", "c.tif", "d.png")] == [0, 1, 1, 1]
-    assert read_chip(tmp_path / "b.tif", modality=OPTICAL).pixels.shape == (40, 14, 3)
+    path = tmp_path / "a.tif"
+    for pixels, modality in ((RGB, OPTICAL), (GREY, SAR), (GAMMA, SAR), (RGB[..., 0], SAR)):
+        tifffile.imwrite(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
+        assert read_chip(path).modality == modality
+    assert read_chip(path, modality=OPTICAL).pixels.shape == (40, 14, 3)
     with pytest.raises(ValueError, match="^modality: "):
-        read_chip(tmp_path / "a.tif", modality=2)
+        read_chip(path, modality=2)
 
 
 def test_real_sar_formats(shared_dir):
@@ -176,14 +147,13 @@ def test_real_sar_formats(shared_dir):
     for path in files:
         for modality in (None, SAR):
             chip = read_chip(path, modality)
-            assert chip.modality == SAR
-            assert np.isfinite(chip.pixels).all() and chip.pixels.dtype == np.float32
-            assert np.unique(sar_denoise(chip.pixels)).size > 3, path.name
+            assert chip.modality == SAR and np.isfinite(chip.pixels).all() and chip.pixels.dtype == np.float32
+        assert np.unique(sar_denoise(chip.pixels)).size > 3, path.name
         if not path.name.startswith("misnamed"):
             stored = tifffile.imread(path)
             wanted = stored[..., 0] if stored.ndim == 3 else stored
             wanted = np.hypot(stored[..., 0], stored[..., 1]) if "_iq" in path.name else wanted
-            np.testing.assert_allclose(read_chip(path).pixels, wanted, rtol=1e-6)
+            np.testing.assert_allclose(chip.pixels, wanted, rtol=1e-6)
 
 
 def test_real_sample_and_pairs_are_readable(shared_dir):
