@@ -53,21 +53,16 @@ BAD = {
     "empty": (b"", "is empty"),
     "text": (b"this is not an image, only a text\n", "is not a TIFF"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a TIFF"),
-    "web page": (b"<!DOCTYPE html><html>404</html>", "is not a TIFF"),
     "TIFF signature only": (b"II*\0", "cannot be decoded"),
     "PNG signature only": (b"\x89PNG\r\n\x1a\n", "header cannot be read"),
     "cut SAR": (tiff(sar(0))[:-50], "cut off"),
-    "cut optical": (tiff(optical(0), photometric="rgb", compression="lzw")[:-50], "cut off"),
-    "half of SAR": (tiff(sar(0))[: len(tiff(sar(0))) // 2], "cut off"),
     "cut PNG": (pil(optical(0), "PNG")[:300], "cut off"),
     "PNG without its end": (pil(optical(0), "PNG")[:-12], "cut off"),
     "cut JPEG": (pil(optical(0), "JPEG")[:-80], "cut off"),
     "no width": (tiff_header(0, 4), "no pixels|holds no|cannot be decoded"),
-    "no height": (tiff_header(4, 0), "no pixels|holds no|cannot be decoded"),
     "PNG of no size": (png_header(0, 0), "cannot be read|cannot be decoded|has no pixels"),
     "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
     "one column": (tiff(np.arange(9, dtype=np.float32)[:, None]), "1 x 9 pixels"),
-    "one pixel PNG": (pil(np.ones((1, 1, 3), np.uint8), "PNG"), "1 x 1 pixels"),
     "TIFF bomb": (tiff_header(100_000, 100_000), "claims 100000 x 100000"),
     "long TIFF": (tiff_header(20, 100_000), "claims 20 x 100000"),
     "PNG bomb": (png_header(100_000, 100_000), "exceeds limit|claims 100000"),
@@ -77,28 +72,25 @@ BAD = {
     "TIFF whose data is elsewhere": (tiff_header(4, 2, t273=4_000_000), "beyond the end"),
     "unknown compression": (tiff_header(4, 2, t259=31_337), "cannot be decoded"),
     "constant SAR": (tiff(np.full((9, 9), 3.5, np.float32)), "constant: every pixel is 3.5"),
-    "SAR constant but for NaN": (tiff(np.array([[1, 1, np.nan], [1, 1, 1]], np.float32)), "constant"),
     "no finite SAR": (tiff(np.full((9, 9), np.nan, np.float32)), "no finite pixel"),
     "infinite SAR": (tiff(np.full((9, 9), np.inf, np.float32)), "no finite pixel"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file(tmp_path, case):
+def test_bad_file(sar_path, case):
     content, wanted = BAD[case]
-    path = tmp_path / "0001_s01c1_SAR.tif"
-    path.write_bytes(content)
+    sar_path.write_bytes(content)
     with warnings.catch_warnings(), pytest.raises(ChipError, match=wanted) as caught:
         warnings.simplefilter("error")
-        read_chip(path)
-    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
-    assert caught.value.path == str(path)
+        read_chip(sar_path)
+    assert str(caught.value).startswith(f"{sar_path}: ") and "\n" not in str(caught.value)
+    assert caught.value.path == str(sar_path)
     # No traceback of a decoder above it.
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_sar_read_as_optical(tmp_path):
-    path = tmp_path / "1_RGB.tif"
+def test_sar_read_as_optical_and_optical_without_a_ship(rgb_path):
     layout = {"photometric": "minisblack", "planarconfig": "contig"}
     # HOSS's backscatter lies in 0.001 to 11: in an optical chip's range.
     for pixels, words, options in (
@@ -106,22 +98,14 @@ def test_sar_read_as_optical(tmp_path):
         (sar(0).astype(np.complex64), "is it a SAR chip", {}),
         (np.stack([sar(0), sar(1)], -1), r"2 channel\(s\); is it a SAR chip", layout),
         (np.stack([sar(n) for n in range(5)], -1), "has 5 channels", layout),
+        *((np.full((9, 9, 3), n, np.uint8), rf"is constant.*\({n}, {n}, {n}\)", {}) for n in (0, 77, 255)),
     ):
-        path.write_bytes(tiff(pixels, **options))
+        rgb_path.write_bytes(tiff(pixels, **options))
         with pytest.raises(ChipError, match=words):
-            read_chip(path)
-
-
-@pytest.mark.parametrize("value", [0, 77, 255])
-def test_optical_chip_without_a_ship(tmp_path, value):
-    path = tmp_path / "1_RGB.png"
-    pixels = np.full((9, 9, 3), value, np.uint8)
-    Image.fromarray(pixels).save(path)
-    with pytest.raises(ChipError, match=rf"1_RGB.png: is constant.*\({value}, {value}, {value}\)"):
-        read_chip(path)
+            read_chip(rgb_path)
     pixels[4, 4, 2] ^= 1
-    Image.fromarray(pixels).save(path)
-    np.testing.assert_array_equal(read_chip(path).pixels, pixels)
+    rgb_path.write_bytes(tiff(pixels))
+    np.testing.assert_array_equal(read_chip(rgb_path).pixels, pixels)
 
 
 def test_what_is_no_file(tmp_path):
@@ -140,26 +124,6 @@ def test_what_is_no_file(tmp_path):
         assert str(caught.value).startswith(os.fsdecode(path))
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="POSIX permissions")
-def test_unreadable(tmp_path):
-    path = tmp_path / "1_SAR.tif"
-    path.write_bytes(tiff(sar(0)))
-    path.chmod(0)
-    closed = [folder for folder in (tmp_path, *tmp_path.parents) if folder.stat().st_mode & 0o777 == 0o700]
-    before = os.geteuid()
-    if before == 0:  # the administrator may read everything: become nobody
-        for folder in closed:
-            folder.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        with pytest.raises(ChipError, match="1_SAR.tif: cannot be opened: Permission denied"):
-            read_chip(path)
-    finally:
-        os.seteuid(before)
-        for folder in closed:
-            folder.chmod(0o700)
-
-
 KINDS = {
     "strips_SAR": tiff(sar(0), rowsperstrip=4),
     "tiles_SAR": tiff(sar(0, 20, 20), tile=(16, 16), compression="deflate"),
@@ -170,7 +134,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_truncations_are_refused(tmp_path, kind):
+def test_truncations_and_damaged_bytes(tmp_path, kind):
     path, whole = tmp_path / f"1_{kind}.tif", KINDS[kind]
     path.write_bytes(whole)
     read_chip(path)
@@ -178,11 +142,6 @@ def test_truncations_are_refused(tmp_path, kind):
         path.write_bytes(whole[:length])
         with pytest.raises(ChipError):
             read_chip(path)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_damaged_bytes_never_raise_anything_else(tmp_path, kind):
-    path, whole = tmp_path / f"1_{kind}.tif", KINDS[kind]
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(80):
@@ -192,26 +151,24 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, kind):
         path.write_bytes(damaged)
         try:
             read_chip(path)
-        except ChipError:
+        except ChipError:  # never anything else
             refused += 1
     assert refused > 8
 
 
-def test_lenient_pil_does_not_let_a_cut_image_pass(tmp_path, monkeypatch):
+def test_lenient_pil_does_not_let_a_cut_image_pass(rgb_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    path = tmp_path / "1_RGB.jpg"
-    path.write_bytes(KINDS["jpeg_RGB"][:-60])
+    rgb_path.write_bytes(KINDS["jpeg_RGB"][:-60])
     with pytest.raises(ChipError, match="cut off"):
-        read_chip(path)
+        read_chip(rgb_path)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
-def test_broken_tiff_prints_nothing(tmp_path, monkeypatch, capfd):
+def test_broken_tiff_prints_nothing(sar_path, monkeypatch, capfd):
     # As in a program that set up no log: Python prints warnings itself.
     monkeypatch.setattr(logging.root, "handlers", [])
-    path = tmp_path / "1_SAR.tif"
     for length in (70, 120, 180):
-        path.write_bytes(KINDS["strips_SAR"][:length])
+        sar_path.write_bytes(KINDS["strips_SAR"][:length])
         with pytest.raises(ChipError):
-            read_chip(path)
+            read_chip(sar_path)
     assert capfd.readouterr() == ("", "")

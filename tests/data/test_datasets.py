@@ -24,11 +24,12 @@ def hoss(hoss_root):
 
 
 @pytest.fixture
-def log(caplog):
-    """A function: a data set -> what it logs of its training and its test chips."""
+def log(caplog, hoss_root):
+    """A function: what HOSS, or this data set, logs of its training and its test chips."""
     caplog.set_level(logging.INFO, "fastreid_mos.data")
 
-    def of(dataset):
+    def of(dataset=None):
+        dataset = dataset or HOSS(root=hoss_root)
         caplog.clear()
         dataset.show_train()
         dataset.show_test()
@@ -41,40 +42,40 @@ def names(items):
     return [(os.path.basename(path), pid, modality) for path, pid, modality in items]
 
 
-def test_lists(hoss_root):
+def pids(items):
+    return [pid for _, pid, _ in items]
+
+
+def test_lists_and_protocols(hoss_root):
     data = DATASET_REGISTRY.get("HOSS")(root=str(hoss_root), combineall=False, verbose=False)
     assert isinstance(data, HOSS) and data.root == str(hoss_root / "HOSS")
-    assert len(data.train) == 17 and {pid for _, pid, _ in data.train} == set(TRAINING)
+    assert len(data.train) == 17 and set(pids(data.train)) == set(TRAINING)
     assert all(os.path.isfile(path) and isinstance(pid, int) for path, pid, _ in data.train)
     assert names(data.query)[:2] == [("0201_a_RGB.tif", 201, OPTICAL), ("0202_a_SAR.tif", 202, SAR)]
     assert names(data.gallery)[0] == ("-1_0001_SAR.tif", -1, SAR) and len(data.gallery) == 7
     assert data.get_num_pids(data.train) == 6 and data.get_num_cams(data.train) == 2
     assert HOSS(root=hoss_root / "HOSS").train == data.train  # the folder itself
-
-
-def test_protocols_are_derived_by_modality(hoss_root):
     o2s, s2o = HOSS_O2S(root=hoss_root), HOSS_S2O(root=hoss_root)
-    assert [pid for _, pid, _ in o2s.query] == [201, 203] and {kind for *_, kind in o2s.query} == {OPTICAL}
-    assert [pid for _, pid, _ in o2s.gallery] == [-1, 201]
-    assert [pid for _, pid, _ in s2o.query] == [202, 204] and {kind for *_, kind in s2o.query} == {SAR}
-    assert [pid for _, pid, _ in s2o.gallery] == [-1, 201, 202, 203, 204]
-    assert o2s.train == s2o.train == HOSS(root=hoss_root).train
+    assert pids(o2s.query) == [201, 203] and {kind for *_, kind in o2s.query} == {OPTICAL}
+    assert pids(o2s.gallery) == [-1, 201]
+    assert pids(s2o.query) == [202, 204] and {kind for *_, kind in s2o.query} == {SAR}
+    assert pids(s2o.gallery) == [-1, 201, 202, 203, 204]
+    assert o2s.train == s2o.train == data.train
 
 
 def test_subset_folders_come_first(hoss_root, hoss):
     subset = hoss / "subset" / "O2S"
     write_optical(subset / "query" / "0300_a_RGB.tif", 1)
-    assert [pid for _, pid, _ in HOSS_O2S(root=hoss_root).query] == [201, 203]  # half a subset is none
-    write_sar(subset / "bounding_box_test" / "0300_b_SAR.tif", 2)
-    write_sar(subset / "bounding_box_test" / "0301_b_SAR.tif", 3)
+    assert pids(HOSS_O2S(root=hoss_root).query) == [201, 203]  # half a subset is none
+    for pid in (300, 301):
+        write_sar(subset / "bounding_box_test" / f"0{pid}_b_SAR.tif", pid)
     data = HOSS_O2S(root=hoss_root)
     assert names(data.query) == [("0300_a_RGB.tif", 300, OPTICAL)] and len(data.gallery) == 2
-    assert [pid for _, pid, _ in HOSS_S2O(root=hoss_root).query] == [202, 204]
+    assert pids(HOSS_S2O(root=hoss_root).query) == [202, 204]
 
 
 MISSING = {
     "HOSS": ("HOSS", "bounding_box_train", "query", "bounding_box_test", "_RGB.tif", "15860212"),
-    "HOSS_O2S": ("HOSS", "15860212"),
     "OptiSarPair": ("OptiSar_Pair", "_RGB.tif"),
     "QXSSAROPT": ("QXS-SAROPT", "opt/<number>.png"),
 }
@@ -98,14 +99,8 @@ def test_dataset_root(monkeypatch):
 
 
 def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
-    query, loop = hoss / "query", hoss_root.parent / "loop"
-    shutil.rmtree(query)
-    for link in (query, loop):
-        link.symlink_to(link)
-    for root, words in ((hoss_root, r"^\S+/HOSS/query: cannot be read"), (loop, r"loop/HOSS: cannot be read")):
-        with pytest.raises(DatasetError, match=words):
-            HOSS(root=root)
-    query.unlink()
+    loop = hoss_root.parent / "loop"
+    loop.symlink_to(loop)
     real = os.listdir
 
     def closed(folder="."):
@@ -114,11 +109,15 @@ def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
         return real(folder)
 
     monkeypatch.setattr(os, "listdir", closed)
-    with pytest.raises(DatasetError, match=r"^\S+/bounding_box_test: cannot be read \(Permission denied\)$"):
-        HOSS(root=hoss_root)
+    for root, words in (
+        (hoss_root, r"^\S+/bounding_box_test: .*Permission denied"),
+        (loop, "loop/HOSS: cannot be read"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            HOSS(root=root)
 
 
-def test_odd_names_are_skipped_counted_and_logged(hoss_root, hoss, log):
+def test_odd_names(hoss_root, hoss, log, odd_words):
     train = hoss / "bounding_box_train"
     for name in (
         "Thumbs.db", ".0001_s01c1_RGB.tif", "ship_s01c1_RGB.tif", "0001_s01c1.tif", "0001_s01c1_IR.tif", "0001-RGB.tif",
@@ -129,41 +128,39 @@ def test_odd_names_are_skipped_counted_and_logged(hoss_root, hoss, log):
     (train / "0002_loop_RGB.tif").symlink_to(train / "0002_loop_RGB.tif")
     write_optical(train / "0500_RGB.TIFF", 5)
     write_sar(train / "500_with_more_words_sar.tif", 6)
+    paths = [hoss / "query" / f"0301_{word}_RGB.tif" for word in odd_words]
+    for path in paths:
+        write_optical(path, 5)
     data = HOSS(root=hoss_root)
-    assert len(data.train) == 19 and sum(pid == 500 for _, pid, _ in data.train) == 2
+    assert len(data.train) == 19 and pids(data.train).count(500) == 2
+    assert {(str(path), 301, OPTICAL) for path in paths} <= set(data.query)
     assert len(data.skipped) == data.summary()["skipped"] == 11
-    text = log(data)
-    for words in (
-        "11 files skipped",
-        "5 named other than <identity>_",
-        "1 of identity -1",
-        str(train / "0001-RGB.tif"),
-    ):
-        assert words in text
+    text, other = log(data), str(train / "0001-RGB.tif")
+    assert all(words in text for words in ("11 files skipped", "5 named other than <", "1 of identity -1", other))
 
 
 @pytest.mark.parametrize("name", [b"0300_\xb4\xac_RGB.tif", b"0300_a\rb_RGB.tif"])
-@pytest.mark.parametrize("folder", ["bounding_box_train", "query", "bounding_box_test", "subset/S2O/query"])
-def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss, folder, name):
-    if "subset" in folder:
-        for part in ("query", "bounding_box_test"):
-            write_sar(hoss / "subset/S2O" / part / "0202_a_SAR.tif", 1)
-    try:
-        shutil.copy(hoss / "query/0201_a_RGB.tif", os.path.join(os.fsencode(hoss), folder.encode(), name))
-    except OSError:
-        pytest.skip("this file system takes no such name")
-    with pytest.raises(DatasetError) as caught:
-        (HOSS_S2O if "subset" in folder else HOSS)(root=hoss_root)
-    message = str(caught.value)
-    assert message.startswith(str(hoss_root)) and message.isprintable() and "\\x" in message and "convmv" in message
-
-
-def test_a_file_of_such_a_name_that_is_no_chip_is_skipped_and_shown(hoss_root, hoss, log):
+def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss, log, name):
+    for part in ("query", "bounding_box_test"):
+        write_sar(hoss / "subset/S2O" / part / "0202_a_SAR.tif", 1)
     try:
         (hoss / "query" / os.fsdecode(b"\xb4\n.txt")).write_text("x")
+        assert "query/\\xb4\\x0a.txt" in log()  # no chip: skipped and shown
+        for folder in (b"bounding_box_train", b"query", b"bounding_box_test", b"subset/S2O/query"):
+            path = os.path.join(os.fsencode(hoss), folder, name)
+            shutil.copy(hoss / "query/0201_a_RGB.tif", path)
+            with pytest.raises(DatasetError) as caught:
+                (HOSS_S2O if b"subset" in folder else HOSS)(root=hoss_root)
+            message = str(caught.value)
+            assert (
+                message.startswith(str(hoss_root))
+                and message.isprintable()
+                and "\\x" in message
+                and "convmv" in message
+            )
+            os.unlink(path)
     except OSError:
         pytest.skip("this file system takes no such name")
-    assert "query/\\xb4\\x0a.txt" in log(HOSS(root=hoss_root))
 
 
 def test_data_sets_of_others(monkeypatch, caplog):
@@ -184,57 +181,41 @@ def test_data_sets_of_others(monkeypatch, caplog):
         open_dataset("Photographs")
 
 
-def test_odd_words_in_a_name_are_a_name(hoss_root, hoss, odd_words):
-    paths = [hoss / "query" / f"0301_{word}_RGB.tif" for word in odd_words]
-    for path in paths:
-        write_optical(path, 5)
-    assert {(str(path), 301, OPTICAL) for path in paths} <= set(HOSS(root=hoss_root).query)
+DOUBTS = ("1 query chips are in the gallery too, such as", "1 identities are both in the training and", "CMAL")
 
 
-def test_log_and_summary(hoss_root, log):
-    data = HOSS(root=hoss_root)
-    text = log(data)
+def test_log_and_summary(hoss_root, hoss, log):
+    write_optical(hoss / "bounding_box_test" / "0203_a_RGB.tif", 999)  # another chip by a query's name
+    text = log()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
-    assert ["split", "chips", "identities", "optical", "SAR", "identities with both", "distractors"] in rows
-    assert ["train", "17", "6", "9", "8", "4", "0"] in rows
-    assert ["query", "4", "4", "2", "2", "0", "0"] in rows
-    assert ["gallery", "7", "4", "5", "2", "1", "2"] in rows
-    for words in ("both in the training", "in the gallery too", "CMAL"):
-        assert words not in text
-    summary = data.summary()
-    assert (summary["train"], summary["query"], summary["gallery"], summary["distractors"]) == (17, 4, 7, 2)
-
-
-def test_what_makes_results_doubtful_is_logged(hoss_root, hoss, log):
-    write_optical(hoss / "bounding_box_test" / "0203_a_RGB.tif", 999)  # another chip by the same name
-    assert "in the gallery too" not in log(HOSS(root=hoss_root))
+    for row in (
+        ["split", "chips", "identities", "optical", "SAR", "identities with both", "distractors"],
+        ["train", "17", "6", "9", "8", "4", "0"], ["query", "4", "4", "2", "2", "0", "0"],
+        ["gallery", "8", "4", "6", "2", "1", "2"],
+    ):  # fmt: skip
+        assert row in rows
+    assert list(HOSS(root=hoss_root).summary().values()) == [17, 6, 4, 4, 8, 2, 0]
+    assert not any(words in text for words in (*DOUBTS, "in the gallery too", "both in the training"))
     shutil.copy(hoss / "query" / "0201_a_RGB.tif", hoss / "bounding_box_test")
     write_optical(hoss / "query" / "0002_x_RGB.tif", 1)
     for path in (hoss / "bounding_box_train").glob("*_SAR.tif"):
         path.unlink()
-    text = log(HOSS(root=hoss_root))
-    for words in (
-        f"1 query chips are in the gallery too, such as {hoss / 'query/0201_a_RGB.tif'}",
-        "1 identities are both in the training and in the test split", "no training identity has both modalities",
-    ):  # fmt: skip
-        assert words in text
+    text = log()
+    assert all(words in text for words in (*DOUBTS, str(hoss / "query/0201_a_RGB.tif")))
 
 
 def test_empty_and_absent_test_folders(hoss_root, hoss, log):
-    for folder in ("query", "bounding_box_test"):
-        for path in (hoss / folder).iterdir():
-            path.unlink()
-    for cls in (HOSS, HOSS_O2S):
-        data = cls(root=hoss_root)
-        assert len(data.train) == 17 and data.query == [] and data.gallery == [] and log(data)
-    shutil.rmtree(hoss / "query")
-    shutil.rmtree(hoss / "bounding_box_test")
-    assert len(HOSS(root=hoss_root).train) == 17
+    for remove in (lambda path: [file.unlink() for file in path.iterdir()], shutil.rmtree):
+        for folder in ("query", "bounding_box_test"):
+            remove(hoss / folder)
+        for cls in (HOSS, HOSS_O2S):
+            data = cls(root=hoss_root)
+            assert len(data.train) == 17 and data.query == [] and data.gallery == [] and log(data)
 
 
 def test_combineall_adds_the_test_chips_but_no_distractor(hoss_root):
     data = HOSS(root=hoss_root, combineall=True)
-    assert len(data.train) == 17 + 4 + 5 and len({pid for _, pid, _ in data.train}) == 6 + 4
+    assert len(data.train) == 17 + 4 + 5 and len(set(pids(data.train))) == 6 + 4
     assert data.summary()["train"] == 17
 
 
@@ -249,14 +230,10 @@ def test_plot(hoss_root):
 
 
 def test_real_sample(shared_dir):
-    data = HOSS(root=shared_dir / "hoss_sample")
-    assert data.summary() == {
-        "train": 56, "training identities": 21, "with both modalities": 15, "query": 16, "gallery": 40,
-        "distractors": 9, "skipped": 0,
-    }  # fmt: skip
+    assert list(HOSS(root=shared_dir / "hoss_sample").summary().values()) == [56, 21, 15, 16, 40, 9, 0]
 
 
-def test_optisar_pair(tmp_path):
+def test_pair_data(tmp_path):
     root = tmp_path / "OptiSar_Pair"
     for group, stem in (("a", "x_0007_p1"), ("a", "x_0008_p1"), ("b", "port_12_p1"), ("b", "port_12_p2")):
         write_optical(root / group / f"{stem}_RGB.tif", 1)
@@ -264,14 +241,11 @@ def test_optisar_pair(tmp_path):
     write_sar(root / "b" / "x_0099_SAR.tif", 3)
     (root / "b" / "readme.txt").write_text("x")
     data = DATASET_REGISTRY.get("OptiSarPair")(root=str(tmp_path), combineall=False)
-    assert {pid for _, pid, _ in data.train} == {7, 8, 12} and len(data.train) == 8
+    assert set(pids(data.train)) == {7, 8, 12} and len(data.train) == 8
     assert data.query == [] and data.gallery == [] and data.summary()["skipped"] == 2
     assert [pid for *_, pid in data.pairs] == [7, 8, 12, 12]
     for optical, sar, pid in data.pairs:
         assert optical.replace("_RGB.tif", "") == sar.replace("_SAR.png", "") and f"{pid}_" in optical
-
-
-def test_qxs_saropt(tmp_path):
     for folder, write, numbers in (("opt", write_optical, (1, 2, 10)), ("sar", write_sar, (2, 10, 11))):
         for number in numbers:
             write(tmp_path / "QXS-SAROPT" / folder / f"{number}.png", number)
@@ -283,5 +257,5 @@ def test_qxs_saropt(tmp_path):
 
 def test_identities_of_several_data_sets_are_different_ships():
     first, second = [("a", 3, 0), ("b", -1, 0)], [("c", 0, 1), ("d", -1, 1), ("e", 2, 0)]
-    assert [pid for _, pid, _ in join_items([first, second])] == [3, -1, 4, -1, 6]
-    assert [pid for _, pid, _ in join_items([first[1:], second])] == [-1, 0, -1, 2]
+    assert pids(join_items([first, second])) == [3, -1, 4, -1, 6]
+    assert pids(join_items([first[1:], second])) == [-1, 0, -1, 2]
