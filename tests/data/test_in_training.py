@@ -30,16 +30,11 @@ def test_empty_query_and_gallery_do_not_end_a_training_badly(cfg, hoss_root, cap
         for path in (hoss_root / "HOSS" / folder).iterdir():
             path.unlink()
     with caplog.at_level(logging.WARNING, "fastreid_mos"):
-        assert MOSTrainer(cfg).train() == {}
+        trainer = MOSTrainer(cfg)
+        assert trainer.train() == {}
+    assert not multiprocessing.active_children()
     assert "nothing to test on" in caplog.text
     assert (tmp_path / "out" / "model_final.pth").is_file()
-
-
-def test_workers_end_with_the_training(cfg, hoss_root):
-    trainer = MOSTrainer(cfg)
-    results = trainer.train()
-    assert results["ALL"]["mAP"] > 0
-    assert not multiprocessing.active_children()
 
 
 def test_bad_chip_stops_a_training_in_one_line(cfg, hoss_root):
