@@ -19,7 +19,7 @@ from ..data.transforms import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import choose, evidence, measure_curves
 from ..evaluation.chips import ChipPass
-from ..evaluation.fused_chips import Choice, Fusion, GeneratedChips
+from ..evaluation.fusion import Choice, Fusion, GeneratedChips
 from ..evaluation.settings import EvalSettings
 from ..synthetic.folder import GeneratedSet, open_generated
 

@@ -3,8 +3,7 @@
 from .evaluator import EVALUATOR_REGISTRY, FusionReidEvaluator
 from .expansion import expand_queries
 from .figures import summarize_splits
-from .fused_chips import Choice, Fusion, GeneratedChips
-from .fusion import fuse_features
+from .fusion import Choice, Fusion, GeneratedChips, fuse_features
 from .ranking import RankResult, evaluate_rank_fastreid, rank_features, rank_metrics
 from .reranking import rerank
 from .settings import EvalSettings

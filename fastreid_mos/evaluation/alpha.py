@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from .chips import Chips
-from .fused_chips import Choice, GeneratedChips
-from .fusion import mean_by_owner, mix
+from .fusion import Choice, GeneratedChips
 from .protocols import rank_protocol, select_protocols
 from .ranking import Doubles, Ints, normalized
 from .settings import EvalSettings
@@ -94,12 +93,10 @@ def measure_curves(
     # Without generated chips neither alpha nor k makes a difference.
     plain = measure(chips.features)
     table = [[plain] * len(values) for _ in numbers]
-    if len(generated):
+    if len(generated.owner):
         own = normalized(chips.features)
         for row, k in enumerate(numbers):
-            some = generated.index < k
-            rows, means = mean_by_owner(generated.features[some], generated.owner[some])
-            table[row][1:] = [measure(mix(own, rows, means, alpha)) for alpha in values[1:]]
+            table[row][1:] = [measure(generated.fused(own, Choice(alpha, k))) for alpha in values[1:]]
     return {
         name: _curve(values, numbers, [[cell[name] for cell in line] for line in table])
         for name, measured in plain.items()

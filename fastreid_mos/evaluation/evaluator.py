@@ -14,7 +14,7 @@ from fastreid.utils.registry import Registry
 from ..errors import ConfigError, MOSError
 from .chips import ChipPass, Chips
 from .figures import query_metrics, random_metrics, size_features, wilson_interval
-from .fused_chips import Fusion
+from .fusion import Fusion
 from .protocols import Protocol, rank_protocol, select_protocols
 from .report import TOP, ProtocolReport, Report, compare_rows, describe, log_report, write_report
 from .settings import EvalSettings

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .chips import Chips
 from .ranking import Doubles, Ints, as_features, as_vector, normalized
 
 
@@ -53,3 +56,52 @@ def mix(own: Doubles, rows: Ints, generated: Doubles, alpha: float) -> NDArray[n
     fused = own.astype(np.float32)
     fused[rows] = normalized((1 - alpha) * own[rows] + alpha * generated)
     return fused
+
+
+@dataclass(frozen=True)
+class GeneratedChips:
+    """Features of generated chips, for the chips of one list."""
+
+    features: NDArray[np.float32]  # [M, D] as the model gave them; [0, 0] where there is none
+    owner: Ints  # [M] row of the source chip of each
+    index: Ints  # [M] its index among the samples that are used, from 0 on; a chip may lack some
+
+    def fused(self, own: Doubles, choice: Choice) -> NDArray[np.float32]:
+        """Normalized features ``[N, D]`` of the list's chips with the generated ones mixed in."""
+        used = self.index < choice.k
+        return mix(own, *mean_by_owner(self.features[used], self.owner[used]), choice.alpha)
+
+
+class Choice(NamedTuple):
+    """Weight of the generated features, and how many samples of each chip are used; both 0: none is."""
+
+    alpha: float
+    k: int
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the chips of one test are fused: owners are rows of its chips, ``choices`` has the name of each protocol.
+
+    ``record`` is what else goes into ``results.json``.
+    """
+
+    generated: GeneratedChips
+    choices: Mapping[str, Choice]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def features(self, chips: Chips, protocol: str) -> NDArray[np.floating[Any]]:
+        """``[N, D]`` features of the test's chips, fused and normalized for a protocol; with alpha 0 as they are."""
+        choice = self.choices[protocol]
+        if not choice.alpha or not (self.generated.index < choice.k).any():
+            return chips.features
+        return self.generated.fused(normalized(chips.features), choice)
+
+    def counts(self, rows: Ints) -> int:
+        """How many of the rows have a generated chip."""
+        return int(np.isin(rows, self.generated.owner).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The part ``fusion`` of ``results.json``."""
+        alpha, k = ({name: choice[part] for name, choice in self.choices.items()} for part in (0, 1))
+        return {**self.record, "mode": "mean", "alpha": alpha, "k": k}
