@@ -1,8 +1,7 @@
-"""A folder of generated chips made without a bridge: noise over a smaller picture of the source, and its manifest."""
+"""A folder of generated chips made without a bridge: noise over a smaller picture of the source."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -24,7 +23,6 @@ SETTINGS = dict(
 
 
 def make_dump(root, items_by_split, data, **facts) -> Path:
-    """Write a folder of generated chips for items (path, identity, modality) by split, and return it."""
     root = Path(root)
     made = DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
     source_modality, target_modality = made.modalities
@@ -44,12 +42,10 @@ def make_dump(root, items_by_split, data, **facts) -> Path:
 
 
 def lines(root) -> list[dict]:
-    """The manifest's lines."""
     return [json.loads(line) for line in (Path(root) / "manifest.jsonl").read_text().splitlines()]
 
 
 def write_lines(root, rows) -> None:
-    """Write the manifest's lines as they are."""
     (Path(root) / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -57,7 +53,4 @@ def rewrite(root, rows, **facts) -> None:
     """Write other lines and other facts, as a dump with these settings would have them."""
     made = dataclasses.replace(read_facts(root), **facts)
     write_facts(root, made)
-    for index, row in enumerate(rows):
-        with contextlib.suppress(ValueError):  # what no dump can write is written as it is
-            rows[index] = json.loads(ChipRecord.from_json(json.dumps(row)).sealed(made).to_json())
-    write_lines(root, rows)
+    write_manifest(root, [ChipRecord.from_json(json.dumps(row)).sealed(made) for row in rows])

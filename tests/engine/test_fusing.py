@@ -33,7 +33,7 @@ from fastreid_mos.evaluation.chips import ChipPass
 ROOT = Path(__file__).parents[2]
 DEBUG = str(ROOT / "configs/HOSS/demo/debug.yml")
 KINDS = {"ALL": ((0, 1), (0, 1)), "O2S": ((0,), (1,)), "S2O": ((1,), (0,))}
-AUTO = ("TEST.FUSION.ALPHA", "auto")
+AUTO = ("ALPHA", "auto")
 
 
 class Fixed(nn.Module):
@@ -67,8 +67,10 @@ def make_dump(root, data, keep=lambda path, split: True, **facts):
 
 
 def config(dump, output, *opts):
-    base = ["TEST.FUSION.ENABLED", True, "TEST.FUSION.ROOT", dump, "TEST.FUSION.K", 3, "OUTPUT_DIR", output]
-    return fastreid_mos.load_cfg(DEBUG, [str(word) for word in (*base, "DATASETS.TESTS", "('HOSS',)", *opts)])
+    """``opts`` (KEY, VALUE, ...): a key of one word is TEST.FUSION's."""
+    words = ["ENABLED", True, "ROOT", dump, "K", 3, "OUTPUT_DIR", output, "DATASETS.TESTS", "('HOSS',)", *opts]
+    words[::2] = [key if "." in key or key == "OUTPUT_DIR" else f"TEST.FUSION.{key}" for key in words[::2]]
+    return fastreid_mos.load_cfg(DEBUG, list(map(str, words)))
 
 
 def prepared(dump, *opts, run=False):
@@ -118,22 +120,15 @@ def tested(dump, tmp_path):
 
 
 def by_hand(chips, root, samples, modality):
-    """Features of generated chips and their owners, one chip at a time, without the product's loader."""
-    features, owner = [], []
+    """Features of generated chips and their owners, without the product's loader."""
     outputs = {(row["source"].rpartition("/")[2], row["sample"]): row["output"] for row in lines(root)}
-    for row, sample in itertools.product(np.flatnonzero(chips.modalities != modality), samples):
-        output = Path(root) / outputs[Path(chips.paths[row]).name, sample]
-        image = np.asarray(Image.open(output).convert("RGB").resize((32, 64), Image.BILINEAR), np.float32)
-        batch = {
-            "images": torch.from_numpy(image).permute(2, 0, 1)[None],
-            "modalities": torch.tensor([modality]),
-            "sizes": torch.from_numpy(ship_size_features(*read_chip(chips.paths[row]).size, 1 - modality)).float()[
-                None
-            ],
-        }
-        features.append(Fixed()(batch)[0].numpy())
-        owner.append(row)
-    return np.stack(features), np.array(owner)
+    owner, images, sizes = np.repeat(np.flatnonzero(chips.modalities != modality), len(samples)), [], []
+    for row, sample in zip(owner, itertools.cycle(samples), strict=False):
+        image = Image.open(Path(root) / outputs[Path(chips.paths[row]).name, sample]).convert("RGB")
+        images.append(np.asarray(image.resize((32, 64), Image.BILINEAR), np.float32).transpose(2, 0, 1))
+        sizes.append(ship_size_features(*read_chip(chips.paths[row]).size, 1 - modality))
+    batch = {"images": torch.from_numpy(np.stack(images)), "sizes": torch.from_numpy(np.stack(sizes)).float()}
+    return Fixed()({**batch, "modalities": torch.full([len(owner)], modality)}).numpy(), owner
 
 
 def figures(chips, features, name):
@@ -148,14 +143,14 @@ def figures(chips, features, name):
     ("opts", "samples", "direction"),
     [
         ((), (0, 1, 2), "optical_to_sar"),
-        (("TEST.FUSION.SAMPLES", "[2, 0]"), (0, 2), "optical_to_sar"),
-        (("TEST.FUSION.K", 1), (0,), "sar_to_optical"),
+        (("SAMPLES", "[2, 0]"), (0, 2), "optical_to_sar"),
+        (("K", 1), (0,), "sar_to_optical"),
     ],
 )
 def test_fused_row_is_that_of_features_extracted_by_hand(tested, data, dump, tmp_path, opts, samples, direction):
     source = int(direction == "sar_to_optical")
     root = make_dump(tmp_path / "other", data, direction=direction, k=2) if source else dump
-    results = tested("TEST.FUSION.ALPHA", 0.4, "TEST.FUSION.DIRECTION", direction, *opts, root=root)
+    results = tested("ALPHA", 0.4, "DIRECTION", direction, *opts, root=root)
     hoss = HOSS(root=str(data))
     kept = ChipPass(len(hoss.query))
     inference_on_dataset(Fixed(), build_test_loader(config(root, ""), [*hoss.query, *hoss.gallery]), kept)
@@ -181,7 +176,7 @@ def test_flip_testing_reaches_generated_chips(dump):
 
 def test_several_data_sets_read_each_generated_chip_once(dump, tmp_path):
     model, names = Fixed(), ("HOSS", "HOSS_O2S", "HOSS_S2O")
-    results = MOSTrainer.test(config(dump, tmp_path, "DATASETS.TESTS", str(names), "TEST.FUSION.ALPHA", 0.3), model)
+    results = MOSTrainer.test(config(dump, tmp_path, "DATASETS.TESTS", str(names), "ALPHA", 0.3), model)
     assert model.generated == sum(row["split"] != "holdout" for row in lines(dump))
     whole, o2s, s2o = (json.loads((tmp_path / name / "results.json").read_text())["protocols"] for name in names)
     # The chips of subset/ are copies, in other folders.
@@ -193,7 +188,7 @@ def test_several_data_sets_read_each_generated_chip_once(dump, tmp_path):
 @pytest.mark.slow
 def test_training_ends_with_a_fused_test_that_eval_only_repeats(call, data, dump, tmp_path):
     run = tmp_path / "run"
-    opts = ("TEST.FUSION.ENABLED", True, "TEST.FUSION.ROOT", dump, "TEST.FUSION.K", 2, *AUTO)
+    opts = ("TEST.FUSION.ENABLED", True, "TEST.FUSION.ROOT", dump, "TEST.FUSION.K", 2, "TEST.FUSION.ALPHA", "auto")
     once = ("SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", run)
     # What the test would stop at stops the training before it begins, and leaves nothing behind.
     assert call(*once, *opts, "TEST.FUSION.K", 9) == 2 and not list(run.iterdir())
@@ -220,7 +215,7 @@ def test_training_ends_with_a_fused_test_that_eval_only_repeats(call, data, dump
 
 
 def test_auto_writes_its_curves_and_follows_them(data, tested):
-    fusion = tested(*AUTO, "TEST.FUSION.ALPHAS", "[0.1, 0.5, 0.9]")["fusion"]
+    fusion = tested(*AUTO, "ALPHAS", "[0.1, 0.5, 0.9]")["fusion"]
     for name, (left, right) in KINDS.items():
         curve = fusion["curves"][name]
         table = np.array(curve["mAP"])
@@ -292,13 +287,13 @@ def test_auto_refuses_identities_that_the_bridge_was_trained_on(data, own_dump, 
     rewrite(own_dump, lines(own_dump), trained_identities={"HOSS": other})
     prepared(own_dump, *AUTO)
     root = make_dump(tmp_path / "test_only", data, k=1, keep=lambda path, split: split != "holdout")
-    assert "BRIDGE.SAMPLE.SPLITS" in refused(root, *AUTO, "TEST.FUSION.K", 1)
+    assert "BRIDGE.SAMPLE.SPLITS" in refused(root, *AUTO, "K", 1)
 
 
 def test_auto_compares_the_checkpoints_held_out_identities(dump, tmp_path):
     path = tmp_path / "weights.pth"
     for saved, words in (
-        (("TEST.HOLDOUT.FRACTION", 0.0, "TEST.FUSION.ALPHA", 0.02), "TEST.HOLDOUT.FRACTION 0.0 (now 0.25)"),
+        (("TEST.HOLDOUT.FRACTION", 0.0, "ALPHA", 0.02), "TEST.HOLDOUT.FRACTION 0.0 (now 0.25)"),
         (("TEST.HOLDOUT.SEED", 7), "TEST.HOLDOUT.SEED 7 (now 0)"),
         (None, "does not say which identities"),
         (("TEST.HOLDOUT.SPLITS", 9), None),
@@ -315,19 +310,19 @@ def test_auto_compares_the_checkpoints_held_out_identities(dump, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_the_model_runs(dump, own_dump):
     for opts, words in (
-        (("TEST.FUSION.K", 4), f"{COMMAND} BRIDGE.SAMPLE.K 4"),
-        (("TEST.FUSION.SAMPLES", "[0, 7]"), "not sample 7"),
+        (("K", 4), f"{COMMAND} BRIDGE.SAMPLE.K 4"),
+        (("SAMPLES", "[0, 7]"), "not sample 7"),
         (("INPUT.SAR.TRANSFORM", "SARMaxScale"), "INPUT.SAR.TRANSFORM: SARMaxScale"),
         (("INPUT.SAR.LOW_PERCENTILE", 1.0), "INPUT.SAR.LOW_PERCENTILE: 1.0"),
         (("INPUT.SAR.CHANNEL", "mean"), "INPUT.SAR.CHANNEL: mean"),
-        (("TEST.FUSION.DIRECTION", "sar_to_optical"), "TEST.FUSION.DIRECTION: "),
-        (("TEST.FUSION.ROOT", own_dump / "nowhere"), "TEST.FUSION.ROOT: "),
+        (("DIRECTION", "sar_to_optical"), "TEST.FUSION.DIRECTION: "),
+        (("ROOT", own_dump / "nowhere"), "TEST.FUSION.ROOT: "),
     ):
         assert words in refused(dump, *opts)
     path = own_dump / lines(own_dump)[4]["output"]
     path.unlink()
     # ALLOW_MISSING is for samples that were not generated, not for files that are gone.
-    message = refused(own_dump, "TEST.FUSION.ALLOW_MISSING", True)
+    message = refused(own_dump, "ALLOW_MISSING", True)
     assert str(path) in message and COMMAND in message
 
 
@@ -340,7 +335,7 @@ def test_missing_samples_are_counted_where_they_are_allowed(data, tested, tmp_pa
     (root / dropped["output"]).unlink()
     assert optical[0] in refused(root)
     with caplog.at_level(logging.INFO, "fastreid_mos"):
-        results = tested("TEST.FUSION.ALLOW_MISSING", True, "TEST.FUSION.ALPHA", 0.4, root=root)
+        results = tested("ALLOW_MISSING", True, "ALPHA", 0.4, root=root)
     assert results["fusion"]["missing"] == {"without": 1, "fewer": 1}
     assert "1 of them have fewer and 1 none" in caplog.text
     assert results["protocols"]["ALL"]["fused_chips"]["queries"] == sum(item[2] == 0 for item in hoss.query) - 1

@@ -112,7 +112,7 @@ class DumpFolder:
                 "(BRIDGE.SAMPLE.OUTPUT)"
             )
         known = _by_key(self.records)
-        left = [chip for chip in mine if self._intact(_of_chip(known, chip)) is None]
+        left = [chip for chip in mine if self._intact(known.get(chip.key, ())) is None]
         listed = {record.key for record in self._listed}
         lost = [self._path(chip) for chip in left if chip.key in listed or os.path.lexists(self._path(chip))]
         if lost:
@@ -174,7 +174,7 @@ class DumpFolder:
 
     def _final(self, plan: Sequence[ChipRecord]) -> list[ChipRecord] | None:
         known, listed = _by_key(self.records), {record.key for record in self._listed}
-        final = [self._intact(_of_chip(known, chip), trust_one=True) for chip in plan]
+        final = [self._intact(known.get(chip.key, ()), trust_one=True) for chip in plan]
         if None in final:
             return None
         for chip in plan:
@@ -202,12 +202,6 @@ def _by_key(records: Iterable[ChipRecord]) -> dict[tuple[str, int], list[ChipRec
     for record in records:
         found.setdefault(record.key, []).append(record)
     return found
-
-
-def _of_chip(known: dict[tuple[str, int], list[ChipRecord]], chip: ChipRecord) -> list[ChipRecord]:
-    """The records of a planned chip that are of its source as it is now."""
-    wanted = (chip.source_sha256, chip.seed, chip.output)
-    return [one for one in known.get(chip.key, ()) if (one.source_sha256, one.seed, one.output) == wanted]
 
 
 def _append(file: FileIO, line: bytes) -> None:

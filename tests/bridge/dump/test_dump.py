@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -54,44 +55,37 @@ def test_what_a_dump_holds(world, done):
 
 
 def test_batch_threads_and_processes_change_no_noise_and_no_picture(world, done, tmp_path, monkeypatch):
-    noises: dict[int, list[bytes]] = {}
+    noises: list[dict[int, list[bytes]]] = []  # by the seed of their generator, for each dump
     true = scheduler_module.randn_tensor
 
     def randn(shape, generator, **settings):
         noise = true(shape, generator=generator, **settings)
         for one, row in zip(generator, noise, strict=True):
-            noises.setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
+            noises[-1].setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
         return noise
 
-    def drawn() -> dict[int, list[bytes]]:
-        mine = dict(noises)
-        noises.clear()
-        return mine
+    def dumped(name, batch=4, ranks=(0,), threads=1):
+        noises.append({})
+        torch.set_num_threads(threads)
+        reports = [dump_to(world, tmp_path / name, "BATCH", batch, rank=rank, world=len(ranks)) for rank in ranks]
+        assert_same(tmp_path / name, done)
+        return reports
 
     monkeypatch.setattr(scheduler_module, "randn_tensor", randn)
-    found = []
-    for batch, threads in ((1, 1), (3, 2)):
-        torch.set_num_threads(threads)
-        dump_to(world, tmp_path / f"batch{batch}", "BATCH", batch)
-        found.append(drawn())
-        assert_same(tmp_path / f"batch{batch}", done)
-    ranks = tmp_path / "ranks"
-    reports = [dump_to(world, ranks, rank=rank, world=3) for rank in (2, 0, 1)]
-    found.append(drawn())
+    dumped("one", batch=1)
+    dumped("other", batch=3, threads=2)
+    reports = dumped("ranks", ranks=(2, 0, 1))
     assert [report.finished for report in reports] == [False, False, True]
     assert sum(report.made for report in reports) == 2 * N_OPTICAL and all(report.made for report in reports)
-    assert_same(ranks, done)
     # A resumed dump that finds some of them there.
-    for path in sorted(ranks.rglob("*_k1_SAR.png"))[::2]:
+    for path in sorted((tmp_path / "ranks").rglob("*_k1_SAR.png"))[::2]:
         path.unlink()
-    dump_to(world, ranks, "BATCH", 2)
-    again = drawn()
-    assert_same(ranks, done)
-    assert 0 < len(again) < len(found[0]) and again.items() <= found[0].items()
-    assert set(found[0]) == {one.seed for one in open_generated(done).records}
+    dumped("ranks", batch=2)
+    one, other, ranks, again = noises
+    assert one == other == ranks and 0 < len(again) < len(one) and again.items() <= one.items()
+    assert set(one) == {record.seed for record in open_generated(done).records}
     # The first two of three steps draw: 3 channels of 16 x 8 pixels in single precision.
-    assert all([len(row) for row in rows] == [3 * 16 * 8 * 4] * 2 for rows in found[0].values())
-    assert found[0] == found[1] == found[2]
+    assert all([len(row) for row in rows] == [3 * 16 * 8 * 4] * 2 for rows in one.values())
 
 
 @pytest.mark.parametrize(
@@ -192,16 +186,10 @@ def test_two_sources_of_one_stem(own_world, tmp_path):
     assert len({one.output.lower() for one in opened(tmp_path / "later").records}) == 2
 
 
-@pytest.mark.parametrize(
-    ("error", "words"), [(None, "0001_a_RGB.tif: .*not finite"), (torch.OutOfMemoryError(), "BRIDGE.SAMPLE.BATCH")]
-)
-def test_a_bridge_that_fails(world, tmp_path, monkeypatch, error, words):
-    def call(_, images, **options):
-        if error:
-            raise error
-        return SimpleNamespace(images=torch.full((len(images), 3, 16, 8), float("nan")))
-
-    monkeypatch.setattr(BrownianBridgePipeline, "__call__", call)
-    with pytest.raises(MOSError, match=words):
-        dump_to(world, tmp_path)
+def test_a_bridge_that_fails(world, tmp_path, monkeypatch):
+    nan = SimpleNamespace(images=torch.full((8, 3, 16, 8), float("nan")))
+    for effect, words in (([nan], "0001_a_RGB.tif: .*not finite"), (torch.OutOfMemoryError, "BRIDGE.SAMPLE.BATCH")):
+        monkeypatch.setattr(BrownianBridgePipeline, "__call__", Mock(side_effect=effect))
+        with pytest.raises(MOSError, match=words):
+            dump_to(world, tmp_path, "BATCH", 8)
     assert not list(tmp_path.rglob("*.png"))
