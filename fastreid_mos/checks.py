@@ -52,11 +52,7 @@ FASTREIDS: dict[str, Collection[str]] = {
 
 
 def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
-    """Read a config file and ``KEY VALUE`` options over the defaults, and check the result.
-
-    Args:
-        config_file: a YAML file, or empty for the defaults.
-        opts: alternating keys and values, as on the command line.
+    """Read a YAML file, if one is named, and alternating keys and values over the defaults, and check the result.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown key, a wrong type or value, or keys that do not fit.

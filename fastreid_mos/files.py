@@ -25,10 +25,7 @@ _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name ``path``, a file or folder, in the OSError of a write that fails because the disk is full.
-
-    Such an error has no file name, and torch.save turns it into a RuntimeError ("unexpected pos").
-    """
+    """Name ``path`` in the OSError of a write to a full disk, which has no file name, or which torch.save replaces."""
     try:
         yield
     except (OSError, RuntimeError) as error:

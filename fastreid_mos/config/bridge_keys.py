@@ -1,7 +1,4 @@
-"""The keys of the Brownian bridge (tools/train_bbdm.py).
-
-Those of its scheduler have no rule here: BrownianBridgeScheduler checks its own arguments.
-"""
+"""The keys of the Brownian bridge (tools/train_bbdm.py); its scheduler checks its own arguments."""
 
 from __future__ import annotations
 

@@ -100,9 +100,7 @@ def _bridge_contradictions(bridge: Any) -> Iterable[tuple[Any, str]]:
 def require_device(cfg: Any, num_gpus: int = 1, num_machines: int = 1) -> None:
     """Raise a ConfigError without the device of ``MODEL.DEVICE``: "cuda" never falls back to the CPU.
 
-    Args:
-        num_gpus: processes on this machine (``--num-gpus``), each on a GPU of its own, or all on the CPU.
-        num_machines: machines that take part.
+    ``num_gpus`` is the number of processes on each machine, each on a GPU of its own, or all on the CPU.
     """
     name, device, alone = cfg.MODEL.DEVICE, torch.device(cfg.MODEL.DEVICE), num_gpus * num_machines == 1
     count = torch.cuda.device_count() if device.type == "cuda" else 0

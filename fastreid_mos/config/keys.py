@@ -1,7 +1,4 @@
-"""Every MOS key with its default, meaning and rule, and the rules of those keys of fast-reid that are checked.
-
-A key without a rule is checked by what it is given to: a constructor that raises ValueError, or a registry.
-"""
+"""Every key of MOS, and the rules of fast-reid's. A key without a rule is checked by what it is given to."""
 
 from __future__ import annotations
 

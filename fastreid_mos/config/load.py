@@ -21,11 +21,7 @@ _WORDS = {str: "text", bool: "True or False", float: "a number", int: "a whole n
 
 
 def merge_file(cfg: Any, config_file: str) -> None:
-    """Lay a YAML file, over the file that its ``_BASE_`` names, over ``cfg``, in place.
-
-    Raises:
-        ConfigError: one line starting with the file: unreadable, no mapping, an unknown key, a value of a wrong type.
-    """
+    """Lay a YAML file, over the one that its ``_BASE_`` names, over ``cfg``, in place, or raise a ConfigError."""
     for path, values in _read_with_bases(config_file):
         try:
             for key, value in values.items():
@@ -119,11 +115,7 @@ def _set(cfg: Any, name: str, value: Any) -> None:
 
 
 def _coerce(key: str, value: Any, default: Any) -> Any:
-    """A value, anything from YAML or text from the command line, as the type of its key's default.
-
-    Text is read as Python where the default is no text; whole numbers become floats, numbers become text, one name or
-    several between commas become a list of names, lists and tuples become each other.
-    """
+    """A value, anything from YAML or text from the command line, as the type of its key's default."""
     kind = RULES[key].kind if key in RULES else None
     taken = _as_type(value, default, kind)
     if taken is None:
@@ -134,7 +126,10 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
 
 
 def _as_type(value: Any, default: Any, kind: type | None = None) -> Any:
-    """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be."""
+    """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be.
+
+    Text is read as Python where the default is no text; names between commas become a list.
+    """
     literal = _literal(value)
     if isinstance(default, str):
         if isinstance(value, str):
