@@ -111,14 +111,11 @@ class TrainDraws(Sampler[list[Draw]]):
                 yield list(zip(rows, seeds, strict=True))
 
 
-def collate(samples: list[dict[str, Any] | ChipError]) -> dict[str, Any] | ChipError:
+def collate(samples: list[Any]) -> dict[str, Any] | ChipError:
     """Samples to a batch: tensors stacked, numbers as int64, the rest as lists; or the first error among them."""
-    good: list[dict[str, Any]] = []
-    for sample in samples:
-        if isinstance(sample, ChipError):
-            return sample
-        good.append(sample)
-    batch: dict[str, Any] = {name: [sample[name] for sample in good] for name in good[0]}
+    for error in (sample for sample in samples if isinstance(sample, ChipError)):
+        return error
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
     for name in ("images", "sizes", "metres"):
         batch[name] = torch.stack(batch[name])
     for name in ("targets", "camids", "modalities"):

@@ -157,12 +157,9 @@ class ChipReader:
     def __call__(self, path: str | os.PathLike[str], modality: int | None = None) -> ChipImage:
         """A chip, from the cache unless the file has changed since; arguments and errors as of :func:`read_chip`."""
         path = os.fspath(path)
-        try:
-            facts = os.stat(path) if self.cache is not None else None
-        except OSError:
-            facts = None  # reading says what is wrong with the file
-        if self.cache is None or facts is None:
+        if self.cache is None or not os.path.isfile(path):  # reading says what is wrong with the file
             return self._read(path, modality)
+        facts = os.stat(path)
         stamp = facts.st_mtime_ns, facts.st_size
         chip = self.cache.load(path, modality, stamp)
         if chip is None:

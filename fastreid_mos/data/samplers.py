@@ -46,10 +46,8 @@ class IdentitySampler(Sampler[list[int]]):
 
     Args:
         items: (path, identity, modality) of every chip.
-        batch_size: chips of a batch, all processes together.
-        num_instances: K.
-        seed: the same in all processes.
-        rank, world_size: this process and their number; by default fast-reid's.
+        batch_size, num_instances: chips of a batch, all processes together, and K.
+        seed: the same in all processes, which share each batch out.
 
     Raises:
         ValueError: the batch does not come out even, or there are fewer than P identities.
@@ -57,24 +55,14 @@ class IdentitySampler(Sampler[list[int]]):
 
     least_instances = 1
 
-    def __init__(
-        self,
-        items: Sequence[Item],
-        batch_size: int,
-        num_instances: int,
-        seed: int,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
+    def __init__(self, items: Sequence[Item], batch_size: int, num_instances: int, seed: int) -> None:
         if num_instances < self.least_instances:
             raise ValueError(
                 f"num_instances (DATALOADER.NUM_INSTANCE): must be at least {self.least_instances}, got {num_instances}"
             )
         self.num_instances = num_instances
         self.seed = seed
-        self.rank = comm.get_rank() if rank is None else rank
-        self.world_size = comm.get_world_size() if world_size is None else world_size
-        self.num_identities = identities_of_batch(items, batch_size, num_instances, self.world_size)
+        self.num_identities = _identities_of_batch(items, batch_size, num_instances)
         self.rows: dict[int, list[int]] = defaultdict(list)
         for row, (_, pid, _) in enumerate(items):
             self.rows[pid].append(row)
@@ -82,11 +70,12 @@ class IdentitySampler(Sampler[list[int]]):
         self.modalities = [item[2] for item in items]
 
     def __iter__(self) -> Iterator[list[int]]:
-        share = self.num_identities // self.world_size * self.num_instances
+        share = self.num_identities // comm.get_world_size() * self.num_instances
+        own = slice(comm.get_rank() * share, (comm.get_rank() + 1) * share)
         for number in count():
             # A generator for each pass: no pass depends on how many draws an earlier one took.
             for batch in self.one_pass(np.random.default_rng(spread_seed(self.seed, number, count=4))):
-                yield batch[self.rank * share : (self.rank + 1) * share]
+                yield batch[own]
 
     def one_pass(self, rng: np.random.Generator) -> Iterator[list[int]]:
         """The batches of all processes in one pass over the data."""
@@ -156,9 +145,9 @@ def _undisturbed(sampler: Iterable[int], mini_batch_size: int, seed: int) -> Ite
         yield batch
 
 
-def identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: int, world_size: int) -> int:
+def _identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: int) -> int:
     """The number P of identities of a batch; a ValueError if it does not come out even or the data has fewer."""
-    wanted = batch_size // num_instances
+    wanted, world_size = batch_size // num_instances, comm.get_world_size()
     if wanted < 1 or batch_size % num_instances or wanted % world_size:
         raise ValueError(
             f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) must be a multiple of DATALOADER.NUM_INSTANCE "
@@ -182,10 +171,7 @@ def build_batches(
         return batches
     world_size = comm.get_world_size()
     if batch_size % world_size:
-        raise ValueError(
-            f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) must be a multiple of the number of processes "
-            f"({world_size})"
-        )
+        raise ValueError(f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) must be a multiple of {world_size} processes")
     rows, mini_batch, own_seed = list(items), batch_size // world_size, spread_seed(seed, count=1)[0]
     kind = getattr(fastreid_samplers, name)
     if name == "TrainingSampler":
@@ -197,7 +183,7 @@ def build_batches(
         sampler = kind(rows, mini_batch, num_instances, list(set_weight), seed=own_seed)
     else:
         # fast-reid's identity samplers look for a batch forever when there are too few identities for one.
-        identities_of_batch(rows, batch_size, num_instances, world_size)
+        _identities_of_batch(rows, batch_size, num_instances)
         sampler = kind(rows, mini_batch, num_instances, seed=own_seed)
     return _undisturbed(sampler, mini_batch, own_seed)
 
@@ -206,8 +192,7 @@ def _check_set_weight(items: Sequence[Item], set_weight: Sequence[int]) -> None:
     """What fast-reid's sampler would meet only when it draws."""
     cameras = sorted({item[2] for item in items})
     found = [len({item[1] for item in items if item[2] == camera}) for camera in cameras]
-    fits = len(set_weight) == len(found) and all(1 <= n <= most for n, most in zip(set_weight, found, strict=True))
-    if not fits:
+    if len(set_weight) != len(found) or not all(1 <= n <= most for n, most in zip(set_weight, found, strict=True)):
         raise ValueError(
             f"set_weight (DATALOADER.SET_WEIGHT): must be identities to draw of each modality, 1 to at most {found}, "
             f"got {list(set_weight)}"
@@ -223,5 +208,5 @@ def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instanc
     """
     if name not in IDENTITY_SAMPLERS:
         return max(len(items) // batch_size, 1)
-    sampler = IdentitySampler(items, batch_size, num_instances, seed=0, rank=0, world_size=1)
+    sampler = IdentitySampler(items, batch_size, num_instances, seed=0)
     return round(sum(len(list(sampler.one_pass(np.random.default_rng(draw)))) for draw in range(8)) / 8)
