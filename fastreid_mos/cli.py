@@ -37,15 +37,10 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run(program: Callable[[], Any], traceback: bool = False) -> int:
-    """Run a program and report what stops it in one line on standard error.
+    """Run a program, report what stops it in one line on standard error, or whole, and return the exit status.
 
-    Args:
-        program: the program.
-        traceback: show the whole error instead of the line (``--traceback``).
-
-    Returns:
-        The exit status: 0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after an error of the
-        system such as a full disk.
+    That is 0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after an error of the system such as
+    a full disk.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's "&" makes Python ignore it
@@ -69,15 +64,8 @@ def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse
         return
     # It warns of ending the other processes after an error.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    launch(
-        in_process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(program, args),
-        device=device,
-    )
+    where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    launch(in_process, *where, args=(program, args), device=device)
 
 
 def in_process(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -100,24 +88,19 @@ def _report(error: Exception, traceback: bool, rank: int) -> int:
     if rank:
         time.sleep(OTHERS_WAIT)  # if the first process meets it too, its end ends this one meanwhile
     if traceback:
-        _print_whole(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            cause.__suppress_context__ = False  # of a "raise ... from None"
+            cause = cause.__context__
+        tracebacks.print_exception(error)
     elif isinstance(error, MOSError) or known:
-        print(f"error: {known or error}", file=sys.stderr, flush=True)
+        print(f"error: {known or error}", file=sys.stderr)
     elif isinstance(error, OSError) and error.filename:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     else:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.stderr.flush()  # os._exit does not
     return 1 if isinstance(error, (OSError, MemoryError)) else BAD_INPUT
-
-
-def _print_whole(error: BaseException) -> None:
-    """With the errors that a "raise ... from None" hides."""
-    cause: BaseException | None = error
-    while cause is not None:
-        cause.__suppress_context__ = False
-        cause = cause.__context__
-    tracebacks.print_exception(error)
-    sys.stderr.flush()
 
 
 def _report_process(error: mp.ProcessExitedException) -> int:

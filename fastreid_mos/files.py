@@ -178,7 +178,8 @@ def locked(path: str, wait: bool = False) -> Iterator[bool]:
 def only_run(folder: str, main: bool = True) -> Iterator[None]:
     """While the block lasts no other run may write to the folder (OUTPUT_DIR, made if absent): a MOSError for it.
 
-    ``main`` is whether this is the first process of the run, which alone holds the lock.
+    ``main`` is whether this is the first process of the run, which alone holds the lock. A full disk is reported with
+    the name of the file.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -189,4 +190,5 @@ def only_run(folder: str, main: bool = True) -> Iterator[None]:
             raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
         if not free:
             raise MOSError(f"OUTPUT_DIR {folder}: another process is at work there; let it end, or set another")
-        yield
+        with naming(folder):
+            yield

@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bridge-options", nargs="*", default=[], help="KEY VALUE pairs over bbdm_demo.yml")
     parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_demo.yml")
     args = parser.parse_args(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see train_net.py
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see tools/__init__.py
     from fastreid_mos.cli import run
 
     return run(Demo(args).all)

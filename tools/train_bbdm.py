@@ -20,28 +20,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read when torch is loaded: threads that wait sleep, and leave the cores to others.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import tools  # noqa: F401  what all of them do first
 
 if missing := [name for name in ("diffusers", "accelerate") if importlib.util.find_spec(name) is None]:
     sys.exit(f"error: {' and '.join(missing)} not installed; run: {sys.executable} -m pip install diffusers accelerate")
-try:
-    from fastreid_mos import load_cfg
-    from fastreid_mos.bridge.dump.run import dump_splits
-    from fastreid_mos.bridge.train.leaks import open_data
-    from fastreid_mos.bridge.train.network import build_scheduler
-    from fastreid_mos.bridge.train.run import bridge_folder, log_to, start_log, train
-    from fastreid_mos.bridge.train.start import open_start
-    from fastreid_mos.bridge.train.trainer import make_accelerator
-    from fastreid_mos.cli import run, start_processes
-    from fastreid_mos.config import require_device, settle_output
-    from fastreid_mos.errors import ConfigError
-except Exception as error:  # fast-reid is missing: the message has the command that installs it
-    if type(error).__name__ != "MOSError":
-        raise
-    sys.exit(f"error: {error}")
+
+from fastreid_mos import load_cfg
+from fastreid_mos.bridge.dump.run import dump_splits
+from fastreid_mos.bridge.train.leaks import open_data
+from fastreid_mos.bridge.train.network import build_scheduler
+from fastreid_mos.bridge.train.run import bridge_folder, log_to, start_log, train
+from fastreid_mos.bridge.train.start import open_start
+from fastreid_mos.bridge.train.trainer import make_accelerator
+from fastreid_mos.cli import run, start_processes
+from fastreid_mos.config import require_device, settle_output
+from fastreid_mos.errors import ConfigError
 
 
 def train_and_dump(cfg: Any, args: Namespace) -> None:

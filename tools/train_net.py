@@ -11,34 +11,32 @@ come last.
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read when torch is loaded: threads that wait sleep, and leave the cores to loader workers.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import tools  # noqa: F401  what all of them do first
 
-try:
-    from fastreid_mos.cli import argument_parser, run, start_processes
-    from fastreid_mos.engine import MOSTrainer
-    from fastreid_mos.engine.folder import claim_folder, own_folder, refuse_earlier_run
-    from fastreid_mos.engine.setup import read_config, setup
-    from fastreid_mos.engine.testing import evaluate
-except Exception as error:  # fast-reid is missing: the message has the command that installs it
-    if type(error).__name__ != "MOSError":
-        raise
-    sys.exit(f"error: {error}")
+from fastreid.utils import comm
+
+from fastreid_mos import load_cfg
+from fastreid_mos.cli import argument_parser, run, start_processes
+from fastreid_mos.config import require_device, settle_output
+from fastreid_mos.engine import MOSTrainer
+from fastreid_mos.engine.folder import claim_folder, refuse_earlier_run, setup
+from fastreid_mos.engine.testing import evaluate
+from fastreid_mos.errors import ConfigError
+from fastreid_mos.files import only_run
 
 
 def train_or_test(cfg: Any, args: Namespace) -> dict[str, Any]:
     """One process of a run; the results are in the first."""
     setup(cfg, args)
-    with own_folder(cfg.OUTPUT_DIR):
+    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()):
         if args.eval_only:
             return evaluate(cfg, MOSTrainer.build_model(cfg))
         refuse_earlier_run(cfg.OUTPUT_DIR, args.resume)
@@ -50,7 +48,14 @@ def train_or_test(cfg: Any, args: Namespace) -> dict[str, Any]:
 
 def start(args: Namespace) -> None:
     """Read the config, so that a fault in it is reported once, and start the processes."""
-    cfg = read_config(args)
+    if not args.config_file:
+        raise ConfigError("--config-file: name one, such as configs/HOSS/mos_vit.yml (configs/HOSS/demo/ for a CPU)")
+    cfg = load_cfg(args.config_file, args.opts)
+    require_device(cfg, args.num_gpus, args.num_machines)
+    if args.eval_only:
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.PRETRAIN = False  # everything comes from MODEL.WEIGHTS
+    settle_output(cfg)
     start_processes(partial(train_or_test, cfg), args, cfg.MODEL.DEVICE)
 
 

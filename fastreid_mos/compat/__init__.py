@@ -13,8 +13,7 @@ __all__ = ["PATCHES", "Patch", "apply"]
 def apply() -> None:
     """Make ``import fastreid`` work and repair what it does wrongly here. Calling it again does nothing.
 
-    Raises:
-        MOSError: fast-reid is not installed; the message holds the command that installs it.
+    Raises a MOSError where fast-reid is not installed, with the command that installs it.
     """
     from .imports import import_fastreid
 

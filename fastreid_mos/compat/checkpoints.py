@@ -75,11 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_torch(path: str) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU, read without running any code it may hold.
-
-    Raises:
-        CheckpointError: a missing, truncated or foreign file, or one that holds more than plain tensors.
-    """
+    """What a file of ``torch.save`` holds, on the CPU, read without running any code it may hold."""
     if not os.path.isfile(path):
         reason = "a folder, not a file of weights" if os.path.isdir(path) else "no such file of weights"
         raise CheckpointError(f"{path}: {reason}")

@@ -38,10 +38,7 @@ def loader_iter(self: Any) -> Any:
 
 
 @replaces(
-    data_utils,
-    "read_image",
-    "image.convert(conversion_format)",
-    "fails on float TIFF, or leaves 7 grey levels after convert('RGB')",
+    data_utils, "read_image", "image.convert(conv", "fails on float TIFF, or leaves 7 grey levels after convert()"
 )
 def read_image(file_name: str, format: str | None = None) -> Any:
     """fast-reid's reader; images with more than 8 bits go through the SAR reader and the percentile stretch."""
@@ -62,27 +59,19 @@ class RandomAffine(transforms.RandomAffine):
     """torchvision's, with the argument names that fast-reid uses."""
 
     def __init__(self, *args: Any, resample: Any = None, fillcolor: Any = None, **kwargs: Any) -> None:
-        if resample:
-            kwargs.setdefault("interpolation", resample)
-        if fillcolor is not None:
-            kwargs.setdefault("fill", fillcolor)
-        super().__init__(*args, **kwargs)
+        old = {"interpolation": resample or None, "fill": fillcolor}
+        super().__init__(*args, **{name: value for name, value in old.items() if value is not None}, **kwargs)
 
 
-if record(
-    "RandomAffine",
-    "transforms/build.py passes resample= and fillcolor=, renamed in torchvision 0.13",
-    source_has(build.build_transforms, "resample="),
-):
+_RENAMED = "transforms/build.py passes resample= and fillcolor=, renamed in torchvision 0.13"
+if record("RandomAffine", _RENAMED, source_has(build.build_transforms, "resample=")):
     build.T = types.SimpleNamespace(**{**vars(transforms), "RandomAffine": RandomAffine})
 
 
-@replaces(
-    SetReWeightSampler,
-    "_infinite_indices",
-    "batch_indices += select_indexs",
-    "adds an array to a list, which NumPy reads as a sum: no batch is ever complete",
-)
+_SUM = "adds an array to a list, which NumPy reads as a sum: no batch is ever complete"
+
+
+@replaces(SetReWeightSampler, "_infinite_indices", "batch_indices += select_indexs", _SUM)
 def infinite_indices(self: Any) -> Any:
     """Batches with ``set_weight[camera]`` identities of each camera, ``num_instances`` images of each identity."""
     np.random.seed(self._seed)
@@ -100,12 +89,7 @@ def infinite_indices(self: Any) -> Any:
         yield from reorder_index(batch, self._world_size)
 
 
-@replaces(
-    Dataset,
-    "combine_all",
-    '"_test_"',
-    "turns test identities into text; beside integer training identities they cannot be sorted",
-)
+@replaces(Dataset, "combine_all", '"_test_"', "turns test identities into text, which cannot be sorted beside integers")
 def combine_all(self: Any) -> None:
     """fast-reid's rule, with test identities numbered above the training ones where those are integers."""
     if not self.train or not all(isinstance(item[1], (int, np.integer)) for item in self.train):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import collections
 import collections.abc
 import contextlib
-import glob
 import importlib
 import importlib.util
 import math
-import os
 import sys
 import types
 import warnings
@@ -65,15 +63,9 @@ def _declare_torchvision_operators() -> None:
     stops at the first operator it wants to describe. fast-reid uses none of these operators.
     """
     spec = importlib.util.find_spec("torchvision")
-    needed = (
-        "torchvision" not in sys.modules and spec is not None and not _binary_loads(os.path.dirname(str(spec.origin)))
-    )
-    if record(
-        "torchvision operators",
-        "its binary is built for another torch: the import stops with 'operator torchvision::nms does not exist'",
-        needed,
-        f"torchvision beside torch {torch.__version__}",
-    ):
+    needed = "torchvision" not in sys.modules and spec is not None and not _binary_loads(Path(str(spec.origin)).parent)
+    reason = "its binary is built for another torch: the import stops with 'operator torchvision::nms does not exist'"
+    if record("torchvision operators", reason, needed, f"torchvision beside torch {torch.__version__}"):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in _TORCHVISION_SCHEMAS:
             if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
@@ -81,8 +73,8 @@ def _declare_torchvision_operators() -> None:
         _libraries.append(library)
 
 
-def _binary_loads(folder: str) -> bool:
-    for binary in glob.glob(os.path.join(folder, "_C*.so")) + glob.glob(os.path.join(folder, "_C*.pyd")):
+def _binary_loads(folder: Path) -> bool:
+    for binary in [*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]:
         try:
             torch.ops.load_library(binary)
         except (OSError, RuntimeError):

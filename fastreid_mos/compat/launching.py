@@ -42,9 +42,6 @@ def launch(
     As fast-reid's, and ``device`` is MODEL.DEVICE: on "cuda" each process takes a GPU of its own (nccl), on "cpu" none
     does (gloo); None, as fast-reid's own programs call it, is "cuda" where there are that many GPUs. A ``dist_url`` of
     None or "auto" finds a free port.
-
-    Raises:
-        MOSError: a number of processes, a machine rank or an address that is none.
     """
     if num_gpus_per_machine < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
         raise MOSError(
@@ -63,12 +60,8 @@ def launch(
     if device is None:
         device = "cuda" if torch.cuda.device_count() >= num_gpus_per_machine else "cpu"
     with _ending_together():
-        mp.spawn(
-            _worker,
-            nprocs=num_gpus_per_machine,
-            args=(main_func, num_gpus_per_machine, num_machines, machine_rank, dist_url, args, device),
-            daemon=False,
-        )
+        arguments = (main_func, args, device, num_gpus_per_machine, num_machines, machine_rank, dist_url)
+        mp.spawn(_worker, nprocs=num_gpus_per_machine, args=arguments, daemon=False)
 
 
 @contextmanager
@@ -112,14 +105,7 @@ def _free_port() -> int:
 
 
 def _worker(
-    local_rank: int,
-    main_func: Callable[..., Any],
-    num_local: int,
-    num_machines: int,
-    machine_rank: int,
-    dist_url: str,
-    args: tuple[Any, ...],
-    device: str,
+    local_rank: int, main_func: Any, args: Any, device: str, num_local: int, machines: int, machine: int, dist_url: str
 ) -> None:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
@@ -127,17 +113,16 @@ def _worker(
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
         init_method=dist_url,
-        world_size=num_local * num_machines,
-        rank=machine_rank * num_local + local_rank,
+        world_size=num_local * machines,
+        rank=machine * num_local + local_rank,
         timeout=timedelta(minutes=30),
     )
     # The local group: processes of this machine. On one machine that is everybody.
     comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
-    if num_machines > 1:
-        for machine in range(num_machines):
-            group = dist.new_group(list(range(machine * num_local, (machine + 1) * num_local)))
-            if machine == machine_rank:
-                comm._LOCAL_PROCESS_GROUP = group
+    if machines > 1:
+        ranks = [list(range(index * num_local, (index + 1) * num_local)) for index in range(machines)]
+        groups = [dist.new_group(own) for own in ranks]  # all processes make all groups
+        comm._LOCAL_PROCESS_GROUP = groups[machine]
     try:
         comm.synchronize()
         main_func(*args)

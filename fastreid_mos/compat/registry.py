@@ -13,14 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Patch:
-    """One repair of fast-reid.
-
-    Attributes:
-        name: what is patched.
-        reason: what happens without it.
-        version: the version it is for.
-        active: whether the installed version needed it.
-    """
+    """One repair of fast-reid: what is patched, what happens without it, for which version, whether it was needed."""
 
     name: str
     reason: str
@@ -38,10 +31,7 @@ def record(name: str, reason: str, active: bool, version: str = "fast-reid 1.4.0
 
 
 def source_has(item: Any, fault: str) -> bool:
-    """Whether the source of a fast-reid function, class or module holds the text of a fault.
-
-    A fast-reid that no longer has it is left alone. Without a source (a frozen program) it is taken to be there.
-    """
+    """Whether the source of a fast-reid function, class or module holds a fault's text; without a source it does."""
     try:
         return fault in inspect.getsource(item)
     except (OSError, TypeError):
@@ -51,12 +41,7 @@ def source_has(item: Any, fault: str) -> bool:
 def replaces(owner: Any, name: str, fault: str, reason: str, of: Any = None) -> Callable[[Function], Function]:
     """Decorator: put a function in place of a method of a class, or of a module's function in all of fast-reid.
 
-    Args:
-        owner: the class or module.
-        name: of its attribute.
-        fault: text that the source of ``of`` (default: of the attribute) holds where the patch is needed.
-        reason: what happens without the patch.
-        of: see ``fault``.
+    It is needed where the source of ``of``, by default of ``owner.name``, holds the text ``fault``.
     """
     original = getattr(owner, name)
     label = f"{owner.__name__}.{name}" if isinstance(owner, type) else name

@@ -26,12 +26,12 @@ def autocast_dtype(device_type: str, name: str = "auto") -> torch.dtype:
     return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
-@replaces(
-    build,
-    "build_optimizer",
-    "ContiguousParams(params)",
-    "since torch 2.0 zero_grad() drops the one gradient buffer the optimizer holds: no weight ever changes",
-)
+_DROPPED = "since torch 2.0 zero_grad() drops the one gradient buffer the optimizer holds: no weight ever changes"
+_UNSEEN = "counts the frozen steps where no checkpoint sees them: a resumed run freezes its layers again"
+_AMP = "asserts CUDA; PyTorch's autocast also works on a CPU (bfloat16)"
+
+
+@replaces(build, "build_optimizer", "ContiguousParams(params)", _DROPPED)
 def build_optimizer(cfg: Any, model: torch.nn.Module, contiguous: bool = True) -> Any:
     optimizer, wrapper = _build_optimizer(cfg, model, contiguous)
     zero_grad = optimizer.zero_grad
@@ -41,17 +41,11 @@ def build_optimizer(cfg: Any, model: torch.nn.Module, contiguous: bool = True) -
     return optimizer, wrapper
 
 
-@replaces(
-    build,
-    "_generate_optimizer_class_with_freeze_layer",
-    "nonlocal cnt",
-    "counts the frozen steps where no checkpoint sees them: a resumed run freezes its layers again",
-)
+@replaces(build, "_generate_optimizer_class_with_freeze_layer", "nonlocal cnt", _UNSEEN)
 def with_frozen_layers(optimizer: Any, *, freeze_iters: int = 0) -> Any:
     def step(self: Any, closure: Any = None) -> Any:
         first = self.param_groups[0]  # part of the optimizer's state
-        done = first.get("frozen_steps", 0)
-        held = {}
+        done, held = first.get("frozen_steps", 0), {}
         if done < freeze_iters:
             first["frozen_steps"] = done + 1
             frozen = [group["params"] for group in self.param_groups if group["freeze_status"] == "freeze"]
@@ -66,18 +60,13 @@ def with_frozen_layers(optimizer: Any, *, freeze_iters: int = 0) -> Any:
     return type(f"{optimizer.__name__}WithFreezeLayer", (optimizer,), {"step": torch.no_grad()(step)})
 
 
-_AMP = "asserts CUDA; PyTorch's autocast also works on a CPU (bfloat16)"
-
-
 @replaces(AMPTrainer, "__init__", "from torch.cuda.amp import GradScaler", _AMP)
-def amp_init(
-    self: Any, model: Any, data_loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None
-) -> None:
+def amp_init(self: Any, model: Any, loader: Any, optimizer: Any, param_wrapper: Any, grad_scaler: Any = None) -> None:
     self.device_type = next(model.parameters()).device.type
     # bfloat16 has float32's range: scaling would only add a way to fail.
     enabled = autocast_dtype(self.device_type) is torch.float16
     scaler = grad_scaler or torch.amp.GradScaler(self.device_type, enabled=enabled)
-    _amp_init(self, model, data_loader, optimizer, param_wrapper, scaler)
+    _amp_init(self, model, loader, optimizer, param_wrapper, scaler)
 
 
 @replaces(AMPTrainer, "run_step", "CUDA is required for AMP training", _AMP)
@@ -106,17 +95,12 @@ class PortableDDP(torch.nn.parallel.DistributedDataParallel):
         super().__init__(module, device_ids=None if on_cpu else device_ids, **kwargs)
 
 
-if record(
-    "DistributedDataParallel",
-    "is given a GPU number also when the model is on the CPU",
-    source_has(defaults.DefaultTrainer.__init__, "device_ids=[comm.get_local_rank()]"),
-):
+_GPU_NUMBER = source_has(defaults.DefaultTrainer.__init__, "device_ids=[comm.get_local_rank()]")
+if record("DistributedDataParallel", "is given a GPU number also when the model is on the CPU", _GPU_NUMBER):
     defaults.DistributedDataParallel = PortableDDP
 
 
-@replaces(
-    build, "build_lr_scheduler", '"T_max": max_epoch,', "a cosine over 0 epochs (all of them warm-up) divides by zero"
-)
+@replaces(build, "build_lr_scheduler", '"T_max": max_epoch,', "a cosine over 0 epochs, all warm-up, divides by zero")
 def build_lr_scheduler(cfg: Any, optimizer: Any, iters_per_epoch: int) -> Any:
     warmup_epochs = -(-cfg.SOLVER.WARMUP_ITERS // max(iters_per_epoch, 1))
     least = max(warmup_epochs, cfg.SOLVER.DELAY_EPOCHS) + 1
@@ -139,11 +123,8 @@ def _merge_from_package(node: Any) -> None:
     object.__setattr__(node, "merge_from_file", merge_from_file)
 
 
-if record(
-    "RegNet and EffNet yaml",
-    "their paths are relative to the working directory",
-    source_has(regnet.build_regnet_backbone, "'fastreid/modeling/backbones/regnet/"),
-):
+_RELATIVE = source_has(regnet.build_regnet_backbone, "'fastreid/modeling/backbones/regnet/")
+if record("RegNet and EffNet yaml", "their paths are relative to the working directory", _RELATIVE):
     _merge_from_package(regnet.regnet_cfg)
     _merge_from_package(effnet.effnet_cfg)
 

@@ -1,38 +1,34 @@
-"""The output folder: what earlier runs left there, where a test may write, and a log whose file starts late.
+"""The start of a run and its folder: what earlier ones left there, where a test may write, a log kept till then.
 
 A refused call leaves the folder as it was: nothing is written before everything that can be refused was checked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import glob
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastreid.utils import comm
+from fastreid.utils.collect_env import collect_env_info
+from fastreid.utils.env import seed_all_rng
 from fastreid.utils.logger import setup_logger
 
 from ..errors import MOSError
 from ..evaluation.report import RANKS, RESULTS
-from ..files import atomic_write, naming, only_run
+from ..files import atomic_write
 from .resume import TAG, feature_differences
 
 LOSSES = "metrics.json"
 _LOGGERS = ("fastreid", "fastreid_mos")
-
-
-@contextlib.contextmanager
-def own_folder(output_dir: str) -> Iterator[None]:
-    """While the block lasts no other run may work in the folder; a full disk is reported with the file's name."""
-    with only_run(output_dir, comm.is_main_process()), naming(output_dir):
-        yield
 
 
 def refuse_earlier_run(output_dir: str, resume: bool = False) -> None:
@@ -41,14 +37,15 @@ def refuse_earlier_run(output_dir: str, resume: bool = False) -> None:
         return  # other processes may look after the first one has begun to write
     # Without a checkpoint to resume from, results can only be those of an evaluation.
     names = (RESULTS,) if resume else (TAG, "model_*.pth", LOSSES, RESULTS)
-    found = [path for name in names for path in glob.glob(os.path.join(glob.escape(output_dir), name))]
-    if found:
+    if found := [path for name in names for path in glob.glob(os.path.join(glob.escape(output_dir), name))]:
         name, remedy = os.path.basename(found[0]), "" if resume else "add --resume to resume it, or "
         raise MOSError(f"{output_dir}: holds an earlier run ({name}); {remedy}set OUTPUT_DIR to another folder")
 
 
-def start_log() -> logging.Logger:
-    """fast-reid's log on the screen; for the file it waits in memory until :func:`claim_folder`."""
+def setup(cfg: Any, args: Namespace) -> None:
+    """Seed the generators and start fast-reid's log; for the file it waits in memory until :func:`claim_folder`."""
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = bool(cfg.CUDNN_BENCHMARK) and not args.eval_only
     memory = MemoryHandler(1_000_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     for name in _LOGGERS:
         logger = setup_logger(None, distributed_rank=comm.get_rank(), name=name)
@@ -59,7 +56,11 @@ def start_log() -> logging.Logger:
         logger.addHandler(memory)
     # fast-reid's training loop logs the traceback of an error, which the caller reports.
     logging.getLogger("fastreid.engine.train_loop").addFilter(_has_no_traceback)
-    return logging.getLogger("fastreid")
+    logger = logging.getLogger("fastreid")
+    logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
+    logger.info(f"Environment info:\n{collect_env_info()}")
+    logger.info(f"Command line arguments: {args}")
+    logger.info(f"Running with full config:\n{cfg}")
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
@@ -101,8 +102,7 @@ def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: 
     ):
         number += 1
         folder = os.path.join(cfg.OUTPUT_DIR, f"eval_{number}")
-    # The first process may have written before another one looks.
-    return str(comm.all_gather(folder)[0])
+    return str(comm.all_gather(folder)[0])  # the first process may have written before another one looks
 
 
 def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None) -> bool:
@@ -115,25 +115,20 @@ def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fu
         model, chips = earlier["model"], earlier["chips"]
         tested = model["MODEL.WEIGHTS"] or os.path.join(run, model["last_checkpoint"])
         first_query = os.path.realpath(_first_query(folder, earlier))
+        # The config of the last test there, or else of the training that ended in one.
+        configs = [Path(run, name) for name in ("eval_config.yaml", "config.yaml")]
+        config = next((config.read_text(encoding="utf-8") for config in configs if config.exists()), "")
         return (
             os.path.realpath(tested) == os.path.realpath(weights)
             and earlier["dataset"] == type(dataset).__name__
             and (chips["query"], chips["gallery"]) == (len(dataset.query), len(dataset.gallery))
             and (earlier.get("evaluator") == "ReidEvaluator") == (cfg.TEST.EVALUATOR == "ReidEvaluator")
             and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
-            and not feature_differences({"config": _config_of_results(run)}, cfg)
+            and not feature_differences({"config": config}, cfg)
             and any(os.path.realpath(item[0]) == first_query for item in dataset.query)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # somebody else's file
-
-
-def _config_of_results(run: str) -> str:
-    """The config of the last test there, or else of the training that ended in one."""
-    for name in ("eval_config.yaml", "config.yaml"):
-        with contextlib.suppress(FileNotFoundError):
-            return Path(run, name).read_text(encoding="utf-8")
-    return ""
 
 
 def _first_query(folder: str, results: dict[str, Any]) -> str:

@@ -43,10 +43,9 @@ class LearningRate(LRScheduler):
 
 
 class LossLog(HookBase):
-    """``metrics.json``: a line per iteration with its losses, learning rate and time, unsmoothed.
+    """``metrics.json``: a line per iteration, unsmoothed, and one per test on held-out identities (``holdout/...``).
 
-    Each test on held-out identities has a line of its own, with names ``holdout/...``. Lines from the iteration at
-    which a run resumes are dropped first, so that its log is that of an uninterrupted run.
+    Lines from the iteration at which a run resumes are dropped first: its log is that of an uninterrupted run.
     """
 
     def __init__(self, path: str) -> None:
@@ -103,9 +102,7 @@ class HoldoutEval(HookBase):
     """
 
     def __init__(self, period: int, evaluate: Callable[[], tuple[dict[str, Any], float]], splits: int) -> None:
-        self.period = period
-        self.evaluate = evaluate
-        self.splits = splits
+        self.period, self.evaluate, self.splits = period, evaluate, splits
         self.metric: float | None = None
 
     def after_epoch(self) -> None:
@@ -116,47 +113,33 @@ class HoldoutEval(HookBase):
         results, self.metric = self.evaluate()
         if results:  # the first process
             logger.info(f"Held-out identities after epoch {done}: {self._summary(results)}")
-            flat = {name: float(value) for name, value in flatten_results_dict({"holdout": results}).items()
-                    if self.splits > 1 or not name.endswith("_std")}  # fmt: skip
-            self.trainer.storage.put_scalars(**flat, **{"holdout/splits": self.splits}, smoothing_hint=False)
+            flat = flatten_results_dict({"holdout": results})
+            kept = {name: float(flat[name]) for name in flat if self.splits > 1 or not name.endswith("_std")}
+            self.trainer.storage.put_scalars(**kept, **{"holdout/splits": self.splits}, smoothing_hint=False)
         comm.synchronize()
 
     def _summary(self, results: dict[str, Any]) -> str:
         def figure(row: dict[str, float], metric: str) -> str:
-            spread = f" ± {row[f'{metric}_std']:.1f}" if self.splits > 1 else ""
-            return f"{metric} {row[metric]:.1f}{spread}"
+            return f"{metric} {row[metric]:.1f}" + (f" ± {row[f'{metric}_std']:.1f}" if self.splits > 1 else "")
 
-        protocols = [
-            f"{name} " + ", ".join(figure(row, metric) for metric in ("mAP", "Rank-1") if metric in row)
-            for name, row in results.items()
-        ]
+        shown = {name: [figure(row, one) for one in ("mAP", "Rank-1") if one in row] for name, row in results.items()}
         over = f"mean ± standard deviation over {self.splits} splits" if self.splits > 1 else "one split"
-        return f"{'; '.join(protocols)} ({over})"
+        return "; ".join(f"{name} {', '.join(figures)}" for name, figures in shown.items()) + f" ({over})"
 
 
 class Checkpoints(HookBase):
     """``model_<epoch>.pth`` every ``period`` epochs, ``model_best.pth`` on held-out identities, ``model_final.pth``."""
 
     def __init__(self, checkpointer: Any, period: int, holdout: HoldoutEval | None) -> None:
-        self.checkpointer = checkpointer
-        self.period = period
-        self.holdout = holdout
-        self.best_metric = -1.0
-        self.best_epoch = -1
+        self.checkpointer, self.period, self.holdout = checkpointer, period, holdout
+        self.best_metric, self.best_epoch = -1.0, -1
 
     def after_epoch(self) -> None:
         epoch, metric = self.trainer.epoch, self.holdout.metric if self.holdout else None
-        improved = metric is not None and metric > self.best_metric
-        if metric is not None and improved:
+        if improved := metric is not None and metric > self.best_metric:
             self.best_metric, self.best_epoch = metric, epoch
-        state = {
-            "epoch": epoch,
-            "iteration": self.trainer.iter,
-            "best_metric": self.best_metric,
-            "best_epoch": self.best_epoch,
-            "config": self.trainer.cfg.dump(),
-            **self.trainer.run_facts(),
-        }
+        state = {"epoch": epoch, "iteration": self.trainer.iter, "config": self.trainer.cfg.dump()}
+        state.update(best_metric=self.best_metric, best_epoch=self.best_epoch, **self.trainer.run_facts())
         if improved:
             self.checkpointer.save("model_best", **state)
         # Saved last, so that the folder's last_checkpoint names it.

@@ -35,7 +35,7 @@ class MOSTrainStep(SimpleTrainer):
     """fast-reid's SimpleTrainer and AMPTrainer in one, with what exact resuming needs.
 
     Dropout and drop path are seeded with (``seed``, iteration, rank) before every step, so that a resumed run draws
-    what an uninterrupted one would have drawn; below 0 they are not. ``amp`` is SOLVER.AMP.DTYPE, or None for float32.
+    what an uninterrupted one would have drawn; below 0 they are not. ``amp`` is SOLVER.AMP.DTYPE, or "" for float32.
     The loader is opened at the first step, when it is known where the run starts.
     """
 
@@ -43,17 +43,14 @@ class MOSTrainStep(SimpleTrainer):
         self,
         model: torch.nn.Module,
         data_loader: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Any,
         param_wrapper: Any = None,
-        *,
         seed: int = 0,
-        amp: str | None = None,
+        amp: str = "",
     ) -> None:
         TrainerBase.__init__(self)  # SimpleTrainer's opens the loader
-        self.model = model.train()
-        self.data_loader = data_loader
-        self.optimizer = optimizer
-        self.param_wrapper = param_wrapper
+        self.model, self.data_loader = model.train(), data_loader
+        self.optimizer, self.param_wrapper = optimizer, param_wrapper
         self.seed = seed
         self.device_type = next(model.parameters()).device.type
         self.amp_dtype = autocast_dtype(self.device_type, amp) if amp else None
@@ -63,11 +60,7 @@ class MOSTrainStep(SimpleTrainer):
         self.iter = 0
 
     def run_step(self) -> None:
-        """Draw a batch, compute losses and gradients, change the weights.
-
-        Raises:
-            MOSError: a loss is not finite in some process; every process has its losses and files in the message.
-        """
+        """Draw a batch, compute losses and gradients, change the weights; a MOSError where a loss is not finite."""
         if self._batches is None:
             self._batches = iter(self.data_loader)
         start = time.perf_counter()
@@ -89,8 +82,8 @@ class MOSTrainStep(SimpleTrainer):
 
     def close(self) -> None:
         """End the loader's workers, and with them the memory they hold."""
-        if self._batches is not None and hasattr(self._batches, "close"):
-            self._batches.close()
+        if close := getattr(self._batches, "close", None):
+            close()
         self._batches = None
 
     def _log(self, losses: dict[str, torch.Tensor], logged: Logged, data: dict[str, Any], data_time: float) -> None:
@@ -108,19 +101,17 @@ class MOSTrainStep(SimpleTrainer):
             storage.put_scalar(name, number, smoothing_hint)
         everyone = comm.all_gather((own, data_time))
         if not all(math.isfinite(value) for parts, _ in everyone for value in parts.values()):
-            finite = all(map(math.isfinite, own.values()))
-            raise MOSError(next(filter(None, comm.all_gather("" if finite else self._describe(own, data)))))
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
+            message = (
+                f"the loss is not finite at iteration {self.iter} ({parts}); no weight was changed by this batch. "
+                "Try a lower SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS.ENABLED True. Its files: "
+                + ", ".join(map(str, data.get("img_paths", [])))
+            )
+            # All processes raise the message of the first that met it.
+            raise MOSError(next(filter(None, comm.all_gather(not all(map(math.isfinite, own.values())) and message))))
         if comm.is_main_process():
             storage.put_scalar("data_time", max(seconds for _, seconds in everyone))
             means = {name: float(np.mean([parts[name] for parts, _ in everyone])) for name in own}
             storage.put_scalar("total_loss", sum(means.values()))
             if len(means) > 1:
                 storage.put_scalars(**means)
-
-    def _describe(self, losses: dict[str, float], data: dict[str, Any]) -> str:
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        files = ", ".join(map(str, data.get("img_paths", [])))
-        return (
-            f"the loss is not finite at iteration {self.iter} ({parts}); no weight was changed by this batch. "
-            f"Try a lower SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS.ENABLED True. Its files: {files}"
-        )

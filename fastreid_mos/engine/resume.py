@@ -14,41 +14,25 @@ from ..errors import CheckpointError
 
 TAG = "last_checkpoint"
 
-# Keys that change neither the weights nor the losses of a run; of a node, all keys under it ...
-_FREE = (
-    "TEST.",
-    "DATASETS.TESTS",
-    "OUTPUT_DIR",
-    "DATALOADER.NUM_WORKERS",
-    "INPUT.SAR.CACHE",
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "MODEL.BACKBONE.PRETRAIN",
-    "MODEL.HEADS.NUM_CLASSES",  # the data's, compared by itself
-    "SOLVER.CHECKPOINT_PERIOD",
-    "CUDNN_BENCHMARK",
+# Keys that change neither the weights nor the losses of a run; of a node, all keys under it. NUM_CLASSES is the data's,
+# compared by itself ...
+_FREE = tuple(
+    """
+    TEST. DATASETS.TESTS OUTPUT_DIR DATALOADER.NUM_WORKERS INPUT.SAR.CACHE MODEL.DEVICE MODEL.WEIGHTS
+    MODEL.BACKBONE.PRETRAIN MODEL.HEADS.NUM_CLASSES SOLVER.CHECKPOINT_PERIOD CUDNN_BENCHMARK
+    """.split()
 )
 # ... but these decide which identities are trained on and which checkpoint is the best.
 _BOUND = ("TEST.HOLDOUT.", "TEST.BEST_METRIC")
 # What a chip's features depend on beside the weights: how its image is made, and all of the model ...
 _OF_FEATURES = ("INPUT.SIZE_TEST", "INPUT.RESIZE.TEST", "TEST.FLIP.", "MODEL.")
 # ... except what acts in training only.
-_IN_TRAINING = (
-    "MODEL.BACKBONE.ATT_DROP_RATE",
-    "MODEL.BACKBONE.DROP_",
-    "MODEL.BACKBONE.PRETRAIN",
-    "MODEL.DEVICE",
-    "MODEL.FREEZE_LAYERS",
-    "MODEL.HEADS.CLS_LAYER",
-    "MODEL.HEADS.JOIN_GAIN",
-    "MODEL.HEADS.MARGIN",
-    "MODEL.HEADS.NECK_FEAT",
-    "MODEL.HEADS.NUM_CLASSES",
-    "MODEL.HEADS.SCALE",
-    "MODEL.LOSSES.",
-    "MODEL.QUEUE_SIZE",
-    "MODEL.TRANSOSS.GRAD_CHECKPOINT",
-    "MODEL.WEIGHTS",
+_IN_TRAINING = tuple(
+    """
+    MODEL.BACKBONE.ATT_DROP_RATE MODEL.BACKBONE.DROP_ MODEL.BACKBONE.PRETRAIN MODEL.DEVICE MODEL.FREEZE_LAYERS
+    MODEL.HEADS.CLS_LAYER MODEL.HEADS.JOIN_GAIN MODEL.HEADS.MARGIN MODEL.HEADS.NECK_FEAT MODEL.HEADS.NUM_CLASSES
+    MODEL.HEADS.SCALE MODEL.LOSSES. MODEL.QUEUE_SIZE MODEL.TRANSOSS.GRAD_CHECKPOINT MODEL.WEIGHTS
+    """.split()
 )
 
 
@@ -63,7 +47,7 @@ def last_checkpoint(folder: str) -> str:
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"{tag}: names {name[:100]!r}, which is no file of {folder}; write the name of the checkpoint into it"
+            f"{tag}: names {name[:100]!r}, which is no file there; write the checkpoint's name into it"
         )
     return path
 
@@ -76,17 +60,13 @@ def _differences(checkpoint: Any, cfg: Any) -> dict[str, tuple[Any, Any]]:
 
 def check_resumable(path: str, checkpoint: Mapping[str, Any], model: torch.nn.Module, cfg: Any) -> None:
     """Raise a CheckpointError before resuming with another config or model than the run began with."""
-    changed = {
-        key: values
-        for key, values in _differences(checkpoint, cfg).items()
-        if key.startswith(_BOUND) or not key.startswith(_FREE)
-    }
-    if changed:
-        listed = [f"{key} {saved} (now {own})" for key, (saved, own) in changed.items()]
-        more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
+    differences = _differences(checkpoint, cfg)
+    if changed := [key for key in differences if key.startswith(_BOUND) or not key.startswith(_FREE)]:
+        listed = ", ".join("{} {} (now {})".format(key, *differences[key]) for key in changed[:6])
+        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
         schedule = "; the learning rates depend on MAX_EPOCH" if "SOLVER.MAX_EPOCH" in changed else ""
         raise CheckpointError(
-            f"{path}: was trained with another config: {', '.join(listed[:6])}{more}{schedule}; "
+            f"{path}: was trained with another config: {listed}{more}{schedule}; "
             "resume with the config of the first run, or start anew in another OUTPUT_DIR"
         )
     own = {name: value.shape for name, value in model.state_dict().items()}

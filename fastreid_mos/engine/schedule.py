@@ -27,11 +27,9 @@ def warmup_cosine_factor(
     are the same for weights and biases; between, biases have twice the rate (golden ``train_steps``).
 
     Args:
-        epoch: the epoch's number, from 1 to ``max_epoch``.
-        max_epoch: epochs in all.
+        epoch, max_epoch: the epoch's number, from 1, and that of the last.
         warmup_epochs: epochs of the warm-up; 0 for none.
-        warmup_factor: where the warm-up starts, as a share of the base rate.
-        min_factor: where the cosine ends, as a share of the base rate.
+        warmup_factor, min_factor: where the warm-up starts and the cosine ends, as shares of the base rate.
         own_factor: the group's own rate as a share of the base rate (``SOLVER.BIAS_LR_FACTOR`` for biases).
     """
     if epoch < warmup_epochs:
@@ -43,8 +41,7 @@ class WarmupCosineLR(LRScheduler):
     """:func:`warmup_cosine_factor` with the arguments ``curve`` for each group, stepped after each epoch."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, base_lr: float, **curve: Any) -> None:
-        self.base_lr = base_lr
-        self.curve = curve
+        self.base_lr, self.curve = base_lr, curve  # names that are in checkpoints
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
@@ -59,16 +56,10 @@ _build_fastreid_scheduler = build.build_lr_scheduler
 
 def build_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer, iters_per_epoch: int) -> dict[str, Any]:
     """fast-reid's function, whose table of schedules is a local variable, with ``SOLVER.SCHED: WarmupCosineLR``."""
-    solver = cfg.SOLVER
-    if solver.SCHED != "WarmupCosineLR":
+    if cfg.SOLVER.SCHED != "WarmupCosineLR":
         return dict(_build_fastreid_scheduler(cfg, optimizer, iters_per_epoch))
-    curve = {
-        "max_epoch": solver.MAX_EPOCH,
-        "warmup_epochs": solver.WARMUP_EPOCHS,
-        "warmup_factor": solver.WARMUP_FACTOR,
-        "min_factor": solver.ETA_MIN_FACTOR,
-    }
-    return {"lr_sched": WarmupCosineLR(optimizer, solver.BASE_LR, **curve)}
+    curve = {name: cfg.SOLVER[name.upper()] for name in ("max_epoch", "warmup_epochs", "warmup_factor")}
+    return {"lr_sched": WarmupCosineLR(optimizer, cfg.SOLVER.BASE_LR, **curve, min_factor=cfg.SOLVER.ETA_MIN_FACTOR)}
 
 
 replace_everywhere(_build_fastreid_scheduler, build_lr_scheduler)

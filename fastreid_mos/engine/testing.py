@@ -37,19 +37,16 @@ class NothingToTest(MOSError):
     """A data set without query or gallery chips."""
 
 
-def open_test(name: str, show: bool = True) -> Any:
-    """A data set of ``DATASETS.TESTS``, listed in the log."""
-    dataset = open_dataset(name)
-    if show and comm.is_main_process():
-        dataset.show_test()
-    if not dataset.query or not dataset.gallery:
-        raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
-    return dataset
-
-
-def open_tests(cfg: Any) -> dict[str, Any]:
-    """The data sets of ``DATASETS.TESTS`` by name."""
-    return {name: open_test(name) for name in cfg.DATASETS.TESTS}
+def open_tests(cfg: Any, show: bool = True) -> dict[str, Any]:
+    """The data sets of ``DATASETS.TESTS`` by name, listed in the log."""
+    datasets = {}
+    for name in cfg.DATASETS.TESTS:
+        datasets[name] = dataset = open_dataset(name)
+        if show and comm.is_main_process():
+            dataset.show_test()
+        if not dataset.query or not dataset.gallery:
+            raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
+    return datasets
 
 
 def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
@@ -59,8 +56,8 @@ def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
 
 def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
     """The most chips that one pass of a test of these data sets reads."""
-    passes = [len(dataset.query) + len(dataset.gallery) for dataset in datasets.values()]
-    return max([*passes, len(fused.files) if fused else 0])
+    passes = (len(dataset.query) + len(dataset.gallery) for dataset in datasets.values())
+    return max(*passes, len(fused.files) if fused else 0, 0)
 
 
 def infer(cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
@@ -68,8 +65,7 @@ def infer(cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
     # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     if comm.get_world_size() > 1:
-        # Each process has its own running statistics until DDP's next step copies the first one's, which are also what
-        # a checkpoint holds.
+        # Until DDP's next step each process has its own running statistics; a checkpoint holds the first one's.
         for buffer in bare.buffers():
             dist.broadcast(buffer, 0)
     modes = {module: module.training for module in bare.modules()}
@@ -85,10 +81,8 @@ def build_evaluator(cfg: Any, num_query: int, folder: str | None, dataset: Any, 
     """The evaluator ``TEST.EVALUATOR``; others' evaluators need not know of fusion."""
     if cfg.TEST.EVALUATOR == "ReidEvaluator":
         return ReidEvaluator(cfg, num_query, folder)
-    options = {} if fusion is None else {"fusion": fusion}
-    return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(
-        cfg, num_query, output_dir=folder, dataset=dataset, split=split, **options
-    )
+    options = {"output_dir": folder, "dataset": dataset, "split": split, **({"fusion": fusion} if fusion else {})}
+    return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, num_query, **options)
 
 
 def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | None) -> dict[str, Any]:
@@ -99,7 +93,7 @@ def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | 
     for name, dataset in datasets.items():
         loader = build_test_loader(cfg, [*dataset.query, *dataset.gallery])
         folder = cfg.OUTPUT_DIR if len(datasets) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
-        fusion = None if fused is None else fused.fusion(name)
+        fusion = fused.fusion(name) if fused else None
         evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", fusion)
         results[name] = infer(cfg, model, loader, evaluator)
         if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
@@ -123,17 +117,10 @@ def test_holdout(cfg: Any, model: Any, splits: Sequence[Split]) -> tuple[dict[st
 
 
 def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
-    """``--eval-only``: test ``MODEL.WEIGHTS``, or the last checkpoint in ``OUTPUT_DIR``.
-
-    Raises:
-        MOSError: no weights, weights that do not fill the model, data sets or generated chips that cannot be tested.
-    """
-    cfg.defrost()
-    weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        if not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
-            raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
-        weights = last_checkpoint(cfg.OUTPUT_DIR)
+    """``--eval-only``: test ``MODEL.WEIGHTS``, or the last checkpoint in ``OUTPUT_DIR``."""
+    if not cfg.MODEL.WEIGHTS and not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
+        raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
+    weights = cfg.MODEL.WEIGHTS or last_checkpoint(cfg.OUTPUT_DIR)
     missing = [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]
     if missing:
         raise WeightsError(
@@ -143,6 +130,7 @@ def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
     for difference in feature_differences(read_torch(weights) if weights.endswith(".pth") else None, cfg):
         logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = open_tests(cfg)
+    cfg.defrost()
     # Recorded so that it is the same file wherever the next test is run from.
     cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
     fused = prepare_fusion(cfg, datasets)
@@ -159,6 +147,7 @@ def _report_flat(cfg: Any, name: str, dataset: Any, figures: Mapping[str, Any], 
     """Log and write the figures of fast-reid's ReidEvaluator, which only returns them."""
     print_csv_format(OrderedDict(figures, dataset=name))
     weights = cfg.MODEL.WEIGHTS
+    checkpoint = "" if weights else os.path.basename(last_checkpoint(cfg.OUTPUT_DIR))
     content = {
         "dataset": type(dataset).__name__,
         "split": "test",
@@ -166,16 +155,10 @@ def _report_flat(cfg: Any, name: str, dataset: Any, figures: Mapping[str, Any], 
         "simulated": simulation_of(item[0] for item in [*dataset.query, *dataset.gallery]) is not None,
         "chips": {"query": len(dataset.query), "gallery": len(dataset.gallery)},
         "first_query": dataset.query[0][0],
-        "model": {
-            "MODEL.WEIGHTS": weights,
-            "last_checkpoint": "" if weights else os.path.basename(last_checkpoint(cfg.OUTPUT_DIR)),
-        },
+        "model": {"MODEL.WEIGHTS": weights, "last_checkpoint": checkpoint},
         "protocols": {"ALL": {"model": {metric: float(value) for metric, value in figures.items()}}},
         "unit": "percent; chips of the query's own identity and modality are left out of its ranking",
     }
-    try:
-        with atomic_write(os.path.join(folder, RESULTS)) as stream:
-            json.dump(content, stream, indent=2)
-            stream.write("\n")
-    except OSError as error:
-        raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None
+    with atomic_write(os.path.join(folder, RESULTS)) as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")

@@ -12,9 +12,9 @@ from fastreid.engine.train_loop import TrainerBase
 from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import CommonMetricPrinter, TensorboardXWriter
-from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.checkpoints import read_checkpoint
+from ..compat.training import PortableDDP
 from ..config import building
 from ..data import as_numbers, build_train_loader, dataset_root
 from ..data.build import check_shared_memory
@@ -38,23 +38,16 @@ class MOSTrainer(DefaultTrainer):
 
     Beside fast-reid's DefaultTrainer: a run that is killed and resumed gives the weights and losses of one that was not
     (``SEED`` at least 0, same number of processes); the best checkpoint is chosen on held-out training identities
-    (``TEST.HOLDOUT``); the test split is read once, after the last epoch.
-
-    Args:
-        cfg: a config with the MOS keys, checked by :func:`fastreid_mos.checks.check_config`.
-
-    Raises:
-        MOSError: data, weights or settings that cannot be trained on.
+    (``TEST.HOLDOUT``); the test split is read once, after the last epoch. ``cfg`` has the MOS keys and was checked by
+    :func:`fastreid_mos.checks.check_config`. A MOSError says why data, weights or settings cannot be trained on.
     """
 
     def __init__(self, cfg: Any) -> None:
         TrainerBase.__init__(self)
         items = self.train_items(cfg)
         if not items:
-            raise DatasetError(
-                f"DATASETS.NAMES: no training chips in {', '.join(cfg.DATASETS.NAMES) or 'an empty list'} "
-                f"under {dataset_root()}"
-            )
+            names = ", ".join(cfg.DATASETS.NAMES) or "an empty list"
+            raise DatasetError(f"DATASETS.NAMES: no training chips in {names} under {dataset_root()}")
         tested = self._check_tests(cfg)
         self.items, self.holdout_splits = hold_out(cfg, items)
         if self.holdout_splits:
@@ -73,10 +66,9 @@ class MOSTrainer(DefaultTrainer):
         with building("SOLVER: the optimizer"):
             optimizer, wrapper = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
-            ids = None if torch.device(cfg.MODEL.DEVICE).type == "cpu" else [comm.get_local_rank()]
-            model = DistributedDataParallel(model, device_ids=ids)
-        amp = cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None
-        self._trainer = MOSTrainStep(model, loader, optimizer, wrapper, seed=cfg.SEED, amp=amp)
+            model = PortableDDP(model, device_ids=[comm.get_local_rank()])
+        amp = cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else ""
+        self._trainer = MOSTrainStep(model, loader, optimizer, wrapper, cfg.SEED, amp)
         self.iters_per_epoch = epoch_batches(
             cfg.DATALOADER.SAMPLER_TRAIN, as_numbers(self.items), cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
         )
@@ -87,13 +79,9 @@ class MOSTrainer(DefaultTrainer):
         self.warmup_iters = 0 if cfg.SOLVER.SCHED == "WarmupCosineLR" else cfg.SOLVER.WARMUP_ITERS
         self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        state = {"optimizer": optimizer, "grad_scaler": self._trainer.grad_scaler}
         self.checkpointer = Checkpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            save_to_disk=comm.is_main_process(),
-            optimizer=optimizer,
-            **self.scheduler,
-            grad_scaler=self._trainer.grad_scaler,
+            model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), **self.scheduler, **state
         )
         self.register_hooks(self.build_hooks())
 
@@ -101,20 +89,18 @@ class MOSTrainer(DefaultTrainer):
     def train_items(cls, cfg: Any) -> list[Item]:
         """Training items of all ``DATASETS.NAMES``, which are listed in the log."""
         datasets = open_training(cfg)
-        if comm.is_main_process():
-            for dataset in datasets:
-                dataset.show_train()
+        for dataset in datasets if comm.is_main_process() else ():
+            dataset.show_train()
         return join_items(dataset.train for dataset in datasets)
 
     @staticmethod
     def _check_tests(cfg: Any) -> int:
         """Raise before hours of training what the test after it would; the most chips that a pass of it reads."""
-        datasets = {}
-        for name in cfg.DATASETS.TESTS:
-            try:
-                datasets[name] = testing.open_test(name, show=False)
-            except testing.NothingToTest as error:  # may be meant so
-                logger.warning(str(error))
+        try:
+            datasets = testing.open_tests(cfg, show=False)
+        except testing.NothingToTest as error:  # may be meant so
+            logger.warning(str(error))
+            return 0
         return testing.largest_pass(datasets, testing.prepare_fusion(_changed(cfg, "MODEL.WEIGHTS", ""), datasets))
 
     @staticmethod
@@ -131,10 +117,8 @@ class MOSTrainer(DefaultTrainer):
     def build_model(cls, cfg: Any) -> Any:
         """The model of ``MODEL.META_ARCHITECTURE``; the log has its size instead of every layer."""
         model = build_checked_model(cfg)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        logger.info(
-            f"Model: {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {count / 1e6:.2f} M parameters"
-        )
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        logger.info(f"Model: {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {millions:.2f} M parameters")
         return model
 
     def run_facts(self) -> dict[str, int]:
@@ -169,9 +153,8 @@ class MOSTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume the run in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``.
 
-        Raises:
-            CheckpointError: the folder's checkpoint cannot be read or belongs to another configuration.
-            WeightsError: ``MODEL.WEIGHTS`` fits nothing.
+        Raises a CheckpointError where the folder's checkpoint cannot be read or is of another config, a WeightsError
+        where ``MODEL.WEIGHTS`` does not fit.
         """
         if resume and self.checkpointer.has_checkpoint():
             self._resume(last_checkpoint(self.cfg.OUTPUT_DIR))
@@ -207,14 +190,9 @@ class MOSTrainer(DefaultTrainer):
         logger.info(f"Resuming after epoch {self.start_epoch} of {self.max_epoch}")
 
     def train(self) -> dict[str, Any]:
-        """Train to the last epoch, then test.
-
-        Returns:
-            The test results; empty in other processes than the first, and where ``DATASETS.TESTS`` is empty.
-        """
-        logger.info(
-            f"Training epochs {self.start_epoch + 1} to {self.max_epoch}, {self.iters_per_epoch} iterations each"
-        )
+        """Train to the last epoch, then test; the results are empty without tests and beside the first process."""
+        epochs = f"{self.start_epoch + 1} to {self.max_epoch}"
+        logger.info(f"Training epochs {epochs}, {self.iters_per_epoch} iterations each")
         TrainerBase.train(self, self.start_epoch, self.max_epoch, self.iters_per_epoch)
         if self.checkpoints.best_epoch >= 0:
             logger.info(
@@ -237,15 +215,8 @@ class MOSTrainer(DefaultTrainer):
         """Test on the test split of each data set in ``DATASETS.TESTS``, one pass over its chips for all protocols.
 
         With ``TEST.FUSION.ENABLED`` there is one more pass before, over the generated chips of all of them, and where
-        alpha is chosen one over held-out training chips.
-
-        Args:
-            cfg: the config; results are written into its ``OUTPUT_DIR``.
-            model: the model.
-
-        Returns:
-            Metrics in percent by protocol, with fusion those of the fused features; by data set first when there are
-            several.
+        alpha is chosen one over held-out training chips. Results are written into ``OUTPUT_DIR`` and returned: metrics
+        in percent by protocol, with fusion the fused ones; by data set first when there are several.
         """
         datasets = testing.open_tests(cfg)
         return testing.test(cfg, model, datasets, testing.prepare_fusion(cfg, datasets))

@@ -109,6 +109,7 @@ def test_tools_let_waiting_threads_sleep(monkeypatch, tool):
     monkeypatch.delenv("OMP_WAIT_POLICY")
     for module in [name for name in sys.modules if name.partition(".")[0] == "fastreid_mos"]:
         monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "tools", raising=False)
     monkeypatch.setattr(sys, "argv", [tool, "run"] if tool == "draw_ranks" else [tool])
     with pytest.raises(ImportError):
         runpy.run_path(str(ROOT / f"tools/{tool}.py"), run_name="__main__")

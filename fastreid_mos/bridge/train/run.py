@@ -16,7 +16,7 @@ from fastreid.utils.logger import setup_logger
 from numpy.typing import NDArray
 
 from ...errors import MOSError
-from ...files import atomic_write, naming, only_run
+from ...files import atomic_write, only_run
 from ...synthetic.manifest import DIRECTIONS, pipeline_id
 from ..autoencoder import load_autoencoder
 from ..images import BridgeImages
@@ -54,7 +54,7 @@ def train(cfg: Any, data: BridgeData, start: BrownianBridgePipeline | None = Non
     store = ChipStore(images, data.chips(bridge.DIRECTION), show=accelerator.is_local_main_process)
     shown = _shown_chips(cfg, data, images) if bridge.SOLVER.SAMPLE_PERIOD else None
     accelerator.wait_for_everyone()  # nobody writes before all have read their chips
-    with only_run(output, main), naming(output), log_to(output, main):
+    with only_run(output, main), log_to(output, main):
         accelerator.wait_for_everyone()
         point = resume_point(cfg, facts)  # again: another call may have trained there meanwhile
         if point.finished:
