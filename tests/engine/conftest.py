@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
-import fastreid_mos  # noqa: F401  makes fast-reid importable
+import fastreid_mos
 from tools.train_net import main
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
@@ -37,6 +36,12 @@ def run(finished, data, tmp_path):
 
 
 @pytest.fixture
+def debug_cfg(data):
+    """A function: options -> the debug config."""
+    return lambda *options: fastreid_mos.load_cfg(DEBUG, [*map(str, options)])
+
+
+@pytest.fixture
 def call(data):
     """A function: words of the command line -> exit status."""
     return lambda *words: main(["--config-file", DEBUG, *map(str, words)])
@@ -57,10 +62,8 @@ def refused(call, capsys):
 
 
 @pytest.fixture
-def sums():
-    """A function: folder -> hash of each file in it."""
+def contents():
+    """A function: folder -> bytes of each file in it, by name."""
     return lambda folder: {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }

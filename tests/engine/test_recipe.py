@@ -13,7 +13,7 @@ import fastreid_mos
 from fastreid_mos.engine import MOSTrainer, warmup_cosine_factor
 from fastreid_mos.modeling import load_reid_weights
 
-CONFIGS = Path(__file__).parents[2] / "configs/HOSS"
+MOS_VIT = str(Path(__file__).parents[2] / "configs/HOSS/mos_vit.yml")
 # The golden model's size; everything else is the config's own, but for what would draw or round.
 SMALL = [
     "MODEL.DEVICE", "cpu", "INPUT.SIZE_TRAIN", "[64,32]", "INPUT.SIZE_TEST", "[64,32]", "MODEL.BACKBONE.FEAT_DIM", "48",
@@ -40,10 +40,11 @@ def steps(golden):
 
 @pytest.fixture(scope="module")
 def cfg():
-    return fastreid_mos.load_cfg(str(CONFIGS / "mos_vit.yml"), SMALL)
+    return fastreid_mos.load_cfg(MOS_VIT, SMALL)
 
 
 def test_three_steps_are_the_authors(cfg, steps, tmp_path):
+    """And at test the feature is the class token before the neck."""
     model = MOSTrainer.build_model(cfg).train()
     assert model.state_dict().keys() == steps["state"].keys()
     torch.save(steps["state"], tmp_path / "start.pth")
@@ -62,37 +63,27 @@ def test_three_steps_are_the_authors(cfg, steps, tmp_path):
         scheduler["lr_sched"].step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, steps["after"][name], rtol=0, atol=1e-6, msg=name)
-
-
-def test_at_test_the_feature_is_the_class_token_before_the_neck(cfg, steps):
-    model = MOSTrainer.build_model(cfg).eval()
-    model.load_state_dict(steps["after"])
-    batch = {name: steps[name][0] for name in ("images", "modalities", "sizes")}
     with torch.no_grad():
-        token = model.backbone(model.preprocess_image(batch["images"]), batch["modalities"], batch["sizes"])
-        torch.testing.assert_close(model(batch), token)
+        pixels = model.eval().preprocess_image(batch["images"])
+        torch.testing.assert_close(model(batch), model.backbone(pixels, batch["modalities"], batch["sizes"]))
 
 
-@pytest.mark.parametrize(("batch", "theirs"), [(32, 2), (16, 5), (8, 10)])
-def test_an_epoch_has_the_authors_steps(shared_dir, tmp_path, monkeypatch, batch, theirs):
+def test_an_epoch_has_the_authors_steps(shared_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(shared_dir / "hoss_sample"))
-    options = ["DATASETS.TESTS", "()", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", str(batch)]
-    own = fastreid_mos.load_cfg(str(CONFIGS / "mos_vit.yml"), [*SMALL, *options, "OUTPUT_DIR", str(tmp_path)])
-    trainer = MOSTrainer(own)
-    assert trainer.iters_per_epoch == trainer.run_facts()["iters_per_epoch"] == theirs
-    assert trainer.max_iter == 100 * theirs
+    for batch, theirs in ((32, 2), (8, 10)):
+        options = ["DATASETS.TESTS", "()", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", str(batch)]
+        trainer = MOSTrainer(fastreid_mos.load_cfg(MOS_VIT, [*SMALL, *options, "OUTPUT_DIR", str(tmp_path)]))
+        assert trainer.iters_per_epoch == trainer.run_facts()["iters_per_epoch"] == theirs
+        assert trainer.max_iter == 100 * theirs
 
 
-@pytest.mark.parametrize("case", ["paper", "short"])
-def test_golden_curve(golden, case):
+def test_learning_rates_are_the_authors_also_when_resumed(cfg, steps, golden):
+    """Of weights and of biases, and from a checkpoint on; a group of rate 0 is frozen, and stays so."""
     data = golden("lr_schedule")
-    epochs, warmup, base = data[f"{case}_params"]
-    rates = [base * warmup_cosine_factor(epoch, int(epochs), int(warmup)) for epoch in range(1, int(epochs) + 1)]
-    np.testing.assert_allclose(rates, data[f"{case}_lr"], rtol=0, atol=1e-9)
-
-
-def test_weights_and_biases_have_the_authors_rates_also_when_resumed(cfg, steps):
-    """A group of rate 0 is frozen, and stays so."""
+    for case in ("paper", "short"):
+        epochs, warmup, base = data[f"{case}_params"]
+        rates = [base * warmup_cosine_factor(epoch, int(epochs), int(warmup)) for epoch in range(1, int(epochs) + 1)]
+        np.testing.assert_allclose(rates, data[f"{case}_lr"], rtol=0, atol=1e-9)
     model = MOSTrainer.build_model(cfg)
     groups = build_optimizer(cfg, model)[0].param_groups
     trained = [(name, value.numel()) for name, value in model.named_parameters() if value.requires_grad]
@@ -104,21 +95,15 @@ def test_weights_and_biases_have_the_authors_rates_also_when_resumed(cfg, steps)
         optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates])
         return optimizer, build_lr_scheduler(cfg, optimizer, 10)["lr_sched"]
 
-    optimizer, scheduler = fresh()
+    resumed = fresh()
     for epoch, expected in enumerate(steps["lr"].tolist()):
         if epoch == 40:
-            saved = optimizer.state_dict(), scheduler.state_dict()
-            optimizer, scheduler = fresh()
-            optimizer.load_state_dict(saved[0])
-            scheduler.load_state_dict(saved[1])
-        rates = [group["lr"] for group in optimizer.param_groups]
+            interrupted, resumed = resumed, fresh()
+            for old, new in zip(interrupted, resumed, strict=True):
+                new.load_state_dict(old.state_dict())
+        rates = [group["lr"] for group in resumed[0].param_groups]
         np.testing.assert_allclose(rates, [*expected, 0.0], rtol=0, atol=1e-9)
-        optimizer.step()
-        scheduler.step()
-
-
-def test_fastreids_own_schedules_stay():
-    cfg = fastreid_mos.get_cfg()
-    cfg.SOLVER.SCHED, cfg.SOLVER.WARMUP_ITERS = "MultiStepLR", 5
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    assert set(build_lr_scheduler(cfg, optimizer, 10)) == {"lr_sched", "warmup_sched"}
+        for part in resumed:
+            part.step()
+    # The names by which checkpoints of earlier versions hold the curve.
+    assert {"base_lr", "curve"} <= resumed[1].state_dict().keys() and resumed[1].curve["max_epoch"] == 100

@@ -24,19 +24,19 @@ from fastreid_mos.errors import MOSError
 from fastreid_mos.evaluation.chips import ChipPass
 from fastreid_mos.modeling import inputs
 
-CONFIGS = Path(__file__).parents[2] / "configs/HOSS"
 # Operators whose result, or its shape, the host must have from the device before it goes on.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
+BY_ITERATION = ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000")
+FLOAT16 = ("SOLVER.AMP.DTYPE", "float16")
 
 
 @pytest.fixture
-def made_trainer(data, tmp_path):
+def made_trainer(debug_cfg, tmp_path):
     """A function: options -> a trainer of the debug config, without held-out identities and tests."""
 
     def make(*options):
         words = ["TEST.HOLDOUT.FRACTION", "0.0", "DATASETS.TESTS", "()", "SOLVER.MAX_EPOCH", "1"]
-        cfg = fastreid_mos.load_cfg(str(CONFIGS / "demo/debug.yml"), [*words, "OUTPUT_DIR", str(tmp_path), *options])
-        trainer = MOSTrainer(cfg)
+        trainer = MOSTrainer(debug_cfg(*words, "OUTPUT_DIR", tmp_path, *options))
         trainer.grad_scaler.scale(torch.zeros(()))  # makes its number
         return trainer
 
@@ -54,10 +54,6 @@ class Events(TorchDispatchMode):
         if function.overloadpacket.__name__ in WAITS:
             self.seen.append("wait")
         return function(*args, **(kwargs or {}))
-
-
-BY_ITERATION = ("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.WARMUP_ITERS", "1000")
-FLOAT16 = ("SOLVER.AMP.DTYPE", "float16")
 
 
 @pytest.mark.slow
@@ -85,13 +81,20 @@ def test_the_host_waits_for_the_device_behind_the_backward_pass_only(made_traine
     assert all(name in trainer.storage.latest() for name in ("cls_accuracy", "loss_cmal", "total_loss", "lr"))
 
 
-def test_the_warm_up_stands_still_where_the_scaler_skips_a_step(made_trainer):
+def test_the_loss_scale_is_kept_and_the_warm_up_stands_still_where_it_skips_a_step(made_trainer):
     trainer = made_trainer(*FLOAT16, *BY_ITERATION)
     trainer.iters_per_epoch = 2
     for scale, steps in ((2.0**120, 0), (1.0, 2)):  # with the first every gradient is infinite
         trainer.grad_scaler.update(scale)
         trainer.train()
         assert trainer.scheduler["warmup_sched"].last_epoch == steps
+    trainer.grad_scaler.update(512.0)
+    trainer.grad_scaler._growth_tracker.fill_(3)
+    trainer.checkpointer.save("model_0000", epoch=0)
+    resumed = made_trainer(*FLOAT16, *BY_ITERATION)
+    resumed.resume_or_load(resume=True)
+    state = resumed.grad_scaler.state_dict()
+    assert (state["scale"], state["_growth_tracker"]) == (512.0, 3)
 
 
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
@@ -109,27 +112,23 @@ def test_the_amp_switch_is_followed(made_trainer, dtype):
     assert trainer.grad_scaler.is_enabled() == (dtype == "float16")
 
 
-def test_the_loss_scale_is_kept_in_a_checkpoint(made_trainer):
-    trainer = made_trainer(*FLOAT16)
-    trainer.grad_scaler.update(512.0)
-    trainer.grad_scaler._growth_tracker += 3
-    trainer.checkpointer.save("model_0000", epoch=0)
-    resumed = made_trainer(*FLOAT16)
-    resumed.resume_or_load(resume=True)
-    state = resumed.grad_scaler.state_dict()
-    assert (state["scale"], state["_growth_tracker"]) == (512.0, 3)
-
-
-class Drawing(nn.Module):
-    """A model whose loss is what it drew."""
+class Dividing(nn.Module):
+    """A loss that is infinite where a chip is black. It notes what it draws and the iteration it sees."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, batch):
-        self.drawn = torch.rand(3)
-        return {"loss": self.weight * self.drawn.sum()}
+        self.drawn, self.seen = torch.rand(3), get_event_storage().iter
+        return {"loss_one": self.weight / batch["images"].mean(), "loss_two": self.weight**2}
+
+
+def dividing_step(*greys, rank=0, wrap=lambda model: model, **options):
+    files = [f"{rank}_a.tif", f"{rank}_b.tif"]
+    batches = [{"images": torch.full((2, 3, 4, 4), grey), "img_paths": files} for grey in greys]
+    model = wrap(Dividing())
+    return model, MOSTrainStep(model, batches, torch.optim.SGD(model.parameters(), 0.1), **options)
 
 
 def test_every_process_and_step_draws_its_own_dropout(monkeypatch):
@@ -137,8 +136,7 @@ def test_every_process_and_step_draws_its_own_dropout(monkeypatch):
     monkeypatch.setattr(comm, "is_main_process", lambda: True)
     with EventStorage():
         for seed, iteration, rank in [*itertools.product((0, 1), (0, 1), (0, 1)), (0, 0, 0)]:
-            model = Drawing()
-            step = MOSTrainStep(model, itertools.repeat({}), torch.optim.SGD(model.parameters(), 0.1), seed=seed)
+            model, step = dividing_step(255.0, seed=seed)
             step.iter = iteration
             monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
             step.run_step()
@@ -146,26 +144,9 @@ def test_every_process_and_step_draws_its_own_dropout(monkeypatch):
     assert len({tuple(value.tolist()) for value in drawn.values()}) == len(drawn) == 8
 
 
-class Dividing(nn.Module):
-    """A loss that is infinite where a chip is black. It notes the iteration that it sees."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, batch):
-        self.seen = get_event_storage().iter
-        return {"loss_one": self.weight / batch["images"].mean(), "loss_two": self.weight**2}
-
-
-def batch_of(grey, rank=0):
-    return {"images": torch.full((2, 3, 4, 4), grey), "img_paths": [f"{rank}_a.tif", f"{rank}_b.tif"]}
-
-
-@pytest.mark.parametrize("amp", [None, "float16"])
+@pytest.mark.parametrize("amp", ["", "float16"])
 def test_a_loss_that_is_not_finite_changes_no_weight(amp):
-    model = Dividing()
-    step = MOSTrainStep(model, [batch_of(255.0), batch_of(0.0)], torch.optim.SGD(model.parameters(), 0.1), amp=amp)
+    model, step = dividing_step(255.0, 0.0, amp=amp)
     with EventStorage(7):
         step.run_step()
         after = model.weight.item()
@@ -180,7 +161,7 @@ def osnet():
         "MODEL.HEADS.NUM_CLASSES", "14", "MODEL.HEADS.TEST_NECK_FEAT", "after", "INPUT.SIZE_TEST", "[64, 32]",
         "TEST.IMS_PER_BATCH", "16", "TEST.NUM_WORKERS", "0",
     ]  # fmt: skip
-    return fastreid_mos.load_cfg(str(CONFIGS / "mos_osnet.yml"), words)
+    return fastreid_mos.load_cfg(str(Path(__file__).parents[2] / "configs/HOSS/mos_osnet.yml"), words)
 
 
 def features(cfg, model):
@@ -197,23 +178,19 @@ def in_two_processes(folder):
     torch.manual_seed(0)
     model = DistributedDataParallel(MOSTrainer.build_model(cfg))
     generator = torch.Generator().manual_seed(rank)  # chips of its own, and so running statistics of its own
-    batch = {
-        "images": 255 * torch.rand(8, 3, 64, 32, generator=generator) ** (1 + rank),
-        "targets": torch.arange(8) // 4,
-        "modalities": torch.arange(8) % 2,
-        "metres": 90 * torch.rand(8, 2, generator=generator) + 9,
-    }
+    images = 255 * torch.rand(8, 3, 64, 32, generator=generator) ** (1 + rank)
+    batch = {"images": images, "targets": torch.arange(8) // 4, "modalities": torch.arange(8) % 2}
+    batch["metres"] = 90 * torch.rand(8, 2, generator=generator) + 9
+    step = MOSTrainStep(model, itertools.repeat(batch), torch.optim.SGD(model.parameters(), 0.01))
     with EventStorage():
-        step = MOSTrainStep(model, itertools.repeat(batch), torch.optim.SGD(model.parameters(), 0.01))
         step.run_step()
         step.run_step()
     statistics = {name: value.clone() for name, value in model.module.named_buffers()}
     found = {"statistics": statistics, "features": features(cfg, model), "model": model.module.state_dict()}
-    dividing = DistributedDataParallel(Dividing())
     # Only the second process meets it; none may take the step, and all report the same.
-    batches = itertools.repeat(batch_of(0.0 if rank else 255.0, rank))
+    dividing, step = dividing_step(0.0 if rank else 255.0, rank=rank, wrap=DistributedDataParallel)
     with EventStorage(), pytest.raises(MOSError) as caught:
-        MOSTrainStep(dividing, batches, torch.optim.SGD(dividing.parameters(), 0.1)).run_step()
+        step.run_step()
     torch.save({**found, "message": f"{dividing.module.weight.item()} {caught.value}"}, f"{folder}/{rank}.pth")
 
 
