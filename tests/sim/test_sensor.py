@@ -16,7 +16,7 @@ def looks(intensity: np.ndarray) -> float:
     return float(intensity.mean() ** 2 / intensity.var())
 
 
-@pytest.mark.parametrize("enl", [0.7, 1.0, 1.8, 4.0, 20.0])
+@pytest.mark.parametrize("enl", [0.7, 1.0, 1.8, 20.0])
 @pytest.mark.parametrize("grain, along", [(0.0, 0.0), (0.8, 0.0), (0.6, 8.0)])
 def test_speckle_has_the_looks_asked_for(enl, grain, along):
     field = speckle(np.random.default_rng(1), 500, 300, enl, grain, along, 30.0)
@@ -38,24 +38,15 @@ def test_a_point_keeps_its_value_and_position():
     assert [float((target * i).sum()) / 2 for i in np.indices(target.shape)] == pytest.approx([2.75, 4.25])
 
 
-def test_speckle_refuses_no_looks():
-    with pytest.raises(ValueError, match="enl must be above 0"):
-        speckle(np.random.default_rng(0), 4, 4, 0.0)
-
-
-@pytest.mark.parametrize("enl", [1.0, 1.8, 5.0])
+@pytest.mark.parametrize("enl", [1.0, 5.0])
 def test_the_sea_of_a_chip_has_the_looks_asked_for(box_ship, clear_sar, enl):
     p = replace(clear_sar, enl=enl, grain=0.7, margin=(4.0, 4.0))
     chip = render_sar(box_ship(), p).astype(float)
     sea = np.concatenate([chip[:130], chip[-130:]]) ** 2
     assert np.sqrt(sea.mean()) == pytest.approx(p.floor * p.ceiling, rel=0.1)
     assert looks(sea) == pytest.approx(enl, rel=0.12)
-
-
-def test_slow_changes_of_the_sea_lower_its_looks(box_ship, clear_sar):
-    p = replace(clear_sar, enl=4.0, margin=(4.0, 4.0), sea_texture=0.5)
-    chip = render_sar(box_ship(), p).astype(float)
-    assert looks(chip[:130] ** 2) < 3.4
+    changing = render_sar(box_ship(), replace(p, sea_texture=0.5)).astype(float)
+    assert looks(changing[:130] ** 2) < 0.85 * enl
 
 
 @pytest.fixture
@@ -76,48 +67,36 @@ def test_a_lone_scatterer_has_a_cross_of_side_lobes(lone_scatterer, clear_sar, l
     plain, crossed = lone_scatterer(look=look, level=0.9), lone_scatterer(look=look, level=0.9, lobes=0.1)
     r, c = np.unravel_index(int(plain.argmax()), plain.shape)
 
-    def mean_on_ray(degrees: float) -> float:
-        a, d = np.deg2rad(degrees), np.arange(8, 18)
+    def mean_on_ray(turn: float) -> float:
+        a, d = np.deg2rad(look + turn), np.arange(8, 18)
         at = np.round(r + d * np.sin(a)).astype(int), np.round(c + d * np.cos(a)).astype(int)
         return float((crossed - plain)[at].mean())
 
-    arms = [mean_on_ray(look + turn) for turn in (0, 90, 180, 270)]
-    between = [mean_on_ray(look + turn) for turn in (45, 135, 225, 315)]
+    arms, between = ([mean_on_ray(turn + start) for turn in (0, 90, 180, 270)] for start in (0, 45))
     assert min(arms) > 5 * max(*between, clear_sar.floor * clear_sar.ceiling)
-    # Along azimuth they reach farther.
-    assert min(arms[1], arms[3]) > max(arms[0], arms[2])
+    assert min(arms[1], arms[3]) > max(arms[0], arms[2])  # along azimuth they reach farther
 
 
 def test_smear_runs_along_azimuth(lone_scatterer):
-    spread = {}
-    for smear in (0.0, 24.0):
+    def spread(smear):
         energy = lone_scatterer(look=180.0, smear=smear, smeared=0.9) ** 2
         energy[energy < 0.02 * energy.max()] = 0
         energy /= energy.sum()
         axes = np.indices(energy.shape)
-        spread[smear] = [float(np.sqrt((energy * (i - (energy * i).sum()) ** 2).sum())) for i in axes]
-    assert spread[24.0][0] > spread[0.0][0] + 3  # azimuth is vertical where the radar looks from the left
-    assert spread[24.0][1] < spread[0.0][1] + 1
+        return [float(np.sqrt((energy * (i - (energy * i).sum()) ** 2).sum())) for i in axes]
+
+    sharp, smeared = spread(0.0), spread(24.0)
+    # Azimuth is vertical where the radar looks from the left.
+    assert smeared[0] > sharp[0] + 3 and smeared[1] < sharp[1] + 1
 
 
-def test_each_sequence_has_its_own_scale_and_saturates_there():
+def test_each_sequence_saturates_at_its_own_scale_and_has_a_long_tail():
     ship = sample_ship(np.random.default_rng(0), "bulk")
-    highest = []
     for sequence in SEQUENCES:
         p = replace(sar_pass(np.random.default_rng(4), sequence, True), level=3.0)
-        chip = render_sar(ship, p)
-        assert chip.max() <= p.ceiling
-        highest.append(float(chip.max()) / sequence.ceiling)
-    assert min(highest) > 0.9
-
-
-def test_values_are_long_tailed():
-    rng = np.random.default_rng(9)
-    ratios = []
-    for _ in range(6):
-        chip = render_sar(sample_ship(rng, "bulk"), sar_pass(rng, SEQUENCES[0], True))
-        ratios.append(float(chip.max() / np.median(chip)))
-    assert np.median(ratios) > 4
+        assert 0.9 * sequence.ceiling < render_sar(ship, p).max() <= p.ceiling
+        chip = render_sar(ship, replace(p, level=1.0))
+        assert chip.max() > 4 * np.median(chip)
 
 
 def test_orientation_turns_the_ship_round(box_ship, clear_optical):
@@ -130,20 +109,21 @@ def test_orientation_turns_the_ship_round(box_ship, clear_optical):
 
 def test_clouds_and_haze_veil_the_ship_and_shadow_follows_the_sun(box_ship, clear_optical):
     ship = box_ship(Part(0.0, 60.0, 8.0, 8.0, 5.0, 15.0, (0.5, 0.5, 0.5), "house"))
-    clear = render_optical(ship, clear_optical).astype(float)
-    veiled = render_optical(ship, replace(clear_optical, haze=0.2)).astype(float)
-    assert veiled.min() > clear.min() + 30
-    cloudy = render_optical(ship, replace(clear_optical, cloud=0.9)).astype(float)
-    assert np.abs(cloudy - clear).mean() > 10
-    h = len(clear) // 2
+
+    def chip(**fields):
+        return render_optical(ship, replace(clear_optical, **fields)).astype(float)
+
+    assert chip(haze=0.2).min() > chip().min() + 30
+    assert np.abs(chip(cloud=0.9) - chip()).mean() > 10
     for sun, side in ((90.0, -1), (270.0, 1)):  # sun below: the shadow falls upwards
-        chip = render_optical(ship, replace(clear_optical, sun_azimuth=sun, sun_elevation=45.0)).astype(float).mean(2)
-        m = chip.shape[1] // 2
-        near = [chip[h + s * 14 - 3 : h + s * 14 + 3, m - 3 : m + 3].mean() for s in (-1, 1)]
-        assert (near[0] - near[1]) * side > 5
+        grey = chip(sun_azimuth=sun, sun_elevation=45.0).mean(2)
+        h, m = (size // 2 for size in grey.shape)
+        above, below = (grey[h + s * 14 - 3 : h + s * 14 + 3, m - 3 : m + 3].mean() for s in (-1, 1))
+        assert (above - below) * side > 5
 
 
-def test_passes_differ_and_repeat_with_their_seed():
-    for draw in (lambda r: optical_pass(r, SEQUENCES[0], True, 1), lambda r: sar_pass(r, SEQUENCES[0], True)):
-        assert draw(np.random.default_rng(3)) == draw(np.random.default_rng(3))
-        assert draw(np.random.default_rng(3)) != draw(np.random.default_rng(4))
+@pytest.mark.parametrize("draw", [lambda rng: optical_pass(rng, SEQUENCES[0], True, 1),
+                                  lambda rng: sar_pass(rng, SEQUENCES[0], True)])  # fmt: skip
+def test_passes_differ_and_repeat_with_their_seed(draw):
+    first, again, other = (draw(np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first == again != other
