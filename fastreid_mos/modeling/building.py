@@ -24,8 +24,7 @@ def build_checked_model(cfg: Any) -> nn.Module:
     One empty chip goes through it: models and heads notice at the first batch only that their parts do not fit.
 
     Raises:
-        ConfigError: a device that is not there, settings that make no model, parts that do not fit, FREEZE_LAYERS that
-            name none of the layers.
+        ConfigError: a device that is not there, parts that do not fit, FREEZE_LAYERS that name no layer.
         MOSError: start weights that cannot be read or do not fit.
     """
     require_device(cfg)
@@ -35,7 +34,11 @@ def build_checked_model(cfg: Any) -> nn.Module:
         f"{backbone.FEAT_DIM}) with {settings.HEADS.NAME} on INPUT.SIZE_TRAIN {list(cfg.INPUT.SIZE_TRAIN)}"
     ):
         model: nn.Module = build_model(cfg)
-        _try_one_chip(cfg, model)
+        with torch.no_grad(), next(model.parameters()).device:
+            zero = torch.zeros(1, dtype=torch.long)
+            batch = {"images": torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN), "modalities": zero, "camids": zero}
+            model.eval()({**batch, "sizes": torch.ones(1, 3), "metres": torch.ones(1, 2)})
+        model.train()
     parts = ", ".join(name for name, _ in model.named_children())
     for layer in settings.FREEZE_LAYERS:  # fast-reid says nothing where a pattern matches no weight
         try:
@@ -46,38 +49,14 @@ def build_checked_model(cfg: Any) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def _try_one_chip(cfg: Any, model: nn.Module) -> None:
-    device = next(model.parameters()).device
-    batch = {
-        "images": torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN, device=device),
-        "modalities": torch.zeros(1, dtype=torch.long, device=device),
-        "camids": torch.zeros(1, dtype=torch.long, device=device),
-        "sizes": torch.ones(1, 3, device=device),
-        "metres": torch.ones(1, 2, device=device),
-    }
-    training = model.training
-    model.eval()
-    try:
-        model(batch)
-    finally:
-        model.train(training)
-
-
 def build_backbone(cfg: Any) -> nn.Module:
-    """The backbone ``MODEL.BACKBONE.NAME``, with its start weights.
-
-    fast-reid's own backbones read ``PRETRAIN_PATH`` without saying when nothing in it fits: here the file goes through
-    :func:`load_reid_weights`. Without a path they download their weights, as they always do.
-
-    Raises:
-        MOSError: start weights that cannot be read, downloaded or do not fit.
-    """
+    """The backbone ``MODEL.BACKBONE.NAME`` with its start weights; without a path fast-reid's own download theirs."""
     settings = cfg.MODEL.BACKBONE
     builder = BACKBONE_REGISTRY.get(settings.NAME)
     if not builder.__module__.startswith("fastreid."):
         backbone: nn.Module = builder(cfg)
         return backbone
+    # fast-reid's own do not say when nothing in the file fits.
     load_here = settings.PRETRAIN and settings.PRETRAIN_PATH
     try:
         backbone = builder(_with(cfg, "PRETRAIN", False) if load_here else cfg)
@@ -92,12 +71,7 @@ def build_backbone(cfg: Any) -> nn.Module:
 
 
 def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
-    """Load ``MODEL.BACKBONE.PRETRAIN_PATH`` if ``MODEL.BACKBONE.PRETRAIN`` is set; the log says so either way.
-
-    Raises:
-        ConfigError: PRETRAIN without a path.
-        MOSError: the file cannot be read or does not fit.
-    """
+    """Load ``MODEL.BACKBONE.PRETRAIN_PATH`` if ``MODEL.BACKBONE.PRETRAIN`` is set; the log says so either way."""
     settings = cfg.MODEL.BACKBONE
     if not settings.PRETRAIN:
         logger.info(f"{settings.NAME}: MODEL.BACKBONE.PRETRAIN is False: training from scratch unless weights follow")
@@ -111,11 +85,7 @@ def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
 
 
 def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:
-    """The config with ``MODEL.BACKBONE.FEAT_DIM`` 0 (automatic) replaced by the backbone's own width.
-
-    Raises:
-        ConfigError: FEAT_DIM is another number, or 0 and the backbone does not tell.
-    """
+    """The config with ``MODEL.BACKBONE.FEAT_DIM`` 0 (automatic) replaced by the backbone's own width."""
     width, given, name = getattr(backbone, "num_features", None), cfg.MODEL.BACKBONE.FEAT_DIM, cfg.MODEL.BACKBONE.NAME
     if width is None:
         require(given != 0, f"MODEL.BACKBONE.FEAT_DIM: {name} does not tell its width; set the number")
@@ -128,7 +98,6 @@ def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:
 
 
 def _with(cfg: Any, key: str, value: Any) -> Any:
-    """A copy of the config with another value of a key of ``MODEL.BACKBONE``."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE[key] = value

@@ -13,17 +13,15 @@ from .inputs import ModelInputError, check_modalities, no_autocast
 class CMALLoss(nn.Module):
     """Distance between the optical and the SAR statistics of each identity.
 
-    With the features L2-normalized, for each identity c that has a chip of each modality in the batch,
+    With the features L2-normalized, for each identity that has a chip of each modality in the batch,
     ``mean_weight * ||mean_o - mean_s||_2 + var_weight * ||var_o - var_s||_2`` (per dimension, biased variance),
-    averaged over those identities; 0 where there is none. Differentiable everywhere: at a difference of zero the
-    gradient is zero. Computed in float32 under autocast and for half-precision features.
+    averaged over those identities; 0 where there is none. Differentiable everywhere: where a difference or a feature
+    is zero, the gradient is zero. Computed in float32 under autocast and for half-precision features.
 
     Args:
-        mean_weight: weight of the mean term.
-        var_weight: weight of the variance term.
-        gather: with several processes, compute it on the batches of all of them together. Each process must have the
-            same B. The gradient in each process is then multiplied by the number of processes, so that after DDP has
-            averaged the gradients the step is that of one process with the whole batch.
+        mean_weight, var_weight: of the two terms.
+        gather: with several processes, compute it on the batches of all of them, each with the same B. The gradient is
+            scaled so that after DDP's averaging the step is that of one process with the whole batch.
     """
 
     def __init__(self, mean_weight: float = 1.0, var_weight: float = 1.0, gather: bool = False) -> None:
@@ -31,19 +29,15 @@ class CMALLoss(nn.Module):
         self.mean_weight, self.var_weight, self.gather = mean_weight, var_weight, gather
 
     def forward(self, features: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch, a scalar tensor.
 
         Args:
             features: ``[B, D]``, not normalized.
-            targets: identity of each row, ``[B]``, any integers.
+            targets: identities, ``[B]``, any integers.
             modalities: ``[B]``, 0 optical, 1 SAR; any integer or boolean type.
 
-        Returns:
-            A scalar tensor.
-
         Raises:
-            ModelInputError: shapes that do not fit; on the CPU a modality other than 0 and 1.
-            RuntimeError: on an accelerator a modality other than 0 and 1.
+            ModelInputError: shapes that do not fit; a modality other than 0 and 1 (RuntimeError on an accelerator).
         """
         if features.dim() != 2 or targets.shape != features.shape[:1]:
             raise ModelInputError(
@@ -68,7 +62,6 @@ class CMALLoss(nn.Module):
         most = max(len(features) // 2, 1)
 
         def average(rows: Tensor) -> Tensor:
-            """Over the chips of each modality of each identity, ``[2 * most, D]``."""
             return rows.new_zeros(2 * most, rows.shape[1]).index_add(0, group, rows * share)
 
         mean = average(features)
@@ -94,13 +87,8 @@ def cmal_loss(
 
 
 def _groups(targets: Tensor, modalities: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows are averaged together.
-
-    Returns:
-        Group of each row, ``[B]``: the optical and the SAR chips of the identities with both come first, second ...;
-        the row's share in its group's average, ``[B, 1]``, 0 where its identity has one modality only; how many
-        identities have both, at least 1.
-    """
+    """Each row's group (identity and modality) and its share in that group's average, 0 where an identity has one
+    modality only; and how many identities have both, at least 1."""
     same = targets[:, None] == targets
     chips = (same & (modalities[:, None] == modalities)).sum(dim=1)
     has_both = chips < same.sum(dim=1)
@@ -117,12 +105,9 @@ def _distances(groups: Tensor, least: float) -> Tensor:
 
 
 def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes.
-
-    Every process computes the same loss of them, so the gradient of its own rows, times the number of processes, is the
-    sum over the processes.
-    """
+    """The rows of all processes."""
     whole = torch.cat(GatherLayer.apply(rows.contiguous()))
     if whole.requires_grad:
+        # Every process computes the same loss: its own rows' gradient, so often, is the sum over the processes.
         whole.register_hook(lambda grad: grad * dist.get_world_size())  # type: ignore[no-untyped-call]
     return whole

@@ -21,17 +21,15 @@ _COSINE_LIMIT = 1.0 - 1e-6
 class SizeJoin(nn.Module):
     """Logarithms of the ship's width and length, standardized over the training batches, beside the pooled feature.
 
-    Mapped linearly, so that a distance between two joined features still holds the ratio of the ships' sizes: that of
-    their logarithms, because a crop's error is a share of the ship. The start is an isometry onto ``dim`` numbers of
-    standard deviation ``gain``. With the raw size features and a gain of 1 the trained model ranked worse than size
-    alone, on held-out simulated ships and on the real training ships alike.
+    Linear, so that the distance of two joined features holds the ratio of the ships' sizes (a crop's error is a share
+    of the ship). With the raw size features and a gain of 1 the trained model ranked worse than size alone.
     """
 
-    def __init__(self, dim: int, gain: float = 1.0) -> None:
+    def __init__(self, dim: int, gain: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(2, affine=False)
         self.linear = nn.Linear(2, dim)
-        if dim >= 2:
+        if dim >= 2:  # an isometry onto numbers of standard deviation ``gain``
             nn.init.orthogonal_(self.linear.weight, gain=gain * (dim / 2) ** 0.5)
         nn.init.zeros_(self.linear.bias)
 
@@ -43,13 +41,7 @@ class SizeJoin(nn.Module):
 class StripePool(nn.Module):
     """Horizontal stripes of a feature map, each averaged and reduced by one linear map for all, side by side.
 
-    Keeps where along the ship something is, which both modalities show and a mean over the map forgets (the part
-    pooling of PCB, Sun et al., ECCV 2018; one reduction for all stripes instead of one each).
-
-    Args:
-        channels: C of the map.
-        stripes: their number S; a map of fewer rows is interpolated.
-        dim: numbers a stripe is reduced to.
+    Keeps where along the ship something is (part pooling as in PCB, Sun et al., ECCV 2018).
     """
 
     def __init__(self, channels: int, stripes: int, dim: int) -> None:
@@ -58,7 +50,6 @@ class StripePool(nn.Module):
         self.reduce = nn.Conv1d(channels, dim, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[B, C, h, w]`` -> ``[B, dim * S]``."""
         if features.dim() != 4 or features.shape[2] == 1:
             raise ConfigError("MODEL.HEADS.STRIPES: this backbone gives one vector per chip, no map; set it to 0")
         rows = F.adaptive_avg_pool2d(features, (self.stripes, 1)).squeeze(3)
@@ -67,11 +58,7 @@ class StripePool(nn.Module):
 
 
 class ModalityJoin(nn.Module):
-    """A learned scale and shift of the pooled feature per modality, the identity at the start.
-
-    Appended numbers that depend on the modality alone would only push the modalities apart; this can cancel their
-    offset, which is what MIE does for a transformer's tokens.
-    """
+    """A learned scale and shift of the pooled feature per modality, which can cancel the modalities' offset."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -87,15 +74,14 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
     """fast-reid's EmbeddingHead with a choice of test feature and the join.
 
     Features go through the pooling (a vector ``[B, C]`` does not), the join, the reduction to ``embedding_dim`` if that
-    is above 0, the batch norm with frozen bias, and the classifier. "before" is the feature before the batch norm (and
-    after the reduction), "after" the one after it. The head computes in float32 under autocast.
+    is above 0, the batch norm with frozen bias, and the classifier; in float32 under autocast.
 
     Args:
         feat_dim: C, channels of the backbone's feature.
         num_classes: training identities.
         embedding_dim: width of the feature after a linear reduction; 0: no reduction.
-        neck_feat: feature that metric losses get, "before" or "after".
-        test_neck_feat: feature returned in evaluation mode.
+        neck_feat: the feature that metric losses get, "before" (the batch norm, after the reduction) or "after" it.
+        test_neck_feat: the one returned in evaluation mode.
         join: any of "size" and "modality" (for backbones that take images only).
         join_dim, join_gain: numbers that "size" adds to the feature, and their standard deviation at the start.
         stripes, stripe_dim: above 0, pool that many horizontal stripes to so many numbers each, not by ``pool_type``.
@@ -151,17 +137,13 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         self.size_join = SizeJoin(join_dim, join_gain) if "size" in join else None
 
     def reset_parameters(self) -> None:
-        """fast-reid's starting values, but the authors' for the linear classifier: N(0, 0.001), not 0.01.
-
-        The other classifiers normalize their weights, so that smaller ones would only take larger steps.
-        """
+        """fast-reid's starting values, but the authors' for the linear classifier: N(0, 0.001), not 0.01."""
         super().reset_parameters()
-        if self._is_linear:
+        if self._is_linear:  # the others normalize their weights: smaller ones would only take larger steps
             nn.init.normal_(self.weight, std=0.001)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
         names = ("test_neck_feat", "join", "join_dim", "join_gain", "stripes", "stripe_dim")
         return {**super().from_config(cfg), **{name: cfg.MODEL.HEADS[name.upper()] for name in names}}
 
@@ -214,9 +196,7 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
             )
         has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
         if self.training and len(features) < 2 and has_batch_norm:
-            raise ModelInputError(
-                "batch norm cannot train on a batch of one chip: raise SOLVER.IMS_PER_BATCH (which all processes share)"
-            )
+            raise ModelInputError("SOLVER.IMS_PER_BATCH: batch norm cannot train on one chip per process; raise it")
         with no_autocast(features.device):
             pooled = self._join(self._pool(features.float()), modalities, metres)
             before = self.bottleneck[: self.num_reduction](pooled[..., None, None])
@@ -233,11 +213,8 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
             }
 
     def _pool(self, features: Tensor) -> Tensor:
-        if isinstance(self.pool_layer, StripePool):
-            stripes: Tensor = self.pool_layer(features)
-            return stripes
         name = type(self.pool_layer).__name__
-        if features.dim() == 2:
+        if features.dim() == 2 and not isinstance(self.pool_layer, StripePool):
             if any(True for _ in self.pool_layer.parameters()):
                 raise ConfigError(
                     f"MODEL.HEADS.POOL_LAYER: this backbone gives vectors, which {name} cannot pool and would leave "
@@ -245,7 +222,7 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
                 )
             return features
         pooled: Tensor = self.pool_layer(features)
-        if tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
+        if pooled.dim() > 2 and tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
             raise ConfigError(
                 f"MODEL.HEADS.POOL_LAYER: {name} leaves a map of {list(pooled.shape[1:])}, "
                 "not one vector per chip: use GlobalAvgPool or GeneralizedMeanPooling"

@@ -1,4 +1,4 @@
-"""Checks of what a model is given, with errors that say what to pass instead; and full precision for the losses."""
+"""Checks of what a model is given, and full precision for the losses."""
 
 from __future__ import annotations
 
@@ -23,15 +23,10 @@ def can_look_at(values: Tensor) -> bool:
 
 
 def check_modalities(modalities: Tensor | None, rows: int) -> Tensor:
-    """Modalities as an index ``[rows]``, int64 (indexing by a boolean or byte tensor would select rows instead).
-
-    Raises:
-        ModelInputError: none, a wrong shape, or, on the CPU only, a value other than 0 and 1.
-    """
-    if modalities is None:
-        raise ModelInputError(f"modalities: the modality of each chip is needed, [{rows}], 0 optical, 1 SAR")
-    if tuple(modalities.shape) != (rows,):
-        raise ModelInputError(f"modalities: one number per chip, [{rows}], got {list(modalities.shape)}")
+    """Modalities as an index ``[rows]``, int64 (indexing by a boolean or byte tensor would select rows instead)."""
+    if modalities is None or tuple(modalities.shape) != (rows,):
+        got = "none" if modalities is None else list(modalities.shape)
+        raise ModelInputError(f"modalities: one number per chip is needed, [{rows}], 0 optical, 1 SAR; got {got}")
     if can_look_at(modalities) and bool(((modalities != 0) & (modalities != 1)).any()):
         raise ModelInputError(
             f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
@@ -41,13 +36,9 @@ def check_modalities(modalities: Tensor | None, rows: int) -> Tensor:
 
 
 def check_sizes(sizes: Tensor | None, rows: int) -> Tensor:
-    """Size features ``[rows, 3]``.
-
-    Raises:
-        ModelInputError: none, a wrong shape, or, on the CPU only, a value that is not finite.
-    """
+    """Size features ``[rows, 3]``."""
     if sizes is None or tuple(sizes.shape) != (rows, NUM_SIZES):
-        got = "none" if sizes is None else str(list(sizes.shape))
+        got = "none" if sizes is None else list(sizes.shape)
         raise ModelInputError(f"sizes: the size features of each chip are needed, [{rows}, {NUM_SIZES}], got {got}")
     if can_look_at(sizes) and not bool(torch.isfinite(sizes).all()):
         row = int((~torch.isfinite(sizes)).any(dim=1).nonzero()[0])

@@ -29,12 +29,7 @@ _NAMES = {"CrossEntropyLoss": ("ce", "loss_cls"), "TripletLoss": ("tri", "loss_t
 
 
 class WeightedLoss(nn.Module):
-    """A registered loss with its settings and weight.
-
-    Args:
-        name: in :data:`LOSS_REGISTRY`.
-        settings: its node below ``MODEL.LOSSES``, keys in lower case.
-    """
+    """A registered loss with its settings (its node below ``MODEL.LOSSES``, keys in lower case) and weight."""
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         super().__init__()
@@ -47,11 +42,6 @@ class WeightedLoss(nn.Module):
         self.inputs = [key for key, argument in arguments.items() if argument.default is argument.empty]
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The weighted loss of a batch: the head's outputs, ``targets`` and, where they are known, ``modalities``.
-
-        Raises:
-            ModelInputError: the batch lacks something that the loss needs.
-        """
         for key in self.inputs:
             if key not in batch:
                 raise ModelInputError(f"{self.name}: needs {key!r}, and the batch and the head give {', '.join(batch)}")
@@ -60,11 +50,7 @@ class WeightedLoss(nn.Module):
 
 
 def build_losses(names: str | tuple[str, ...], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, WeightedLoss]:
-    """The losses of ``MODEL.LOSSES`` by their names in the log.
-
-    Raises:
-        ValueError: a loss that is not registered.
-    """
+    """The losses of ``MODEL.LOSSES`` by their names in the log."""
     losses = {}
     for name in (names,) if isinstance(names, str) else names:
         if name not in LOSS_REGISTRY._obj_map:
@@ -81,13 +67,9 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha:
     fast-reid's own counts those rows on the host, which then waits for the device in every step.
 
     Args:
-        logits: ``[B, classes]``.
-        targets: ``[B]``.
-        eps: share of the label spread over the other classes; below 0: set per row by ``alpha``.
-        alpha: fast-reid's factor of the adaptive smoothing.
-
-    Returns:
-        A scalar tensor.
+        logits, targets: ``[B, classes]`` and ``[B]``.
+        eps: share of the label spread over the other classes; below 0: set per row by ``alpha``, fast-reid's factor of
+            the adaptive smoothing.
     """
     if eps == 0.0:
         return F.cross_entropy(logits, targets)
@@ -102,17 +84,12 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha:
 def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0.0) -> Tensor:
     """Triplet loss with the hardest positive and negative of each row (Hermans et al., arXiv 1703.07737, eq. 5).
 
-    fast-reid's form of it compares the loss with infinity on the host, so the host waits for the device each step; the
-    softplus used here does not overflow. Computed in float32 under autocast.
+    The mean over rows; one whose batch holds no other identity counts 0. Unlike fast-reid's own, it does not make the
+    host wait for the device. Computed in float32 under autocast.
 
     Args:
-        features: ``[B, D]``; distances are Euclidean, not normalized.
-        targets: identity of each row, ``[B]``.
-        margin: 0 for the soft margin ``log(1 + exp(d_pos - d_neg))``, else of the hinge
-            ``max(d_pos - d_neg + margin, 0)``.
-
-    Returns:
-        A scalar tensor: the mean over rows. A row whose batch holds no other identity counts 0.
+        features, targets: ``[B, D]``, compared by Euclidean distance, and the identities ``[B]``.
+        margin: 0 for the soft margin ``log(1 + exp(d_pos - d_neg))``, else of ``max(d_pos - d_neg + margin, 0)``.
     """
     with no_autocast(features.device):
         features = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -128,16 +105,7 @@ def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0
 
 
 def pair_logits(optical: Tensor, sar: Tensor, logit_scale: Tensor | float) -> Tensor:
-    """Scaled cosine similarities, SAR x optical.
-
-    Args:
-        optical: features of optical chips, ``[N, D]``.
-        sar: features of SAR chips, ``[M, D]``.
-        logit_scale: logarithm of the scale.
-
-    Returns:
-        ``[M, N]``.
-    """
+    """Cosine similarities of SAR ``[M, D]`` and optical ``[N, D]`` features times ``exp(logit_scale)``, ``[M, N]``."""
     scale = torch.as_tensor(logit_scale, device=sar.device, dtype=sar.dtype).exp()
     return scale * F.normalize(sar, dim=1) @ F.normalize(optical, dim=1).t()
 
@@ -146,15 +114,11 @@ def pair_contrastive_loss(optical: Tensor, sar: Tensor, logit_scale: Tensor | fl
     """The loss of pair pretraining (TransOSS, ICCV 2025, in CLIP's form, arXiv 2103.00020): cross-entropy of finding
     the SAR partner of each optical chip, and the other way round, averaged.
 
-    Row i of ``optical`` and row i of ``sar`` show the same place or ship; every other row is a negative. Computed in
-    float32 under autocast.
+    Computed in float32 under autocast.
 
     Args:
-        optical, sar: features, ``[N, D]``.
+        optical, sar: features, ``[N, D]``; rows of one index show the same place or ship, all others are negatives.
         logit_scale: logarithm of the scale of the cosine similarities (a learned scalar, or a number).
-
-    Returns:
-        A scalar tensor.
 
     Raises:
         ModelInputError: the two have different shapes, or no row.
@@ -172,23 +136,19 @@ def CrossEntropyLoss(cls_outputs: Tensor, targets: Tensor, epsilon: float, alpha
     return cross_entropy_loss(cls_outputs, targets, epsilon, alpha)
 
 
-def TripletLoss(features: Tensor, targets: Tensor, margin: float, norm_feat: bool, hard_mining: bool) -> Tensor:
+def TripletLoss(features: Tensor, targets: Tensor, margin: float, norm_feat: bool, hard_mining: bool) -> Any:
     if hard_mining and not norm_feat:
         return batch_hard_triplet_loss(features, targets, margin)
-    loss: Tensor = triplet_loss(features, targets, margin, norm_feat, hard_mining)
-    return loss
+    return triplet_loss(features, targets, margin, norm_feat, hard_mining)
 
 
-def CircleLoss(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Tensor:
-    loss: Tensor = pairwise_circleloss(features, targets, margin, gamma)
-    return loss
+def CircleLoss(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Any:
+    return pairwise_circleloss(features, targets, margin, gamma)
 
 
-def Cosface(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Tensor:
-    loss: Tensor = pairwise_cosface(features, targets, margin, gamma)
-    return loss
+def Cosface(features: Tensor, targets: Tensor, margin: float, gamma: float) -> Any:
+    return pairwise_cosface(features, targets, margin, gamma)
 
 
-_OURS: tuple[Any, ...] = (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface)
-for _loss in _OURS:
+for _loss in (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface):
     LOSS_REGISTRY.register(_loss)

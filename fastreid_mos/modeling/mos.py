@@ -23,7 +23,7 @@ _SIDE_INPUTS = ("modalities", "sizes", "metres")
 
 
 def _side_inputs(module: nn.Module) -> tuple[str, ...]:
-    """Which side inputs the module's ``forward`` takes, and does not declare useless (``uses_sizes`` False)."""
+    """What the module's ``forward`` takes besides images, and does not declare useless (``uses_sizes`` False)."""
     parameters = inspect.signature(module.forward).parameters
     return tuple(name for name in _SIDE_INPUTS if name in parameters and getattr(module, f"uses_{name}", True))
 
@@ -33,8 +33,7 @@ class MOS(Baseline):  # type: ignore[misc]
     """fast-reid's Baseline for batches that carry the modality and size of each chip.
 
     Backbones and heads that take ``modalities``, ``sizes`` or ``metres`` get them; others get images alone.
-    Normalization works on a copy (fast-reid's changes the batch, so flip testing normalizes twice). Losses are computed
-    in float32.
+    Losses are computed in float32.
 
     Args:
         backbone: gives ``[B, C, h, w]`` or ``[B, C]`` for ``[B, 3, H, W]``.
@@ -69,9 +68,7 @@ class MOS(Baseline):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
-        losses = cfg.MODEL.LOSSES
-        backbone = build_backbone(cfg)
+        losses, backbone = cfg.MODEL.LOSSES, build_backbone(cfg)
         settings = {
             node.lower(): {key.lower(): value for key, value in keys.items()}
             for node, keys in losses.items()
@@ -86,16 +83,12 @@ class MOS(Baseline):  # type: ignore[misc]
         }
 
     def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> Any:
-        """Features (evaluation mode) or the losses (training mode).
+        """Features ``[B, D]``, not normalized (evaluation mode), or a dict of weighted losses by name (training mode).
 
         Args:
-            batched_inputs: the loader's batch, on any device; a dict of ``images`` (``[B, 3, H, W]``, RGB, 0..255) and,
-                where the parts need them, ``modalities`` ``[B]`` (or fast-reid's ``camids``, which are the same here),
-                ``sizes`` ``[B, 3]``, ``metres`` ``[B, 2]``, ``targets`` ``[B]``. Image-only models take the images
-                alone as well.
-
-        Returns:
-            Evaluation: ``[B, D]``, not normalized. Training: a dict of weighted losses by name.
+            batched_inputs: the loader's batch, on any device: ``images`` (``[B, 3, H, W]``, RGB, 0..255) and, where the
+                parts need them, ``modalities`` (or fast-reid's ``camids``) and ``targets`` ``[B]``, ``sizes``
+                ``[B, 3]``, ``metres`` ``[B, 2]``. Image-only models take the images alone as well.
 
         Raises:
             ModelInputError: something is missing in the batch, or cannot be right.
@@ -111,7 +104,7 @@ class MOS(Baseline):  # type: ignore[misc]
         return self.losses(self.heads(features, targets, **side), targets, batch.get("modalities"))
 
     def preprocess_image(self, images: Tensor) -> Tensor:
-        """Images normalized by PIXEL_MEAN and PIXEL_STD, as a new tensor."""
+        # A new tensor: fast-reid changes the batch, so that flip testing normalizes twice.
         normalized: Tensor = (images.float() - self.pixel_mean) / self.pixel_std
         return normalized
 
@@ -141,24 +134,21 @@ class MOS(Baseline):  # type: ignore[misc]
             # fast-reid's precise batch norm feeds chips of other data sets, marked by negative targets.
             return torch.zeros_like(targets)
         classes = getattr(getattr(self.heads, "cls_layer", None), "num_classes", None)
-        if int(targets.min()) < 0 or (classes is not None and int(targets.max()) >= classes):
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or (classes is not None and high >= classes):
             raise ModelInputError(
-                f"targets: identities {int(targets.min())} to {int(targets.max())} in the batch, but the classifier "
-                f"has {classes} classes, numbered from 0: set MODEL.HEADS.NUM_CLASSES"
+                f"targets: identities {low} to {high} in the batch, but the classifier has {classes} classes, numbered "
+                "from 0: set MODEL.HEADS.NUM_CLASSES"
             )
         return targets
 
     def losses(self, outputs: dict[str, Tensor], gt_labels: Tensor, modalities: Tensor | None = None) -> Any:
-        """The weighted losses of a batch.
+        """The losses that MODEL.LOSSES.NAME holds, weighted: ``loss_cls``, ``loss_triplet``, ``loss_<name>``.
 
         Args:
             outputs: of the head: ``cls_outputs``, ``pred_class_logits`` ``[B, classes]``, ``features`` ``[B, D]``.
             gt_labels: ``[B]``.
             modalities: ``[B]``, for CMAL.
-
-        Returns:
-            A dict of scalar tensors, those that MODEL.LOSSES.NAME holds: ``loss_cls``, ``loss_triplet``, ``loss_cmal``,
-            ``loss_circle``, ``loss_cosface``, and ``loss_<name>`` for others that are registered.
 
         Raises:
             ModelInputError: a loss lacks something that it needs, as CMAL the modalities.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import Any
 
 import torch
@@ -31,14 +32,11 @@ class TimmBackbone(nn.Module):
         self.model, example = _create(name, img_size)
         self.channels_last = example.dim() == 4 and example.shape[1] != self.model.num_features == example.shape[-1]
         self.num_features = int(example.shape[-1 if self.channels_last else 1])
-        self.is_convolutional = any(
-            isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.model.modules()
-        )
+        self.is_depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in self.model.modules())
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]``, normalized -> a feature map ``[B, C, h, w]``, or a vector ``[B, C, 1, 1]`` from models
-        of tokens, which pool by themselves."""
-        if self.is_convolutional:
+        """``[B, 3, H, W]``, normalized -> ``[B, C, h, w]``; h and w are 1 for models of tokens, which pool."""
+        if self.is_depthwise:
             # Depthwise convolutions are about a third faster on pixels that lie together (EfficientNet-Lite0, CPU).
             images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model(images)
@@ -48,11 +46,7 @@ class TimmBackbone(nn.Module):
 
 
 def check_timm_name(name: str) -> None:
-    """Refuse a name that timm does not know.
-
-    Raises:
-        ValueError: timm is not installed, or has no such model; near names are listed.
-    """
+    """Raise ValueError where timm is not installed or does not know the name; near names are listed."""
     try:
         import timm
     except ImportError:
@@ -70,31 +64,28 @@ def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
     failure: Exception | None = None
     # A map without pooling where the model gives one, else the model's own pooling; with the image size where the
     # model takes one. Models differ in which of these they refuse, and in the error.
-    for pooling in ({"global_pool": ""}, {}):
-        for size in ({"img_size": img_size}, {}):
-            settings: dict[str, Any] = {**pooling, **size}
-            try:
-                model = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0, **settings)
-                with torch.no_grad():
-                    example = model.eval()(torch.zeros(1, 3, *img_size))
-            except Exception as error:
-                failure = failure or error
-                continue
-            if example.dim() == 4 or (example.dim() == 2 and not pooling):
-                return model.train(), example
-            break  # tokens
+    for pooling, size in itertools.product(({"global_pool": ""}, {}), ({"img_size": img_size}, {})):
+        settings: dict[str, Any] = {**pooling, **size}
+        try:
+            model = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0, **settings)
+            with torch.no_grad():
+                example = model.eval()(torch.zeros(1, 3, *img_size))
+        except Exception as error:
+            failure = failure or error
+            continue
+        if example.dim() == 4 or (example.dim() == 2 and not pooling):  # not tokens
+            return model.train(), example
     reason = " ".join(str(failure).split())
     raise ValueError(f"img_size: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {reason}")
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
 def build_timm_backbone(cfg: Any) -> TimmBackbone:
-    """The timm model ``MODEL.TIMM.NAME``, with start weights from the file ``MODEL.BACKBONE.PRETRAIN_PATH``.
+    """The timm model ``MODEL.TIMM.NAME`` with start weights from the file ``MODEL.BACKBONE.PRETRAIN_PATH``.
 
     Raises:
         ValueError: timm is not installed, an unknown name.
-        ConfigError: a FEAT_DIM that is not the model's.
-        MOSError: start weights that cannot be read or do not fit.
+        MOSError: a FEAT_DIM that is not the model's; start weights that cannot be read or do not fit.
     """
     backbone = TimmBackbone(cfg.MODEL.TIMM.NAME, tuple(cfg.INPUT.SIZE_TRAIN))
     with_feat_dim(cfg, backbone)

@@ -25,10 +25,7 @@ NUM_MODALITIES = 2
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention by PyTorch's ``scaled_dot_product_attention``.
-
-    With ``first_only`` it answers for the first token alone, ``[B, 1, dim]``.
-    """
+    """Multi-head self-attention; with ``first_only`` for the first token alone, ``[B, 1, dim]``."""
 
     def __init__(self, dim: int, num_heads: int, attn_drop: float, drop: float) -> None:
         super().__init__()
@@ -55,10 +52,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with stochastic depth.
-
-    With ``first_only`` it gives the first token alone, ``[B, 1, dim]``, which still attends to the others.
-    """
+    """A pre-norm transformer block with stochastic depth; with ``first_only`` it gives the first token alone."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, drop: float, attn_drop: float, drop_path: float
@@ -92,30 +86,21 @@ class SizeEmbed(nn.Module):
 class TransOSS(nn.Module):
     """A ViT with one patch embedding per modality, MIE and SSE.
 
-    MIE, the modality information embedding, is a learned vector per modality that is added, times ``mie_scale``, to
-    every token together with the position embedding. SSE, the ship-size embedding, is one token more, appended after
-    the position embedding.
-
     Args:
-        img_size: (height, width) of the chips in pixels, or one number for a square.
-        patch_size: side of a patch, or (height, width).
+        img_size, patch_size: (height, width) in pixels, or one number for a square.
         stride_size: step between patches; smaller than the patch makes them overlap.
-        embed_dim: width of a token.
-        depth: number of blocks.
-        num_heads: attention heads; must divide ``embed_dim``.
+        embed_dim, depth, num_heads: width of a token, number of blocks, attention heads (a divisor of the width).
         mlp_ratio: hidden width of the blocks' MLP as a multiple of ``embed_dim``.
-        mie: whether there is MIE.
-        mie_scale: its factor.
-        sse: whether there is SSE.
+        mie, mie_scale: the modality information embedding, a learned vector per modality that is added, times the
+            scale, to every token together with the position embedding.
+        sse: the ship-size embedding, one token more, appended after the position embedding.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 in the first.
-        drop_rate: dropout after the position embedding and in the blocks.
-        attn_drop_rate: dropout of attention weights.
+        drop_rate, attn_drop_rate: dropout after the position embedding and in the blocks, and of attention weights.
         modality_patch_embed: one patch embedding per modality; False: a shared one.
         grad_checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
-        ValueError: heads that do not divide the width, a patch or stride larger than the image, a rate outside
-            [0, 1).
+        ValueError: heads that do not divide the width, a patch or stride larger than the image, a rate outside [0, 1).
     """
 
     def __init__(
@@ -139,20 +124,20 @@ class TransOSS(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size, self.patch_size, self.stride_size = map(to_2tuple, (img_size, patch_size, stride_size))
-        hidden = int(embed_dim * mlp_ratio)
-        counts = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_ratio": hidden}
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name}: must give at least 1, gives {count}")
-        if embed_dim % num_heads:
-            raise ValueError(f"num_heads: must divide embed_dim ({embed_dim}), got {num_heads}")
+        rules: list[tuple[str, Any, bool, str]] = [
+            ("embed_dim", embed_dim, embed_dim >= 1, "at least 1"),
+            ("depth", depth, depth >= 1, "at least 1"),
+            ("num_heads", num_heads, num_heads >= 1 and embed_dim % num_heads == 0, f"divides embed_dim {embed_dim}"),
+            ("mlp_ratio", mlp_ratio, embed_dim * mlp_ratio >= 1, "gives at least 1 hidden number"),
+        ]
         rates = {"drop_path_rate": drop_path_rate, "drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
-        for name, rate in rates.items():
-            if not 0.0 <= rate < 1.0:
-                raise ValueError(f"{name}: at least 0 and below 1, got {rate}")
+        rules += [(name, rate, 0.0 <= rate < 1.0, "at least 0, below 1") for name, rate in rates.items()]
         for name, sides in (("patch_size", self.patch_size), ("stride_size", self.stride_size)):
-            if len(sides) != 2 or not all(1 <= side <= most for side, most in zip(sides, self.img_size, strict=True)):
-                raise ValueError(f"{name}: (height, width), each from 1 to the image's {self.img_size}, got {sides}")
+            fits = len(sides) == 2 and all(1 <= s <= most for s, most in zip(sides, self.img_size, strict=True))
+            rules.append((name, sides, fits, f"(height, width), each from 1 to the image's {self.img_size}"))
+        for name, value, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{name}: {rule}; got {value}")
         self.embed_dim = self.num_features = embed_dim
         self.mie_scale = mie_scale
         self.grad_checkpoint = grad_checkpoint
@@ -194,15 +179,12 @@ class TransOSS(nn.Module):
         return self.wh_embed is not None
 
     def forward(self, images: Tensor, modalities: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        """The feature of each chip.
+        """The class token after the last norm, ``[B, embed_dim]``.
 
         Args:
             images: ``[B, 3, H, W]``, normalized, of the size the model was made for.
             modalities: ``[B]``, 0 optical, 1 SAR. Not needed without MIE and with a shared patch embedding.
             sizes: ``[B, 3]``, the numbers of ``fastreid_mos.data.ship_size_features``. Not needed without SSE.
-
-        Returns:
-            The class token after the last norm, ``[B, embed_dim]``.
 
         Raises:
             ModelInputError: a wrong image size, missing modalities or sizes, a modality other than 0 and 1.
@@ -236,21 +218,15 @@ class TransOSS(nn.Module):
         tokens: Tensor = self.patch_embed(images)
         if self.patch_embed_SAR is None or modalities is None:
             return tokens
-        # Both embeddings of every row and then a choice: picking rows would make the host wait for the device, and a
-        # batch of one modality would leave the other embedding without a gradient, which DDP waits for. The extra work
-        # is one part in 12 x depth of the network.
+        # Picking rows would make the host wait for the device, and a batch of one modality would leave the other
+        # embedding without a gradient, which DDP waits for.
         return torch.where((modalities == 1).view(-1, 1, 1), self.patch_embed_SAR(images), tokens)
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
 def build_transoss_backbone(cfg: Any) -> TransOSS:
     """TransOSS from ``MODEL.TRANSOSS``, fast-reid's ``MODEL.BACKBONE`` (stride, dropout, drop path, start weights) and
-    ``INPUT.SIZE_TRAIN``.
-
-    Raises:
-        ValueError: an impossible combination.
-        MOSError: start weights that cannot be read or do not fit.
-    """
+    ``INPUT.SIZE_TRAIN``. ValueError for an impossible combination, MOSError for start weights that do not fit."""
     backbone = transoss_from_config(cfg)
     with_feat_dim(cfg, backbone)
     load_start_weights(cfg, backbone)

