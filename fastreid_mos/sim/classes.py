@@ -1,8 +1,6 @@
 """Ship classes: how often they appear, how long and broad they are, and the plan each is built to.
 
-Lengths and beams follow the world fleet's ranges by class (feeder to Panamax, Handysize to Capesize, product tanker
-to VLCC ...),
-cut to what HOSS shows: about 38 to 320 m, most between 150 and 230 m.
+Lengths and beams follow the world fleet's by class, cut to what HOSS shows: 38 to 320 m, most between 150 and 230 m.
 """
 
 from __future__ import annotations
@@ -18,20 +16,13 @@ from .ships import Ship
 
 @dataclass(frozen=True)
 class ShipClass:
-    """One class.
+    """One class."""
 
-    Attributes:
-        share: relative frequency.
-        length: modes of the length, each (share, mean, standard deviation) in metres. span: lowest and highest length.
-        ratio: mean and standard deviation of length / beam.
-        plan: the function that furnishes the hull.
-    """
-
-    share: float
-    length: tuple[tuple[float, float, float], ...]
-    span: tuple[float, float]
-    ratio: tuple[float, float]
-    plan: plans.Plan
+    share: float  # relative frequency
+    length: tuple[tuple[float, float, float], ...]  # its modes: share, mean, standard deviation in metres
+    span: tuple[float, float]  # lowest and highest length
+    ratio: tuple[float, float]  # mean and standard deviation of length / beam
+    plan: plans.Plan  # furnishes the hull
 
 
 CLASSES: dict[str, ShipClass] = {
@@ -55,15 +46,7 @@ CLASSES: dict[str, ShipClass] = {
 
 
 def sample_ship(rng: np.random.Generator, kind: str | None = None) -> Ship:
-    """Draw one identity.
-
-    Args:
-        rng: where all of its properties come from.
-        kind: a key of :data:`CLASSES`; by share when None.
-
-    Raises:
-        ValueError: no such class.
-    """
+    """Draw one identity of a class of :data:`CLASSES` (None: by share); ValueError where there is no such class."""
     if kind is None:
         names = list(CLASSES)
         shares = np.array([CLASSES[n].share for n in names])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..errors import ConfigError, MOSError
+from ..errors import MOSError
 from .writer import FOLDERS, MANIFEST, SimConfig, plan, write_hoss
 
 # Options after the fields of SimConfig, with its defaults.
@@ -27,7 +27,6 @@ def _option(name: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of the tool; the defaults are those of :func:`write_hoss`."""
     p = argparse.ArgumentParser(
         prog="make_sim_hoss.py",
         description="Write a simulated HOSS ReID data set in HOSS's layout: ships as geometry, optical and SAR chips.",
@@ -48,16 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {name: getattr(args, name) for name in _HELP}
     start = time.perf_counter()
     try:
-        try:
-            write_hoss(args.output, args.ids, workers=args.workers, **settings)
-        except ValueError as error:
-            # The message begins with the argument's name in Python.
-            name, _, rest = str(error).partition(": ")
-            raise ConfigError(f"{_option(name)}: {rest}") from None
-        chips = plan(SimConfig(args.ids, **settings))
-    except MOSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        write_hoss(args.output, args.ids, workers=args.workers, **settings)
+    except (MOSError, ValueError) as error:
+        text = str(error)
+        if not isinstance(error, MOSError):  # begins with the argument's name in Python
+            name, _, rest = text.partition(": ")
+            text = f"{_option(name)}: {rest}"
+        print(f"error: {text}", file=sys.stderr)
         return 2
+    chips = plan(SimConfig(args.ids, **settings))
     seconds = time.perf_counter() - start
     empty = [folder for folder in FOLDERS if all(chip.folder != folder for chip in chips)]
     note = f"; empty with these numbers: {', '.join(empty)}" if empty else ""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ships import Array, Bar, Part, Ship, half_beam, hull_outline
-
-Colour = tuple[float, float, float]
+from .ships import Array, Bar, Colour, Part, Ship, hull_outline
 
 # Deck paints with their shares: red lead and brown are the most common by far; RGB as seen from above.
 DECKS: tuple[tuple[float, Colour], ...] = (
@@ -62,7 +60,9 @@ class Draft:
         return float(r), float(g), float(b)
 
     def half(self, y: float) -> float:
-        return half_beam(self.outline, y)
+        """Half the deck's width at station ``y``."""
+        right = self.outline[: len(self.outline) // 2]
+        return float(np.interp(y, right[:, 1], right[:, 0]))
 
     def add(
         self,
@@ -102,11 +102,8 @@ class Draft:
         size: tuple[float, float] = (0.5, 1.9),
         white: float = 0.22,
     ) -> None:
-        """Scatter winches, vents, lockers between two stations.
-
-        ``density`` counts per 100 square metres; nothing stands within the share ``inner`` of the half beam;
-        ``white`` is the share that is painted white.
-        """
+        """Scatter winches, vents, lockers between two stations, ``density`` per 100 square metres, none within the
+        share ``inner`` of the half beam, the share ``white`` of them painted white."""
         area = max(0.0, y1 - y0) * self.beam * (1 - inner)
         for _ in range(int(self.rng.poisson(1.4 * density * area / 100))):
             y = self.u(y0, y1)

@@ -62,11 +62,7 @@ def _oblique(surfaces: Surfaces, lean: tuple[float, float]) -> tuple[NDArray[np.
 
 
 def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
-    """Draw one optical chip.
-
-    Returns:
-        uint8 [height, width, 3], RGB.
-    """
+    """Draw one optical chip, uint8 [height, width, 3], RGB."""
     rng = np.random.default_rng(p.seed)
     frame = frame_for(ship, p)
     surfaces = rasterize(ship, frame)
@@ -130,42 +126,36 @@ def _draw_bars(
     image: FloatMap, surfaces: Surfaces, ship: Ship, frame: Frame, p: OpticalPass, sun: tuple[float, float], rise: float
 ) -> None:
     """Jibs, masts and pipes: the member where the view puts it, and its shadow on the deck."""
-    matrix = frame.matrix(ship.length)
     lean = np.array(p.lean) / _CELL
     fall = -np.array(sun) / max(rise, 0.2) / _CELL
-    direct = float(np.sin(np.deg2rad(p.sun_elevation)))
-    light = 0.22 + 0.35 + 0.75 * direct
+    light = 0.22 + 0.35 + 0.75 * float(np.sin(np.deg2rad(p.sun_elevation)))
     for bar in ship.bars:
         ends = np.array([bar.start, bar.end])
-        ground = ends[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        ground = frame.cells(ship, ends[:, :2])
         above = (ends[:, 2] - ship.freeboard)[:, None]
         dark = ground + above * fall + ship.freeboard * lean
         seen = ground + ends[:, 2:] * lean
         width = max(1, int(round(bar.thickness / _CELL)))
         if above.max() > 3:
-            points = [(int(round(x)), int(round(y))) for x, y in dark]
-            x, y = (int(np.clip(np.mean([q[i] for q in points]), 0, image.shape[1 - i] - 1)) for i in (0, 1))
-            under = image[y, x] * 0.35
-            cv2.line(image, points[0], points[1], tuple(float(v) for v in under), width)
-        points = [(int(round(x)), int(round(y))) for x, y in seen]
-        cv2.line(image, points[0], points[1], tuple(float(v * light) for v in bar.colour), width)
+            points = np.round(dark).astype(int)
+            x, y = np.clip(points.mean(0).astype(int), 0, (image.shape[1] - 1, image.shape[0] - 1))
+            cv2.line(image, points[0].tolist(), points[1].tolist(), (image[y, x] * 0.35).tolist(), width)
+        a, b = np.round(seen).astype(int).tolist()
+        cv2.line(image, a, b, [v * light for v in bar.colour], width)
 
 
 def _wake(image: FloatMap, ship: Ship, frame: Frame, strength: float, rng: np.random.Generator) -> None:
     """Foam astern and along the bow of a ship under way."""
-    matrix = frame.matrix(ship.length)
-    stern = matrix[:, :2] @ np.array([0.0, 0.0]) + matrix[:, 2]
-    behind = matrix[:, :2] @ np.array([0.0, -60.0]) + matrix[:, 2]
-    foam = np.zeros(image.shape[:2], np.float32)
-    a, b = (tuple(int(round(v)) for v in q) for q in (stern, behind))
-    cv2.line(foam, a, b, 1.0, max(2, int(ship.beam * 0.5 / _CELL)))
+    size = (image.shape[0], image.shape[1])
+    foam = np.zeros(size, np.float32)
+    lines = [((0.0, 0.0), (0.0, -60.0), 1.0, max(2, int(ship.beam * 0.5 / _CELL)))]
     for side in (-1, 1):
-        bow = matrix[:, :2] @ np.array([side * ship.beam * 0.25, ship.length * 0.97]) + matrix[:, 2]
-        away = matrix[:, :2] @ np.array([side * ship.beam * 0.75, ship.length * 0.75]) + matrix[:, 2]
-        cv2.line(foam, tuple(int(round(v)) for v in bow), tuple(int(round(v)) for v in away), 0.7, 3)
-    foam = cv2.GaussianBlur(foam, (0, 0), 2.5) * np.clip(
-        0.6 + 0.5 * smooth_noise(rng, (image.shape[0], image.shape[1]), 5.0), 0, 1.5
-    )
-    hull = np.zeros(image.shape[:2], np.uint8)
-    cv2.fillPoly(hull, [np.round(ship.outline @ matrix[:, :2].T + matrix[:, 2]).astype(np.int32)], 1)
+        bow, away = (side * ship.beam * 0.25, ship.length * 0.97), (side * ship.beam * 0.75, ship.length * 0.75)
+        lines.append((bow, away, 0.7, 3))
+    for start, end, foaming, width in lines:
+        a, b = np.round(frame.cells(ship, np.array([start, end]))).astype(int).tolist()
+        cv2.line(foam, a, b, foaming, width)
+    foam = cv2.GaussianBlur(foam, (0, 0), 2.5) * np.clip(0.6 + 0.5 * smooth_noise(rng, size, 5.0), 0, 1.5)
+    hull = np.zeros(size, np.uint8)
+    cv2.fillPoly(hull, [np.round(frame.cells(ship, ship.outline)).astype(np.int32)], 1)
     image += (strength * foam * (1 - hull))[..., None]

@@ -8,134 +8,93 @@ import numpy as np
 
 from .speckle import DEFAULT_ENL
 
+Pair = tuple[float, float]
+Triple = tuple[float, float, float]
 # Saturation values of the SAR products of the sequences seen in HOSS (their chips' mean maxima: 2.3, 4.6, 6.6, 10.1).
 CEILINGS = (2.35, 4.75, 6.85, 10.6)
 
 
 @dataclass(frozen=True)
 class OpticalPass:
-    """One optical acquisition. Angles in degrees; image directions count from the right, clockwise on screen.
+    """One optical acquisition. Angles in degrees; image directions count from the right, clockwise on screen."""
 
-    Attributes:
-        angle: heading error. stern_up: orientation of the chip.
-        sun_azimuth: direction towards the sun. sun_elevation: above the horizon.
-        lean: (x, y) metres on the ground by which a point one metre high is displaced (the tangent of the view angle).
-        margin: (along, across) chip size over ship box. shift: (x, y) crop error, share of the box.
-        gain: RGB. gamma: of the contrast curve. black: level subtracted before it. haze: added after it.
-        saturation: of the colours, 1 as painted. veil: RGB of the air's own light over the ship.
-        sea: RGB, 0..1. sea_texture: wave contrast. blur: Gaussian sigma, pixels. sharpen: overshoot amount.
-        cloud: 0..1 cover. wake: 0..1 strength. noise: sensor noise, 0..1 levels.
-        seed: what is random inside the chip.
-    """
-
-    angle: float
+    angle: float  # heading error
     stern_up: bool
-    sun_azimuth: float
-    sun_elevation: float
-    lean: tuple[float, float]
-    margin: tuple[float, float]
-    shift: tuple[float, float]
-    gain: tuple[float, float, float]
-    gamma: float
-    black: float
-    saturation: float
-    veil: tuple[float, float, float]
-    haze: float
-    sea: tuple[float, float, float]
-    sea_texture: float
-    blur: float
-    sharpen: float
-    cloud: float
-    wake: float
-    noise: float
-    seed: int
+    sun_azimuth: float  # image direction towards the sun
+    sun_elevation: float  # above the horizon
+    lean: Pair  # (x, y) metres by which a point one metre high is displaced: the tangent of the view angle
+    margin: Pair  # (along, across) chip size over ship box
+    shift: Pair  # (x, y) crop error, share of the box
+    gain: Triple  # RGB
+    gamma: float  # of the contrast curve
+    black: float  # level subtracted before it
+    saturation: float  # of the colours, 1 as painted
+    veil: Triple  # RGB of the air's own light over the ship
+    haze: float  # level added after the curve
+    sea: Triple  # RGB, 0..1
+    sea_texture: float  # wave contrast
+    blur: float  # Gaussian sigma, pixels
+    sharpen: float  # overshoot amount
+    cloud: float  # cover, 0..1
+    wake: float  # strength, 0..1
+    noise: float  # of the sensor, 0..1 levels
+    seed: int  # of what is random inside the chip
 
 
 @dataclass(frozen=True)
 class SarPass:
-    """One SAR acquisition. Angles in degrees; image directions count from the right, clockwise on screen.
+    """One SAR acquisition. Angles in degrees; image directions count from the right, clockwise on screen."""
 
-    Attributes:
-        angle: heading error. stern_up: orientation. look: direction towards the sensor (near range).
-        incidence: from the vertical. margin, shift: as in the optical pass.
-        ceiling: value at which the product saturates (differs between sequences).
-        level: 97th percentile of the ship's mean amplitude, share of the ceiling, before saturation.
-        floor: mean of the sea, share of the ceiling. sea_texture: spread (log) of its slow changes.
-        enl: equivalent number of looks of the speckle (of the intensity). grain: its correlation, sigma in pixels.
-        resolution: sigma of the point response, pixels. lobes: share of energy in the side lobes of strong points.
-        smear: defocus along azimuth, pixels. smeared: share of the energy in it.
-        halo: share of energy in the far side lobes.
-        hull: strength of the dihedral of hull and sea.
-        fading: depth (log) of the ship's brighter and dimmer stretches.
-        glints: spread (log) of the strength of side lobes from point to point.
-        dihedral: width in degrees within which a wall flashes. flash: strength of it.
-        fade: spread (log) of points between passes.
-        seed: what is random inside the chip.
-    """
-
-    angle: float
+    angle: float  # heading error
     stern_up: bool
-    look: float
-    incidence: float
-    margin: tuple[float, float]
-    shift: tuple[float, float]
-    ceiling: float
-    level: float
-    floor: float
-    sea_texture: float
-    enl: float
-    grain: float
-    resolution: float
-    lobes: float
-    smear: float
-    smeared: float
-    halo: float
-    hull: float
-    fading: float
-    glints: float
-    dihedral: float
-    flash: float
-    fade: float
-    seed: int
+    look: float  # image direction towards the sensor (near range)
+    incidence: float  # from the vertical
+    margin: Pair  # as in the optical pass
+    shift: Pair
+    ceiling: float  # value at which the product saturates
+    level: float  # 97th percentile of the ship's mean amplitude, share of the ceiling, before saturation
+    floor: float  # mean of the sea, share of the ceiling
+    sea_texture: float  # spread (log) of its slow changes
+    enl: float  # equivalent number of looks of the speckle (of the intensity)
+    grain: float  # its correlation, sigma in pixels
+    resolution: float  # sigma of the point response, pixels
+    lobes: float  # share of energy in the side lobes of strong points
+    smear: float  # defocus along azimuth, pixels
+    smeared: float  # share of the energy in it
+    halo: float  # share of energy in the far side lobes
+    hull: float  # strength of the dihedral of hull and sea
+    fading: float  # depth (log) of the ship's brighter and dimmer stretches
+    glints: float  # spread (log) of the strength of side lobes from point to point
+    dihedral: float  # degrees within which a wall flashes
+    flash: float  # strength of that
+    fade: float  # spread (log) of points between passes
+    seed: int  # of what is random inside the chip
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one optical product of a sequence looks.
+    """How one optical product of a sequence looks; fields as in OpticalPass."""
 
-    Attributes:
-        gain: RGB. sea: RGB, 0..1. gamma, black: of its contrast curve. sun: image direction of the sun, degrees.
-        lean: displacement of a point one metre high, (x, y) in metres: the tangent of the view angle.
-        saturation: of its colours. veil: RGB of the air's own light.
-    """
-
-    gain: tuple[float, float, float]
-    sea: tuple[float, float, float]
+    gain: Triple
+    sea: Triple
     gamma: float
     black: float
     sun: float
-    lean: tuple[float, float]
+    lean: Pair
     saturation: float
-    veil: tuple[float, float, float]
+    veil: Triple
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """What the chips of one sequence share.
+    """What the chips of one sequence share."""
 
-    Attributes:
-        number: the two digits in the file names. ceiling: of its SAR product.
-        near_side: image direction of the radar for most of its ships, degrees (0 right, 180 left).
-        stern_up: share of ships with the stern at the top. sar_first: c1 is the SAR chip.
-        looks: how its optical products look, the first and the later passes.
-    """
-
-    number: int
-    ceiling: float
-    near_side: float
-    stern_up: float
-    sar_first: bool
-    looks: tuple[Look, Look]
+    number: int  # the two digits in the file names
+    ceiling: float  # of its SAR product
+    near_side: float  # image direction of the radar for most of its ships, degrees (0 right, 180 left)
+    stern_up: float  # share of ships with the stern at the top
+    sar_first: bool  # c1 is the SAR chip
+    looks: tuple[Look, Look]  # of its first and of its later optical passes
 
 
 SEQUENCES: tuple[Sequence, ...] = (
@@ -171,10 +130,7 @@ DISTRACTORS = Sequence(
 
 
 def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, order: int) -> OpticalPass:
-    """Draw an optical acquisition.
-
-    ``order`` 0 is the sequence's first optical product, later ones look like its second.
-    """
+    """Draw an optical acquisition; ``order`` 0 is the sequence's first product, later ones look like its second."""
     look = sequence.looks[min(order, 1)]
     if rng.random() < 0.15:  # now and then another product altogether
         others = [look for each in (*SEQUENCES, DISTRACTORS) for look in each.looks]
@@ -220,12 +176,9 @@ def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, o
 
 
 def sar_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, enl: float = DEFAULT_ENL) -> SarPass:
-    """Draw a SAR acquisition.
-
-    Ships are mostly seen from the side (at anchor and in lanes they lie along the orbit), more often from the
-    sequence's own side, now and then from anywhere.
-    """
+    """Draw a SAR acquisition."""
     moving = rng.random() < 0.22
+    # Ships lie along the orbit, at anchor and in lanes: mostly seen from the side, the sequence's own more often.
     side = sequence.near_side if rng.random() < 0.65 else 180.0 - sequence.near_side
     look = side + float(rng.normal(0, 24)) if rng.random() < 0.78 else float(rng.uniform(0, 360))
     smear = float(rng.uniform(3, 9)) if rng.random() < 0.45 else float(rng.uniform(9, 60))

@@ -16,20 +16,14 @@ _SHIFT = 4  # sub-pixel bits of OpenCV's polygon filling
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the ship lies in an image.
+    """Where the ship lies in an image."""
 
-    Attributes:
-        height, width: cells. cell: metres per cell.
-        angle: heading error, degrees. stern_up: the stern is at the top of the image.
-        centre: cell (x, y) of the ship's middle.
-    """
-
-    height: int
+    height: int  # cells
     width: int
-    cell: float
-    angle: float
-    stern_up: bool
-    centre: tuple[float, float]
+    cell: float  # metres per cell
+    angle: float  # heading error, degrees
+    stern_up: bool  # the stern is at the top of the image
+    centre: tuple[float, float]  # cell (x, y) of the ship's middle
 
     def matrix(self, length: float) -> NDArray[np.float64]:
         """[2, 3], ship metres (x, y) to cells. The image is seen from above, so it is never mirrored."""
@@ -40,40 +34,33 @@ class Frame:
         shift = np.array(self.centre) - rotate @ np.array([0.0, length / 2])
         return np.concatenate([rotate, shift[:, None]], 1)
 
+    def cells(self, ship: Ship, points: NDArray) -> NDArray:
+        """Ship metres [..., 2] to cells."""
+        matrix = self.matrix(ship.length)
+        return points @ matrix[:, :2].T + matrix[:, 2]
+
 
 @dataclass(frozen=True)
 class Surfaces:
-    """The ship on the grid.
+    """The ship on the grid."""
 
-    Attributes:
-        index: [H, W] int32: 0 sea, 1 deck, 2 + i part i.
-        z: [H, W] height of the top surface, metres; 0 on the sea.
-        colour: [n, 3] by index. backscatter, clutter, gloss: [n] by index.
-        walls: [m, 8]: x0, y0, x1, y1 (cells), base z, height, corner strength, 1 where it is the rail's inner side.
-    """
-
-    index: NDArray[np.int32]
-    z: FloatMap
-    colour: FloatMap
+    index: NDArray[np.int32]  # [H, W]: 0 sea, 1 deck, 2 + i part i
+    z: FloatMap  # [H, W]: height of the top surface, metres; 0 on the sea
+    colour: FloatMap  # [n, 3] by index; the next three [n]
     backscatter: FloatMap
     clutter: FloatMap
     gloss: FloatMap
-    walls: FloatMap
+    walls: FloatMap  # [m, 8]: x0, y0, x1, y1 (cells), base z, height, corner strength, 1 on the rail's inner side
 
 
 def rasterize(ship: Ship, frame: Frame) -> Surfaces:
     """Draw hull and parts, low ones first, and collect their walls."""
-    matrix = frame.matrix(ship.length)
     index = np.zeros((frame.height, frame.width), np.int32)
     count = len(ship.parts) + 2
     top = np.zeros(count, np.float32)
     colour = np.zeros((count, 3), np.float32)
     scatter = np.zeros((3, count), np.float32)
     walls: list[NDArray[np.float32]] = []
-
-    def material(i: int, name: str) -> None:
-        m = MATERIALS[name]
-        scatter[:, i] = (m.backscatter, m.clutter, m.gloss)
 
     def draw(i: int, cells: NDArray[np.float64], convex: bool) -> None:
         points = np.round(cells * (1 << _SHIFT)).astype(np.int32)
@@ -83,27 +70,24 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
             cv2.fillPoly(index, [points], i, shift=_SHIFT)
 
     def add_walls(cells: NDArray[np.float64], base: float, height: float, corner: float, rail: bool) -> None:
-        following = np.concatenate([cells[1:], cells[:1]])
-        n = len(cells)
-        rows = np.empty((n, 8), np.float32)
-        rows[:, 0:2], rows[:, 2:4] = (cells, following) if not rail else (following, cells)
+        following = np.roll(cells, -1, axis=0)
+        rows = np.empty((len(cells), 8), np.float32)
+        rows[:, 0:2], rows[:, 2:4] = (following, cells) if rail else (cells, following)
         rows[:, 4:] = (base, height, corner, float(rail))
         walls.append(rows)
 
-    outline = ship.outline @ matrix[:, :2].T + matrix[:, 2]
+    outline = frame.cells(ship, ship.outline)
     top[1] = ship.freeboard
     colour[1] = ship.deck_colour
-    material(1, ship.deck_material)
+    scatter[:, 1] = MATERIALS[ship.deck_material].echo
     draw(1, outline, False)
     add_walls(outline, 0.0, ship.freeboard, 0.25, False)
     add_walls(outline, ship.freeboard, ship.bulwark, 0.8, True)
 
-    for k in sorted(range(len(ship.parts)), key=lambda k: ship.parts[k].top):
-        part = ship.parts[k]
-        i = k + 2
+    for i, part in sorted(enumerate(ship.parts, 2), key=lambda item: item[1].top):
         top[i] = part.top
         colour[i] = part.colour
-        cells = part.corners() @ matrix[:, :2].T + matrix[:, 2]
+        cells = frame.cells(ship, part.corners())
         if part.material == "paint":
             # Radar properties of what carries the paint, taken at its middle.
             x, y = cells.mean(0)
@@ -114,42 +98,25 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
             top[i] = max(top[below], top[i])
             draw(i, cells, True)
             continue
-        material(i, part.material)
+        scatter[:, i] = MATERIALS[part.material].echo
         draw(i, cells, True)
         if part.height > 0.2:
             add_walls(cells, part.base, part.height, MATERIALS[part.material].corner, False)
-    return Surfaces(
-        index=index,
-        z=top[index],
-        colour=colour,
-        backscatter=scatter[0],
-        clutter=scatter[1],
-        gloss=scatter[2],
-        walls=np.concatenate(walls),
-    )
+    return Surfaces(index, top[index], colour, scatter[0], scatter[1], scatter[2], np.concatenate(walls))
 
 
 def lit(z: FloatMap, direction: tuple[float, float], slope: float, step: float = 1.5) -> NDArray[np.bool_]:
-    """Which cells a far source sees.
-
-    Args:
-        z: heights, in cells.
-        direction: unit vector (x, y) in cells, from the ground towards the source.
-        slope: rise per horizontal cell of the ray (tangent of the elevation).
-        step: cells walked between two looks.
-    """
-    highest = float(z.max())
+    """Which cells a far source sees: ``direction`` is the unit vector towards it, ``slope`` the rise of its rays per
+    cell, ``z`` the heights in cells, looked at every ``step`` cells."""
     seen = np.ones(z.shape, bool)
     h, w = z.shape
-    low = float(z[z > 0].min()) if (z > 0).any() else 0.0
-    reach = min(max(h, w), (highest - min(low, 0.0)) / max(slope, 1e-3))
+    reach = min(max(h, w), float(z.max()) / max(slope, 1e-3))
     for k in range(1, int(reach / step) + 1):
         d = k * step
-        dx, dy = int(round(direction[0] * d)), int(round(direction[1] * d))
-        if abs(dx) >= w or abs(dy) >= h:
+        move = shifted((h, w), -int(round(direction[0] * d)), -int(round(direction[1] * d)))
+        if move is None:
             break
-        target = (slice(max(0, -dy), h - max(0, dy)), slice(max(0, -dx), w - max(0, dx)))
-        source = (slice(max(0, dy), h - max(0, -dy)), slice(max(0, dx), w - max(0, -dx)))
+        target, source = move
         seen[target] &= z[source] <= z[target] + (d * slope + 0.3)
     return seen
 

@@ -39,11 +39,7 @@ def frame_for(ship: Ship, p: SarPass) -> Frame:
 
 
 def render_sar(ship: Ship, p: SarPass) -> FloatMap:
-    """Draw one SAR chip.
-
-    Returns:
-        float32 [height, width], amplitude.
-    """
+    """Draw one SAR chip, float32 [height, width], amplitude."""
     rng = np.random.default_rng([p.seed, 0])
     frame = frame_for(ship, p)
     energy = collect(ship, p, frame)

@@ -34,7 +34,7 @@ class _Echoes:
     """The energy map while one kind of echo after the other is added to it."""
 
     def __init__(self, ship: Ship, p: SarPass, frame: Frame) -> None:
-        self.ship, self.p = ship, p
+        self.ship, self.p, self.frame = ship, p, frame
         self.rng = np.random.default_rng([p.seed, 1])
         self.surfaces = rasterize(ship, frame)
         self.matrix = frame.matrix(ship.length)
@@ -108,7 +108,7 @@ class _Echoes:
         strength = np.array([MATERIALS[q.material].corner * min(q.height, 6.0) ** 0.7 for q in chosen])[each]
         strength = strength * np.exp(1.3 * own.standard_normal(len(each)) - 0.85) * 0.35
         strength = strength * np.exp(2 * self.p.fade * self.rng.standard_normal(len(each)) - 2 * self.p.fade**2)
-        cells = corners @ self.matrix[:, :2].T + self.matrix[:, 2]
+        cells = self.frame.cells(self.ship, corners)
         seen = _look_up(self.visible, cells + self.toward * 1.5)
         deposit(self.energy, self.laid_over(cells, z), strength * (0.15 + 0.85 * seen))
 
@@ -117,7 +117,7 @@ class _Echoes:
         fade = self.p.fade
         for bar in self.ship.bars:
             ends = np.array([bar.start, bar.end])
-            cells = self.laid_over(ends[:, :2] @ self.matrix[:, :2].T + self.matrix[:, 2], ends[:, 2])
+            cells = self.laid_over(self.frame.cells(self.ship, ends[:, :2]), ends[:, 2])
             vector = cells[1] - cells[0]
             length = float(np.hypot(*vector))
             if length < 0.5:

@@ -6,32 +6,28 @@ bow), z up (0 at the water line of the mean load).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-
-# Corners used for a round part (tank, pedestal, funnel).
-ROUND_CORNERS = 12
+Colour = tuple[float, float, float]  # RGB, 0..1
+_ROUND_CORNERS = 12
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface does with light and with radar.
+    """What a surface does with light and with radar."""
 
-    Attributes:
-        gloss: spread of the optical brightness between neighbouring surface patches (share of the mean).
-        backscatter: radar brightness of the flat surface.
-        clutter: spread (log standard deviation) of that brightness from spot to spot, a property of the ship.
-        corner: how strongly its walls answer as dihedrals and corners.
-    """
+    gloss: float  # spread of the optical brightness between neighbouring patches, share of the mean
+    backscatter: float  # radar brightness of the flat surface
+    clutter: float  # spread (log standard deviation) of that brightness from spot to spot, a property of the ship
+    corner: float  # how strongly its walls answer as dihedrals and corners
 
-    gloss: float
-    backscatter: float
-    clutter: float
-    corner: float
+    @property
+    def echo(self) -> tuple[float, float, float]:
+        return self.backscatter, self.clutter, self.gloss
 
 
 MATERIALS: dict[str, Material] = {
@@ -49,24 +45,18 @@ MATERIALS: dict[str, Material] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A solid standing on the ship: an upright box or cylinder.
+    """A solid standing on the ship: an upright box or cylinder."""
 
-    Attributes:
-        x, y: centre. width, length: extent across and along. base, height: z of its foot, and its own height.
-        colour: RGB, 0..1. material: a key of :data:`MATERIALS`. angle: degrees, in the deck's plane. round: elliptic
-            outline.
-    """
-
-    x: float
+    x: float  # of the centre
     y: float
-    width: float
-    length: float
-    base: float
+    width: float  # extent across
+    length: float  # extent along
+    base: float  # z of its foot
     height: float
-    colour: tuple[float, float, float]
-    material: str = "deck"
-    angle: float = 0.0
-    round: bool = False
+    colour: Colour
+    material: str = "deck"  # of MATERIALS
+    angle: float = 0.0  # degrees, in the deck's plane
+    round: bool = False  # elliptic outline
 
     @property
     def top(self) -> float:
@@ -75,7 +65,7 @@ class Part:
     def corners(self) -> Array:
         """Outline in the ship frame, [n, 2], counter-clockwise."""
         if self.round:
-            a = np.arange(ROUND_CORNERS) * (2 * np.pi / ROUND_CORNERS)
+            a = np.arange(_ROUND_CORNERS) * (2 * np.pi / _ROUND_CORNERS)
             local = np.stack([np.cos(a) * self.width / 2, np.sin(a) * self.length / 2], 1)
         else:
             w, h = self.width / 2, self.length / 2
@@ -93,34 +83,27 @@ class Bar:
     start: tuple[float, float, float]
     end: tuple[float, float, float]
     thickness: float
-    colour: tuple[float, float, float]
+    colour: Colour
     echo: float = 1.0
 
 
 @dataclass(frozen=True)
 class Ship:
-    """One identity.
+    """One identity."""
 
-    Attributes:
-        kind: the class's name. length, beam: metres. freeboard: deck's height above water.
-        outline: hull at deck level, [n, 2], counter-clockwise. bulwark: height of the rail around it.
-        texture_seed: fixes the small irregularities that belong to this ship and not to one pass.
-        reload: how a part changes with the cargo: indices into ``parts`` of cargo (containers, deck cargo).
-    """
-
-    kind: str
+    kind: str  # a key of CLASSES
     length: float
     beam: float
-    freeboard: float
-    outline: Array
-    deck_colour: tuple[float, float, float]
-    hull_colour: tuple[float, float, float]
-    bulwark: float
+    freeboard: float  # deck's height above water
+    outline: Array  # hull at deck level, [n, 2], counter-clockwise
+    deck_colour: Colour
+    hull_colour: Colour
+    bulwark: float  # height of the rail around the outline
     parts: tuple[Part, ...]
     bars: tuple[Bar, ...]
-    texture_seed: int
+    texture_seed: int  # fixes the small irregularities that belong to this ship and not to one pass
     deck_material: str = "deck"
-    cargo: tuple[int, ...] = field(default=())
+    cargo: tuple[int, ...] = ()  # indices into parts of what changes with the load
 
     @property
     def mean_height(self) -> float:
@@ -147,13 +130,10 @@ class Ship:
 
 
 def hull_outline(length: float, beam: float, bow: float, bow_power: float, stern: float, stern_width: float) -> Array:
-    """Hull at deck level: parallel middle body, a bow that narrows to a point, a stern that narrows to a transom.
+    """Hull at deck level: a middle body, a bow that narrows to a point, a stern that narrows to a transom.
 
-    Args:
-        length, beam: metres.
-        bow, stern: share of the length over which the ends narrow.
-        bow_power: 2 is an ellipse (bluff), 1 a wedge (sharp).
-        stern_width: the transom's share of the beam.
+    ``bow`` and ``stern`` are shares of the length, ``stern_width`` the transom's of the beam; ``bow_power`` 2 is an
+    ellipse (bluff), 1 a wedge (sharp).
     """
     y = np.concatenate([np.linspace(0, stern, 6), np.linspace(1 - bow, 1, 14)])
     half = np.ones_like(y)
@@ -162,13 +142,5 @@ def hull_outline(length: float, beam: float, bow: float, bow_power: float, stern
     fore = y > 1 - bow
     u = np.clip((y[fore] - (1 - bow)) / bow, 0.0, 1.0)
     half[fore] = (1 - u**bow_power) ** (1 / max(bow_power, 1.0))
-    half = half * beam / 2
-    right = np.stack([half, y * length], 1)
-    left = np.stack([-half, y * length], 1)[::-1]
-    return np.concatenate([right, left])
-
-
-def half_beam(outline: Array, y: float) -> float:
-    """Half the deck's width at station ``y`` (metres)."""
-    right = outline[: len(outline) // 2]
-    return float(np.interp(y, right[:, 1], right[:, 0]))
+    right = np.stack([half * beam / 2, y * length], 1)
+    return np.concatenate([right, right[::-1] * (-1, 1)])

@@ -13,23 +13,13 @@ DEFAULT_ENL = 1.8
 
 
 def speckle(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    enl: float,
-    grain: float = 0.0,
-    grain_along: float = 0.0,
-    along: float = 0.0,
+    rng: np.random.Generator, height: int, width: int, enl: float, grain: float, grain_along: float, along: float
 ) -> FloatMap:
     """Multiplicative speckle of intensity: gamma-like, mean 1, variance 1 / ``enl``, also after smoothing.
 
-    Args:
-        enl: equivalent number of looks, above 0.
-        grain: sigma in pixels of the correlation; 0 is white.
-        grain_along: extra length in pixels of the grains along the direction ``along`` (degrees).
+    ``grain`` is the sigma in pixels of the correlation (0 is white), ``grain_along`` an extra length of the grains in
+    the direction ``along`` (degrees).
     """
-    if not enl > 0:
-        raise ValueError(f"enl must be above 0, got {enl}")
     kernel: FloatMap = np.ones((1, 1), np.float32)
     if grain > 0:
         g = cv2.getGaussianKernel(2 * int(np.ceil(3 * grain)) + 1, grain)
@@ -40,21 +30,21 @@ def speckle(
         kernel = np.asarray(longer / longer.sum(), np.float32)
     gathered = 1.0 / float((kernel**2).sum())  # how many independent values a smoothed one holds
     border = kernel.shape[0]
+    size = (height + 2 * border, width + 2 * border)
     # A smoothed gamma field of shape enl / gathered has exactly the looks asked for, but is spiky where that is small:
     # half of the smoothing acts on normal fields instead (a sum of squares is gamma), which keeps the one-point law.
     shape = enl / gathered
     if shape >= 0.5 or gathered == 1.0:
-        white = rng.standard_gamma(shape, (height + 2 * border, width + 2 * border)).astype(np.float32) / np.float32(
-            shape
-        )
-        field = cv2.filter2D(white, -1, kernel) if gathered > 1 else white
+        field = rng.standard_gamma(shape, size).astype(np.float32) / np.float32(shape)
+        if gathered > 1:
+            field = np.asarray(cv2.filter2D(field, -1, kernel), np.float32)
     else:
         # Correlated circular Gaussian amplitude: exponential intensity (one look); average or root for other looks.
         looks = max(1, round(enl))
-        field = np.zeros((height + 2 * border, width + 2 * border), np.float32)
+        field = np.zeros(size, np.float32)
         root = kernel / np.sqrt(float((kernel**2).sum()))
         for _ in range(2 * looks):
-            field = field + cv2.filter2D(rng.standard_normal(field.shape, dtype=np.float32), -1, root) ** 2
+            field = field + cv2.filter2D(rng.standard_normal(size, dtype=np.float32), -1, root) ** 2
         field = np.asarray(field / (2 * looks), np.float32)
         if abs(enl - looks) > 1e-6:
             field = _retarget(field, looks, enl)

@@ -37,41 +37,21 @@ MANIFEST = "sim.json"
 
 @dataclass(frozen=True)
 class SimConfig:
-    """What a simulated data set is made from.
+    """What a simulated data set is made from; ValueError where a field is out of its range."""
 
-    Attributes:
-        num_ids: identities, train and test together, at most 1,000,000.
-        seed: of everything.
-        chips_per_id: chips of each identity, at least 2; odd ones are optical, even ones SAR (the other way round where
-            the first is SAR).
-        test_fraction: share of the identities that go to query/ and bounding_box_test/.
-        single_modality_fraction: share of the identities whose SAR chips are missing.
-        distractors_per_test_id: gallery chips of identity -1, per test identity.
-        enl: equivalent number of looks of the SAR chips' intensity.
-
-    Raises:
-        ValueError: a field out of its range.
-    """
-
-    num_ids: int
-    seed: int = 0
-    chips_per_id: int = 3
-    test_fraction: float = 0.4
-    single_modality_fraction: float = 0.18
-    distractors_per_test_id: float = 0.6
-    enl: float = DEFAULT_ENL
+    num_ids: int  # identities, train and test together, at most 1,000,000
+    seed: int = 0  # of everything
+    chips_per_id: int = 3  # at least 2; odd ones optical, even ones SAR (the other way round where the first is SAR)
+    test_fraction: float = 0.4  # share of the identities that go to query/ and bounding_box_test/
+    single_modality_fraction: float = 0.18  # share of the identities whose SAR chips are missing
+    distractors_per_test_id: float = 0.6  # gallery chips of identity -1, per test identity
+    enl: float = DEFAULT_ENL  # equivalent number of looks of the SAR chips' intensity
 
     def __post_init__(self) -> None:
-        limits = {
-            "num_ids": (1, MAX_IDS),
-            "seed": (0, float("inf")),
-            "chips_per_id": (2, MAX_IDS),
-            "test_fraction": (0, 1),
-            "single_modality_fraction": (0, 1),
-            "distractors_per_test_id": (0, 100),
-            "enl": (0.2, 1000),
-        }
-        for name, (low, high) in limits.items():
+        for name, low, high in (
+            ("num_ids", 1, MAX_IDS), ("seed", 0, float("inf")), ("chips_per_id", 2, MAX_IDS), ("test_fraction", 0, 1),
+            ("single_modality_fraction", 0, 1), ("distractors_per_test_id", 0, 100), ("enl", 0.2, 1000),
+        ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: must be between {low} and {high}, got {getattr(self, name)}")
 
@@ -168,16 +148,13 @@ def write_hoss(
     """Write a simulated HOSS ReID under ``output``/HOSS.
 
     Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
-    TIFF. The folder also gets ``sim.json`` (parameters, version, counts), so that results on it can be called
-    simulated. A stopped run resumes; the bytes depend on the parameters, not on ``workers``.
+    TIFF. The folder also gets ``sim.json`` (parameters, version, counts). A stopped run resumes; the bytes depend on
+    the parameters, not on ``workers``. Returns ``output``, to be given as FASTREID_DATASETS.
 
     Args:
         output: folder to write to; absent, empty, or begun earlier with the same parameters.
         num_ids, seed, parameters: see :class:`SimConfig`.
         workers: processes.
-
-    Returns:
-        The folder ``output``, to be given as FASTREID_DATASETS.
 
     Raises:
         DatasetError: the folder holds something else, or cannot be written to; a process was killed.
@@ -225,8 +202,7 @@ def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int)
 
 def _write_manifest(output: Path, content: dict[str, object]) -> None:
     with atomic_write(output / MANIFEST) as stream:
-        json.dump(content, stream, indent=2)
-        stream.write("\n")
+        stream.write(json.dumps(content, indent=2) + "\n")
 
 
 def _begun(output: Path, wanted: dict[str, object]) -> bool:
