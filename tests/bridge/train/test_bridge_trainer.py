@@ -21,8 +21,8 @@ from fastreid_mos.bridge.train.network import build_scheduler, build_unet
 from fastreid_mos.bridge.train.trainer import BridgeTrainer
 from fastreid_mos.errors import MOSError
 
-PLATEAU = {"SCHED": "plateau", "PLATEAU.PATIENCE": 1, "PLATEAU.COOLDOWN": 1, "PLATEAU.MIN_LR": 0.0002,
-           "PLATEAU.THRESHOLD": 0.3}  # fmt: skip
+PLATEAU = {"SCHED": "plateau", "PLATEAU.THRESHOLD": 0.3}
+PLATEAU |= {f"PLATEAU.{key}": 0 for key in ("PATIENCE", "COOLDOWN", "MIN_LR")}
 NORMAL = {"BRIDGE.UNET.INIT": "normal"}
 
 
@@ -56,9 +56,7 @@ def test_the_loss_is_bbdms(pairs, tmp_path, condition):
     assert float(trainer.loss(batch, 3)) == float(loss)
 
 
-def test_every_timestep_is_drawn_alike_others_in_each_process_and_step_as_noise_and_dropout(
-    pairs, tmp_path, monkeypatch
-):
+def test_timesteps_noise_and_dropout_differ_in_each_process_and_step(pairs, tmp_path, monkeypatch):
     trainer = trainer_of(cfg_of(pairs, tmp_path, {"BRIDGE.SCHEDULER.TIMESTEPS": 50}, BATCH=4))
     batch, drawn = trainer.batches.batch(0), []
 
@@ -71,8 +69,7 @@ def test_every_timestep_is_drawn_alike_others_in_each_process_and_step_as_noise_
         monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
         trainer.loss(batch, step)
     assert drawn.pop() == drawn[0]
-    for kind in zip(*drawn, strict=True):
-        assert all(one != other for one, other in itertools.combinations(kind, 2))
+    assert all(one[n] != other[n] for one, other in itertools.combinations(drawn, 2) for n in range(3))
     for step in range(500):
         trainer.loss(batch, step)
     counts = np.bincount([t for timesteps, *_ in drawn for t in timesteps])
@@ -81,8 +78,7 @@ def test_every_timestep_is_drawn_alike_others_in_each_process_and_step_as_noise_
 
 def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
     """Its gradients of the accumulated batches are added up, which Adam does not see but by its epsilon, here 0."""
-    own = {"PLATEAU.PATIENCE": 0, "PLATEAU.COOLDOWN": 0, "PLATEAU.MIN_LR": 0.0, "ACCUMULATE": 2, "EMA_EVERY": 2}
-    cfg = cfg_of(pairs, tmp_path, NORMAL, **{**PLATEAU, **own, "EMA_START": 3})
+    cfg = cfg_of(pairs, tmp_path, NORMAL, **PLATEAU, ACCUMULATE=2, EMA_EVERY=2, EMA_START=3)
     trainer, by_hand = trainer_of(cfg), trainer_of(cfg)
     trainer.optimizer.param_groups[0]["eps"] = 1e-30
     steps(trainer, 8)
@@ -150,17 +146,10 @@ def test_a_run_that_starts_from_a_pipeline_averages_from_its_first_update(pairs,
     assert close(trainer.pipeline().unet.state_dict(), averaged(0.9, start.unet.state_dict(), state(trainer)))
 
 
-def test_rates(pairs, tmp_path):
+def test_the_cosine_rate(pairs, tmp_path):
     cosine = steps(trainer_of(cfg_of(pairs, tmp_path, SCHED="cosine", WARMUP_STEPS=2)), 8)
     expected = [0, 0.5, *(0.5 * (1 + np.cos(np.pi * n / 6)) for n in range(6))]
     assert [row["lr"] for row in cosine] == pytest.approx([0.001 * factor for factor in expected])
-    plateau = steps(trainer_of(cfg_of(pairs, tmp_path, **PLATEAU)), 14)
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.001)
-    wanted, made = ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=0.3, cooldown=1, min_lr=0.0002), []
-    for row in plateau:
-        made.append(optimizer.param_groups[0]["lr"])
-        wanted.step(row["loss"])
-    assert [row["lr"] for row in plateau] == made and len(set(made)) >= 3
 
 
 def test_gradients_are_clipped_and_the_plateau_is_told_the_last_batchs_loss_the_mean_over_processes(pairs, tmp_path):
@@ -254,9 +243,9 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     cfg = fastreid_mos.load_cfg(file := str(ROOT / "configs/HOSS/bbdm.yml"))
     own = {"BRIDGE.LATENT.TRAIN": False, "MODEL.DEVICE": "cpu", "BRIDGE.UNET.CHANNELS": "[16,32,32]"}
     trainer = trainer_of(tiny_cfg(tmp_path, {**alone(pairs), **own, "BRIDGE.UNET.HEAD_DIM": "16"}, file))
+    wanted = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0}
+    assert trainer.optimizer.param_groups[0].items() >= wanted.items()
     assert trainer.accelerator.gradient_accumulation_steps == 4
-    group = trainer.optimizer.param_groups[0]
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0)
     wanted = {"factor": 0.5, "patience": 3000, "threshold": 1e-4, "cooldown": 3000, "min_lrs": [5e-7],
               "mode": "min", "threshold_mode": "rel"}  # fmt: skip
     assert {name: getattr(trainer.rates, name) for name in wanted} == wanted
@@ -268,8 +257,8 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "EMA": 0.995}
     assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items() and cfg.BRIDGE.UNET.DROPOUT == 0
     vae = AutoencoderSettings.from_cfg(cfg)
-    assert (vae.channels, vae.layers, vae.latent_channels, vae.codes) == ((128, 256, 512), 2, 3, 8192)
-    assert (vae.flip, vae.normalize) == (0, False)
+    assert (vae.channels, vae.layers, vae.latent_channels, vae.codes, vae.flip) == ((128, 256, 512), 2, 3, 8192, 0)
+    assert not vae.normalize
     with torch.device("meta"):
         assert len(vae.build().encoder.down_blocks[0].resnets) == 2
 
@@ -281,7 +270,7 @@ def test_the_papers_configs_are_the_papers(name):
     with torch.device("meta"):
         unet = build_unet(cfg, tiny_vae())  # of 3 latent channels too; the network's size depends on nothing else
     assert round(unet.num_parameters() / 1e6, 2) == 237.09
-    made = build_scheduler(cfg, latent=True).config
-    assert (made.step_rule, made.eta, made.objective, made.clip_sample) == ("bbdm", 1.0, "grad", False)
-    assert (made.num_train_timesteps, made.mt_type, made.max_var) == (1000, "linear", 1.0)
+    wanted = {"step_rule": "bbdm", "eta": 1.0, "objective": "grad", "clip_sample": False, "mt_type": "linear"}
+    wanted |= {"num_train_timesteps": 1000, "max_var": 1.0}
+    assert build_scheduler(cfg, latent=True).config.items() >= wanted.items()
     assert (cfg.BRIDGE.SAMPLE.STEPS, cfg.BRIDGE.SAMPLE.K) == (200, 5)
