@@ -47,8 +47,7 @@ def train_and_dump(cfg: Any, args: Namespace) -> None:
         folder = bridge_folder(cfg)
     else:
         data = open_data(cfg)  # pairs of training ships; test ships are refused, held-out ones left out
-        bridge = open_start(cfg, data)  # weights of BRIDGE.INIT_FROM, if any
-        folder = train(cfg, data, bridge)  # network, loop and pipeline folder, as far as they are missing
+        folder = train(cfg, data, open_start(cfg, data))  # from BRIDGE.INIT_FROM, if any; what is missing of it
     if cfg.BRIDGE.SAMPLE.SPLITS:
         with log_to(cfg.OUTPUT_DIR, accelerator.is_main_process):
             dump_splits(cfg, folder, accelerator, args.command)

@@ -41,11 +41,9 @@ _GRID_CALLS = 50  # of the network at most: a picture must not cost what a thous
 
 
 class BridgeTrainer:
-    """One training run.
+    """One training run; each step's pairs, timesteps, noise and dropout depend on (seed, step, process) alone.
 
-    Each step's pairs, timesteps, noise and dropout depend on (``seed``, step, process) alone, so that a run resumed
-    from a checkpoint ends in the weights of one that was never stopped, with the same number of processes on the same
-    machine.
+    So a resumed run ends in the weights of one never stopped, with as many processes and on the same machine.
     """
 
     def __init__(
@@ -62,7 +60,6 @@ class BridgeTrainer:
         self.batches, self.latents = batches, latents
         self.seed, self.record, self.shown, self.done = batches.seed, record or {}, shown, 0
         self.scheduler = build_scheduler(cfg, latent=latents.vae is not None)
-
         torch.manual_seed(spread_seed(self.seed, _WEIGHTS, count=1)[0])
         unet = build_unet(cfg, latents.vae)
         if start is not None:
