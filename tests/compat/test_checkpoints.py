@@ -42,9 +42,8 @@ def test_other_storage_is_written_by_its_handler(tmp_path, monkeypatch):
 
 
 def test_every_truncation_is_refused_by_name(tmp_path):
-    whole = saved(tmp_path).read_bytes()
-    path = tmp_path / "cut.pth"
-    for length in {0, 1, 2, *range(3, len(whole), 23), len(whole) - 1}:
+    whole, path = saved(tmp_path).read_bytes(), tmp_path / "cut.pth"
+    for length in {0, 1, 2, *range(3, len(whole), 97), len(whole) - 1}:
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=r"cut\.pth"):
             read_checkpoint(str(path))

@@ -32,14 +32,16 @@ from fastreid_mos.errors import ConfigError
 NOT_IMPORTABLE = {"fastreid.evaluation.rank_cylib.setup", "fastreid.evaluation.rank_cylib.test_cython"}
 
 
+def with_keys(*options):
+    cfg = fastreid_mos.get_cfg()
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
 def test_every_fastreid_module_imports():
     names = {module.name for module in pkgutil.walk_packages(fastreid.__path__, "fastreid.")}
     for name in names - NOT_IMPORTABLE:
         importlib.import_module(name)
-
-
-def test_every_patch_has_a_reason_and_a_version():
-    assert len(PATCHES) >= 20 and all(patch.reason and patch.version for patch in PATCHES)
 
 
 def test_a_patch_is_left_out_where_the_fault_is_gone(monkeypatch):
@@ -50,6 +52,7 @@ def test_a_patch_is_left_out_where_the_fault_is_gone(monkeypatch):
         def broken(self):
             return "the fault"
 
+    assert len(PATCHES) >= 20 and all(patch.reason and patch.version for patch in PATCHES)
     noted = []
     monkeypatch.setattr(registry, "PATCHES", noted)
     for name in ("repaired", "broken"):
@@ -82,10 +85,8 @@ def test_read_image_takes_a_float_tiff(tmp_path):
 
 
 def test_affine_augmentation_builds():
-    cfg = fastreid_mos.get_cfg()
-    cfg.INPUT.AFFINE.ENABLED = True
-    image = build_transforms(cfg)(Image.fromarray(np.zeros((40, 20, 3), np.uint8)))
-    assert image.shape == (3, 256, 128)
+    cfg = with_keys("INPUT.AFFINE.ENABLED", True)
+    assert build_transforms(cfg)(Image.fromarray(np.zeros((40, 20, 3), np.uint8))).shape == (3, 256, 128)
 
 
 def test_set_reweight_sampler_yields_whole_batches():
@@ -115,8 +116,7 @@ def test_optimizer_changes_the_weights():
 
 
 def test_cosine_with_warmup_only():
-    cfg = fastreid_mos.get_cfg()
-    cfg.SOLVER.SCHED, cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.WARMUP_ITERS = "CosineAnnealingLR", 1, 10
+    cfg = with_keys("SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.MAX_EPOCH", 1, "SOLVER.WARMUP_ITERS", 10)
     optimizer, _ = build_optimizer(cfg, torch.nn.Linear(2, 2))
     schedulers = build_lr_scheduler(cfg, optimizer, 10)
     optimizer.step()
@@ -124,12 +124,11 @@ def test_cosine_with_warmup_only():
     assert np.isfinite(optimizer.param_groups[0]["lr"])
 
 
-@pytest.mark.parametrize(("name", "depth"), [("build_regnet_backbone", "200x"), ("build_effnet_backbone", "b0")])
-def test_regnet_yaml_is_found_from_any_folder(name, depth, tmp_path, monkeypatch):
+def test_regnet_yaml_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = fastreid_mos.get_cfg()
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH = name, depth
-    assert build_backbone(cfg).eval()(torch.zeros(1, 3, 64, 32)).shape[0] == 1
+    for name, depth in (("regnet", "200x"), ("effnet", "b0")):
+        cfg = with_keys("MODEL.BACKBONE.NAME", f"build_{name}_backbone", "MODEL.BACKBONE.DEPTH", depth)
+        assert build_backbone(cfg).eval()(torch.zeros(1, 3, 64, 32)).shape[0] == 1
 
 
 def test_unsafe_yaml_is_never_run(tmp_path):
