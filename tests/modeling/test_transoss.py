@@ -66,17 +66,6 @@ def test_patch_embedding_by_row(small):
     assert shared(IMAGES).shape == (4, 48)
 
 
-def test_mie_and_sse_are_used(small):
-    model = small(modality_patch_embed=False).eval()
-    expected = model(*BATCH)
-    for other in (
-        model(IMAGES, 1 - MODALITIES, SIZES),
-        model(IMAGES, MODALITIES, SIZES + 1),
-        small(modality_patch_embed=False, mie_scale=6.0).eval()(*BATCH),
-    ):
-        assert not torch.allclose(other, expected)
-
-
 def test_every_parameter_gets_a_gradient_from_one_modality(small):
     model = small()
     model(IMAGES, torch.zeros(4, dtype=torch.long), SIZES).sum().backward()
@@ -93,13 +82,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(small):
     torch.testing.assert_close(grads[1], grads[0])
 
 
-def test_stochastic_depth(small):
+def test_stochastic_depth_grows_and_drops_in_training(small):
     model = small(drop_path_rate=0.4)
     assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx([0.0, 0.2, 0.4])
-    torch.manual_seed(0)
-    out = model.blocks[2].drop_path(torch.ones(4000, 2, 3))
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])  # whole rows, the others scaled up
-    assert torch.equal(out[:, 0, 0], out[:, 1, 2]) and out.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(model.eval()(*BATCH), model(*BATCH)) and not torch.equal(model.train()(*BATCH), model(*BATCH))
 
 
 def test_modalities_and_sizes_of_any_type(small):

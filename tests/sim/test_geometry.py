@@ -7,8 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastreid_mos.sim import CLASSES, SEQUENCES, Bar, Part, optical_pass, render_optical, render_sar, sample_ship
-from fastreid_mos.sim import sar_pass as draw_sar_pass
+from fastreid_mos.sim import (
+    CLASSES,
+    SEQUENCES,
+    Bar,
+    Part,
+    optical_pass,
+    render_optical,
+    render_sar,
+    sample_ship,
+    sar_pass,
+)
 from fastreid_mos.sim.optical import PIXEL as OPTICAL_PIXEL
 from fastreid_mos.sim.sar import PIXEL as SAR_PIXEL
 from fastreid_mos.sim.ships import MATERIALS, Ship
@@ -92,7 +101,7 @@ def test_every_class_renders_at_its_own_size(kind, clear_sar):
         assert all(0 <= c <= 1 for c in part.colour) and part.material in set(MATERIALS) - {"sea"}
     sequence = SEQUENCES[0]
     optical = render_optical(ship, optical_pass(rng, sequence, True, 0))
-    sar = render_sar(ship, draw_sar_pass(rng, sequence, True))
+    sar = render_sar(ship, sar_pass(rng, sequence, True))
     assert optical.dtype == np.uint8 and optical.ndim == 3 and optical.shape[2] == 3
     assert sar.dtype == np.float32 and sar.ndim == 2
     assert np.isfinite(sar).all() and 0 < sar.min() and sar.max() <= 1.03 * sequence.ceiling
