@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def test_frechet_distance_of_known_distributions():
@@ -55,14 +47,12 @@ def test_differences_are_paired_by_query(tmp_path):
     from fused_vs_unfused import difference_cells
 
     for stem, gain in (("query_ranks", 0.0), ("fused_query_ranks", 0.1)):
-        with open(tmp_path / f"{stem}.csv", "w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["protocol", "query", "identity", "first_rank", "AP"])
-            # In another order, and one query without a match.
-            precisions = {"a": 0.2, "b": 0.5, "c": 0.7}
-            for name in sorted(precisions, reverse=not gain):
-                first = 1 if gain and name == "a" else 2
-                writer.writerow(["ALL", name, "ab".find(name), first, precisions[name] + gain])
-            writer.writerow(["ALL", "d", 3, "", ""])
+        # In another order, and one query without a match.
+        precisions = sorted({"a": 0.2, "b": 0.5, "c": 0.7}.items(), reverse=not gain)
+        rows = [
+            f"ALL,{name},{'ab'.find(name)},{1 if gain and name == 'a' else 2},{ap + gain}" for name, ap in precisions
+        ]
+        lines = ["protocol,query,identity,first_rank,AP", *rows, "ALL,d,3,,"]
+        (tmp_path / f"{stem}.csv").write_text("\n".join(lines))
     (cell,) = difference_cells([tmp_path])
     assert cell.startswith("+10.0 [+10.0, +10.0] / +33.3 [")
