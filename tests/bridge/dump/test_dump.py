@@ -58,8 +58,8 @@ def test_batch_threads_and_processes_change_no_noise_and_no_picture(world, done,
     noises: list[dict[int, list[bytes]]] = []  # by the seed of their generator, for each dump
     true = scheduler_module.randn_tensor
 
-    def randn(shape, generator, **settings):
-        noise = true(shape, generator=generator, **settings)
+    def randn(shape, generator, *settings):
+        noise = true(shape, generator=generator, *settings)
         for one, row in zip(generator, noise, strict=True):
             noises[-1].setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
         return noise
