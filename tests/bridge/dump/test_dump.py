@@ -59,7 +59,7 @@ def test_batch_threads_and_processes_change_no_noise_and_no_picture(world, done,
     true = scheduler_module.randn_tensor
 
     def randn(shape, generator, *settings):
-        noise = true(shape, generator=generator, *settings)
+        noise = true(shape, generator, *settings)
         for one, row in zip(generator, noise, strict=True):
             noises[-1].setdefault(one.initial_seed(), []).append(row.numpy().tobytes())
         return noise
