@@ -42,6 +42,7 @@ def take(cfg, items, count, start=0):
 def test_training_batch(make_cfg, items):
     loader = build_train_loader(make_cfg(), items=items)
     assert loader.dataset.num_classes == len(TRAINING) and len(loader.dataset) == 17
+    assert len({seed for draws in islice(loader.batch_sampler, 5) for _, seed in draws}) == 40  # each chip has its own
     batch = next(iter(loader))
     shapes = {"images": (8, 3, 32, 16), "sizes": (8, 3), "metres": (8, 2)}
     for name in TENSORS:
