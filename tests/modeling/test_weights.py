@@ -93,6 +93,7 @@ def test_imagenet_transformer(small, load, vit, style):
     )
     assert_holds(model, {name: before[name] for name in report.missing})
     assert report.resized == ["pos_embed"] and len(report.unexpected) == 2
+    assert "WARNING" not in str(report)
     torch.testing.assert_close(model.pos_embed[0, 1].detach(), corner(vit["pos_embed"][0, 1:]))
     torch.testing.assert_close(model.pos_embed[0, 0].detach(), vit["pos_embed"][0, 0])
     for word in ("resized: pos_embed from [1, 197, 48] to [1, 9, 48]", "missing in the file", "in the file only (2)"):
