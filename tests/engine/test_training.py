@@ -84,7 +84,8 @@ def test_killed_and_resumed_equals_uninterrupted(finished, call, tmp_path, lines
     """SIGKILL when the loss log has so many lines: in the first epoch, about its end, and in the second one."""
     assert len(losses(finished)) > lines, "the tiny set no longer gives enough iterations for these points"
     words = ["-c", KILLED, str(lines), "--config-file", DEMO / "debug.yml", "OUTPUT_DIR", tmp_path]
-    killed = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, timeout=240)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums depend on it
+    killed = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert not (tmp_path / "model_final.pth").exists() or lines == 6
     assert call("--resume", "OUTPUT_DIR", tmp_path) == 0
