@@ -10,31 +10,27 @@ import numpy as np
 from PIL import Image
 
 from fastreid_mos.bridge.dump.plan import plan_dump
-from fastreid_mos.data import ChipReader, read_chip, sar_denoise
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.data import SARDenoise
 from fastreid_mos.synthetic.manifest import ChipRecord, DumpFacts, file_sha256, read_facts, write_facts, write_manifest
 
-SAR = {"transform": "SARDenoise", "low": 5.0, "high": 100.0, "channel": "auto"}
 COMMAND = "python tools/train_bbdm.py --config-file bridge.yml --dump-only"
 SETTINGS = dict(
     direction="optical_to_sar", bridge="/nowhere/pipeline", checkpoint="0123456789abcdef", steps=10, rule="dbim",
-    eta=0.0, order=1, spacing="linear", clip=True, k=3, seed=0, sar=SAR, size=(48, 24), datasets=("HOSS",),
-    trained_identities={"HOSS": []}, command=COMMAND,
+    eta=0.0, order=1, spacing="linear", clip=True, k=3, seed=0, size=(48, 24), datasets=("HOSS",), command=COMMAND,
+    sar={"transform": "SARDenoise", "low": 5.0, "high": 100.0, "channel": "auto"}, trained_identities={"HOSS": []},
 )  # fmt: skip
 
 
 def make_dump(root, items_by_split, data, **facts) -> Path:
-    root = Path(root)
-    made = DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
-    source_modality, target_modality = made.modalities
-    records = []
-    for chip in plan_dump(items_by_split, made, str(data), ChipReader()):
-        source = read_chip(Path(data) / chip.source, source_modality)
-        image = source.pixels if source_modality == 0 else sar_denoise(source.pixels)
-        small = np.asarray(Image.fromarray(image).resize(made.size[::-1])).astype(float)
+    root, made = Path(root), DumpFacts(**{**SETTINGS, "splits": tuple(items_by_split), **facts})
+    images, records = BridgeImages(made.size, SARDenoise(), "bicubic"), []
+    for chip in plan_dump(items_by_split, made, str(data), images.reader):
+        small = images.read(str(Path(data) / chip.source), made.modalities[0])
         rng = np.random.default_rng(int(chip.source_sha256[:8], 16) + chip.sample)
         pixels = np.clip(small + rng.normal(0, 30, small.shape), 0, 255).astype(np.uint8)
         (root / chip.output).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[..., 0] if target_modality == 1 else pixels).save(root / chip.output)
+        Image.fromarray(pixels[..., 0] if made.modalities[1] == 1 else pixels).save(root / chip.output)
         records.append(dataclasses.replace(chip, output_sha256=file_sha256(root / chip.output)).sealed(made))
     write_facts(root, made)
     write_manifest(root, records)

@@ -28,7 +28,7 @@ if missing := [name for name in ("diffusers", "accelerate") if importlib.util.fi
     sys.exit(f"error: {' and '.join(missing)} not installed; run: {sys.executable} -m pip install diffusers accelerate")
 
 from fastreid_mos import load_cfg
-from fastreid_mos.bridge.dump.run import dump_splits
+from fastreid_mos.bridge.dump.run import dump, split_items
 from fastreid_mos.bridge.train.leaks import open_data
 from fastreid_mos.bridge.train.network import build_scheduler
 from fastreid_mos.bridge.train.run import bridge_folder, log_to, start_log, train
@@ -50,7 +50,8 @@ def train_and_dump(cfg: Any, args: Namespace) -> None:
         folder = train(cfg, data, open_start(cfg, data))  # from BRIDGE.INIT_FROM, if any; what is missing of it
     if cfg.BRIDGE.SAMPLE.SPLITS:
         with log_to(cfg.OUTPUT_DIR, accelerator.is_main_process):
-            dump_splits(cfg, folder, accelerator, args.command)
+            share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+            dump(cfg, folder, split_items(cfg), device=accelerator.device, command=args.command, **share)
     accelerator.wait_for_everyone()
 
 

@@ -13,7 +13,7 @@ from fastreid_mos.bridge import BrownianBridgeScheduler
 from fastreid_mos.bridge.solver import SPACINGS
 
 SOURCE, MEAN, VARIANCE = -0.3, 0.4, 0.09
-ETAS = [0.0, 0.3, 0.7, 1.0]
+ETAS = [0.0, 0.3, 1.0]
 # What is to keep the bridge's law: BBDM's own rule does so at eta 1 only.
 RULES = [{"step_rule": "bbdm"}, *({"eta": eta} for eta in ETAS), *({"eta": 0.0, "solver_order": n} for n in (2, 3))]
 
@@ -40,18 +40,17 @@ def walk(scheduler: BrownianBridgeScheduler, predict):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("course", ["linear", "sin"])
 @pytest.mark.parametrize("eta", ETAS)
-def test_given_the_target_every_step_has_the_bridges_mean_and_variance(eta, course, spacing):
+def test_given_the_target_every_step_has_the_bridges_mean_and_variance(eta, spacing):
     """x_n given x_0 and y is N((1 - m_n) x_0 + m_n y, d_n), whatever is fresh and whatever was skipped."""
-    for count in (2, 5, 50):
+    for count, course in ((2, "linear"), (5, "sin"), (50, "linear")):
         scheduler = scheduler_of(count, eta=eta, mt_type=course, timestep_spacing=spacing)
         for m, d, mean, variance in walk(scheduler, lambda x, one, t: one * MEAN):
             assert mean == pytest.approx((1 - m) * MEAN + m * SOURCE, abs=1e-6)
             assert variance == pytest.approx(d, abs=1e-6)
 
 
-@pytest.mark.parametrize("eta", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_bbdms_own_rule_draws_eta_squared_of_the_chains_variance(eta):
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     for config, call in ((eta, {}), (0.1, {"eta": eta})):
@@ -93,21 +92,10 @@ def test_with_the_posterior_mean_the_mean_is_exact_and_the_variance_converges(ru
     assert errors[1] < (0.001 if "solver_order" in rule else 0.02)
 
 
-def flow_error(count: int, order: int, spacing: str = "variance", m_min: float = 0.001) -> float:
-    """After its first step eta = 0 solves a differential equation, of a known scaling: its error at the end."""
-    _, ratios = posterior_mean_law(count, eta=0.0, solver_order=order, timestep_spacing=spacing, m_min=m_min)
-    return abs((ratios[-1] / ratios[0]) ** 0.5 - 1)
-
-
 @pytest.mark.parametrize("order, last_slopes", [(1, 2), (2, 2), (3, 1)])
 def test_the_order_of_convergence_is_the_solvers(order, last_slopes):
-    errors = [flow_error(count, order) for count in (80, 160, 320)]
+    """After its first step eta = 0 solves a differential equation, of a known scaling: its error at the end."""
+    laws = [posterior_mean_law(count, eta=0.0, solver_order=order)[1] for count in (80, 160, 320)]
+    errors = [abs((ratios[-1] / ratios[0]) ** 0.5 - 1) for ratios in laws]
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
     assert slopes[-last_slopes:] == pytest.approx(order, abs=0.25)
-
-
-@pytest.mark.parametrize("spacing, m_min", [("linspace", 0.05), ("trailing", 0.05), ("quadratic", 0.001)])
-def test_order_2_is_of_order_2_and_order_3_nearer_by_every_spacing(spacing, m_min):
-    second = [flow_error(count, 2, spacing, m_min) for count in (40, 160)]
-    assert np.log2(second[0] / second[1]) / 2 > 1.9
-    assert flow_error(160, 3, spacing, m_min) < second[1] < flow_error(160, 1, spacing, m_min) / 15

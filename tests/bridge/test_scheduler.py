@@ -9,15 +9,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from fastreid_mos.bridge import BrownianBridgeScheduler, BrownianBridgeSchedulerOutput
-from fastreid_mos.bridge.solver import SPACINGS
+from fastreid_mos.bridge import BrownianBridgeScheduler
 
 EVERY = {
-    "num_train_timesteps": 500, "mt_type": "sin", "max_var": 0.7, "objective": "noise", "eta": 0.0,
+    "num_train_timesteps": 500, "mt_type": "sin", "max_var": 0.7, "objective": "noise", "eta": 0.0, "m_max": 0.99,
     "clip_sample": False, "step_rule": "dbim", "solver_order": 2, "timestep_spacing": "variance", "m_min": 0.002,
-    "m_max": 0.99,
 }  # fmt: skip
 
 
@@ -38,7 +35,6 @@ def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def values(golden):
-    """The authors' values."""
     return golden("bbdm")
 
 
@@ -51,34 +47,30 @@ def test_schedule(values):
 
 
 def test_timesteps_of_bbdm(values, golden):
-    """Some grids as values; all 996 as one checksum of theirs, and 175 of them are not those of double precision."""
+    """Some grids as values; all 996 as one checksum of theirs."""
     names = [name for name in values if name.startswith("timesteps_linear_")]
     assert len(names) == 8
     for name in names:
         assert of(int(name.rpartition("_")[2])).timesteps.tolist() == values[name].tolist()
-    digest, differ, listed = hashlib.sha256(), 0, golden("bbdm_grid")
+    digest, listed = hashlib.sha256(), golden("bbdm_grid")
     for count in range(3, 999):
         steps = of(count).timesteps.numpy()
         digest.update(steps.astype("<i8").tobytes())
-        differ += not np.array_equal(steps[:-2], np.arange(999, 1, -999 / (count - 2)).astype(np.int64))
         assert steps.tolist() == listed.pop(f"S{count}", steps).tolist()
-    assert not listed and differ == 175
-    assert digest.hexdigest() == "e1c517df52997a940130ba21bd05660e2d71f3b78487f351c28d3578ab3d0d86"
+    assert not listed and digest.hexdigest() == "e1c517df52997a940130ba21bd05660e2d71f3b78487f351c28d3578ab3d0d86"
 
 
 @pytest.mark.parametrize("course", ["linear", "sin"])
 @pytest.mark.parametrize("objective", ["grad", "noise", "ysubx"])
 def test_noising_and_targets(values, objective, course):
     scheduler = BrownianBridgeScheduler(objective=objective, mt_type=course)
-    x0, source, noise, timesteps = (torch.from_numpy(values[f"q_{name}"]) for name in ("x0", "y", "noise", "t"))
+    x0, source, noise, t = (torch.from_numpy(values[f"q_{name}"]) for name in ("x0", "y", "noise", "t"))
     expected = {name: values[f"q_{objective}_{course}_{name}"] for name in ("xt", "target", "prediction", "x0")}
-    noised = scheduler.add_noise(x0, source, noise, timesteps)
-    for found, name in (
-        (noised, "xt"),
-        (scheduler.get_target(x0, source, noise, timesteps), "target"),
-        (scheduler.predict_x0(torch.from_numpy(expected["prediction"]), timesteps, noised, source), "x0"),
-    ):
-        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-5)
+    noised = scheduler.add_noise(x0, source, noise, t)
+    predicted = scheduler.predict_x0(torch.from_numpy(expected["prediction"]), t, noised, source)
+    found = {"xt": noised, "target": scheduler.get_target(x0, source, noise, t), "x0": predicted}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_sampling(values):
@@ -97,25 +89,23 @@ def test_sampling(values):
         np.testing.assert_allclose(x, values[stem + "final"], rtol=0, atol=1e-5, err_msg=stem)
 
 
-def test_spacings():
-    for spacing, *grids in (
+@pytest.mark.parametrize(
+    "spacing, grids",
+    [
         # Karras et al., equation 5 with rho 7, by hand: sigma goes from 44.699 (m 0.999) to 0.044744 (m 0.001), by
         # 3.209 in 3 steps and by 13.546, 3.209 and 0.5224 in 5; m = sigma^2 / (2 + sigma^2), t = 999 (m - .001) / .998.
-        ("variance", "999 837 0", "999 989 837 119 0", "999 997 992 974 911 713 337 78 10 0"),
-        ("linspace", "999 0", "999 500 0", "999 749 500 250 0"),
-        ("leading", "999 0", "999 333 0", "999 600 400 200 0"),
-        ("trailing", "999 500", "999 666 333", "999 799 599 400 200"),
-        ("quadratic", "999 250", "999 444 111", "999 639 360 160 40"),
-    ):
-        for steps in ([int(step) for step in grid.split()] for grid in grids):
-            assert of(len(steps), step_rule="dbim", timestep_spacing=spacing).timesteps.tolist() == steps
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("course", ["linear", "sin"])
-def test_any_number_of_steps_is_exact_unique_and_decreasing(spacing, course):
-    for total in (1, 2, 3, 50, 300):
-        scheduler = BrownianBridgeScheduler(total, mt_type=course, step_rule="dbim", timestep_spacing=spacing)
+        ("variance", ["999 837 0", "999 989 837 119 0", "999 997 992 974 911 713 337 78 10 0"]),
+        ("linspace", ["999 0", "999 500 0", "999 749 500 250 0"]),
+        ("leading", ["999 0", "999 333 0", "999 600 400 200 0"]),
+        ("trailing", ["999 500", "999 666 333", "999 799 599 400 200"]),
+        ("quadratic", ["999 250", "999 444 111", "999 639 360 160 40"]),
+    ],
+)
+def test_spacings(spacing, grids):
+    for steps in ([int(step) for step in grid.split()] for grid in grids):
+        assert of(len(steps), step_rule="dbim", timestep_spacing=spacing).timesteps.tolist() == steps
+    for total in (1, 2, 3, 50, 200):
+        scheduler = BrownianBridgeScheduler(total, step_rule="dbim", timestep_spacing=spacing)
         for count in range(1, total + 1):
             scheduler.set_timesteps(count)
             steps = scheduler.timesteps.numpy()
@@ -123,9 +113,7 @@ def test_any_number_of_steps_is_exact_unique_and_decreasing(spacing, course):
             assert (np.diff(steps) < 0).all() and steps[0] == total - 1 and steps[-1] >= 0
 
 
-@pytest.mark.parametrize(
-    "settings", [{"num_train_timesteps": 50}, {"num_train_timesteps": 50, "step_rule": "dbim"}, EVERY]
-)
+@pytest.mark.parametrize("settings", [{"num_train_timesteps": 50}, EVERY])
 def test_a_loop_makes_as_many_calls_as_asked_for_and_may_be_run_again(settings):
     source, noise = draws(2)
     for count in (1, 2, 3, 7, 49, 50):  # BBDM's grid of 50 visits timestep 1 twice
@@ -144,10 +132,9 @@ def test_a_loop_makes_as_many_calls_as_asked_for_and_may_be_run_again(settings):
 
 def test_config_is_saved_and_loaded_also_an_earlier_one(tmp_path):
     made = BrownianBridgeScheduler(**EVERY)
-    assert isinstance(made, SchedulerMixin) and len(made) == 500
     made.save_pretrained(tmp_path)
     read = BrownianBridgeScheduler.from_pretrained(tmp_path)
-    assert {name: read.config[name] for name in EVERY} == EVERY and torch.equal(made.m_t, read.m_t)
+    assert {name: read.config[name] for name in EVERY} == EVERY and torch.equal(made.m_t, read.m_t) and len(read) == 500
     # A multistep with fresh noise is no scheme at all, wherever it comes from.
     with pytest.raises(ValueError, match="^solver_order"):
         BrownianBridgeScheduler.from_config(made.config, eta=1.0)
@@ -166,22 +153,14 @@ def test_dtype_is_kept_and_rows_may_have_their_own_timesteps(dtype, rule):
     noisy = scheduler.add_noise(x0, source, noise, timesteps)
     step = scheduler.step(x0, timesteps, x, source, variance_noise=noise)
     assert noisy.dtype == step.prev_sample.dtype == step.pred_original_sample.dtype == dtype
-    assert noisy.shape == step.prev_sample.shape == x.shape
     for row, t in enumerate(timesteps):
         part = slice(row, row + 1)
-        alone = scheduler.step(x0[part], t, x[part], source[part], variance_noise=noise[part]).prev_sample
+        alone = scheduler.step(x0[part], t, x[part], source[part], variance_noise=noise[part], return_dict=False)[0]
         torch.testing.assert_close(step.prev_sample[part], alone, rtol=0, atol=1e-6)
         assert torch.equal(noisy[part], scheduler.add_noise(x0[part], source[part], noise[part], t))
 
 
-def test_outputs_and_generators():
-    scheduler, (x,) = of(4), draws(1)
-    given = scheduler.step(x, 999, x, x, variance_noise=x)
-    assert isinstance(given, BrownianBridgeSchedulerOutput) and list(given) == ["prev_sample", "pred_original_sample"]
-    plain = scheduler.step(x, 999, x, x, variance_noise=x, return_dict=False)
-    assert isinstance(plain, tuple) and all(map(torch.equal, plain, given.values()))
-    assert scheduler.scale_model_input(x, 999) is x and scheduler.init_noise_sigma == 1 and scheduler.order == 1
-
+def test_a_list_of_generators_has_one_for_each_row():
     def first(*seeds):
         zero = torch.zeros(len(seeds), 1, 4, 4)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -203,7 +182,7 @@ def test_step_and_begin_index():
     assert scheduler.step_index is scheduler.begin_index is None
 
 
-@pytest.mark.parametrize("settings", [{}, {"step_rule": "dbim"}, EVERY])
+@pytest.mark.parametrize("settings", [{"step_rule": "dbim"}, EVERY])
 def test_no_step_and_no_noising_waits_for_the_device(settings):
     """No value of a tensor on the device "meta" can be read on the host: .item(), bool(), int() and .cpu() raise."""
     scheduler = BrownianBridgeScheduler(**settings)
@@ -220,33 +199,27 @@ def test_no_step_and_no_noising_waits_for_the_device(settings):
 
 WRONG = [
     {"objective": "x0"}, {"mt_type": "cosine"}, {"step_rule": "ddim"}, {"timestep_spacing": "even"}, {"eta": 1.5},
-    {"eta": float("nan")}, {"max_var": 0.0}, {"m_min": 0.9, "m_max": 0.1}, {"num_train_timesteps": 0},
-    {"solver_order": 2}, {"solver_order": 4, "step_rule": "dbim", "eta": 0.0}, {"solver_order": 2, "eta": 0.0},
-    {"solver_order": 3, "step_rule": "dbim", "eta": 1e-3},
+    {"max_var": 0.0}, {"m_min": 0.9, "m_max": 0.1}, {"num_train_timesteps": 0}, {"solver_order": 2, "eta": 0.0},
+    {"solver_order": 4, "step_rule": "dbim", "eta": 0.0}, {"solver_order": 3, "step_rule": "dbim", "eta": 1e-3},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_wrong_arguments_are_named(wrong):
-    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}"):
-        BrownianBridgeScheduler(**wrong)
-
-
-def test_wrong_use_is_named():
+def test_wrong_arguments_and_wrong_use_are_named():
+    for wrong in WRONG:
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}"):
+            BrownianBridgeScheduler(**wrong)
     scheduler, (x,) = BrownianBridgeScheduler(), draws(1)
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(x, 999, x, x)
-    for count in (None, 0, 1001, 2.5, "10", float("nan")):
+    for count in (None, 0, 1001, 2.5):
         with pytest.raises(ValueError, match="num_inference_steps"):
             scheduler.set_timesteps(count)
-    for steps in ([5, 5], [3, 7], [1000, 1], [3, -1], []):
+    for steps in ([5, 5], [1000, 1], [3, -1], []):
         with pytest.raises(ValueError, match="timesteps"):
             scheduler.set_timesteps(timesteps=steps)
     scheduler.set_timesteps(timesteps=[900, 300])
-    for unknown in (500, torch.tensor(500), torch.tensor([900, 500])):
+    for unknown in (500, torch.tensor([900, 500])):
         with pytest.raises(ValueError, match="timestep 500"):
             scheduler.step(x, unknown, x, x)
-    with pytest.raises(IndexError, match="1000"):
-        scheduler.add_noise(x, x, x, torch.tensor([1000]))
     with pytest.raises(ValueError, match="solver_order"):
         of(5, **EVERY).step(x, torch.tensor([499, 0, 0]), x, x)

@@ -35,15 +35,13 @@ def dump(
     cfg: Any,
     pipeline_folder: str | os.PathLike[str],
     items_by_split: Mapping[str, Sequence[Item]],
-    data_root: str,
+    data_root: str = "",
     output: str | os.PathLike[str] = "",
     *,
     device: str | torch.device = "cpu",
     rank: int = 0,
     world: int = 1,
-    datasets: Sequence[str] = (),
     command: str = "",
-    progress: bool = True,
 ) -> DumpReport:
     """Generate K chips from each chip of the source modality, into a folder that fused testing reads.
 
@@ -52,12 +50,12 @@ def dump(
 
     Args:
         items_by_split: (path, identity, modality) by split; chips of the other modality are left out.
-        data_root: folder of the data sets, to which the manifest's names of sources are relative.
+        data_root: folder to which the manifest's names of sources are relative; by default that of the data sets.
         output: the folder; by default ``BRIDGE.SAMPLE.OUTPUT`` or else ``OUTPUT_DIR/synthetic``.
         rank, world: this process and how many there are; they share the chips out without talking to each other.
-        datasets, command: names, and what repeats the dump, for ``dump.json`` and messages.
+        command: what repeats the dump, for ``dump.json`` and messages.
     """
-    sample = cfg.BRIDGE.SAMPLE
+    sample, data_root = cfg.BRIDGE.SAMPLE, data_root or dataset_root()
     bridge = os.path.expanduser(os.fspath(pipeline_folder))
     pipeline = load_pipeline(bridge, device)
     torch.nn.Module.to(pipeline.unet, DTYPES[sample.PRECISION])  # diffusers' own warns of what does not matter here
@@ -83,7 +81,7 @@ def dump(
             resize=images.resize,
             precision=str(pipeline.unet.dtype).removeprefix("torch."),
             trained_identities={name: list(pids) for name, pids in pipeline.config.trained_identities.items()},
-            datasets=tuple(datasets),
+            datasets=tuple(cfg.DATASETS.TESTS),
             splits=tuple(items_by_split),
             command=command,
         )
@@ -94,7 +92,7 @@ def dump(
     if mine:
         chips = generate(pipeline, mine, facts, data_root, images, sample.BATCH)
         with folder.journal(rank, facts) as journal:
-            for chip, pixels in tqdm(chips, total=len(mine), unit="image", desc="chips", disable=not progress):
+            for chip, pixels in tqdm(chips, total=len(mine), unit="image", desc="chips", disable=rank > 0):
                 png = io.BytesIO()
                 Image.fromarray(pixels).save(png, "PNG")
                 folder.add(journal, facts, chip, png.getvalue())
@@ -136,19 +134,3 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
             "to [] to dump nothing"
         )
     return chosen
-
-
-def dump_splits(cfg: Any, pipeline_folder: str, state: Any, command: str) -> None:
-    """:func:`dump` of :func:`split_items` in a process of accelerate."""
-    dump(
-        cfg,
-        pipeline_folder,
-        split_items(cfg),
-        dataset_root(),
-        device=state.device,
-        rank=state.process_index,
-        world=state.num_processes,
-        datasets=cfg.DATASETS.TESTS,
-        command=command,
-        progress=state.is_main_process,
-    )

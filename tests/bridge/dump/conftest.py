@@ -1,18 +1,21 @@
 """A small world of chips with a bridge, and a dump of it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
 import pytest
-from dump_world import dump_to, write_world
+from dump_world import NAMES, dump_to, write_chip
+from tiny_bridge import tiny_pipeline
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """Not to be written to."""
-    return write_world(tmp_path_factory.mktemp("world"))
+    """``data/HOSS/<split>/`` with chips, and ``pipe/``; not to be written to."""
+    folder = tmp_path_factory.mktemp("world")
+    for seed, path in enumerate(f"{split}/{name}.tif" for split in NAMES for name in NAMES[split]):
+        write_chip(folder / "data" / "HOSS" / path, seed)
+    tiny_pipeline(trained_identities={"HOSS": [7, 9]}).save_pretrained(folder / "pipe")
+    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ itself (see :func:`kill_at`), or for "together" two that share one dump out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -30,16 +31,6 @@ NAMES = {
 N_OPTICAL, N_SAR = 5, 3
 
 
-def write_world(folder: Path) -> Path:
-    """``data/HOSS/<split>/`` with chips, and ``pipe/``."""
-    from tiny_bridge import tiny_pipeline
-
-    for seed, path in enumerate(f"{split}/{name}.tif" for split in NAMES for name in NAMES[split]):
-        write_chip(folder / "data" / "HOSS" / path, seed)
-    tiny_pipeline(trained_identities={"HOSS": [7, 9]}).save_pretrained(folder / "pipe")
-    return folder
-
-
 def write_chip(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -61,14 +52,13 @@ def items(folder: Path, *splits: str) -> dict[str, list[tuple[str, int, int]]]:
 def dump_to(folder: Path, output: Path, *opts, splits=(), chips=None, pipe=None, rank=0, world=1) -> DumpReport:
     """The dump of these tests: two samples, three network calls, unless ``opts`` (KEY, VALUE, ...) say otherwise."""
     cfg = get_cfg()
-    short = {"BRIDGE.SIZE": [16, 8], "BRIDGE.SAMPLE.K": 2, "BRIDGE.SAMPLE.STEPS": 3, "BRIDGE.SAMPLE.RULE": "dbim"}
-    cfg.merge_from_list([word for pair in short.items() for word in pair])
-    cfg.merge_from_list([f"BRIDGE.SAMPLE.{word}" if index % 2 == 0 and "." not in word else word
-                         for index, word in enumerate(opts)])  # fmt: skip
-    return dump(
-        cfg, pipe or folder / "pipe", items(folder, *splits) if chips is None else chips, str(folder / "data"), output,
-        device="cpu", rank=rank, world=world, datasets=("HOSS",), command="generate again", progress=False,
-    )  # fmt: skip
+    cfg.merge_from_list(["DATASETS.TESTS", ("HOSS",), "BRIDGE.SIZE", [16, 8]])
+    words = ["K", 2, "STEPS", 3, "RULE", "dbim", *opts]
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        cfg.merge_from_list([key if "." in key else f"BRIDGE.SAMPLE.{key}", value])
+    chips = items(folder, *splits) if chips is None else chips
+    share = {"rank": rank, "world": world, "command": "generate again"}
+    return dump(cfg, pipe or folder / "pipe", chips, str(folder / "data"), output, **share)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -96,37 +86,28 @@ def assert_same(one: Path, other: Path) -> None:
             assert left[name] == right[name], name
 
 
-def kill_at(mode: str) -> None:
-    """Make this process kill itself: ``<moment>-<n>``, at the n-th chip before, in or after the writing of a file."""
-    moment, _, number = mode.partition("-")
-    left = [int(number or 0)]
-    write, append = dump_folder.atomic_write, dump_folder._append
-
-    def now(here: str) -> bool:
-        left[0] -= here == moment
-        return here == moment and left[0] < 0
+def kill_at(moment: str, number: int) -> None:
+    """Make this process kill itself in the n-th ``image`` or ``line`` that it writes, or after the ``manifest``."""
+    write, append, left = dump_folder.atomic_write, dump_folder._append, itertools.count(number, -1)
 
     def die(*_) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def killed_write(path, kind):
-        if now("before_image"):
+        stream = write(path, kind)
+        if moment == "image" and not next(left):
+            os.write(stream.__enter__().fileno(), b"\x89PNG half")
             die()
-        if now("in_image"):
-            with write(path, kind) as stream:
-                stream.write(b"\x89PNG half")
-                stream.flush()
-                die()
-        return write(path, kind)
+        return stream
 
     def killed_append(file, line):
-        if now("in_line"):
+        if moment == "line" and not next(left):
             file.write(line[:100])
             die()
         append(file, line)
 
     dump_folder.atomic_write, dump_folder._append = killed_write, killed_append
-    if moment == "after_manifest":
+    if moment == "manifest":
         dump_folder.remove = die
 
 
@@ -139,7 +120,8 @@ def main(folder: Path, modes: list[str]) -> None:
             if not children[-1]:
                 try:
                     torch.set_num_threads(1)
-                    kill_at(mode)
+                    moment, _, number = mode.partition("-")
+                    kill_at(moment, int(number or 0))
                     dump_to(folder, folder / mode, rank=rank, world=world)
                 finally:
                     os._exit(0)
