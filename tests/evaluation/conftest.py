@@ -9,8 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from fastreid_mos.data import ship_metres
-from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator
+from fastreid_mos.evaluation import EvalSettings, FusionReidEvaluator, GeneratedChips
 
 
 @pytest.fixture(autouse=True)
@@ -27,22 +26,21 @@ class Split:
     features: np.ndarray
     ids: np.ndarray
     modalities: np.ndarray
-    pixels: np.ndarray  # [N, 2], width and height of the files
+    metres: np.ndarray
     paths: tuple[str, ...]
     num_query: int
     changed = replace
 
     def batches(self, size=7):
         """(inputs, outputs) as an evaluator's ``process`` takes them."""
+        arrays = {"targets": self.ids, "camids": self.modalities, "modalities": self.modalities, "metres": self.metres}
         for start in range(0, len(self.ids), size):
             part = slice(start, start + size)
-            ids, kinds = torch.from_numpy(self.ids[part]), torch.from_numpy(self.modalities[part])
-            metres = torch.from_numpy(ship_metres(*self.pixels[part].T, self.modalities[part])).float()
-            inputs = {"targets": ids, "camids": kinds, "modalities": kinds, "metres": metres}
+            inputs = {name: torch.from_numpy(values[part]) for name, values in arrays.items()}
             yield {**inputs, "img_paths": list(self.paths[part])}, torch.from_numpy(self.features[part])
 
-    def evaluator(self, output_dir=None, dataset=None, split="test", **settings):
-        return FusionReidEvaluator(self.num_query, EvalSettings(**settings), output_dir, dataset, split)
+    def evaluator(self, output_dir=None, dataset=None, split="test", fused=None, **settings):
+        return FusionReidEvaluator(self.num_query, EvalSettings(**settings), output_dir, dataset, split, fused)
 
     def run(self, evaluator, size=7):
         """What the evaluator makes of the split."""
@@ -51,15 +49,16 @@ class Split:
             evaluator.process(inputs, outputs)
         return evaluator.evaluate()
 
-    def rows(self, query, gallery):
-        """Row numbers of the queries and the gallery of the given modalities (None: both)."""
-        parts = np.split(np.arange(len(self.ids)), [self.num_query])
-        pairs = zip(parts, (query, gallery), strict=True)
-        return tuple(rows if kind is None else rows[self.modalities[rows] == kind] for rows, kind in pairs)
+    def rows(self, protocol, dealt=None):
+        """Row numbers of the queries and the gallery of ALL, O2S, S2O or O2O; ``dealt`` in place of the split's own."""
+        dealt = dealt or np.split(np.arange(len(self.ids)), [self.num_query])
+        kinds = ({"O": 0, "S": 1}.get(letter) for letter in (protocol[0], protocol[2]))
+        pairs = zip(dealt, kinds, strict=True)
+        return [rows if kind is None else rows[self.modalities[rows] == kind] for rows, kind in pairs]
 
-    def parts(self, query, gallery):
-        """Features of the queries and the gallery of two modalities, then their identities."""
-        rows = self.rows(query, gallery)
+    def parts(self, protocol, dealt=None):
+        """Features of the queries and the gallery of a protocol, then their identities."""
+        rows = self.rows(protocol, dealt)
         return *(self.features[part] for part in rows), *(self.ids[part] for part in rows)
 
 
@@ -79,9 +78,16 @@ def split():
     chips += [(-1, k % 2, f"bounding_box_test/-1_{k}") for k in range(6)]
     paths = tuple(f"/data/HOSS/{name}_{('RGB', 'SAR')[kind]}.tif" for _, kind, name in chips)
     ids, kinds = (np.array([chip[column] for chip in chips]) for column in (0, 1))
-    noise = rng.standard_normal((len(ids), width))
-    features = np.where(ids[:, None] < 0, 0, centres[ids]) + shift[kinds] + noise
+    features = np.where(ids[:, None] < 0, 0, centres[ids]) + shift[kinds] + rng.standard_normal((len(ids), width))
     # Sizes differ by 3 % within an identity and by 30 % between identities.
     metres = np.exp(rng.normal([4.0, 5.5], 0.3, (identities + 1, 2)))[ids] * np.exp(rng.normal(0, 0.03, (len(ids), 2)))
-    pixels = np.maximum(1, np.round(metres / np.where(kinds == 0, 0.75, 1.0)[:, None])).astype(int)
-    return Split(features.astype(np.float32), ids, kinds, pixels, paths, 2 * identities)
+    return Split(features.astype(np.float32), ids, kinds, metres, paths, 2 * identities)
+
+
+@pytest.fixture
+def generated(split):
+    """Of each optical chip but the first three features: the ship's mean SAR feature and noise."""
+    owner, sar = np.repeat(np.flatnonzero(split.modalities == 0)[1:], 3), split.modalities == 1
+    means = np.stack([split.features[sar & (split.ids == pid)].mean(axis=0) for pid in split.ids[owner]])
+    features = means + np.random.default_rng(1).standard_normal(means.shape)
+    return GeneratedChips(features.astype(np.float32), owner, np.tile(np.arange(3), len(owner) // 3))

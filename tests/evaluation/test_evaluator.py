@@ -1,8 +1,11 @@
-"""FusionReidEvaluator: protocols, rows, options and refusals, on arrays."""
+"""FusionReidEvaluator: protocols, rows, fusion, options and refusals, on arrays."""
 
 from __future__ import annotations
 
+import csv
+import json
 import math
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +13,13 @@ import pytest
 import torch
 
 import fastreid_mos
-from fastreid_mos.checks import check_config
 from fastreid_mos.errors import ConfigError, MOSError
-from fastreid_mos.evaluation import EVALUATOR_REGISTRY, expand_queries, rank_features, rank_metrics, rerank
+from fastreid_mos.evaluation import EVALUATOR_REGISTRY, Choice, EvalSettings, Fusion, expand_queries, fuse_features
+from fastreid_mos.evaluation.figures import bootstrap_intervals
+from fastreid_mos.evaluation.ranking import normalized, rank_features, rank_metrics
+from fastreid_mos.evaluation.reranking import rerank
 
-KINDS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
+NAMES = ("ALL", "O2S", "S2O")
 ALL, O2O, O2S = ["ALL", "all", "all"], ["O2O", "optical", "optical"], ["O2S", "optical", "sar"]
 
 
@@ -27,8 +32,7 @@ def percent(result):
 def test_each_protocol_ranks_its_own_chips(split, metric):
     made = split.evaluator(metric=metric)
     results = split.run(made)
-    assert results == {name: percent(rank_features(*split.parts(*KINDS[name]), metric=metric)) for name in KINDS}
-    assert len({figures["mAP"] for figures in results.values()}) == 3
+    assert results == {name: percent(rank_features(*split.parts(name), metric=metric)) for name in NAMES}
     # Batches and a second evaluation change nothing.
     assert split.run(made, size=1000) == results == split.run(split.evaluator(metric=metric, block_mb=1), size=1)
     for inputs, outputs in split.batches():
@@ -36,47 +40,118 @@ def test_each_protocol_ranks_its_own_chips(split, metric):
     assert made.evaluate()["ALL"]["mAP"] == pytest.approx(results["ALL"]["mAP"], abs=2)
 
 
-def test_by_config_and_registry(split, tmp_path):
+def test_by_config_and_registry(split):
     cfg = fastreid_mos.get_cfg()
     cfg.TEST.CMC_RANKS, cfg.TEST.PROTOCOLS, cfg.TEST.METRIC = [3, 1], [["only", "sar", "all"]], "euclidean"
-    made = EVALUATOR_REGISTRY.get("FusionReidEvaluator")(cfg, split.num_query, output_dir=str(tmp_path), split="test")
+    made = EVALUATOR_REGISTRY.get("FusionReidEvaluator")(cfg, split.num_query, split="test")
     results = split.run(made)
     assert list(results) == ["only"] and list(results["only"]) == ["mAP", "mINP", "Rank-1", "Rank-3"]
-    wanted = rank_features(*split.parts(1, None), metric="euclidean")
+    wanted = rank_features(*split.parts("S2L"), metric="euclidean")
     assert results["only"]["mAP"] == pytest.approx(100 * wanted.mAP)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "query_ranks.csv"}
+    options = "RERANK.ENABLED True RERANK.K1 6 RERANK.K2 3 RERANK.LAMBDA .4 AQE.ENABLED True AQE.QE_TIME 2 AQE.QE_K 4"
+    cfg.merge_from_list([word if n % 2 else f"TEST.{word}" for n, word in enumerate(options.split())])
+    settings = EvalSettings.from_cfg(cfg)
+    assert (settings.rerank, settings.aqe[:2]) == ((6, 3, 0.4), (2, 4))
 
 
 def test_random_and_size_rows_stand_beside_the_model(split):
-    made, reseeded, none = (
-        split.evaluator(random_draws=500, bootstrap_samples=samples, bootstrap_seed=seed)
-        for samples, seed in ((300, 0), (300, 1), (0, 0))
-    )
-    for each in (made, reseeded, none):
-        split.run(each)
-    metres = split.pixels * np.where(split.modalities == 0, 0.75, 1.0)[:, None]
-    for part in made.report.protocols:
-        rows = part.rows
+    made, other = (split.evaluator(random_draws=500, bootstrap_samples=300, bootstrap_seed=seed) for seed in (0, 1))
+    for part in split.run(made) and made.report.protocols:
+        rows, name = part.rows, part.protocol.name
         assert list(rows) == ["model", "size-only", "random"]
         for row in rows.values():
-            for name, value in row.figures.items():
-                low, high = row.intervals[name]
-                assert 0 <= low <= value + 1e-9 and value - 1e-9 <= high <= 100
+            ends = [(*row.intervals[metric], value) for metric, value in row.figures.items()]
+            assert all(0 <= low <= value + 1e-9 and value - 1e-9 <= high <= 100 for low, high, value in ends)
         assert part.wilson[0] < rows["model"].figures["Rank-1"] < part.wilson[1]
-        sizes = split.changed(features=np.log(metres)).parts(*KINDS[part.protocol.name])
-        by_size = rank_features(*sizes, metric="euclidean")
-        assert rows["size-only"].figures["mAP"] == pytest.approx(100 * by_size.mAP, abs=0.5)
+        by_size = rank_features(*split.changed(features=np.log(split.metres)).parts(name), metric="euclidean")
+        assert rows["size-only"].figures["mAP"] == pytest.approx(100 * by_size.mAP, abs=1e-6)
         chance = 100 * np.mean(by_size.num_matches / len(part.protocol.gallery))
         assert rows["random"].figures["Rank-1"] == pytest.approx(chance, abs=1.5)
         above = rows["model"].figures["mAP"] - rows["size-only"].figures["mAP"]
         assert part.above["size-only"].figures["mAP"] == pytest.approx(above)
-    first, second, nothing = (
-        each.report.protocols[0].rows["model"].intervals["mAP"] for each in (made, reseeded, none)
-    )
-    assert first != second and all(map(math.isnan, nothing))
+    split.run(other)
+    assert made.report.protocols[0].rows["model"].intervals != other.report.protocols[0].rows["model"].intervals
 
 
-def test_protocols_that_cannot_be_measured(split):
+def test_reranking_and_expansion_stay_inside_a_protocol(split):
+    made, plain = split.evaluator(rerank=(6, 3, 0.4), aqe=(1, 3, 2.0)), split.evaluator()
+    results = split.run(made)
+    for name in NAMES:
+        query, gallery, *ids = split.parts(name)
+        distances = rerank(*map(normalized, expand_queries(query, gallery, 1, 3, 2.0)), 6, 3, 0.4)
+        assert results[name] == percent(rank_metrics(distances, *ids))
+    # The size-only row is of sizes alone.
+    assert split.run(plain)["ALL"] != results["ALL"]
+    assert len({str(one.report.protocols[0].rows["size-only"]) for one in (made, plain)}) == 1
+    # Chips that are in no list of O2S (SAR queries, optical gallery) have no say in it.
+    other = split.features.copy()
+    other[(split.modalities == 1) == (np.arange(len(other)) < split.num_query)] += 5.0
+    after = split.changed(features=other).run(made)
+    assert results["O2S"] == after["O2S"] and results["ALL"] != after["ALL"]
+
+
+def test_own_file_is_left_out_within_one_modality(split):
+    # The gallery holds the file of the first optical query as well, but in ALL it stays, at rank 1.
+    extra = [*range(len(split.ids)), 0]
+    arrays = {name: getattr(split, name)[extra] for name in ("features", "ids", "modalities", "metres")}
+    whole = split.changed(**arrays, paths=tuple(split.paths[row] for row in extra))
+    made = split.evaluator(protocols=[ALL, O2O])
+    query, gallery = whole.rows("O2O")
+    own = np.append(len(gallery) - 1, np.full(len(query) - 1, -1))
+    assert whole.run(made)["O2O"] == percent(rank_features(*whole.parts("O2O"), exclude=own))
+    part = made.report.protocols[0]
+    assert part.result.first_rank[0] == 1 and part.result.num_ranked[0] == len(part.protocol.gallery)
+
+
+def fused_parts(split, generated, folder=None, choices=None, **settings):
+    """Parts of the report of a test by name, fused by the ``choices``."""
+    made = split.evaluator(folder, fused=generated and Fusion(generated, choices, {"root": "/made"}), **settings)
+    split.run(made)
+    return {part.protocol.name: part for part in made.report.protocols}
+
+
+@pytest.mark.parametrize("options", [{}, {"rerank": (6, 3, 0.4), "metric": "euclidean"}], ids=str)
+def test_fused_rows_stand_beside_the_models(split, generated, tmp_path, options):
+    options = {**options, "bootstrap_samples": 400, "bootstrap_seed": 3}
+    choices = {"ALL": Choice(0.4, 2), "O2S": Choice(0.9, 1), "S2O": Choice(0.0, 0)}
+    model = fused_parts(split, None, **options)
+    parts = fused_parts(split, generated, str(tmp_path), choices, **options)
+    content, ranks = json.loads((tmp_path / "results.json").read_text()), tmp_path / "fused_query_ranks.csv"
+    wanted = {"alpha": {"ALL": 0.4, "O2S": 0.9, "S2O": 0.0}, "k": {"ALL": 2, "O2S": 1, "S2O": 0}}
+    assert content["fusion"] == {**wanted, "mode": "mean", "root": "/made"}
+    table = list(csv.DictReader(ranks.open(newline="")))
+    for name, part in parts.items():
+        alpha, k = choices[name]
+        some = generated.index < k
+        fused = fuse_features(split.features, generated.features[some], generated.owner[some], alpha)
+        by_hand = fused_parts(split.changed(features=fused), None, **options) if k else model
+        assert list(part.rows) == ["model", "fused", "size-only", "random"] and part.above == model[name].above
+        assert part.rows["model"] == model[name].rows["model"] and part.rows["fused"] == by_hand[name].rows["model"]
+        figure = pytest.approx(part.rows["fused"].figures["mAP"], abs=1e-3)
+        assert 100 * np.mean([float(row["AP"]) for row in table if row["protocol"] == name]) == figure
+        assert content["protocols"][name]["fused"]["mAP"] == figure
+        # The interval of the difference is paired, and over ships, which in ALL have two queries each.
+        gain, valid = part.fused_above["model"], part.result.valid
+        ap, ships = 100 * (part.fused.ap[valid] - part.result.ap[valid]), split.ids[part.protocol.query[valid]]
+        low, high = bootstrap_intervals(ap[:, None], ships, 400, [3, zlib.crc32(name.encode())])[0]
+        assert gain.figures["mAP"] == pytest.approx(ap.mean())
+        assert gain.intervals["mAP"] == pytest.approx((low, high)) and (low < high) == (k > 0)
+    assert content["protocols"]["O2S"]["fused_chips"] == {"queries": 11, "gallery": 0}
+    # Without fusion no file is left that belongs to other figures. Queries without a match are ranked by both.
+    fused_parts(split, None, str(tmp_path))
+    assert not ranks.exists()
+    split.ids[: split.num_query] = 999
+    assert not fused_parts(split, generated, str(tmp_path), choices)
+    assert len(ranks.read_text().splitlines()) == 1 + 4 * 12
+
+
+def test_what_cannot_be_fused_or_measured_is_refused_or_left_out(split):
+    with pytest.raises(ConfigError, match="TEST.FUSION.ENABLED"):
+        split.evaluator(fusion=True)
+    # Held-out chips are not fused: checkpoints are chosen on them.
+    held = split.evaluator(fusion=True, split="held-out", bootstrap_samples=0)
+    assert split.run(held) == split.run(split.evaluator()) and "fusion" not in held.report.as_dict()
+    assert all(map(math.isnan, held.report.protocols[0].rows["model"].intervals["mAP"]))
     made = split.evaluator(protocols=[ALL, O2S, ["S2S", "sar", "sar"]])
     split.ids[split.modalities == 1] = 500 + np.arange((split.modalities == 1).sum())
     assert list(split.run(made)) == ["ALL"] and list(made.report.left_out) == ["O2S", "S2S"]
@@ -85,73 +160,8 @@ def test_protocols_that_cannot_be_measured(split):
         split.run(split.evaluator(protocols=[O2S]))
 
 
-def test_reranking_and_expansion_stay_inside_a_protocol(split):
-    def unit(rows):
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    options = {"rerank": {"rerank": (6, 3, 0.4)}, "aqe": {"aqe": (1, 3, 2.0)}}
-    options["both"] = options["rerank"] | options["aqe"]
-    made = {name: split.evaluator(**settings) for name, settings in options.items()}
-    results = {name: split.run(one) for name, one in made.items()}
-    for name, kinds in KINDS.items():
-        query, gallery, *ids = split.parts(*kinds)
-        expanded = expand_queries(query, gallery, 1, 3, 2.0)
-        assert results["rerank"][name] == percent(rank_metrics(rerank(unit(query), unit(gallery), 6, 3, 0.4), *ids))
-        assert results["aqe"][name] == percent(rank_features(*expanded, *ids))
-        assert results["both"][name] == percent(rank_metrics(rerank(*map(unit, expanded), 6, 3, 0.4), *ids))
-    # The size-only row is of sizes alone.
-    plain = split.evaluator()
-    split.run(plain)
-    assert made["both"].report.protocols[0].rows["size-only"] == plain.report.protocols[0].rows["size-only"]
-    # Chips that are in no list of O2S (SAR queries, optical gallery) have no say in it.
-    other = split.features.copy()
-    other[(split.modalities == 1) == (np.arange(len(other)) < split.num_query)] += 5.0
-    after = split.changed(features=other).run(made["both"])
-    assert results["both"]["O2S"] == after["O2S"] and results["both"]["ALL"] != after["ALL"]
-
-
-def test_own_file_is_left_out_within_one_modality(split):
-    # The gallery holds the files of the first two optical queries as well.
-    extra = [*range(len(split.ids)), 0, 2]
-    arrays = {name: getattr(split, name)[extra] for name in ("features", "ids", "modalities", "pixels")}
-    whole = split.changed(**arrays, paths=tuple(split.paths[row] for row in extra))
-    made = split.evaluator(protocols=[ALL, O2O])
-    results = whole.run(made)
-    query, gallery = whole.rows(0, 0)
-    own = np.full(len(query), -1)
-    own[:2] = len(gallery) - 2, len(gallery) - 1
-    assert results["O2O"] == percent(rank_features(*whole.parts(0, 0), exclude=own))
-    # In ALL the query's own file stays, at rank 1.
-    part = made.report.protocols[0]
-    assert part.result.first_rank[[0, 2]].tolist() == [1, 1] and part.result.num_ranked[0] == len(part.protocol.gallery)
-
-
-def test_a_fusion_that_cannot_be_done_is_refused(split):
-    with pytest.raises(ConfigError, match=r"TEST.FUSION.ENABLED"):
-        split.evaluator(fusion=True)
-    # Held-out chips are not fused: checkpoints are chosen on them.
-    held = split.evaluator(fusion=True, split="held-out")
-    assert split.run(held) == split.run(split.evaluator()) and "fusion" not in held.report.as_dict()
-    cfg = fastreid_mos.get_cfg()
-    cfg.TEST.FUSION.ENABLED, cfg.TEST.FUSION.ROOT = True, "/generated"
-    check_config(cfg)
-    cfg.TEST.EVALUATOR = "ReidEvaluator"
-    with pytest.raises(ConfigError, match="TEST.FUSION.ENABLED"):
-        check_config(cfg)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_features_that_are_not_finite_name_their_files(split, bad):
-    split.features[[3, 30], 2] = bad
-    with pytest.raises(MOSError) as caught:
-        split.run(split.evaluator())
-    assert [path for path in split.paths if path in str(caught.value)] == [split.paths[3], split.paths[30]]
-
-
-def test_missing_and_doubled_chips_and_outputs_that_are_no_features(split):
-    files = SimpleNamespace(query=split.paths[: split.num_query], gallery=split.paths[split.num_query :])
-    made = split.evaluator(dataset=files)
-    split.run(made)
+def test_chips_that_are_missing_doubled_or_not_finite(split):
+    made = split.evaluator(dataset=SimpleNamespace(query=split.paths[:24], gallery=split.paths[24:]))
     *all_but_last, last = split.batches()
     for batches in (all_but_last, [*all_but_last, last, last], []):
         made.reset()
@@ -159,6 +169,9 @@ def test_missing_and_doubled_chips_and_outputs_that_are_no_features(split):
             made.process(inputs, outputs)
         with pytest.raises(MOSError, match="each chip must be read once"):
             made.evaluate()
-    for wrong in (last[1][:-1], last[1][..., None]):
-        with pytest.raises(MOSError, match="the model gave"):
-            made.process(last[0], wrong)
+    with pytest.raises(MOSError, match="the model gave"):
+        made.process(last[0], last[1][:-1])
+    split.features[[3, 30], 2] = np.nan, np.inf
+    with pytest.raises(MOSError) as caught:
+        split.run(made)
+    assert [path for path in split.paths if path in str(caught.value)] == [split.paths[3], split.paths[30]]
