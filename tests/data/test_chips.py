@@ -1,52 +1,59 @@
-"""Every supported format, written with known pixels and read back."""
+"""Every supported format, written with known pixels and read back, and what pixel values mean."""
 
 from __future__ import annotations
 
+import io
+import struct
+
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from made_chips import optical, sar
+from made_chips import COLUMNS, EMPTY, GREY, RGB, ROWS, SHIP, read_tiff, sar
 from PIL import Image
 
 from fastreid_mos.data import OPTICAL, SAR, read_chip, sar_denoise
 from fastreid_mos.errors import ChipError
 
-RGB, GAMMA, BIG = optical(1), sar(2), sar(3, 70, 50)
-GREY = RGB[..., :1].repeat(3, axis=2)
+BANDS = {"photometric": "minisblack", "planarconfig": "contig"}
+RANDOM = np.random.default_rng(1)
+AMPLITUDE = SHIP + 0.05
+AMPLITUDE[10:30, 8:14] += 8
+DECIBELS = 10 * np.log10(AMPLITUDE).astype(np.float32)
+PHASE = RANDOM.uniform(0, 2 * np.pi, (40, 24))
+I_AND_Q = [AMPLITUDE * np.cos(PHASE), AMPLITUDE * np.sin(PHASE)]
+
+
+@pytest.fixture
+def read(sar_path):
+    """A function: the pixels of a SAR file of these channels."""
+    return lambda *bands, channel="auto": read_tiff(sar_path, np.stack(bands, -1), channel=channel, **BANDS).pixels
+
+
 SAR_TIFFS = [
-    (GAMMA, {}), (GAMMA, {"byteorder": ">"}), (GAMMA, {"bigtiff": True}), (GAMMA, {"rowsperstrip": 7}),
-    (GAMMA, {"compression": "lzw"}), (GAMMA, {"compression": "deflate", "predictor": True}), (BIG, {"tile": (32, 32)}),
-    (BIG, {"tile": (32, 16), "byteorder": ">", "compression": "zstd"}), (GAMMA.astype(np.float64), {}),
-    (GAMMA.astype(np.float16), {}), ((GAMMA * 900).astype(np.uint16), {"byteorder": ">", "compression": "lzw"}),
-    ((GAMMA * 20).astype(np.uint8), {"compression": "packbits"}), ((GAMMA * 900).astype(np.int32), {}), (GAMMA - 1, {}),
+    (SHIP, {"bigtiff": True}), (SHIP, {"rowsperstrip": 7, "compression": "deflate", "predictor": True}),
+    (SHIP, {"tile": (32, 16), "byteorder": ">", "compression": "zstd"}), (SHIP.astype(np.float64), {}),
+    (SHIP.astype(np.float16), {}), ((SHIP * 900).astype(np.uint16), {"byteorder": ">", "compression": "lzw"}),
+    ((SHIP * 20).astype(np.uint8), {"compression": "packbits"}), ((SHIP * 900).astype(np.int32), {}), (SHIP - 1, {}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pixels, options", SAR_TIFFS, ids=str)
-def test_sar_tiff(sar_path, pixels, options):
-    tifffile.imwrite(sar_path, pixels, **options)
-    chip = read_chip(sar_path)
-    assert chip.modality == SAR and chip.size == (pixels.shape[1], pixels.shape[0])
-    assert chip.pixels.dtype == np.float32 and chip.pixels.dtype.isnative
-    np.testing.assert_array_equal(chip.pixels, pixels.astype(np.float32))
+def test_sar_tiff(sar_path):
+    for pixels, options in SAR_TIFFS:
+        chip = read_tiff(sar_path, pixels, **options)
+        assert chip.modality == SAR and chip.size == (24, 40)
+        assert chip.pixels.dtype == np.float32 and chip.pixels.dtype.isnative
+        np.testing.assert_array_equal(chip.pixels, pixels.astype(np.float32))
 
 
-OPTICAL_TIFFS = [
-    {}, {"compression": "lzw", "predictor": True}, {"compression": "deflate"}, {"planarconfig": "separate"},
-    {"byteorder": ">"}, {"dtype": np.uint16}, {"dtype": np.float32}, {"dtype": float},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("options", OPTICAL_TIFFS, ids=str)
-def test_optical_tiff(rgb_path, options):
-    options = dict(options)
-    dtype = options.pop("dtype", np.uint8)
-    pixels = (RGB.astype(float) * {np.uint16: 257, float: 1 / 255}.get(dtype, 1)).astype(dtype)
-    planar = options.get("planarconfig") == "separate"
-    tifffile.imwrite(rgb_path, pixels.transpose(2, 0, 1) if planar else pixels, photometric="rgb", **options)
-    chip = read_chip(rgb_path)
-    assert chip.modality == OPTICAL and chip.size == (14, 40) and chip.pixels.flags.c_contiguous
-    np.testing.assert_array_equal(chip.pixels, RGB)
+def test_optical_tiff(rgb_path):
+    for pixels, options in (
+        (RGB, {"compression": "lzw", "predictor": True}), (RGB.transpose(2, 0, 1), {"planarconfig": "separate"}),
+        (RGB.astype(np.uint16) * 257, {"byteorder": ">"}), (RGB.astype(np.float32), {}), (RGB / 255, {}),
+    ):  # fmt: skip
+        chip = read_tiff(rgb_path, pixels, photometric="rgb", **options)
+        assert chip.modality == OPTICAL and chip.size == (24, 40) and chip.pixels.flags.c_contiguous
+        np.testing.assert_array_equal(chip.pixels, RGB)
 
 
 def test_exif_and_tiff_orientation(rgb_path):
@@ -55,52 +62,57 @@ def test_exif_and_tiff_orientation(rgb_path):
     Image.fromarray(RGB).save(rgb_path, "PNG", exif=exif)
     np.testing.assert_array_equal(read_chip(rgb_path).pixels, np.rot90(RGB, -1))
     for orientation in range(1, 9):
-        tifffile.imwrite(rgb_path, RGB, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
+        chip = read_tiff(rgb_path, RGB, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
         with Image.open(rgb_path) as image:  # PIL knows the tag, too
-            np.testing.assert_array_equal(read_chip(rgb_path).pixels, np.asarray(image))
+            np.testing.assert_array_equal(chip.pixels, np.asarray(image))
 
 
 INKS = Image.new("CMYK", (16, 40), (255, 0, 0, 0))
 INKS.paste((0, 0, 255, 0), (0, 16, 16, 40))  # JPEG's blocks are of 8 or 16 pixels
-SMOOTH = np.linspace(0, 255, RGB.size).reshape(RGB.shape).astype(np.uint8)
 PALETTE = Image.fromarray(RGB).quantize(17)
 # Image, its format, the pixels wanted, how near.
-KINDS = {
-    "grey": (Image.fromarray(RGB[..., 0]), "PNG", GREY, 0),
-    "grey alpha": (Image.fromarray(RGB[..., :2], mode="LA"), "PNG", GREY, 0),
-    "palette": (PALETTE, "PNG", np.asarray(PALETTE.convert("RGB")), 0),
-    "palette TIFF": (PALETTE, "TIFF", np.asarray(PALETTE.convert("RGB")), 0),
-    "one bit": (Image.fromarray(RGB[..., 0] > 128), "PNG", (GREY > 128) * np.uint8(255), 0),
-    "16 bit": (Image.fromarray(RGB[..., 0].astype(np.uint16) * 257), "PNG", GREY, 0),
-    "CMYK": (INKS, "JPEG", np.asarray(INKS.convert("RGB")), 2),
-    "JPEG": (Image.fromarray(SMOOTH), "JPEG", SMOOTH, 12),
-    "BMP": (Image.fromarray(RGB), "BMP", RGB, 0),
-}
+KINDS = [
+    (Image.fromarray(RGB[..., 0]), "PNG", GREY, 0), (Image.fromarray(RGB[..., :2], mode="LA"), "PNG", GREY, 0),
+    (PALETTE, "PNG", np.asarray(PALETTE.convert("RGB")), 0), (PALETTE, "TIFF", np.asarray(PALETTE.convert("RGB")), 0),
+    (Image.fromarray(RGB[..., 0] > 128), "PNG", (GREY > 128) * np.uint8(255), 0),
+    (INKS, "JPEG", np.asarray(INKS.convert("RGB")), 2), (Image.fromarray(RGB), "JPEG", RGB, 12),
+    (Image.fromarray(RGB), "BMP", RGB, 0),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_optical_of_other_kinds(rgb_path, kind):
-    image, form, wanted, near = KINDS[kind]
-    image.save(rgb_path, form)  # the content counts, not the extension
-    np.testing.assert_allclose(read_chip(rgb_path).pixels.astype(int), wanted, atol=near)
-
-
-def test_white_is_zero_and_deep_palettes(sar_path, rgb_path):
-    tifffile.imwrite(sar_path, 255 - RGB[..., 0], photometric="miniswhite")
-    np.testing.assert_array_equal(read_chip(sar_path).pixels, RGB[..., 0])
+def test_optical_of_other_kinds(rgb_path, sar_path):
+    for image, form, wanted, near in KINDS:
+        image.save(rgb_path, form)  # the content counts, not the extension
+        np.testing.assert_allclose(read_chip(rgb_path).pixels.astype(int), wanted, atol=near)
+    chip = read_tiff(sar_path, 255 - RGB[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(chip.pixels, RGB[..., 0])
     colours = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16) * 257
-    tifffile.imwrite(rgb_path, RGB[..., 0], photometric="palette", colormap=colours)
-    np.testing.assert_array_equal(read_chip(rgb_path).pixels, colours[:, RGB[..., 0]].transpose(1, 2, 0) // 257)
+    chip = read_tiff(rgb_path, RGB[..., 0], photometric="palette", colormap=colours)
+    np.testing.assert_array_equal(chip.pixels, colours[:, RGB[..., 0]].transpose(1, 2, 0) // 257)
+
+
+@pytest.mark.parametrize("compression", [None, "jpeg"])
+def test_colours_of_tiff(rgb_path, compression):
+    for mode in ("CMYK", "YCbCr"):
+        Image.fromarray(RGB).convert(mode).save(rgb_path, "TIFF", compression=compression)
+        with Image.open(rgb_path) as image:
+            wanted = np.asarray(image.convert("RGB")).astype(int)
+        assert np.abs(read_chip(rgb_path).pixels - wanted).mean() < 2
+    for words, pixels, kind in (
+        ("CMYK in 4 channels of uint16", np.dstack([RGB, RGB[..., :1]]).astype(np.uint16), "separated"),
+        ("CFA", RGB[..., 0], "cfa"),
+    ):
+        with pytest.raises(ChipError, match=words):
+            read_tiff(rgb_path, pixels, photometric=kind)
 
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_channels_of_sar(sar_path, separate):
     first, second, third, fourth = (sar(n) for n in range(4))
+    layout = {**BANDS, "planarconfig": "separate" if separate else "contig"}
 
     def read(*channels, channel="auto"):
-        stack, config = np.stack(channels, 0 if separate else -1), "separate" if separate else "contig"
-        tifffile.imwrite(sar_path, stack, photometric="minisblack", planarconfig=config)
-        return read_chip(sar_path, channel=channel).pixels
+        return read_tiff(sar_path, np.stack(channels, 0 if separate else -1), channel=channel, **layout).pixels
 
     np.testing.assert_array_equal(read(first, second), first)
     np.testing.assert_array_equal(read(first, second, channel="1"), second)
@@ -108,46 +120,134 @@ def test_channels_of_sar(sar_path, separate):
     np.testing.assert_allclose(read(first, second, channel="magnitude"), np.hypot(first, second), rtol=1e-6)
     np.testing.assert_array_equal(read(first, second, third, fourth), first)
     np.testing.assert_array_equal(read(-first, second, third), -first)  # three channels are no I/Q
-    for channel, count in (("2", 2), ("7", 3), ("magnitude", 3)):
+    for channel, count in (("2", 2), ("magnitude", 3)):
         with pytest.raises(ChipError, match=f"{count} channel.*INPUT.SAR.CHANNEL"):
             read(*(first, second, third)[:count], channel=channel)
     with pytest.raises(ValueError, match="^channel: "):
         read(first, second, channel="both")
-    tifffile.imwrite(sar_path, np.stack([first, second]), photometric="minisblack")  # pages are channels
-    np.testing.assert_array_equal(read_chip(sar_path, channel="1").pixels, second)
 
 
 def test_complex_infinite_and_not_a_number(sar_path):
     pixels = (sar(0) - 1j * sar(1)).astype(np.complex64)
-    tifffile.imwrite(sar_path, pixels)
-    np.testing.assert_allclose(read_chip(sar_path).pixels, np.abs(pixels), rtol=1e-6)
+    np.testing.assert_allclose(read_tiff(sar_path, pixels).pixels, np.abs(pixels), rtol=1e-6)
     for dtype, large in ((np.float32, np.inf), (np.float64, 1e300)):  # infinite in float32
-        pixels = GAMMA.astype(dtype)
+        pixels = SHIP.astype(dtype)
         pixels[0, :4] = np.nan, np.inf, -np.inf, large
-        tifffile.imwrite(sar_path, pixels)
-        got = read_chip(sar_path).pixels
-        rest = np.concatenate([GAMMA[0, 4:], GAMMA[1:].ravel()])
+        got = read_tiff(sar_path, pixels).pixels
+        rest = np.concatenate([SHIP[0, 4:], SHIP[1:].ravel()])
         assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
-        np.testing.assert_array_equal(got[1:], GAMMA[1:])
+        np.testing.assert_array_equal(got[1:], SHIP[1:])
 
 
 def test_modality_from_content_where_no_name_tells(tmp_path):
     path = tmp_path / "a.tif"
-    for pixels, modality in ((RGB, OPTICAL), (GREY, SAR), (GAMMA, SAR), (RGB[..., 0], SAR)):
-        tifffile.imwrite(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
-        assert read_chip(path).modality == modality
-    assert read_chip(path, modality=OPTICAL).pixels.shape == (40, 14, 3)
+    for pixels, modality in ((RGB, OPTICAL), (GREY, SAR), (SHIP, SAR), (RGB[..., 0], SAR)):
+        assert read_tiff(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack").modality == modality
+    np.testing.assert_array_equal(read_chip(path, modality=OPTICAL).pixels, GREY)
     with pytest.raises(ValueError, match="^modality: "):
         read_chip(path, modality=2)
+
+
+@pytest.mark.parametrize("cross", [-6, -20])
+def test_decibels_are_no_i_and_q(read, cross):
+    """Two polarisations, all negative, of either sign, or one above and one below zero: the first is taken."""
+    for offset in (-30, -10, 0, 10, 40):
+        second = DECIBELS + cross + RANDOM.normal(0, 1, (40, 24)).astype(np.float32)
+        try:
+            got = read(DECIBELS + offset, second + offset)
+        except ChipError as error:
+            assert "INPUT.SAR.CHANNEL" in str(error)
+        else:
+            np.testing.assert_array_equal(got, (DECIBELS + offset).astype(np.float32))
+    for bands in ((-SHIP, SHIP), (SHIP, -SHIP), (-SHIP, -SHIP), (SHIP, SHIP - 0.01)):  # of one sign
+        np.testing.assert_array_equal(read(*bands), bands[0])
+    first = np.log(AMPLITUDE)  # standardized polarisations
+    first = (first - np.median(first)) / first.std()
+    second = first + RANDOM.normal(0, 0.5, first.shape)
+    with pytest.raises(ChipError, match="INPUT.SAR.CHANNEL"):
+        read(first, second)
+    wanted = np.hypot(first, second).astype(np.float32)
+    np.testing.assert_allclose(read(first, second, channel="magnitude"), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, scale", [("f4", 1), ("f2", 1), ("i2", 900), ("i1", 6)])
+def test_i_and_q(read, dtype, scale):
+    for bands, side in ((2, 40), (4, 40), (2, 6), (4, 6)):
+        pair = [(part * scale).astype(dtype)[:side, :side] for part in I_AND_Q]
+        other = [(sar(n, side, pair[0].shape[1]) - 1).astype(dtype) for n in range(bands - 2)]
+        wanted = np.hypot(*(part.astype(np.float64) for part in pair))
+        np.testing.assert_allclose(read(*pair, *other), wanted, rtol=1e-6)
+    real, imaginary = (part.copy() for part in I_AND_Q)
+    real[18:22, 9:12], imaginary[18:22, 9:12] = 900, -700  # a bright scatterer, whose I and Q correlate by 1
+    np.testing.assert_allclose(read(real, imaginary), np.hypot(real, imaginary), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 11, 12, 14, 16])
+def test_fewer_bits_in_sixteen(rgb_path, bits):
+    """The brightest value tells how many: reported, but for 8 and 16 bits."""
+    pixels = np.rint(RGB * ((2**bits - 1) / 255)).astype(np.uint16)
+    rgb_path.write_bytes(imagecodecs.png_encode(pixels))
+    for chip in (read_chip(rgb_path), read_tiff(rgb_path, pixels, photometric="rgb")):
+        np.testing.assert_array_equal(chip.pixels, RGB)
+        assert bool(chip.doubts) == (bits not in (8, 16))
+    if bits < 16:  # what holds no data does not count as the brightest
+        pixels[EMPTY] = 65535
+        chip = read_tiff(rgb_path, pixels, "65535", photometric="rgb")
+        np.testing.assert_array_equal(chip.pixels, np.where(EMPTY[..., None], 0, RGB))
+
+
+@pytest.mark.parametrize("bits, photometric", [(2, 0), (4, 1), (12, 0), (12, 1)])
+def test_bits_that_the_file_tells_are_no_guess(rgb_path, bits, photometric):
+    grey = (ROWS * 2 + COLUMNS) * (2**bits - 1) // 240  # half of the range at most
+    packed = imagecodecs.packints_encode(grey.astype(np.uint8 if bits < 8 else np.uint16).ravel(), bits)
+    tags = {256: 24, 257: 40, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 40, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    body = packed + bytes(len(packed) % 2)
+    head = b"II*\0" + struct.pack("<I", 8 + len(body)) + body
+    rgb_path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    shown = grey if photometric else 2**bits - 1 - grey
+    chip = read_chip(rgb_path)
+    np.testing.assert_allclose(chip.pixels[..., 1], shown * (255 / (2**bits - 1)), atol=0.51)
+    assert not any("16-bit" in doubt for doubt in chip.doubts)
+
+
+def test_eight_bits_and_reflectance_in_other_types(rgb_path):
+    for dtype in ("f4", "u4", "i2"):
+        np.testing.assert_array_equal(read_tiff(rgb_path, RGB.astype(dtype), photometric="rgb").pixels, RGB)
+    for low, high in ((0, 1), (0, 1.07), (-0.04, 1.3), (0.1, 1.9)):
+        pixels = np.linspace(low, high, RGB.size).reshape(RGB.shape).astype("f4")
+        got = read_tiff(rgb_path, pixels, photometric="rgb").pixels
+        np.testing.assert_allclose(got, pixels.clip(0, 1) * 255, atol=0.7)
+    for pixels in (RGB / 40.0, RGB * 40.0, RGB - 90.0, RGB.astype("i2") * 9, RGB.astype("i4") - 90):
+        with pytest.raises(ChipError, match="neither 0..1 nor 0..255"):
+            read_tiff(rgb_path, pixels, photometric="rgb")
+
+
+@pytest.mark.parametrize("channels, turned", [(1, False), (2, True), (3, True), (4, False)])
+def test_sixteen_bits_of_png_stay(sar_path, channels, turned):
+    pixels = np.stack([(sar(n, 40, 24) * 700).astype(np.uint16) for n in range(channels)], -1)
+    if channels in (2, 4):
+        pixels[..., -1] = 65535  # alpha
+    encoded = imagecodecs.png_encode(pixels[..., 0] if channels == 1 else pixels)
+    if turned:  # by an orientation tag behind the header
+        exif, stream = Image.Exif(), io.BytesIO()
+        exif[274] = 6
+        Image.fromarray(RGB).save(stream, "PNG", exif=exif)
+        at = stream.getvalue().index(b"eXIf") - 4
+        (length,) = struct.unpack(">I", stream.getvalue()[at : at + 4])
+        encoded = encoded[:33] + stream.getvalue()[at : at + 12 + length] + encoded[33:]
+    sar_path.write_bytes(encoded)
+    for channel in range(channels if channels % 2 else channels - 1):
+        wanted = np.rot90(pixels[..., channel], -1) if turned else pixels[..., channel]
+        np.testing.assert_array_equal(read_chip(sar_path, channel=str(channel)).pixels, wanted)
 
 
 def test_real_sar_formats(shared_dir):
     files = sorted((shared_dir / "real_chips" / "sar_formats").iterdir())
     assert len(files) >= 20
     for path in files:
-        for modality in (None, SAR):
-            chip = read_chip(path, modality)
-            assert chip.modality == SAR and np.isfinite(chip.pixels).all() and chip.pixels.dtype == np.float32
+        chip = read_chip(path)
+        assert chip.modality == SAR and np.isfinite(chip.pixels).all() and chip.pixels.dtype == np.float32
         assert np.unique(sar_denoise(chip.pixels)).size > 3, path.name
         if not path.name.startswith("misnamed"):
             stored = tifffile.imread(path)
@@ -157,8 +257,7 @@ def test_real_sar_formats(shared_dir):
 
 
 def test_real_sample_and_pairs_are_readable(shared_dir):
-    folders = ((shared_dir / "hoss_sample" / "HOSS").rglob("*.tif"), (shared_dir / "real_chips/pairs").glob("*.png"))
-    paths = [path for folder in folders for path in folder]
+    paths = [*(shared_dir / "hoss_sample/HOSS").rglob("*.tif"), *(shared_dir / "real_chips/pairs").glob("*.png")]
     assert len(paths) > 130
     for path in paths:
         assert read_chip(path).modality == (SAR if path.stem.endswith("SAR") else OPTICAL)

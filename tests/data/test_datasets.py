@@ -25,11 +25,11 @@ def hoss(hoss_root):
 
 @pytest.fixture
 def log(caplog, hoss_root):
-    """A function: what HOSS, or this data set, logs of its training and its test chips."""
+    """A function: what HOSS logs of its training and its test chips."""
     caplog.set_level(logging.INFO, "fastreid_mos.data")
 
-    def of(dataset=None):
-        dataset = dataset or HOSS(root=hoss_root)
+    def of():
+        dataset = HOSS(root=hoss_root)
         caplog.clear()
         dataset.show_train()
         dataset.show_test()
@@ -46,61 +46,42 @@ def pids(items):
     return [pid for _, pid, _ in items]
 
 
-def test_lists_and_protocols(hoss_root):
+def test_lists_protocols_and_subset_folders(hoss_root, hoss):
     data = DATASET_REGISTRY.get("HOSS")(root=str(hoss_root), combineall=False, verbose=False)
-    assert isinstance(data, HOSS) and data.root == str(hoss_root / "HOSS")
     assert len(data.train) == 17 and set(pids(data.train)) == set(TRAINING)
-    assert all(os.path.isfile(path) and isinstance(pid, int) for path, pid, _ in data.train)
     assert names(data.query)[:2] == [("0201_a_RGB.tif", 201, OPTICAL), ("0202_a_SAR.tif", 202, SAR)]
     assert names(data.gallery)[0] == ("-1_0001_SAR.tif", -1, SAR) and len(data.gallery) == 7
+    assert HOSS(root=hoss).train == data.train  # the folder itself
     assert data.get_num_pids(data.train) == 6 and data.get_num_cams(data.train) == 2
-    assert HOSS(root=hoss_root / "HOSS").train == data.train  # the folder itself
     o2s, s2o = HOSS_O2S(root=hoss_root), HOSS_S2O(root=hoss_root)
-    assert pids(o2s.query) == [201, 203] and {kind for *_, kind in o2s.query} == {OPTICAL}
-    assert pids(o2s.gallery) == [-1, 201]
-    assert pids(s2o.query) == [202, 204] and {kind for *_, kind in s2o.query} == {SAR}
-    assert pids(s2o.gallery) == [-1, 201, 202, 203, 204]
+    assert (pids(o2s.query), pids(o2s.gallery)) == ([201, 203], [-1, 201])
+    assert (pids(s2o.query), pids(s2o.gallery)) == ([202, 204], [-1, 201, 202, 203, 204])
     assert o2s.train == s2o.train == data.train
-
-
-def test_subset_folders_come_first(hoss_root, hoss):
-    subset = hoss / "subset" / "O2S"
-    write_optical(subset / "query" / "0300_a_RGB.tif", 1)
+    write_optical(hoss / "subset/O2S/query/0300_a_RGB.tif", 1)
     assert pids(HOSS_O2S(root=hoss_root).query) == [201, 203]  # half a subset is none
-    for pid in (300, 301):
-        write_sar(subset / "bounding_box_test" / f"0{pid}_b_SAR.tif", pid)
+    write_sar(hoss / "subset/O2S/bounding_box_test/0300_b_SAR.tif", 2)
     data = HOSS_O2S(root=hoss_root)
-    assert names(data.query) == [("0300_a_RGB.tif", 300, OPTICAL)] and len(data.gallery) == 2
+    assert names(data.query) == [("0300_a_RGB.tif", 300, OPTICAL)] and pids(data.gallery) == [300]
     assert pids(HOSS_S2O(root=hoss_root).query) == [202, 204]
+    data = HOSS(root=hoss_root, combineall=True)  # but no distractor
+    assert len(data.train) == 17 + 4 + 5 and len(set(pids(data.train))) == 6 + 4
+    assert data.summary()["train"] == 17
 
 
-MISSING = {
-    "HOSS": ("HOSS", "bounding_box_train", "query", "bounding_box_test", "_RGB.tif", "15860212"),
-    "OptiSarPair": ("OptiSar_Pair", "_RGB.tif"),
-    "QXSSAROPT": ("QXS-SAROPT", "opt/<number>.png"),
-}
-
-
-@pytest.mark.parametrize("name", MISSING)
-def test_missing_data_set_says_layout_and_source(tmp_path, name):
-    folder, *words = MISSING[name]
-    with pytest.raises(DatasetError) as caught:
-        DATASET_REGISTRY.get(name)(root=str(tmp_path / "nowhere"))
-    message = str(caught.value)
-    assert message.startswith(str(tmp_path / "nowhere" / folder)) and "\n" not in message
-    assert all(word in message for word in (*words, "FASTREID_DATASETS"))
-
-
-def test_dataset_root(monkeypatch):
+def test_missing_data_set_says_layout_and_source(tmp_path, monkeypatch):
+    for name, folder, words in (
+        ("HOSS", "HOSS", "15860212"), ("OptiSarPair", "OptiSar_Pair", "_RGB.tif"),
+        ("QXSSAROPT", "QXS-SAROPT", "opt/<number>.png"),
+    ):  # fmt: skip
+        with pytest.raises(DatasetError, match=rf"^{tmp_path}/{folder}: not found.*{words}.*FASTREID_DATASETS"):
+            DATASET_REGISTRY.get(name)(root=str(tmp_path))
     monkeypatch.setenv("HOME", "/home/someone")
-    for value, wanted in (("/some", "/some"), ("~/ships", "/home/someone/ships"), ("", os.path.abspath("datasets"))):
+    for value, wanted in (("~/ships", "/home/someone/ships"), ("", os.path.abspath("datasets"))):
         monkeypatch.setenv("FASTREID_DATASETS", value)
         assert dataset_root() == wanted
 
 
-def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
-    loop = hoss_root.parent / "loop"
-    loop.symlink_to(loop)
+def test_folders_that_cannot_be_read_are_named(hoss_root, monkeypatch):
     real = os.listdir
 
     def closed(folder="."):
@@ -109,12 +90,8 @@ def test_folders_that_cannot_be_read_are_named(hoss_root, hoss, monkeypatch):
         return real(folder)
 
     monkeypatch.setattr(os, "listdir", closed)
-    for root, words in (
-        (hoss_root, r"^\S+/bounding_box_test: .*Permission denied"),
-        (loop, "loop/HOSS: cannot be read"),
-    ):
-        with pytest.raises(DatasetError, match=words):
-            HOSS(root=root)
+    with pytest.raises(DatasetError, match=r"^\S+/bounding_box_test: .*Permission denied"):
+        HOSS(root=hoss_root)
 
 
 def test_odd_names(hoss_root, hoss, log, odd_words):
@@ -124,8 +101,7 @@ def test_odd_names(hoss_root, hoss, log, odd_words):
         "_RGB.tif", "-7_s01c1_RGB.tif", "-1_0001_RGB.tif",
     ):  # fmt: skip
         (train / name).write_bytes(b"x")
-    (train / "0001_s01c1_RGB.tif.d").mkdir()
-    (train / "0002_loop_RGB.tif").symlink_to(train / "0002_loop_RGB.tif")
+    (train / "0001_s01c1_RGB.tif").mkdir()
     write_optical(train / "0500_RGB.TIFF", 5)
     write_sar(train / "500_with_more_words_sar.tif", 6)
     paths = [hoss / "query" / f"0301_{word}_RGB.tif" for word in odd_words]
@@ -134,33 +110,25 @@ def test_odd_names(hoss_root, hoss, log, odd_words):
     data = HOSS(root=hoss_root)
     assert len(data.train) == 19 and pids(data.train).count(500) == 2
     assert {(str(path), 301, OPTICAL) for path in paths} <= set(data.query)
-    assert len(data.skipped) == data.summary()["skipped"] == 11
-    text, other = log(data), str(train / "0001-RGB.tif")
-    assert all(words in text for words in ("11 files skipped", "5 named other than <", "1 of identity -1", other))
+    assert len(data.skipped) == data.summary()["skipped"] == 10
+    text, other = log(), str(train / "0001-RGB.tif")
+    assert all(words in text for words in ("10 files skipped", "5 named other than <", "1 of identity -1", other))
 
 
 @pytest.mark.parametrize("name", [b"0300_\xb4\xac_RGB.tif", b"0300_a\rb_RGB.tif"])
-def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss, log, name):
-    for part in ("query", "bounding_box_test"):
-        write_sar(hoss / "subset/S2O" / part / "0202_a_SAR.tif", 1)
-    try:
-        (hoss / "query" / os.fsdecode(b"\xb4\n.txt")).write_text("x")
-        assert "query/\\xb4\\x0a.txt" in log()  # no chip: skipped and shown
-        for folder in (b"bounding_box_train", b"query", b"bounding_box_test", b"subset/S2O/query"):
-            path = os.path.join(os.fsencode(hoss), folder, name)
+def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss, name):
+    write_sar(hoss / "subset/S2O/bounding_box_test/0202_a_SAR.tif", 1)
+    write_sar(hoss / "subset/S2O/query/0202_a_SAR.tif", 1)
+    for folder, kind in (("bounding_box_train", HOSS), ("bounding_box_test", HOSS), ("subset/S2O/query", HOSS_S2O)):
+        path = os.path.join(os.fsencode(hoss / folder), name)
+        try:
             shutil.copy(hoss / "query/0201_a_RGB.tif", path)
-            with pytest.raises(DatasetError) as caught:
-                (HOSS_S2O if b"subset" in folder else HOSS)(root=hoss_root)
-            message = str(caught.value)
-            assert (
-                message.startswith(str(hoss_root))
-                and message.isprintable()
-                and "\\x" in message
-                and "convmv" in message
-            )
-            os.unlink(path)
-    except OSError:
-        pytest.skip("this file system takes no such name")
+        except OSError:
+            pytest.skip("this file system takes no such name")
+        with pytest.raises(DatasetError, match=rf"^{hoss / folder}.*\\x.*convmv") as caught:
+            kind(root=hoss_root)
+        assert str(caught.value).isprintable()
+        os.unlink(path)
 
 
 def test_data_sets_of_others(monkeypatch, caplog):
@@ -187,36 +155,19 @@ DOUBTS = ("1 query chips are in the gallery too, such as", "1 identities are bot
 def test_log_and_summary(hoss_root, hoss, log):
     write_optical(hoss / "bounding_box_test" / "0203_a_RGB.tif", 999)  # another chip by a query's name
     text = log()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
-    for row in (
-        ["split", "chips", "identities", "optical", "SAR", "identities with both", "distractors"],
-        ["train", "17", "6", "9", "8", "4", "0"], ["query", "4", "4", "2", "2", "0", "0"],
-        ["gallery", "8", "4", "6", "2", "1", "2"],
-    ):  # fmt: skip
-        assert row in rows
+    for row in ("train 17 6 9 8 4 0", "query 4 4 2 2 0 0", "gallery 8 4 6 2 1 2"):
+        assert row in " ".join(text.replace("|", " ").split())
     assert list(HOSS(root=hoss_root).summary().values()) == [17, 6, 4, 4, 8, 2, 0]
-    assert not any(words in text for words in (*DOUBTS, "in the gallery too", "both in the training"))
+    assert not any(words in text for words in DOUBTS)
     shutil.copy(hoss / "query" / "0201_a_RGB.tif", hoss / "bounding_box_test")
     write_optical(hoss / "query" / "0002_x_RGB.tif", 1)
     for path in (hoss / "bounding_box_train").glob("*_SAR.tif"):
         path.unlink()
     text = log()
     assert all(words in text for words in (*DOUBTS, str(hoss / "query/0201_a_RGB.tif")))
-
-
-def test_empty_and_absent_test_folders(hoss_root, hoss, log):
-    for remove in (lambda path: [file.unlink() for file in path.iterdir()], shutil.rmtree):
-        for folder in ("query", "bounding_box_test"):
-            remove(hoss / folder)
-        for cls in (HOSS, HOSS_O2S):
-            data = cls(root=hoss_root)
-            assert len(data.train) == 17 and data.query == [] and data.gallery == [] and log(data)
-
-
-def test_combineall_adds_the_test_chips_but_no_distractor(hoss_root):
-    data = HOSS(root=hoss_root, combineall=True)
-    assert len(data.train) == 17 + 4 + 5 and len(set(pids(data.train))) == 6 + 4
-    assert data.summary()["train"] == 17
+    for folder in ("query", "bounding_box_test"):
+        shutil.rmtree(hoss / folder)
+    assert HOSS_O2S(root=hoss_root).query == HOSS(root=hoss_root).gallery == [] and log()
 
 
 def test_plot(hoss_root):
@@ -224,7 +175,6 @@ def test_plot(hoss_root):
     shown = [axis for axis in data.plot(columns=4).axes if axis.images]
     assert len(shown) == 16 and shown[0].get_title() == "2 optical"
     assert shown[0].images[0].get_array().shape == (40, 14, 3)
-    assert len([axis for axis in data.plot(data.gallery[:1]).axes if axis.images]) == 1
     with pytest.raises(DatasetError, match="no chips to draw"):
         data.plot([])
 
@@ -235,14 +185,13 @@ def test_real_sample(shared_dir):
 
 def test_pair_data(tmp_path):
     root = tmp_path / "OptiSar_Pair"
-    for group, stem in (("a", "x_0007_p1"), ("a", "x_0008_p1"), ("b", "port_12_p1"), ("b", "port_12_p2")):
-        write_optical(root / group / f"{stem}_RGB.tif", 1)
-        write_sar(root / group / f"{stem}_SAR.png", 2)
+    for stem in ("a/x_0007_p1", "a/x_0008_p1", "b/port_12_p1", "b/port_12_p2"):
+        write_optical(root / f"{stem}_RGB.tif", 1)
+        write_sar(root / f"{stem}_SAR.png", 2)
     write_sar(root / "b" / "x_0099_SAR.tif", 3)
     (root / "b" / "readme.txt").write_text("x")
     data = DATASET_REGISTRY.get("OptiSarPair")(root=str(tmp_path), combineall=False)
-    assert set(pids(data.train)) == {7, 8, 12} and len(data.train) == 8
-    assert data.query == [] and data.gallery == [] and data.summary()["skipped"] == 2
+    assert len(data.train) == 8 and data.query == data.gallery == [] and data.summary()["skipped"] == 2
     assert [pid for *_, pid in data.pairs] == [7, 8, 12, 12]
     for optical, sar, pid in data.pairs:
         assert optical.replace("_RGB.tif", "") == sar.replace("_SAR.png", "") and f"{pid}_" in optical
@@ -250,7 +199,7 @@ def test_pair_data(tmp_path):
         for number in numbers:
             write(tmp_path / "QXS-SAROPT" / folder / f"{number}.png", number)
     data = DATASET_REGISTRY.get("QXSSAROPT")(root=str(tmp_path))
-    assert {(pid, modality) for _, pid, modality in data.train} == {(2, OPTICAL), (2, SAR), (10, OPTICAL), (10, SAR)}
+    assert {item[1:] for item in data.train} == {(2, OPTICAL), (2, SAR), (10, OPTICAL), (10, SAR)}
     assert [(a.endswith(f"{n}.png"), n) for a, _, n in data.pairs] == [(True, 2), (True, 10)]
     assert data.summary()["skipped"] == 2
 

@@ -1,9 +1,8 @@
-"""Whole loaders: what is in a batch, exactness, order, and several processes."""
+"""Whole loaders: what is in a batch, exactness, order, generated chips, and several processes."""
 
 from __future__ import annotations
 
 import ast
-import gc
 import multiprocessing
 import os
 import pickle
@@ -11,17 +10,17 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 import torch.multiprocessing as mp
 from fastreid.utils import comm
-from made_chips import TRAINING, optical, sar
+from made_chips import TRAINING, optical, read_tiff, sar
 from PIL import Image
 
 from fastreid_mos.data import HOSS, build_test_loader, build_train_loader, ship_size_features
+from fastreid_mos.data.build import build_generated_loader
 from fastreid_mos.data.listing import as_numbers, identity_key
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS
-from fastreid_mos.errors import ChipError, ConfigError, DatasetError
+from fastreid_mos.errors import ChipError, DatasetError
 
 TENSORS = ("images", "sizes", "metres", "targets", "camids", "modalities")
 
@@ -30,17 +29,12 @@ def same(first, second):
     return all(first[name].equal(second[name]) for name in TENSORS) and first["img_paths"] == second["img_paths"]
 
 
-@pytest.fixture
-def items(hoss_root):
-    return HOSS(root=hoss_root).train
-
-
 def take(cfg, items, count, start=0):
     return list(islice(build_train_loader(cfg, items=items, start_iter=start), count))
 
 
 def test_training_batch(make_cfg, items):
-    loader = build_train_loader(make_cfg(), items=items)
+    loader = build_train_loader(make_cfg("INPUT.SAR.CACHE", "memory"), items=items)
     assert loader.dataset.num_classes == len(TRAINING) and len(loader.dataset) == 17
     assert len({seed for draws in islice(loader.batch_sampler, 5) for _, seed in draws}) == 40  # each chip has its own
     batch = next(iter(loader))
@@ -57,13 +51,13 @@ def test_training_batch(make_cfg, items):
         width, height = (12, 30) if modality else (14, 40)
         np.testing.assert_allclose(batch["sizes"][n], ship_size_features(width, height, modality), rtol=1e-6)
         assert batch["metres"][n].tolist() == ([12, 30] if modality else [10.5, 30])
+    twin = pickle.loads(pickle.dumps(loader.dataset))  # as it travels to a worker that is not forked
+    assert twin[(2, 7)]["images"].equal(loader.dataset[(2, 7)]["images"]) and twin.num_classes == len(TRAINING)
 
 
 @pytest.mark.parametrize("sampler", sorted({*FASTREID_SAMPLERS, *IDENTITY_SAMPLERS} - {"SetReWeightSampler"}))
 def test_a_batch_depends_on_its_iteration_alone(make_cfg, items, sampler):
     cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", sampler)
-    torch.manual_seed(4)
-    np.random.seed(4)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     whole = take(cfg, items, 6)
     assert torch.get_rng_state().equal(before[0]) and (np.random.get_state()[1] == before[1]).all()
@@ -78,15 +72,10 @@ def test_a_batch_depends_on_its_iteration_alone(make_cfg, items, sampler):
 
 
 @pytest.mark.slow
-def test_workers_change_nothing_and_end_with_the_loader_and_augmentation_does_vary(make_cfg, items):
+def test_workers_change_nothing_and_augmentation_varies(make_cfg, items):
     alone = take(make_cfg(), items, 5)
-    stream = iter(build_train_loader(make_cfg("DATALOADER.NUM_WORKERS", 2), items=items))
-    assert all(same(batch, next(stream)) for batch in alone)
-    workers = {child.pid for child in multiprocessing.active_children()}
-    assert len(workers) >= 2
-    del stream
-    gc.collect()
-    assert not workers & {child.pid for child in multiprocessing.active_children()}
+    assert all(same(*both) for both in zip(alone, take(make_cfg("DATALOADER.NUM_WORKERS", 2), items, 5), strict=True))
+    assert not multiprocessing.active_children()  # they end with the loader
     seen: dict[str, list[torch.Tensor]] = {}
     for batch in alone:
         for path, image in zip(batch["img_paths"], batch["images"], strict=True):
@@ -113,31 +102,22 @@ def test_test_loader_gives_each_chip_once_in_order(make_cfg, hoss_root, monkeypa
         # Whole batches of one process: in a batch of another size a feature has other last digits.
         found += [batch["img_paths"] for batch in build_test_loader(cfg, chips)]
     assert found == [batch["img_paths"] for batch in batches]
-    assert build_test_loader(make_cfg("DATALOADER.NUM_WORKERS", 1), chips).num_workers == 1
 
 
-def test_what_cannot_be_loaded(make_cfg, items):
-    with pytest.raises(DatasetError, match="no training chips in HOSS under"):
-        build_train_loader(make_cfg(), items=[])
-    with pytest.raises(DatasetError, match="no chips"):
-        build_test_loader(make_cfg(), [])
-    with pytest.raises(ConfigError, match="IdentitySampler.*IMS_PER_BATCH 32.*training data has 6"):
-        build_train_loader(make_cfg("SOLVER.IMS_PER_BATCH", 32), items=items)
+def test_nothing_to_load(make_cfg):
+    for build, kind in ((build_train_loader, "training chips in HOSS under"), (build_test_loader, "chips")):
+        with pytest.raises(DatasetError, match=f"^no {kind}"):
+            build(make_cfg(), [])
 
 
-def test_sar_transform_and_channel_of_the_config(make_cfg, tmp_path):
-    path = str(tmp_path / "1_SAR.tif")
-    tifffile.imwrite(path, np.stack([sar(0), sar(1) ** 3], -1), photometric="minisblack", planarconfig="contig")
-
-    def image(*opts):
-        (batch,) = build_test_loader(make_cfg(*opts), [(path, 1, 1)])
-        return batch["images"]
-
-    usual = image()
-    assert usual[:, 0].equal(usual[:, 1]) and usual.max() <= 255
+def test_sar_transform_and_channel_of_the_config(make_cfg, sar_path):
+    read_tiff(sar_path, np.stack([sar(0), sar(1) ** 3], -1), photometric="minisblack", planarconfig="contig")
     changes = {"TRANSFORM": "SARMaxScale", "CHANNEL": "1", "HIGH_PERCENTILE": "80.0", "LOW_PERCENTILE": "40.0"}
-    for key, value in changes.items():
-        assert not usual.equal(image(f"INPUT.SAR.{key}", value))
+    usual, *others = (
+        next(iter(build_test_loader(make_cfg(*opts), [(str(sar_path), 1, 1)])))["images"]
+        for opts in ((), *((f"INPUT.SAR.{key}", value) for key, value in changes.items()))
+    )
+    assert usual[:, 0].equal(usual[:, 1]) and not any(usual.equal(other) for other in others)
 
 
 def test_data_sets_of_another_kind(make_cfg, tmp_path):
@@ -158,11 +138,29 @@ def test_data_sets_of_another_kind(make_cfg, tmp_path):
     assert sorted(pids, key=identity_key) == [2, "7", 11, 100, "a_9", "m_9", "m_10", "odd"]
 
 
-def test_dataset_travels_to_a_spawned_worker(make_cfg, items):
-    """Where workers are not forked (Windows, macOS) the data set is pickled."""
-    dataset = build_train_loader(make_cfg("INPUT.SAR.CACHE", "memory"), items=items).dataset
-    twin = pickle.loads(pickle.dumps(dataset))
-    assert twin[(2, 7)]["images"].equal(dataset[(2, 7)]["images"]) and twin.num_classes == dataset.num_classes
+@pytest.mark.parametrize(("modality", "metres"), [(1, 0.75), (0, 1.0)])
+def test_generated_chips(make_cfg, tmp_path, modality, metres):
+    """Pixels as they are, the other modality, the size of the source; what is no generated chip is refused."""
+    half = np.repeat(np.uint8([[0], [77]]), 16, axis=0).repeat(16, axis=1)
+    kinds = {"grey": half, "three": np.dstack([half] * 3), "flat": half * 0 + 9}
+    kinds |= {"deep": half.astype(np.uint16), "alpha": np.dstack([half] * 4)}
+    for name, pixels in kinds.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    images, sizes = [str(tmp_path / f"{name}.png") for name in kinds], [(40, 100), (41, 101), (42, 102)]
+    cfg = make_cfg("TEST.IMS_PER_BATCH", 2, "INPUT.SAR.LOW_PERCENTILE", 60)
+    batches = list(build_generated_loader(cfg, list(zip(images, sizes, strict=False)), modality))
+    rows = {name: [row for batch in batches for row in batch[name]] for name in batches[0]}
+    assert rows["camids"] == rows["modalities"] == [modality] * 3 and len(batches) == 2
+    assert rows["targets"] == [0, 1, 2] and rows["img_paths"] == images[:3]
+    # Pixels of an optical source are 0.75 m, whatever the generated chip is taken for.
+    in_metres = np.array(sizes) * metres
+    np.testing.assert_allclose(np.stack(rows["metres"]), in_metres)
+    np.testing.assert_allclose(np.stack(rows["sizes"]), ship_size_features(*in_metres.T, 1), rtol=1e-5)
+    # As they are: the percentiles of INPUT.SAR would make 255 of 77.
+    assert [sorted(image.unique().tolist()) for image in rows["images"]] == [[0, 77], [0, 77], [9]]
+    for path in (*images[3:], str(tmp_path / "none.png")):
+        with pytest.raises(ChipError, match=os.path.basename(path)):
+            list(build_generated_loader(cfg, [(images[0], (4, 5)), (path, (4, 5))], modality))
 
 
 def run_rank(rank, folder, root):
@@ -170,20 +168,14 @@ def run_rank(rank, folder, root):
     from fastreid_mos import load_cfg
 
     torch.set_num_threads(1)
-    os.environ["FASTREID_DATASETS"] = root
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    cfg = load_cfg(
-        "configs/HOSS/demo/debug.yml", ["DATALOADER.NUM_WORKERS", "1", "SOLVER.IMS_PER_BATCH", "8", "SEED", "-1",
-                                        "DATALOADER.NUM_INSTANCE", "2"],
-    )  # fmt: skip
+    opts = ["DATALOADER.NUM_WORKERS", "1", "SOLVER.IMS_PER_BATCH", "8", "SEED", "-1", "DATALOADER.NUM_INSTANCE", "2"]
     seen = []
     try:
-        stream = iter(build_train_loader(cfg, items=HOSS(root=root).train))
-        try:
-            for _ in range(30):
-                seen.append(sorted(set(next(stream)["targets"].tolist())))
-        except ChipError as error:
-            seen.append(str(error))
+        stream = iter(build_train_loader(load_cfg("configs/HOSS/demo/debug.yml", opts), items=HOSS(root=root).train))
+        seen += (sorted(set(next(stream)["targets"].tolist())) for _ in range(30))
+    except ChipError as error:
+        seen.append(str(error))
     finally:
         with open(os.path.join(folder, f"{rank}.txt"), "w", encoding="utf-8") as out:
             out.write(repr(seen))
