@@ -9,24 +9,23 @@ from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler
 SIZE = (16, 8)
 
 
-def _built(kind, seed, **settings):
+def _built(kind, seed, down, up, **settings):
+    blocks = {"down_block_types": (f"{down}Block2D",) * 2, "up_block_types": (f"{up}Block2D",) * 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(norm_num_groups=4, **settings).eval()
+        return kind(norm_num_groups=4, **blocks, **settings).eval()
 
 
 def tiny_unet(seed: int = 0, size=SIZE, inside: int = 3, outside: int = 3) -> UNet2DModel:
-    kinds = {f"{way}_block_types": (f"{way.title()}Block2D",) * 2 for way in ("down", "up")}
     channels = {"in_channels": inside, "out_channels": outside, "block_out_channels": (8, 16)}
-    return _built(UNet2DModel, seed, sample_size=size, layers_per_block=1, **channels, **kinds)
+    return _built(UNet2DModel, seed, "Down", "Up", sample_size=size, layers_per_block=1, **channels)
 
 
-def tiny_vae(seed: int = 0, **settings) -> VQModel:
-    """A VQModel that halves images."""
-    kinds = {f"{way}_block_types": (f"{way.title()}{part}Block2D",) * 2
-             for way, part in (("down", "Encoder"), ("up", "Decoder"))}  # fmt: skip
-    own = {"block_out_channels": (8, 8), "latent_channels": 3, "num_vq_embeddings": 16}
-    return _built(VQModel, seed, **own, **kinds, **settings)
+def tiny_vae(seed: int = 0, kind=VQModel, **settings) -> VQModel:
+    """An autoencoder that halves images."""
+    own = {"num_vq_embeddings": 16} if kind is VQModel else {}
+    own |= {"block_out_channels": (8, 8), "latent_channels": 3, **settings}
+    return _built(kind, seed, "DownEncoder", "UpDecoder", **own)
 
 
 def tiny_pipeline(seed: int = 0, inside: int = 3, vae=None, scheduler=None, **settings) -> BrownianBridgePipeline:
