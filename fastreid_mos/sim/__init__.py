@@ -11,18 +11,6 @@ from .ships import Bar, Part, Ship
 from .writer import SimConfig, write_hoss
 
 __all__ = [
-    "CLASSES",
-    "SEQUENCES",
-    "Bar",
-    "OpticalPass",
-    "Part",
-    "SarPass",
-    "Ship",
-    "SimConfig",
-    "optical_pass",
-    "render_optical",
-    "render_sar",
-    "sample_ship",
-    "sar_pass",
-    "write_hoss",
-]
+    "CLASSES", "SEQUENCES", "Bar", "OpticalPass", "Part", "SarPass", "Ship", "SimConfig", "optical_pass",
+    "render_optical", "render_sar", "sample_ship", "sar_pass", "write_hoss",
+]  # fmt: skip

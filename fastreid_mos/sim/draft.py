@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .ships import Array, Bar, Colour, Part, Ship, hull_outline
+from .ships import Array, Bar, Colour, Part, Point, Ship, hull_outline
+
+Pair = tuple[float, float]
 
 # Deck paints with their shares: red lead and brown are the most common by far; RGB as seen from above.
 DECKS: tuple[tuple[float, Colour], ...] = (
@@ -48,7 +52,7 @@ class Draft:
         self.cargo: list[int] = []
 
     def u(self, low: float, high: float) -> float:
-        return float(self.rng.uniform(low, high))
+        return self.rng.uniform(low, high)
 
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
@@ -56,8 +60,7 @@ class Draft:
     def shade(self, colour: Colour, spread: float = 0.12) -> Colour:
         """The paint as it is on this ship: brighter or duller, a little off in hue."""
         c = np.array(colour) * self.rng.uniform(1 - spread, 1 + spread) + self.rng.normal(0, min(spread / 6, 0.02), 3)
-        r, g, b = np.clip(c, 0.02, 0.97)
-        return float(r), float(g), float(b)
+        return tuple(np.clip(c, 0.02, 0.97).tolist())
 
     def half(self, y: float) -> float:
         """Half the deck's width at station ``y``."""
@@ -74,36 +77,22 @@ class Draft:
         colour: Colour,
         material: str,
         base: float = 0.0,
-        angle: float = 0.0,
-        round: bool = False,
+        **shape: Any,
     ) -> int:
-        """Stand a part on the deck (``base`` above it); returns its index."""
-        self.parts.append(Part(x, y, w, le, self.freeboard + base, h, colour, material, angle, round))
+        """Stand a part on the deck (``base`` above it); ``shape``: its angle, round. Returns its index."""
+        self.parts.append(Part(x, y, w, le, self.freeboard + base, h, colour, material, **shape))
         return len(self.parts) - 1
 
-    def bar(
-        self,
-        start: tuple[float, float, float],
-        end: tuple[float, float, float],
-        thickness: float,
-        colour: Colour,
-        echo: float = 1.0,
-    ) -> None:
+    def bar(self, start: Point, end: Point, thickness: float, colour: Colour, echo: float = 1.0) -> None:
         """Add a member; z counts from the deck."""
         f = self.freeboard
         self.bars.append(Bar((start[0], start[1], start[2] + f), (end[0], end[1], end[2] + f), thickness, colour, echo))
 
     def fittings(
-        self,
-        y0: float,
-        y1: float,
-        density: float,
-        inner: float = 0.0,
-        size: tuple[float, float] = (0.5, 1.9),
-        white: float = 0.22,
+        self, y0: float, y1: float, density: float, inner: float = 0, size: Pair = (0.5, 1.9), white: float = 0.22
     ) -> None:
-        """Scatter winches, vents, lockers between two stations, ``density`` per 100 square metres, none within the
-        share ``inner`` of the half beam, the share ``white`` of them painted white."""
+        """Scatter winches, vents, lockers between two stations: ``density`` per 100 m2, the share ``white`` of them
+        painted white, none within the share ``inner`` of the half beam."""
         area = max(0.0, y1 - y0) * self.beam * (1 - inner)
         for _ in range(int(self.rng.poisson(1.4 * density * area / 100))):
             y = self.u(y0, y1)
@@ -142,13 +131,7 @@ class Draft:
         return start
 
     def house(
-        self,
-        y0: float,
-        y1: float,
-        height: float,
-        bridge_forward: bool = True,
-        width: float = 0.0,
-        colour: Colour | None = None,
+        self, y0: float, y1: float, height: float, forward: bool = True, width: float = 0, colour: Colour | None = None
     ) -> None:
         """Superstructure: tiers that grow smaller, a bridge with wings at its front, funnel, mast."""
         c = colour or self.shade(WHITE)
@@ -157,8 +140,8 @@ class Draft:
         tiers = max(2, int(height / 5.5))
         lower = self.u(0.25, 0.45) * height
         self.add(0, (y0 + y1) / 2, w, depth, lower, self.shade(c if self.chance(0.4) else self.deck, 0.06), "house")
-        front = y1 if bridge_forward else y0
-        sign = -1.0 if bridge_forward else 1.0
+        front = y1 if forward else y0
+        sign = -1.0 if forward else 1.0
         upper = depth * self.u(0.35, 0.6)
         for t in range(1, tiers + 1):
             top = lower + (height - lower) * t / tiers

@@ -51,10 +51,7 @@ def _oblique(surfaces: Surfaces, lean: tuple[float, float]) -> tuple[NDArray[np.
     step = highest / levels
     for k in range(levels + 1):
         level = k * step
-        move = shifted(shape, int(round(lean[0] * level / _CELL)), int(round(lean[1] * level / _CELL)))
-        if move is None:
-            continue
-        target, origin = move
+        target, origin = shifted(shape, int(round(lean[0] * level / _CELL)), int(round(lean[1] * level / _CELL)))
         here = z[origin] >= max(level, 1e-3)
         np.copyto(source[target], own[origin], where=here)
         np.copyto(wall[target], z[origin] > level + step, where=here)
@@ -80,9 +77,8 @@ def render_optical(ship: Ship, p: OpticalPass) -> NDArray[np.uint8]:
     top = paint * (light * np.maximum(0.2, 1 + gloss * texture))[..., None]
     # Water: the colour of the day with waves, darker in the ship's shadow.
     swell = 0.6 * smooth_noise(rng, (h, w), 26.0) + 0.4 * smooth_noise(rng, (h, w), 4.0)
-    water = (
-        np.array(p.sea, np.float32) * (1 + p.sea_texture * swell + 0.15 * (sunlit.astype(np.float32) - 1))[..., None]
-    )
+    waves = 1 + p.sea_texture * swell + 0.15 * (sunlit.astype(np.float32) - 1)
+    water = np.array(p.sea, np.float32) * waves[..., None]
 
     view, wall = _oblique(surfaces, p.lean)
     flat = view.ravel()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .speckle import DEFAULT_ENL
+from .textures import DEFAULT_ENL
 
 Pair = tuple[float, float]
-Triple = tuple[float, float, float]
+Triple = tuple[float, ...]
 # Saturation values of the SAR products of the sequences seen in HOSS (their chips' mean maxima: 2.3, 4.6, 6.6, 10.1).
 CEILINGS = (2.35, 4.75, 6.85, 10.6)
 
@@ -98,35 +98,23 @@ class Sequence:
 
 
 SEQUENCES: tuple[Sequence, ...] = (
-    Sequence(
-        5, CEILINGS[0], 180.0, 0.95, False,
-        (
-            Look((1.12, 1.04, 1.04), (0.035, 0.085, 0.13), 1.4, 0.05, 75, (0.12, -0.05), 0.75, (0.0, 0.01, 0.02)),
-            Look((0.98, 0.90, 1.0), (0.03, 0.07, 0.19), 1.4, 0.06, 75, (0.72, -0.22), 0.7, (0.02, 0.03, 0.12)),
-        ),
-    ),
-    Sequence(
-        4, CEILINGS[1], 180.0, 0.08, False,
-        (
-            Look((1.0, 0.98, 0.90), (0.055, 0.055, 0.08), 1.1, 0.02, 215, (0.14, 0.08), 0.75, (0.03, 0.03, 0.03)),
-            Look((0.98, 0.95, 0.90), (0.05, 0.05, 0.075), 1.15, 0.03, 215, (0.14, 0.08), 0.75, (0.02, 0.02, 0.03)),
-        ),
-    ),
-    Sequence(
-        1, CEILINGS[2], 0.0, 0.15, True,
-        (
-            Look((0.80, 0.72, 0.42), (0.045, 0.05, 0.035), 1.15, 0.03, 200, (-0.35, 0.1), 0.8, (0.03, 0.03, 0.015)),
-            Look((0.97, 1.05, 1.1), (0.022, 0.06, 0.12), 1.05, 0.02, 200, (0.05, 0.05), 0.8, (0.0, 0.01, 0.03)),
-        ),
-    ),
+    Sequence(5, CEILINGS[0], 180.0, 0.95, False, (
+        Look((1.12, 1.04, 1.04), (0.035, 0.085, 0.13), 1.4, 0.05, 75, (0.12, -0.05), 0.75, (0.0, 0.01, 0.02)),
+        Look((0.98, 0.90, 1.0), (0.03, 0.07, 0.19), 1.4, 0.06, 75, (0.72, -0.22), 0.7, (0.02, 0.03, 0.12)),
+    )),
+    Sequence(4, CEILINGS[1], 180.0, 0.08, False, (
+        Look((1.0, 0.98, 0.90), (0.055, 0.055, 0.08), 1.1, 0.02, 215, (0.14, 0.08), 0.75, (0.03, 0.03, 0.03)),
+        Look((0.98, 0.95, 0.90), (0.05, 0.05, 0.075), 1.15, 0.03, 215, (0.14, 0.08), 0.75, (0.02, 0.02, 0.03)),
+    )),
+    Sequence(1, CEILINGS[2], 0.0, 0.15, True, (
+        Look((0.80, 0.72, 0.42), (0.045, 0.05, 0.035), 1.15, 0.03, 200, (-0.35, 0.1), 0.8, (0.03, 0.03, 0.015)),
+        Look((0.97, 1.05, 1.1), (0.022, 0.06, 0.12), 1.05, 0.02, 200, (0.05, 0.05), 0.8, (0.0, 0.01, 0.03)),
+    )),
 )  # fmt: skip
-DISTRACTORS = Sequence(
-    0, CEILINGS[3], 0.0, 0.4, False,
-    (
-        Look((0.92, 0.92, 0.95), (0.10, 0.14, 0.19), 1.0, 0.0, 120, (0.1, 0.1), 0.75, (0.05, 0.06, 0.08)),
-        Look((0.85, 0.90, 0.95), (0.12, 0.16, 0.21), 0.95, 0.0, 120, (0.3, 0.1), 0.75, (0.06, 0.07, 0.1)),
-    ),
-)  # fmt: skip
+DISTRACTORS = Sequence(0, CEILINGS[3], 0.0, 0.4, False, (
+    Look((0.92, 0.92, 0.95), (0.10, 0.14, 0.19), 1.0, 0.0, 120, (0.1, 0.1), 0.75, (0.05, 0.06, 0.08)),
+    Look((0.85, 0.90, 0.95), (0.12, 0.16, 0.21), 0.95, 0.0, 120, (0.3, 0.1), 0.75, (0.06, 0.07, 0.1)),
+))  # fmt: skip
 
 
 def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, order: int) -> OpticalPass:
@@ -139,38 +127,34 @@ def optical_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, o
     sea = np.array(look.sea) * rng.uniform(0.6, 1.5) + rng.normal(0, 0.006, 3)
     # Sun and view belong to the product; ships on other headings see them from elsewhere.
     usual = rng.random() < 0.7
-    sun = look.sun + float(rng.normal(0, 25)) if usual else float(rng.uniform(0, 360))
-    tilt = float(np.hypot(*look.lean) * np.exp(rng.normal(0, 0.25)) + abs(rng.normal(0, 0.08)))
+    sun = look.sun + rng.normal(0, 25) if usual else rng.uniform(0, 360)
+    tilt = min(float(np.hypot(*look.lean) * np.exp(rng.normal(0, 0.25)) + abs(rng.normal(0, 0.08))), 1.0)
     around = float(np.arctan2(look.lean[1], look.lean[0]) + rng.normal(0, 0.35))
-    if not usual:
-        around = float(rng.uniform(0, 2 * np.pi))
-    tilt = min(tilt, 1.0)
-    vr, vg, vb = (float(v) for v in np.array(look.veil) * rng.uniform(0.4, 1.5))
-    r, g, b = (float(v) for v in np.clip(gain, 0.3, 2))
-    sr, sg, sb = (float(v) for v in np.clip(sea, 0.008, 0.5))
+    around = around if usual else rng.uniform(0, 2 * np.pi)
+    veil = np.array(look.veil) * rng.uniform(0.4, 1.5)
     weather = rng.random()
-    haze = float(abs(rng.normal(0, 0.012))) + (float(rng.uniform(0.03, 0.22)) if weather < 0.05 else 0.0)
+    haze = float(abs(rng.normal(0, 0.012))) + (rng.uniform(0.03, 0.22) if weather < 0.05 else 0.0)
     return OpticalPass(
-        angle=float(rng.normal(0, 1.3)),
+        angle=rng.normal(0, 1.3),
         stern_up=stern_up,
         sun_azimuth=sun % 360.0,
-        sun_elevation=float(rng.uniform(26, 62)),
+        sun_elevation=rng.uniform(26, 62),
         lean=(tilt * float(np.cos(around)), tilt * float(np.sin(around))),
         margin=(float(1.18 * np.exp(rng.normal(0, 0.027))), float(1.27 * np.exp(rng.normal(0, 0.055)))),
-        shift=(float(rng.normal(0, 0.025)), float(rng.normal(0, 0.008))),
-        gain=(r, g, b),
+        shift=(rng.normal(0, 0.025), rng.normal(0, 0.008)),
+        gain=tuple(np.clip(gain, 0.3, 2).tolist()),
         gamma=float(look.gamma * np.exp(rng.normal(0, 0.12))),
         black=look.black,
         saturation=float(look.saturation * rng.uniform(0.75, 1.15)),
-        veil=(vr, vg, vb),
+        veil=tuple(veil.tolist()),
         haze=haze,
-        sea=(sr, sg, sb),
-        sea_texture=float(rng.uniform(0.02, 0.22)),
-        blur=float(rng.uniform(0.8, 1.3)) if rng.random() < 0.85 else float(rng.uniform(1.3, 2.0)),
-        sharpen=float(rng.uniform(0.6, 2.0)) if rng.random() < 0.85 else 0.0,
-        cloud=float(rng.uniform(0.2, 0.8)) if weather < 0.07 else 0.0,
-        wake=float(rng.uniform(0.1, 0.4)) if rng.random() < 0.08 else 0.0,
-        noise=float(rng.uniform(0.002, 0.008)),
+        sea=tuple(np.clip(sea, 0.008, 0.5).tolist()),
+        sea_texture=rng.uniform(0.02, 0.22),
+        blur=rng.uniform(0.8, 1.3) if rng.random() < 0.85 else rng.uniform(1.3, 2.0),
+        sharpen=rng.uniform(0.6, 2.0) if rng.random() < 0.85 else 0.0,
+        cloud=rng.uniform(0.2, 0.8) if weather < 0.07 else 0.0,
+        wake=rng.uniform(0.1, 0.4) if rng.random() < 0.08 else 0.0,
+        noise=rng.uniform(0.002, 0.008),
         seed=int(rng.integers(2**31)),
     )
 
@@ -180,31 +164,31 @@ def sar_pass(rng: np.random.Generator, sequence: Sequence, stern_up: bool, enl: 
     moving = rng.random() < 0.22
     # Ships lie along the orbit, at anchor and in lanes: mostly seen from the side, the sequence's own more often.
     side = sequence.near_side if rng.random() < 0.65 else 180.0 - sequence.near_side
-    look = side + float(rng.normal(0, 24)) if rng.random() < 0.78 else float(rng.uniform(0, 360))
-    smear = float(rng.uniform(3, 9)) if rng.random() < 0.45 else float(rng.uniform(9, 60))
+    look = side + rng.normal(0, 24) if rng.random() < 0.78 else rng.uniform(0, 360)
+    smear = rng.uniform(3, 9) if rng.random() < 0.45 else rng.uniform(9, 60)
     return SarPass(
-        angle=float(rng.normal(0, 2.2)),
+        angle=rng.normal(0, 2.2),
         stern_up=stern_up,
         look=look % 360.0,
-        incidence=float(rng.uniform(22, 52)),
+        incidence=rng.uniform(22, 52),
         margin=(float(1.2 * np.exp(rng.normal(0, 0.06))), float(1.14 * np.exp(rng.normal(0, 0.09)))),
-        shift=(float(rng.normal(0, 0.05)), float(rng.normal(0, 0.012))),
+        shift=(rng.normal(0, 0.05), rng.normal(0, 0.012)),
         ceiling=float(sequence.ceiling * rng.uniform(0.98, 1.02)),
         level=(0.7 if moving else 1.0) * float(np.clip(1.1 * np.exp(rng.normal(0, 0.34)), 0.4, 2.4)),
         floor=float(0.0022 * np.exp(rng.normal(0, 0.25))),
-        sea_texture=float(rng.uniform(0.1, 0.6)),
+        sea_texture=rng.uniform(0.1, 0.6),
         enl=enl,
-        grain=float(rng.uniform(0.6, 1.1)) * (0.7 if moving and smear > 9 else 1.0),
-        resolution=float(rng.uniform(0.6, 1.2)),
+        grain=rng.uniform(0.6, 1.1) * (0.7 if moving and smear > 9 else 1.0),
+        resolution=rng.uniform(0.6, 1.2),
         lobes=float(np.clip(0.02 * np.exp(rng.normal(0, 1.0)), 0.001, 0.15)),
         smear=smear if moving else 0.0,
-        smeared=float(rng.uniform(0.3, 0.95)) if moving else 0.0,
+        smeared=rng.uniform(0.3, 0.95) if moving else 0.0,
         halo=float(0.002 * np.exp(rng.normal(0, 0.6))),
         hull=float(np.clip(np.exp(rng.normal(0, 1.0)), 0.1, 6.0)),
         fading=float(abs(rng.normal(0, 0.35))),
-        glints=float(rng.uniform(0.0, 1.8)),
-        dihedral=float(rng.uniform(10, 34)),
+        glints=rng.uniform(0.0, 1.8),
+        dihedral=rng.uniform(10, 34),
         flash=float(2.4 * np.exp(rng.normal(0, 0.6))),
-        fade=float(rng.uniform(0.3, 0.6)),
+        fade=rng.uniform(0.3, 0.6),
         seed=int(rng.integers(2**31)),
     )

@@ -62,12 +62,8 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
     scatter = np.zeros((3, count), np.float32)
     walls: list[NDArray[np.float32]] = []
 
-    def draw(i: int, cells: NDArray[np.float64], convex: bool) -> None:
-        points = np.round(cells * (1 << _SHIFT)).astype(np.int32)
-        if convex:
-            cv2.fillConvexPoly(index, points, i, shift=_SHIFT)
-        else:
-            cv2.fillPoly(index, [points], i, shift=_SHIFT)
+    def fixed(cells: NDArray[np.float64]) -> NDArray[np.int32]:
+        return np.round(cells * (1 << _SHIFT)).astype(np.int32)
 
     def add_walls(cells: NDArray[np.float64], base: float, height: float, corner: float, rail: bool) -> None:
         following = np.roll(cells, -1, axis=0)
@@ -80,7 +76,7 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
     top[1] = ship.freeboard
     colour[1] = ship.deck_colour
     scatter[:, 1] = MATERIALS[ship.deck_material].echo
-    draw(1, outline, False)
+    cv2.fillPoly(index, [fixed(outline)], 1, shift=_SHIFT)
     add_walls(outline, 0.0, ship.freeboard, 0.25, False)
     add_walls(outline, ship.freeboard, ship.bulwark, 0.8, True)
 
@@ -96,11 +92,10 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
                 below = max(int(index[int(y), int(x)]), 1)
             scatter[:, i] = scatter[:, below]
             top[i] = max(top[below], top[i])
-            draw(i, cells, True)
-            continue
-        scatter[:, i] = MATERIALS[part.material].echo
-        draw(i, cells, True)
-        if part.height > 0.2:
+        else:
+            scatter[:, i] = MATERIALS[part.material].echo
+        cv2.fillConvexPoly(index, fixed(cells), i, shift=_SHIFT)
+        if part.height > 0.2 and part.material != "paint":
             add_walls(cells, part.base, part.height, MATERIALS[part.material].corner, False)
     return Surfaces(index, top[index], colour, scatter[0], scatter[1], scatter[2], np.concatenate(walls))
 
@@ -113,19 +108,15 @@ def lit(z: FloatMap, direction: tuple[float, float], slope: float, step: float =
     reach = min(max(h, w), float(z.max()) / max(slope, 1e-3))
     for k in range(1, int(reach / step) + 1):
         d = k * step
-        move = shifted((h, w), -int(round(direction[0] * d)), -int(round(direction[1] * d)))
-        if move is None:
-            break
-        target, source = move
+        target, source = shifted((h, w), -int(round(direction[0] * d)), -int(round(direction[1] * d)))
         seen[target] &= z[source] <= z[target] + (d * slope + 0.3)
     return seen
 
 
-def shifted(shape: tuple[int, int], dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Slices (target, source) that move a map by (dx, dy) cells; None when nothing of it is left."""
+def shifted(shape: tuple[int, int], dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices (target, source) that move a map by (dx, dy) cells; empty ones when nothing of it is left."""
     h, w = shape
-    if abs(dx) >= w or abs(dy) >= h:
-        return None
+    dx, dy = max(-w, min(dx, w)), max(-h, min(dy, h))
     target = (slice(max(0, dy), h + min(0, dy)), slice(max(0, dx), w + min(0, dx)))
     source = (slice(max(0, -dy), h + min(0, -dy)), slice(max(0, -dx), w + min(0, -dx)))
     return target, source

@@ -13,8 +13,7 @@ from .passes import SarPass
 from .raster import FloatMap, Frame
 from .scattering import CELL, collect
 from .ships import Ship
-from .speckle import line_kernel, speckle
-from .textures import smooth_noise
+from .textures import line_kernel, smooth_noise, speckle
 
 PIXEL = 1.0  # metres per pixel of the chip
 

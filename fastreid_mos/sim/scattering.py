@@ -56,10 +56,8 @@ class _Echoes:
         flat = surfaces.backscatter[surfaces.index] * np.exp(spread * self.texture - spread**2 / 2) * self.visible
         bins = np.round(surfaces.z * self.cot / CELL).astype(np.int32)
         for k in range(int(bins.max()) + 1):
-            move = shifted(bins.shape, int(round(self.toward[0] * k)), int(round(self.toward[1] * k)))
-            if move is not None:
-                target, source = move
-                self.energy[target] += np.where(bins[source] == k, flat[source], 0)
+            target, source = shifted(bins.shape, int(round(self.toward[0] * k)), int(round(self.toward[1] * k)))
+            self.energy[target] += np.where(bins[source] == k, flat[source], 0)
 
     def walls(self) -> None:
         """Dihedral flashes at the foot of the walls that face the sensor, and their faces laid over."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-Colour = tuple[float, float, float]  # RGB, 0..1
+Colour = tuple[float, ...]  # RGB, 0..1
+Point = tuple[float, float, float]  # x, y, z
 _ROUND_CORNERS = 12
 
 
@@ -80,8 +81,8 @@ class Part:
 class Bar:
     """A thin straight member in space: crane jib, mast, pipe, gangway. ``start`` and ``end`` are (x, y, z)."""
 
-    start: tuple[float, float, float]
-    end: tuple[float, float, float]
+    start: Point
+    end: Point
     thickness: float
     colour: Colour
     echo: float = 1.0

@@ -106,7 +106,7 @@ def offshore(d: Draft) -> None:
     forward = d.chance(0.65)
     depth = d.length * d.u(0.14, 0.24)
     start = d.length * (d.u(0.66, 0.74) if forward else d.u(0.03, 0.08))
-    d.house(start, start + depth, d.u(18, 30), bridge_forward=d.chance(0.7), width=d.beam * d.u(0.75, 0.98))
+    d.house(start, start + depth, d.u(18, 30), forward=d.chance(0.7), width=d.beam * d.u(0.75, 0.98))
     d.forecastle()
     low, high = (0.04, start / d.length - 0.02) if forward else ((start + depth) / d.length + 0.02, 0.9)
     for _ in range(int(d.rng.integers(8, 26))):  # modules, reels, tanks, pipe racks

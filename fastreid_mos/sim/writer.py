@@ -25,7 +25,7 @@ from .optical import render_optical
 from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
 from .sar import render_sar
 from .ships import Ship
-from .speckle import DEFAULT_ENL
+from .textures import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
 SIM_VERSION = 8

@@ -34,16 +34,14 @@ def response(request, box_ship, clear_optical, clear_sar, monkeypatch):
     """A function: the (row, column) in metres from the chip's middle of what a ship shows more than another."""
     # The chip's frame does not depend on the parts here.
     monkeypatch.setattr(Ship, "mean_height", property(lambda ship: ship.freeboard))
-    optical = request.param == "optical"
-    p, render = (clear_optical, render_optical) if optical else (clear_sar, render_sar)
-    pixel = OPTICAL_PIXEL if optical else SAR_PIXEL
+    sar = request.param == "sar"
+    p, render, pixel = (clear_sar, render_sar, SAR_PIXEL) if sar else (clear_optical, render_optical, OPTICAL_PIXEL)
 
     def centre(ship, bare=None, **fields):
         known = {name: value for name, value in fields.items() if hasattr(p, name)}
         chips = [render(s, replace(p, **known)) for s in (ship, bare or box_ship())]
         change = np.clip(chips[0].astype(float) - chips[1], 0, None)
-        change = change.mean(2) if change.ndim == 3 else change
-        assert change.max() > 0
+        change = change if sar else change.mean(2)
         change[change < 0.2 * change.max()] = 0
         rows = [float((change * i).sum() / change.sum()) for i in np.indices(change.shape)]
         return [(row - (size - 1) / 2) * pixel for row, size in zip(rows, change.shape, strict=True)]
@@ -58,6 +56,9 @@ def test_a_part_moves_its_response(box_ship, response, stern_up):
     sign = 1 if stern_up else -1
     assert after - before == pytest.approx(50.0 * sign, abs=2.5)
     assert before == pytest.approx((35.0 - 60.0) * sign, abs=4.0)
+    # A starboard part lies right with the bow up, left with the stern up. Layover is along range, here downwards.
+    starboard = box_ship(Part(5.0, 60.0, 6.0, 8.0, 5.0, 4.0, WHITE, "house"))
+    assert response(starboard, stern_up=stern_up, look=90.0)[1] == pytest.approx(-5.0 * sign, abs=2.0)
 
 
 def test_parts_and_bars_show_where_they_are(box_ship, response):
@@ -67,13 +68,6 @@ def test_parts_and_bars_show_where_they_are(box_ship, response):
     for material in set(MATERIALS) - {"sea", "paint"}:
         ship = box_ship(Part(0.0, 85.0, 10.0, 9.0, 5.0, 3.0, WHITE, material))
         assert response(ship)[0] == pytest.approx(25.0, abs=5.0), material
-
-
-def test_sides_are_not_mirrored(box_ship, response):
-    """A starboard part lies right with the bow up, left with the stern up. Layover is along range, here downwards."""
-    ship = box_ship(Part(5.0, 60.0, 6.0, 8.0, 5.0, 4.0, WHITE, "house"))
-    for stern_up, side in ((False, 1), (True, -1)):
-        assert response(ship, stern_up=stern_up, look=90.0)[1] * side == pytest.approx(5.0, abs=2.0)
 
 
 @pytest.mark.parametrize("look, sign", [(180.0, -1), (0.0, 1)])
@@ -95,16 +89,14 @@ def test_every_class_renders_at_its_own_size(kind, clear_sar):
     rng = np.random.default_rng(sorted(CLASSES).index(kind))
     ship = sample_ship(rng, kind)
     low, high = CLASSES[kind].span
-    assert ship.kind == kind and low <= ship.length <= high and ship.parts
+    assert ship.kind == kind and low <= ship.length <= high
     for part in ship.parts:
         assert np.isfinite([part.x, part.y, part.base]).all() and part.height >= 0 and min(part.width, part.length) > 0
         assert all(0 <= c <= 1 for c in part.colour) and part.material in set(MATERIALS) - {"sea"}
-    sequence = SEQUENCES[0]
-    optical = render_optical(ship, optical_pass(rng, sequence, True, 0))
-    sar = render_sar(ship, sar_pass(rng, sequence, True))
-    assert optical.dtype == np.uint8 and optical.ndim == 3 and optical.shape[2] == 3
-    assert sar.dtype == np.float32 and sar.ndim == 2
-    assert np.isfinite(sar).all() and 0 < sar.min() and sar.max() <= 1.03 * sequence.ceiling
+    optical = render_optical(ship, optical_pass(rng, SEQUENCES[0], True, 0))
+    sar = render_sar(ship, sar_pass(rng, SEQUENCES[0], True))
+    assert optical.dtype == np.uint8 and optical.shape[2:] == (3,) and sar.dtype == np.float32 and sar.ndim == 2
+    assert np.isfinite(sar).all() and 0 < sar.min() and sar.max() <= 1.03 * SEQUENCES[0].ceiling
     assert optical.shape[0] * OPTICAL_PIXEL == pytest.approx(1.2 * ship.length, rel=0.2)
     assert sar.shape[0] * SAR_PIXEL == pytest.approx(1.22 * ship.length, rel=0.3)
     assert optical.shape[0] > 1.5 * optical.shape[1] and optical.std() > 5
@@ -112,19 +104,14 @@ def test_every_class_renders_at_its_own_size(kind, clear_sar):
     assert np.median(calm[len(calm) // 3 : -len(calm) // 3].max(1)) > 10 * np.median(calm[:3])  # the ship stands out
 
 
-def test_unknown_class_is_refused():
-    with pytest.raises(ValueError, match="^kind.*'submarine'"):
-        sample_ship(np.random.default_rng(0), "submarine")
-
-
 def test_loading_changes_the_draught_and_keeps_every_part_on_its_deck():
     ship = sample_ship(np.random.default_rng(5), "container")
     loaded = ship.loaded(np.random.default_rng(1), 0.5)
-    lift = loaded.freeboard - ship.freeboard
-    pairs = list(zip(ship.parts, loaded.parts, strict=True))
-    lifts = [b.base - a.base for a, b in pairs]
+    lifts = [b.base - a.base for a, b in zip(ship.parts, loaded.parts, strict=True)]
     for a, b in zip(ship.bars, loaded.bars, strict=True):
         lifts += [b.start[2] - a.start[2], b.end[2] - a.end[2]]
-    assert lift != 0 and lifts == pytest.approx([lift] * len(lifts))
-    changed = {i for i, (a, b) in enumerate(pairs) if a.height != b.height}
+    assert loaded.freeboard != ship.freeboard and lifts == pytest.approx(
+        [loaded.freeboard - ship.freeboard] * len(lifts)
+    )
+    changed = {i for i, part in enumerate(ship.parts) if part.height != loaded.parts[i].height}
     assert changed and changed <= set(ship.cargo)

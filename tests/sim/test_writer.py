@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import pytest
 import tifffile
 
 from fastreid_mos.data import read_chip
-from fastreid_mos.errors import DatasetError
 from fastreid_mos.sim import SimConfig, write_hoss, writer
 from fastreid_mos.sim.cli import main
 
@@ -53,24 +51,18 @@ def test_layout_names_and_formats(written):
         name = re.fullmatch(r"(\d{4}|-1)_(s\d\dc\d|\d{4})_(RGB|SAR)\.tif", path.name)
         held.setdefault(path.parent.name, set()).add(int(name[1]))
         with tifffile.TiffFile(path) as tif:
-            page = tif.pages[0]
-            kind = (page.compression.name, page.dtype, page.samplesperpixel, page.photometric.name)
-            assert tif.byteorder == "<" and len(tif.pages) == 1
-            if name[3] == "RGB":
-                assert kind == ("LZW", np.uint8, 3, "RGB") and page.predictor.name == "HORIZONTAL"
-            else:
-                assert kind == ("NONE", np.float32, 1, "MINISBLACK")
-            pixels = page.asarray()
+            (page,), pixels = tif.pages, tif.asarray()
+            kind = (page.compression.name, page.predictor.name, page.dtype, page.samplesperpixel, page.photometric.name)
+            rgb, sar = ("LZW", "HORIZONTAL", np.uint8, 3, "RGB"), ("NONE", "NONE", np.float32, 1, "MINISBLACK")
+            assert tif.byteorder == "<" and kind == (rgb if name[3] == "RGB" else sar)
         assert pixels.shape[0] > pixels.shape[1] and np.isfinite(pixels).all()
         assert tuple(read_chip(path).size) == pixels.shape[1::-1]
-    assert held.keys() == set(writer.FOLDERS)
     assert held["query"] == held["bounding_box_test"] - {-1} != held["bounding_box_test"]
     assert not held["query"] & held["bounding_box_train"] and len(held["query"]) == round(0.4 * IDS)
     assert held["query"] | held["bounding_box_train"] == set(range(1, IDS + 1))
     content = json.loads((written / "sim.json").read_text())
-    assert content["simulated"] is True and content["complete"] is True
-    assert content["version"] == writer.SIM_VERSION
-    assert content["parameters"]["num_ids"] == IDS and content["parameters"]["seed"] == 11
+    assert content.items() >= {"simulated": True, "complete": True, "version": writer.SIM_VERSION}.items()
+    assert content["parameters"].items() >= {"num_ids": IDS, "seed": 11}.items()
     assert content["chips"] == {f.name: len(list(f.iterdir())) for f in (written / "HOSS").iterdir()}
 
 
@@ -94,42 +86,24 @@ def test_modalities_and_single_modality_identities():
 
 
 def test_a_stopped_run_resumes_and_a_finished_set_is_left_alone(written, tmp_path, monkeypatch):
-    output, made, real = tmp_path / "stopped", [], writer.render
+    output, made, real, last = tmp_path / "stopped", [], writer.render, 5
 
-    def stop_after(number):
-        def render(config, chip):
-            if len(made) == number:
-                raise KeyboardInterrupt
-            made.append(chip.name)
-            return real(config, chip)
+    def render(config, chip):
+        if len(made) == last:
+            raise KeyboardInterrupt
+        made.append(chip.name)
+        return real(config, chip)
 
-        monkeypatch.setattr(writer, "render", render)
-
-    stop_after(5)
+    monkeypatch.setattr(writer, "render", render)
     with pytest.raises(KeyboardInterrupt):
         write_hoss(output, IDS, 11)
-    assert json.loads((output / "sim.json").read_text())["complete"] is False
     assert len(list((output / "HOSS").rglob("*.tif"))) == 5
-    stop_after(-1)
+    last = -1
     write_hoss(output, IDS, 11)
     assert files(output) == files(written)
     assert len(made) == len(set(made)), "a chip that was there already was drawn again"
-    stop_after(len(made))
-    assert write_hoss(output, IDS, 11) == output
-    assert files(output) == files(written)
-
-
-def test_foreign_folders_are_refused_and_left_as_they_were(tmp_path):
-    (tmp_path / "foreign").mkdir()
-    for name, text, words in (
-        ("sim.json", "{", "sim.json"), ("sim.json", "[]", "sim.json"), ("sim.json", '{"simulated": true}', "sim.json"),
-        ("thesis.txt", "mine", "foreign: .*thesis.txt"),
-    ):  # fmt: skip
-        (tmp_path / "foreign" / "sim.json").unlink(missing_ok=True)
-        (tmp_path / "foreign" / name).write_text(text)
-        with pytest.raises(DatasetError, match=words):
-            write_hoss(tmp_path / "foreign", 2)
-        assert files(tmp_path / "foreign") == {name: text.encode()}
+    last = len(made)
+    assert write_hoss(output, IDS, 11) == output and files(output) == files(written)
 
 
 def refused(capsys, *arguments) -> str:
@@ -141,33 +115,20 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_arguments_out_of_range(tmp_path, capsys):
-    for words in (
-        "--ids 0", "--ids 99999999999", "--ids 3 --seed -1", "--ids 3 --chips-per-id 1", "--ids 3 --test-fraction 1.5",
-        "--ids 3 --single-modality-fraction -0.1", "--ids 3 --distractors-per-test-id nan", "--ids 3 --enl 0",
-        "--ids 3 --workers 0",
-    ):  # fmt: skip
+    for words in ("--ids 0", "--ids 3 --seed -1", "--ids 3 --distractors-per-test-id nan", "--ids 3 --workers 0"):
         line = refused(capsys, *words.split(), "--output", tmp_path / "out")
         assert line.startswith(f"{words.split()[-2]}: ") and not (tmp_path / "out").exists()
 
 
-def test_output_that_cannot_be_written(written, tmp_path, capsys, monkeypatch):
+def test_output_that_is_not_its_own_or_cannot_be_written(written, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to("gone")
-    for output, word in (
-        (tmp_path / "file", tmp_path / "file"),
-        (tmp_path / "file" / "below", tmp_path / "file"),
-        (tmp_path / "link" / "below", "gone"),
-        (written, "sim.json"),  # of other parameters
-        ("", "output"),
-    ):
+    for number, (name, text) in enumerate([("sim.json", "["), ("sim.json", '{"version": 1}'), ("thesis.txt", "mine")]):
+        (folder := tmp_path / str(number)).mkdir()
+        (folder / name).write_text(text)
+        assert re.match(f"{folder}.*{name}", refused(capsys, "--ids", 2, "--output", folder))
+        assert files(folder) == {name: text.encode()}
+    for output, word in ((tmp_path / "file", tmp_path / "file"), (written, "sim.json"), ("", "output")):
         assert str(word) in refused(capsys, "--ids", 2, "--output", output)
-
-    def refuse(path, *_, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    line = refused(capsys, "--ids", 2, "--output", tmp_path / "closed")
-    assert line.startswith(f"{tmp_path / 'closed'}: ") and "Permission denied" in line
 
 
 @pytest.mark.slow
@@ -180,7 +141,5 @@ def test_a_process_that_is_killed_is_one_line(tmp_path, capsys, monkeypatch):
 
 def test_the_command_line_reports_and_counts(tmp_path, capsys):
     assert main(["--ids", "1", "--output", str(tmp_path), "--chips-per-id", "2"]) == 0
-    count = len(list((tmp_path / "HOSS").rglob("*.tif")))
-    out = capsys.readouterr().out
-    for word in ("1 identities", f"{count} chips in {tmp_path}", "sim.json", "empty with these numbers: query"):
-        assert word in out
+    count, out = len(list((tmp_path / "HOSS").rglob("*.tif"))), capsys.readouterr().out
+    assert all(word in out for word in ("1 identities", f"{count} chips in {tmp_path}", "sim.json", "query"))
