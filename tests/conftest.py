@@ -1,4 +1,4 @@
-"""Fixtures for the whole suite. Real data is reached by FASTREID_MOS_SHARED and its tests skip without it."""
+"""Fixtures for the whole suite: real and simulated chips, calls of the tools in this process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as our tools do before to
 import torch  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
-import fastreid_mos  # noqa: E402, F401  repairs what a CPU-only torchvision stumbles over, before any test imports diffusers
+import fastreid_mos  # noqa: E402  repairs what a CPU-only torchvision stumbles over, before diffusers is imported
 
 GOLDEN = Path(__file__).parent / "golden"
+DEMO = Path(__file__).parents[1] / "configs/HOSS/demo"
+DEBUG = str(DEMO / "debug.yml")
 # Sums depend on the number of threads; here, as the fixtures of a module come before those of its tests.
 torch.set_num_threads(1)
 
@@ -52,6 +54,52 @@ def tiny_hoss(tmp_path_factory) -> Path:
     from fastreid_mos.sim import write_hoss
 
     return write_hoss(tmp_path_factory.mktemp("tiny_hoss"), 24, seed=5, chips_per_id=4, test_fraction=0.4)
+
+
+@pytest.fixture(params=["re-identifier", "bridge"])
+def tool(request):
+    """A function: words of the command line -> exit status of a training tool with its debug config."""
+    if request.param == "re-identifier":
+        return request.getfixturevalue("call")
+    from tools.train_bbdm import main
+
+    return lambda *words: main(["--config-file", str(DEMO / "bbdm_debug.yml"), *map(str, words)])
+
+
+@pytest.fixture
+def call():
+    """A function: words of the command line -> exit status of tools/train_net.py with the debug config."""
+    from tools.train_net import main
+
+    return lambda *words: main(["--config-file", DEBUG, *map(str, words)])
+
+
+@pytest.fixture
+def debug_cfg():
+    """A function: options -> the debug config."""
+    return lambda *options: fastreid_mos.load_cfg(DEBUG, [*map(str, options)])
+
+
+@pytest.fixture
+def refused(call, capsys):
+    """A function: words -> the one line that they are refused with."""
+
+    def check(*words, program=call):
+        capsys.readouterr()
+        assert program(*words) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ") and len(line) < 1000
+        return line
+
+    return check
+
+
+@pytest.fixture
+def contents():
+    """A function: folder -> bytes of each file in it, by name."""
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def _forget_loggers() -> None:

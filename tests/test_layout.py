@@ -29,7 +29,6 @@ FLOORS = {
 
 
 def _imports(file):
-    """First part, below fastreid_mos, of every module of ours that a file imports."""
     parts = file.relative_to(HOUSE).with_suffix("").parts
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:

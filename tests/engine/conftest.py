@@ -1,4 +1,4 @@
-"""A finished run of the debug config on the tiny simulated set, and calls of tools/train_net.py in this process."""
+"""A finished run of the debug config on the tiny simulated set, which all tests here are run on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import fastreid_mos
 from tools.train_net import main
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def data(tiny_hoss, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
     return tiny_hoss
@@ -30,40 +29,6 @@ def finished(tiny_hoss, tmp_path_factory):
 
 
 @pytest.fixture
-def run(finished, data, tmp_path):
+def run(finished, tmp_path):
     """A copy of it that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-@pytest.fixture
-def debug_cfg(data):
-    """A function: options -> the debug config."""
-    return lambda *options: fastreid_mos.load_cfg(DEBUG, [*map(str, options)])
-
-
-@pytest.fixture
-def call(data):
-    """A function: words of the command line -> exit status."""
-    return lambda *words: main(["--config-file", DEBUG, *map(str, words)])
-
-
-@pytest.fixture
-def refused(call, capsys):
-    """A function: words of the command line -> the one line that they are refused with."""
-
-    def check(*words):
-        capsys.readouterr()
-        assert call(*words) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("error: ")
-        return line
-
-    return check
-
-
-@pytest.fixture
-def contents():
-    """A function: folder -> bytes of each file in it, by name."""
-    return lambda folder: {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }

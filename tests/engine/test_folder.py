@@ -12,8 +12,8 @@ import torch
 from fastreid_mos.files import only_run
 
 
-def tag(content):
-    return lambda run: (run / "last_checkpoint").write_bytes(content)
+def write(name, content):
+    return lambda run: (run / name).write_bytes(content)
 
 
 def state(**changes):
@@ -26,36 +26,29 @@ def state(**changes):
     return change
 
 
-def no_chips(run):
-    os.environ["FASTREID_DATASETS"] = "/nowhere"
-
-
-# What is done to the finished run, flag, options, what the line must name.
+# What is done to the finished run, words, what the line must name.
 REFUSED = [
-    (None, [], [], "--resume"),
-    (None, ["--resume"], ["MODEL.TRANSOSS.EMBED_DIM", 32, "MODEL.BACKBONE.FEAT_DIM", 32], "MODEL.TRANSOSS.EMBED_DIM"),
-    (None, ["--resume"], ["SOLVER.IMS_PER_BATCH", 16], "SOLVER.IMS_PER_BATCH 8 (now 16)"),
-    (None, ["--resume"], ["INPUT.SAR.TRANSFORM", "SARMaxScale"], "INPUT.SAR.TRANSFORM"),
-    (None, ["--resume"], ["TEST.HOLDOUT.SEED", 3], "TEST.HOLDOUT.SEED"),
-    (no_chips, ["--resume"], [], "nowhere"),
-    (no_chips, ["--eval-only"], [], "nowhere"),
-    (tag(b"\xff\xfe"), ["--eval-only"], [], "last_checkpoint"),
-    (tag(b""), ["--resume"], [], "last_checkpoint"),
-    (tag(b"model_0009.pth"), ["--resume"], [], "model_0009.pth"),
-    (state(optimizer={"a": 1}), ["--resume"], [], "model_final.pth"),
-    (state(optimizer=None), ["--resume"], [], "model_final.pth"),
-    (state(model={"a": torch.zeros(1)}), ["--resume"], [], "model_final.pth"),
-    (state(world_size=2), ["--resume"], [], "world_size 2"),
-    (state(iters_per_epoch=9), ["--resume"], [], "iters_per_epoch 9"),
+    (None, [], "--resume"),
+    (None, ["--resume", "SOLVER.IMS_PER_BATCH", 16], "SOLVER.IMS_PER_BATCH 8 (now 16)"),
+    (None, ["--resume", "TEST.HOLDOUT.SEED", 3], "TEST.HOLDOUT.SEED"),
+    (lambda run: os.environ.update(FASTREID_DATASETS="/nowhere"), ["--eval-only"], "nowhere"),
+    (write("last_checkpoint", b"\xff\xfe"), ["--eval-only"], "last_checkpoint"),
+    (write("last_checkpoint", b"model_0009.pth"), ["--resume"], "model_0009.pth"),
+    (write("model_final.pth", b"half"), ["--resume"], "model_final.pth"),
+    (state(optimizer={"a": 1}), ["--resume"], "model_final.pth"),
+    (state(optimizer=None), ["--resume"], "model_final.pth"),
+    (state(model={"a": torch.zeros(1)}), ["--resume"], "model_final.pth"),
+    (state(world_size=2), ["--resume"], "world_size 2"),
+    (state(iters_per_epoch=9), ["--resume"], "iters_per_epoch 9"),
 ]
 
 
-@pytest.mark.parametrize(("prepare", "flags", "options", "named"), REFUSED, ids=[str(case[1:]) for case in REFUSED])
-def test_a_refused_call_leaves_the_folder_as_it_was(run, refused, contents, prepare, flags, options, named):
+@pytest.mark.parametrize(("prepare", "words", "named"), REFUSED, ids=[str(case[1:]) for case in REFUSED])
+def test_a_refused_call_leaves_the_folder_as_it_was(run, refused, contents, prepare, words, named):
     if prepare is not None:
         prepare(run)
     before = contents(run)
-    assert named in refused(*flags, "OUTPUT_DIR", run, *options)
+    assert named in refused(*words[:1], "OUTPUT_DIR", run, *words[1:])
     assert contents(run) == before
 
 
@@ -97,9 +90,17 @@ def written_to(run, call, contents):
 
 @pytest.mark.slow
 def test_results_are_replaced_by_those_of_the_same_test_only(run, written_to, data, tmp_path, monkeypatch):
+    """The same weights and data are known by any path: relative ones, and one over a link."""
+    before = json.loads((run / "results.json").read_text())
+    (tmp_path / "link").symlink_to(data.parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTREID_DATASETS", f"link/{data.name}")
+    assert written_to("TEST.RANDOM_DRAWS", 5) == written_to("MODEL.WEIGHTS", "run/model_final.pth") == ""
+    after = json.loads((run / "results.json").read_text())
+    assert os.path.isabs(after["model"]["MODEL.WEIGHTS"])
+    assert all(after["protocols"][name]["model"] == part["model"] for name, part in before["protocols"].items())
     torch.save(torch.load(run / "model_0000.pth", weights_only=True), run / "other.pth")
-    assert written_to("MODEL.WEIGHTS", run / "other.pth") == "eval_1"
-    assert written_to("MODEL.WEIGHTS", run / "other.pth") == "eval_1"
+    assert written_to("MODEL.WEIGHTS", run / "other.pth") == written_to("MODEL.WEIGHTS", run / "other.pth") == "eval_1"
     assert written_to("INPUT.RESIZE.TEST", "bicubic") == "eval_2"
     assert "INPUT.RESIZE.TEST bicubic (trained with bilinear)" in (run / "eval_2/log.txt").read_text()
     assert written_to("TEST.EVALUATOR", "ReidEvaluator") == "eval_3"
@@ -107,53 +108,28 @@ def test_results_are_replaced_by_those_of_the_same_test_only(run, written_to, da
     assert written_to() == "eval_4"
 
 
-@pytest.mark.slow
-def test_the_same_weights_and_data_again_replace_their_results(run, written_to, data, tmp_path, monkeypatch):
-    """Known by any path: relative ones from two folders, one of each over a link."""
-    before = json.loads((run / "results.json").read_text())
-    (tmp_path / "link").symlink_to(data.parent)
-    (tmp_path / "weights").symlink_to(run)
-    assert written_to("TEST.RANDOM_DRAWS", 5) == ""
-    for here, datasets in ((tmp_path, f"link/{data.name}"), (data.parent, data.name)):
-        monkeypatch.chdir(here)
-        monkeypatch.setenv("FASTREID_DATASETS", datasets)
-        weights = os.path.relpath((run if here == tmp_path else tmp_path / "weights") / "model_final.pth")
-        assert written_to("MODEL.WEIGHTS", weights) == ""
-    after = json.loads((run / "results.json").read_text())
-    assert os.path.isabs(after["model"]["MODEL.WEIGHTS"])
-    assert all(after["protocols"][name]["model"] == part["model"] for name, part in before["protocols"].items())
-
-
 def test_fastreids_own_evaluator_reports_and_chooses(call, tmp_path):
     assert call("OUTPUT_DIR", tmp_path, "TEST.EVALUATOR", "ReidEvaluator", "SOLVER.MAX_EPOCH", 1) == 0
-    written, log = json.loads((tmp_path / "results.json").read_text()), (tmp_path / "log.txt").read_text()
+    written = json.loads((tmp_path / "results.json").read_text())
     figures = written["protocols"]["ALL"]["model"]
     assert written["simulated"] is True and 0 < figures["mAP"] <= 100 and 0 <= figures["Rank-1"] <= 100
-    assert written["model"]["last_checkpoint"] == "model_final.pth"
-    assert f"{figures['mAP']:.2f}" in log and "model_best.pth is of epoch 1, mAP" in log
-    assert (tmp_path / "model_best.pth").is_file()
+    assert written["model"]["last_checkpoint"] == "model_final.pth" and (tmp_path / "model_best.pth").is_file()
+    assert f"{figures['mAP']:.2f}" in (tmp_path / "log.txt").read_text()
 
 
-def test_other_wrong_calls(call, refused, data, tmp_path, monkeypatch, capsys):
-    (tmp_path / "x").write_text("a file in the way")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert str(tmp_path / "x") in refused("OUTPUT_DIR", "~/x")
+def test_other_wrong_calls(call, refused, tmp_path, capsys):
     for key in ("NAMES", "TESTS"):
-        line = refused("OUTPUT_DIR", tmp_path / "run", f"DATASETS.{key}", "('Market1501',)")
-        assert "Market1501" in line and str(data) in line
+        assert "Market1501" in refused("OUTPUT_DIR", tmp_path / "run", f"DATASETS.{key}", "('Market1501',)")
     assert "no training chips" in refused("OUTPUT_DIR", tmp_path / "run", "DATASETS.NAMES", "()")
     assert not os.listdir(tmp_path / "run")
     assert "--config-file" in refused("--config-file", "")
-    assert "--dist-url" in refused("--num-gpus", 2, "--dist-url", "http://x", "OUTPUT_DIR", tmp_path / "run")
     assert call("--traceback", "OUTPUT_DIR", tmp_path, "SOLVER.BASE_LR", "fast") == 2
     error = capsys.readouterr().err
     assert error.startswith("Traceback") and "SOLVER.BASE_LR" in error.splitlines()[-1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("SOLVER.MAX_EPOHC", "3"), ("DATASETS.NAMES", "('Market1501',)")])
-def test_two_processes_report_an_error_once(call, tmp_path, capfd, words):
-    """The first is met before the processes start, the second by both of them."""
-    assert call("--num-gpus", 2, "OUTPUT_DIR", tmp_path / "run", *words) == 2
+def test_two_processes_report_an_error_once(call, tmp_path, capfd):
+    assert call("--num-gpus", 2, "OUTPUT_DIR", tmp_path / "run", "DATASETS.NAMES", "('Market1501',)") == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
+    assert line.startswith("error: ") and "Market1501" in line

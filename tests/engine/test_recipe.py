@@ -15,11 +15,9 @@ from fastreid_mos.modeling import load_reid_weights
 
 MOS_VIT = str(Path(__file__).parents[2] / "configs/HOSS/mos_vit.yml")
 # The golden model's size; everything else is the config's own, but for what would draw or round.
-SMALL = [
-    "MODEL.DEVICE", "cpu", "INPUT.SIZE_TRAIN", "[64,32]", "INPUT.SIZE_TEST", "[64,32]", "MODEL.BACKBONE.FEAT_DIM", "48",
-    "MODEL.TRANSOSS.EMBED_DIM", "48", "MODEL.TRANSOSS.DEPTH", "2", "MODEL.TRANSOSS.NUM_HEADS", "4",
-    "MODEL.HEADS.NUM_CLASSES", "9", "MODEL.BACKBONE.DROP_PATH_RATIO", "0.0", "SOLVER.AMP.ENABLED", "False",
-]  # fmt: skip
+SMALL = """MODEL.DEVICE cpu INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] MODEL.BACKBONE.FEAT_DIM 48
+    MODEL.TRANSOSS.EMBED_DIM 48 MODEL.TRANSOSS.DEPTH 2 MODEL.TRANSOSS.NUM_HEADS 4 MODEL.HEADS.NUM_CLASSES 9
+    MODEL.BACKBONE.DROP_PATH_RATIO 0.0 SOLVER.AMP.ENABLED False""".split()
 
 
 def ours(name):
@@ -46,9 +44,9 @@ def cfg():
 def test_three_steps_are_the_authors(cfg, steps, tmp_path):
     """And at test the feature is the class token before the neck."""
     model = MOSTrainer.build_model(cfg).train()
-    assert model.state_dict().keys() == steps["state"].keys()
     torch.save(steps["state"], tmp_path / "start.pth")
-    assert load_reid_weights(model, tmp_path / "start.pth").missing == []
+    report = load_reid_weights(model, tmp_path / "start.pth")
+    assert not report.missing and not report.unexpected
     optimizer, _ = build_optimizer(cfg, model)
     scheduler = MOSTrainer.build_lr_scheduler(cfg, optimizer, 10)
     assert scheduler.keys() == {"lr_sched"}
@@ -73,8 +71,7 @@ def test_an_epoch_has_the_authors_steps(shared_dir, tmp_path, monkeypatch):
     for batch, theirs in ((32, 2), (8, 10)):
         options = ["DATASETS.TESTS", "()", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", str(batch)]
         trainer = MOSTrainer(fastreid_mos.load_cfg(MOS_VIT, [*SMALL, *options, "OUTPUT_DIR", str(tmp_path)]))
-        assert trainer.iters_per_epoch == trainer.run_facts()["iters_per_epoch"] == theirs
-        assert trainer.max_iter == 100 * theirs
+        assert (trainer.iters_per_epoch, trainer.max_iter) == (theirs, 100 * theirs)
 
 
 def test_learning_rates_are_the_authors_also_when_resumed(cfg, steps, golden):
@@ -84,11 +81,7 @@ def test_learning_rates_are_the_authors_also_when_resumed(cfg, steps, golden):
         epochs, warmup, base = data[f"{case}_params"]
         rates = [base * warmup_cosine_factor(epoch, int(epochs), int(warmup)) for epoch in range(1, int(epochs) + 1)]
         np.testing.assert_allclose(rates, data[f"{case}_lr"], rtol=0, atol=1e-9)
-    model = MOSTrainer.build_model(cfg)
-    groups = build_optimizer(cfg, model)[0].param_groups
-    trained = [(name, value.numel()) for name, value in model.named_parameters() if value.requires_grad]
-    sizes = [sum(size for name, size in trained if name.endswith(".bias") == biases) for biases in (False, True)]
-    assert [sum(value.numel() for value in group["params"]) for group in groups] == sizes
+    groups = build_optimizer(cfg, MOSTrainer.build_model(cfg))[0].param_groups
 
     def fresh():
         rates = [group["lr"] for group in groups] + [0.0]

@@ -35,30 +35,18 @@ def figures(output):
 def test_a_run_leaves_what_it_promises(finished):
     names = {path.name for path in finished.iterdir()}
     promised = "model_final.pth model_best.pth last_checkpoint metrics.json results.json config.yaml log.txt"
-    assert names >= set(promised.split()) and any(name.startswith("events.out.tfevents") for name in names)
-    assert not any(name.endswith(".tmp") for name in names)
+    assert names >= set(promised.split()) and not any(name.endswith(".tmp") for name in names)
     rows, log = losses(finished), (finished / "log.txt").read_text()
-    tested = [row for row in rows if "holdout/splits" in row]
-    steps = [row for row in rows if row not in tested]
+    tested, steps = ([row for row in rows if ("holdout/splits" in row) == held] for held in (True, False))
     per_epoch = len(steps) // 2
     assert [row["iteration"] for row in steps] == list(range(len(steps))) and per_epoch >= 2
-    assert all({"loss_cls", "loss_triplet", "loss_cmal", "total_loss", "lr"} <= row.keys() for row in steps)
+    names = {"loss_cls", "loss_triplet", "loss_cmal", "total_loss", "cls_accuracy", "lr"}
+    assert all(names <= row.keys() for row in steps)
     # Mean and spread of the held-out splits after each epoch, in the loss log and in the text log.
     assert [(row["iteration"], row["epoch"]) for row in tested] == [(per_epoch - 1, 0), (2 * per_epoch - 1, 1)]
     for row in tested:
         assert row["holdout/splits"] == 2 and any(row[f"holdout/{name}/mAP_std"] for name in ("ALL", "O2S", "S2O"))
         assert f"O2S mAP {row['holdout/O2S/mAP']:.1f} ± {row['holdout/O2S/mAP_std']:.1f}, Rank-1" in log
-
-
-@pytest.mark.slow
-def test_eval_only_gives_the_numbers_of_the_end_of_training(finished, tiny_hoss, tmp_path):
-    """As a file, from another folder."""
-    words = ["--eval-only", "MODEL.WEIGHTS", finished / "model_final.pth", "OUTPUT_DIR", tmp_path]
-    command = [sys.executable, ROOT / "tools/train_net.py", "--config-file", DEMO / "debug.yml", *words]
-    environment = {**os.environ, "FASTREID_DATASETS": str(tiny_hoss), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert figures(tmp_path) == figures(finished)
 
 
 # tools/train_net.py, killed with so many lines in its loss log: whatever else the machine does, never too late.
@@ -82,7 +70,7 @@ runpy.run_path("tools/train_net.py", run_name="__main__")
 @pytest.mark.parametrize("lines", [1, 4, 6])
 def test_killed_and_resumed_equals_uninterrupted(finished, call, tmp_path, lines):
     """SIGKILL when the loss log has so many lines: in the first epoch, about its end, and in the second one."""
-    assert len(losses(finished)) > lines, "the tiny set no longer gives enough iterations for these points"
+    assert len(losses(finished)) > lines
     words = ["-c", KILLED, str(lines), "--config-file", DEMO / "debug.yml", "OUTPUT_DIR", tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums depend on it
     killed = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, timeout=240)
@@ -114,10 +102,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_files(refused, tmp_path):
     assert "not finite" in line and ".tif" in line and "SOLVER.BASE_LR" in line
 
 
-@pytest.mark.parametrize("sampler", ["IdentitySampler", "NaiveIdentitySampler", "TrainingSampler"])
-def test_other_samplers_train_too(call, tmp_path, sampler):
-    words = ("DATALOADER.SAMPLER_TRAIN", sampler, "SOLVER.MAX_EPOCH", "1", "DATASETS.TESTS", "()")
-    assert call("OUTPUT_DIR", tmp_path, *words) == 0 and (tmp_path / "model_final.pth").is_file()
+def test_fastreids_samplers_train_too(call, tmp_path):
+    for sampler in ("NaiveIdentitySampler", "TrainingSampler"):
+        words = ("DATALOADER.SAMPLER_TRAIN", sampler, "SOLVER.MAX_EPOCH", "1", "DATASETS.TESTS", "()")
+        assert call("OUTPUT_DIR", tmp_path / sampler, *words) == 0
 
 
 @pytest.mark.parametrize("combineall", ["False", "True"])
