@@ -26,7 +26,8 @@ def _option(name: str) -> str:
     return "--ids" if name == "num_ids" else f"--{name.replace('_', '-')}"
 
 
-def parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool. Returns the exit status: 0, or 2 with one line on standard error."""
     p = argparse.ArgumentParser(
         prog="make_sim_hoss.py",
         description="Write a simulated HOSS ReID data set in HOSS's layout: ships as geometry, optical and SAR chips.",
@@ -38,29 +39,21 @@ def parser() -> argparse.ArgumentParser:
         if field.name in _HELP:
             p.add_argument(_option(field.name), type=type(field.default), default=field.default, help=_HELP[field.name])
     p.add_argument("--workers", type=int, default=1, help="processes")
-    return p
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool. Returns the exit status: 0, or 2 with one line on standard error."""
-    args = parser().parse_args(argv)
+    args = p.parse_args(argv)
     settings = {name: getattr(args, name) for name in _HELP}
     start = time.perf_counter()
     try:
         write_hoss(args.output, args.ids, workers=args.workers, **settings)
     except (MOSError, ValueError) as error:
-        text = str(error)
-        if not isinstance(error, MOSError):  # begins with the argument's name in Python
-            name, _, rest = text.partition(": ")
-            text = f"{_option(name)}: {rest}"
-        print(f"error: {text}", file=sys.stderr)
+        name, _, rest = str(error).partition(": ")
+        where = name if isinstance(error, MOSError) else _option(name)
+        print(f"error: {where}: {rest}", file=sys.stderr)
         return 2
     chips = plan(SimConfig(args.ids, **settings))
-    seconds = time.perf_counter() - start
     empty = [folder for folder in FOLDERS if all(chip.folder != folder for chip in chips)]
     note = f"; empty with these numbers: {', '.join(empty)}" if empty else ""
     print(
         f"simulated HOSS: {args.ids} identities, {len(chips)} chips in {args.output} "
-        f"({seconds:.1f} s); parameters in {MANIFEST}{note}"
+        f"({time.perf_counter() - start:.1f} s); parameters in {MANIFEST}{note}"
     )
     return 0

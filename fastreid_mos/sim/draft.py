@@ -45,7 +45,7 @@ class Draft:
         stern, stern_width = self.u(0.06, 0.12), self.u(0.55, 0.85)
         self.outline: Array = hull_outline(length, beam, bow, bow_power, stern, stern_width)
         self.deck: Colour = self.shade(DECKS[int(rng.choice(len(DECKS), p=_SHARES))][1])
-        self.hull: Colour = self.shade(HULLS[int(rng.integers(len(HULLS)))])
+        self.hull: Colour = self.shade(self.pick(HULLS))
         self.deck_material = "deck"
         self.parts: list[Part] = []
         self.bars: list[Bar] = []
@@ -53,6 +53,15 @@ class Draft:
 
     def u(self, low: float, high: float) -> float:
         return self.rng.uniform(low, high)
+
+    def n(self, low: int, high: int = 0) -> int:
+        return int(self.rng.integers(low, high or None))
+
+    def side(self) -> int:
+        return 1 if self.chance(0.5) else -1
+
+    def pick(self, colours: tuple[Colour, ...]) -> Colour:
+        return colours[self.n(len(colours))]
 
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
@@ -97,7 +106,7 @@ class Draft:
         for _ in range(int(self.rng.poisson(1.4 * density * area / 100))):
             y = self.u(y0, y1)
             hb = self.half(y) * 0.94
-            x = self.u(inner, 1) * hb * (1 if self.chance(0.5) else -1)
+            x = self.u(inner, 1) * hb * self.side()
             s = self.u(*size)
             c = self.shade(WHITE, 0.35) if self.chance(white) else self.shade(self.deck, 0.6)
             self.add(x, y, s, s * self.u(0.6, 1.8), self.u(0.6, 2.5), c, "fitting")
@@ -156,13 +165,13 @@ class Draft:
         mast = front + sign * upper * 0.45
         self.bar((0, mast, height), (0, mast, height + self.u(6, 12)), 0.8, WHITE, 2.0)
         funnel = front + sign * depth * self.u(0.68, 0.85)
-        fc = self.shade(FUNNELS[int(self.rng.integers(len(FUNNELS)))])
+        fc = self.shade(self.pick(FUNNELS))
         self.add(self.u(-1.5, 1.5), funnel, self.u(4, 7), self.u(5, 9), height * self.u(0.8, 1.05), fc, "house")
         boat = self.shade((0.72, 0.36, 0.18) if self.chance(0.6) else WHITE, 0.2)
         for side in (-1, 1) if self.chance(0.5) else (1,):  # lifeboats
             y = front + sign * depth * self.u(0.5, 0.7)
             self.add(side * w * 0.5, y, 2.4, 6.5, lower + 2.5, boat, "fitting")
-        for _ in range(int(self.rng.integers(8, 22))):  # vents, lockers, stairs, radar platforms on the tiers
+        for _ in range(self.n(8, 22)):  # vents, lockers, stairs, radar platforms on the tiers
             y = front + sign * depth * self.u(0.02, 1.0)
             tone = self.shade(c, 0.15) if self.chance(0.55) else self.shade((0.35, 0.36, 0.38), 0.7)
             on = lower if abs(y - front) > upper else height * self.u(0.6, 1.0)
@@ -205,5 +214,5 @@ class Draft:
     def finish(self) -> Ship:
         return Ship(
             self.kind, self.length, self.beam, self.freeboard, self.outline, self.deck, self.hull, self.bulwark,
-            tuple(self.parts), tuple(self.bars), int(self.rng.integers(2**31)), self.deck_material, tuple(self.cargo),
+            tuple(self.parts), tuple(self.bars), self.n(2**31), self.deck_material, tuple(self.cargo),
         )  # fmt: skip

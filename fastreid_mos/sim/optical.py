@@ -1,8 +1,4 @@
-"""The optical renderer: an 8-bit RGB chip at 0.75 m per pixel.
-
-Geometry first (sun, shadows, an oblique view that leans tall parts over), then the sensor: blur, colour, contrast, and
-the sharpening overshoot that most real chips show.
-"""
+"""The optical renderer: sun, shadows and an oblique view of the geometry, then the sensor's blur, colour, contrast."""
 
 from __future__ import annotations
 

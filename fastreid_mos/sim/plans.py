@@ -1,7 +1,4 @@
-"""What stands on the deck of cargo carriers: hatches, cranes, pipes, containers, superstructures.
-
-A plan furnishes a :class:`Draft`. Every number it draws is the identity of the ship.
-"""
+"""What stands on the deck of cargo carriers: hatches, cranes, pipes, containers, superstructures."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ def _hatches(
     pitch = (end - start) * lengths / lengths.sum()
     strips, y = [], start
     halves = d.chance(0.5)
-    seams = int(d.rng.integers(2, 5)) if d.chance(0.4) else 0
+    seams = d.n(2, 5) if d.chance(0.4) else 0
     open_hold = (WHITE if d.chance(0.6) else d.deck) if d.chance(0.22) else None
     for k in range(count):
         length = pitch[k] * share
@@ -52,7 +49,7 @@ def _hatches(
         for seam in range(1, seams):
             d.add(0, y0 + length * seam / seams, w * 0.96, 0.6, height, d.shade(c, 0.5), "paint")
         if open_hold is not None and d.chance(0.4):  # cover folded up or hold open: light and dark bands across
-            bands = int(d.rng.integers(2, 5))
+            bands = d.n(2, 5)
             for b in range(bands):
                 tone = d.shade(open_hold if b % 2 == 0 else (0.08, 0.06, 0.06), 0.2)
                 at = y0 + length * (b + 0.5) / bands
@@ -70,7 +67,7 @@ def bulk(d: Draft) -> None:
     front = d.aft_house((0.09, 0.13))
     fore = d.forecastle()
     count = int(np.clip(round(d.length / d.u(33, 40)), 4, 9))
-    colour = d.deck if d.chance(0.7) else d.shade(HATCHES[int(d.rng.integers(len(HATCHES)))])
+    colour = d.deck if d.chance(0.7) else d.shade(d.pick(HATCHES))
     share, width = d.u(0.62, 0.80), d.beam * d.u(0.48, 0.64)
     height = d.u(2.6, 4.8)
     first = front + d.u(2, 8)
@@ -102,10 +99,10 @@ def tanker(d: Draft) -> None:
     if frames:
         for y in np.arange(front + 3, fore - 2, pitch):
             d.add(0, float(y), 2 * d.half(float(y)) * 0.92, 0.6, d.u(0.5, 0.9), d.shade(d.deck, contrast), "tank")
-    for k in range(int(d.rng.integers(3, 8))):
+    for k in range(d.n(3, 8)):
         x = d.u(-0.1, 0.1) * d.beam + (k - 3) * 0.9
         d.bar((x, front, 1.2), (x, fore - d.u(0, 0.15) * d.length, 1.2), 0.6, d.shade(tone, 0.2), 0.9)
-    for _ in range(int(d.rng.integers(2, 9))):  # ballast and cargo lines off the centre, some of them short
+    for _ in range(d.n(2, 9)):  # ballast and cargo lines off the centre, some of them short
         x, start = d.u(-0.4, 0.4) * d.beam, front + (fore - front) * max(0.0, d.u(-0.5, 0.6))
         end = start + (fore - start) * min(1.0, d.u(0.3, 1.4))
         light = WHITE if d.chance(0.25) else tone
@@ -116,24 +113,24 @@ def tanker(d: Draft) -> None:
     mid = front + (fore - front) * d.u(0.42, 0.58)
     span = d.u(8, 16)
     d.add(0, mid, d.beam * d.u(0.7, 0.9), span, 0.3, d.shade(d.deck, 0.25), "busy")
-    for k in range(int(d.rng.integers(4, 9))):
+    for k in range(d.n(4, 9)):
         y = mid + (k - 3) * span / 7
         d.bar((-d.beam * 0.42, y, 1.3), (d.beam * 0.42, y, 1.3), 0.7, d.shade(WHITE, 0.4), 1.2)
     for side in (-1, 1):
         d.add(side * d.beam * 0.42, mid, 2.0, span, 1.5, d.shade(WHITE, 0.3), "fitting")
     d.crane(d.u(-0.1, 0.1) * d.beam, mid + d.u(-3, 3), d.u(12, 20), d.u(0, 360), 10.0, d.shade(WHITE, 0.2))
-    for _ in range(int(d.rng.integers(2, 6))):  # tank domes, vents, deck houses
+    for _ in range(d.n(2, 6)):  # tank domes, vents, deck houses
         y = front + (fore - front) * d.u(0.04, 0.96)
         r = d.u(1.6, 4.0)
         d.add(d.u(-0.32, 0.32) * d.beam, y, r, r, d.u(1.5, 3), d.shade(WHITE, 0.3), "fitting", round=True)
     if d.chance(0.5):
-        tanks = int(d.rng.integers(4, 8))
+        tanks = d.n(4, 8)
         for k in range(tanks):
             y = front + (fore - front) * (k + 0.5) / tanks
             for side in (-1, 1):
                 d.add(side * d.beam * d.u(0.2, 0.24), y, 2.2, 2.2, 1.6, d.shade(tone, 0.3), "fitting", round=True)
     if d.chance(0.5):
-        x = d.beam * d.u(0.22, 0.32) * (1 if d.chance(0.5) else -1)
+        x = d.beam * d.u(0.22, 0.32) * d.side()
         d.helipad(front + (fore - front) * d.u(0.55, 0.85), 0.4, d.u(3.5, 7.0), x)
     d.fittings(front, fore, d.u(0.3, 1.0), size=(0.5, 1.5))
 
@@ -148,9 +145,9 @@ def _stack_bay(
     level = int(np.clip(d.rng.normal(tiers, 1.2), 0, 8))
     k = 0
     while k < rows:
-        same = int(d.rng.integers(1, 4))  # neighbours of one height and line
+        same = d.n(1, 4)  # neighbours of one height and line
         t = int(np.clip(level + d.rng.integers(-1, 2), 0, 8)) if d.chance(0.35) else level
-        c = colours[int(d.rng.integers(len(colours)))]
+        c = d.pick(colours)
         for j in range(k, min(rows, k + same)):
             if t:
                 x = (j - (rows - 1) / 2) * w
@@ -166,9 +163,9 @@ def container(d: Draft) -> None:
     depth = d.length * d.u(0.055, 0.09)
     d.house(aft, aft + depth, 16 + d.length * d.u(0.06, 0.09), width=d.beam * d.u(0.8, 0.95))
     fore = d.forecastle(d.u(0.07, 0.11))
-    colours = tuple(CONTAINERS[i] for i in d.rng.choice(len(CONTAINERS), int(d.rng.integers(3, 7)), replace=False))
+    colours = tuple(CONTAINERS[i] for i in d.rng.choice(len(CONTAINERS), d.n(3, 7), replace=False))
     rows = int(d.beam * 0.94 / 2.44)
-    tiers = int(d.rng.integers(1, 6))
+    tiers = d.n(1, 6)
     bay, gap = 12.4, d.u(1.2, 2.6)
     house_gap = 3.0
     y = d.length * 0.03 + 6
@@ -184,7 +181,7 @@ def container(d: Draft) -> None:
             y += d.u(1, 3)
     if d.length < 190 and d.chance(0.5):
         for share in (0.45, 0.7):
-            x = d.beam * 0.42 * (1 if d.chance(0.5) else -1)
+            x = d.beam * 0.42 * d.side()
             d.crane(x, d.length * share, d.u(22, 30), d.u(-6, 6), 18.0, d.shade(WHITE, 0.2))
 
 
@@ -192,8 +189,8 @@ def general_cargo(d: Draft) -> None:
     """General cargo ship: one to four long hatches, derricks or cranes, sometimes cargo on the hatches."""
     front = d.aft_house((0.12, 0.18))
     fore = d.forecastle()
-    count = int(d.rng.integers(1, 5)) if d.length < 130 else int(d.rng.integers(3, 6))
-    colour = d.deck if d.chance(0.4) else d.shade(HATCHES[int(d.rng.integers(len(HATCHES)))])
+    count = d.n(1, 5) if d.length < 130 else d.n(3, 6)
+    colour = d.deck if d.chance(0.4) else d.shade(d.pick(HATCHES))
     width, height = d.beam * d.u(0.6, 0.78), d.u(2.2, 4.2)
     first = front + d.u(1, 5)
     strips = _hatches(d, first, fore - d.u(0, 3), count, d.u(0.78, 0.9), width, d.shade(colour, 0.15), height)
@@ -208,7 +205,7 @@ def general_cargo(d: Draft) -> None:
         colours = tuple(CONTAINERS[i] for i in d.rng.choice(len(CONTAINERS), 4, replace=False))
         for y in np.arange(first + 8, fore - 6, 13.5):
             if d.chance(0.55):
-                _stack_bay(d, float(y), 12.2, int(width / 2.44), int(d.rng.integers(1, 3)), colours, height)
+                _stack_bay(d, float(y), 12.2, int(width / 2.44), d.n(1, 3), colours, height)
     if d.chance(0.15):
         d.helipad((first + fore) / 2, height, width * 0.4)
     d.fittings(first, fore, 1.0, inner=0.8)
@@ -219,7 +216,7 @@ def gas_carrier(d: Draft) -> None:
     front = d.aft_house((0.12, 0.17))
     fore = d.forecastle()
     if d.chance(0.18):
-        count = int(d.rng.integers(3, 6))
+        count = d.n(3, 6)
         pitch = (fore - front) / count
         radius = min(pitch * 0.48, d.beam * 0.46)
         for k in range(count):
@@ -232,11 +229,11 @@ def gas_carrier(d: Draft) -> None:
     else:
         middle, span = (front + fore) / 2, fore - front
         d.add(0, middle, d.beam * d.u(0.55, 0.75), span - 4, d.u(2, 5), d.shade(d.deck, 0.1), "deck")
-        trunk = d.u(0.15, 0.28) * d.beam * (1 if d.chance(0.5) else -1)
+        trunk = d.u(0.15, 0.28) * d.beam * d.side()
         d.add(trunk, middle, d.u(4, 7), span * d.u(0.6, 0.9), d.u(6, 9), d.shade(WHITE, 0.15), "tank")
         y = front + span * d.u(0.1, 0.3)
         d.add(-trunk, y, d.u(8, 13), d.u(14, 24), d.u(5, 9), d.shade(d.deck, 0.2), "house")
-        for k in range(int(d.rng.integers(3, 6))):
+        for k in range(d.n(3, 6)):
             x, y = d.u(-0.05, 0.05) * d.beam, front + span * (k + 0.5) / 5
             d.add(x, y, 4, 4, 7, d.shade(WHITE, 0.3), "fitting", round=True)
     mid = front + (fore - front) * d.u(0.42, 0.58)

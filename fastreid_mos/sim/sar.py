@@ -1,8 +1,4 @@
-"""The SAR renderer: a float32 amplitude chip at 1 m per pixel.
-
-To the energy collected from the ship's geometry come the point response with side lobes along range and azimuth,
-defocus of a moving ship, speckle, the sensor's floor and its saturation.
-"""
+"""The SAR renderer: the ship's energy, then point response, side lobes, defocus, speckle, floor and saturation."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Where the radar's energy comes back from: the same geometry that the optical renderer draws.
-
-Flat surfaces, walls that form dihedrals with what they stand on, their faces laid over towards the sensor, corners of
-small parts, thin members.
-"""
+"""Where the radar's energy comes back from: flat surfaces, walls and their feet, corners of small parts, bars."""
 
 from __future__ import annotations
 
@@ -20,13 +16,10 @@ CELL = 0.75  # metres per cell while collecting energy
 def collect(ship: Ship, p: SarPass, frame: Frame) -> FloatMap:
     """Mean energy per cell that the ship returns, layover included, before any blur or speckle."""
     echoes = _Echoes(ship, p, frame)
-    echoes.flat_surfaces()
-    echoes.walls()
-    echoes.corners()
-    echoes.bars()
-    if p.fading > 0:
-        # Parts of a ship stay dim in some passes: attitude, wet decks, beam edges.
-        echoes.energy *= np.exp(p.fading * smooth_noise(echoes.rng, echoes.energy.shape, 35.0 / CELL))
+    for add in (echoes.flat_surfaces, echoes.walls, echoes.corners, echoes.bars):
+        add()
+    # Parts of a ship stay dim in some passes: attitude, wet decks, beam edges.
+    echoes.energy *= np.exp(p.fading * smooth_noise(echoes.rng, echoes.energy.shape, 35.0 / CELL))
     return echoes.energy
 
 
@@ -101,8 +94,8 @@ class _Echoes:
             return
         corners = np.concatenate([q.corners()[:4] for q in chosen])
         each = np.repeat(np.arange(len(chosen)), 4)
-        base, height = np.array([q.base for q in chosen]), np.array([q.height for q in chosen])
-        z = base[each] + own.random(len(each)) * height[each]
+        base, height = np.array([(q.base, q.height) for q in chosen])[each].T
+        z = base + own.random(len(each)) * height
         strength = np.array([MATERIALS[q.material].corner * min(q.height, 6.0) ** 0.7 for q in chosen])[each]
         strength = strength * np.exp(1.3 * own.standard_normal(len(each)) - 0.85) * 0.35
         strength = strength * np.exp(2 * self.p.fade * self.rng.standard_normal(len(each)) - 2 * self.p.fade**2)

@@ -1,7 +1,4 @@
-"""What stands on the deck of all but cargo carriers: ferries, warships, working vessels.
-
-A plan furnishes a :class:`Draft`. Every number it draws is the identity of the ship.
-"""
+"""What stands on the deck of all but cargo carriers: ferries, warships, working vessels."""
 
 from __future__ import annotations
 
@@ -21,11 +18,11 @@ def ferry(d: Draft) -> None:
     d.add(0, bridge, d.beam, d.u(4, 7), height + 4, d.shade(c, 0.06), "house")
     d.add(0, bridge - 6, d.beam * 0.6, d.u(8, 18), height + 3, d.shade(c, 0.1), "house")
     for side in (-1, 1):
-        n = int(d.rng.integers(8, 26))
+        n = d.n(8, 26)
         for k in range(n):
             y = y0 + (y1 - y0) * (k + 0.5) / n
             d.add(side * d.beam * 0.42, y, 1.6, 2.4, height + 1.6, d.shade(c, 0.3), "fitting")
-    for _ in range(int(d.rng.integers(2, 6))):
+    for _ in range(d.n(2, 6)):
         x, y = d.u(-0.2, 0.2) * d.beam, d.u(0.1, 0.75) * d.length
         d.add(x, y, d.u(4, 12), d.u(4, 14), height + d.u(1, 3), d.shade((0.35, 0.38, 0.4), 0.5), "house")
     funnel = d.length * d.u(0.15, 0.35)
@@ -58,8 +55,8 @@ def supply(d: Draft) -> None:
     front, height = d.length * d.u(0.86, 0.93), d.u(13, 20)
     d.house(d.length * 0.66, front, height, colour=d.shade(YELLOW if d.chance(0.3) else WHITE))
     d.add(0, d.length * 0.34, d.beam * 0.8, d.length * 0.56, 0.3, d.shade((0.38, 0.28, 0.2), 0.3), "deck")
-    for _ in range(int(d.rng.integers(3, 14))):
-        c = CONTAINERS[int(d.rng.integers(len(CONTAINERS)))]
+    for _ in range(d.n(3, 14)):
+        c = d.pick(CONTAINERS)
         x, y = d.u(-0.32, 0.32) * d.beam, d.u(0.08, 0.6) * d.length
         d.cargo.append(d.add(x, y, d.u(2, 4), d.u(2.5, 7), d.u(1.5, 3), d.shade(c), "box"))
     if d.chance(0.5):
@@ -91,7 +88,7 @@ def barge(d: Draft) -> None:
     d.outline = hull_outline(d.length, d.beam, 0.05, 2.5, 0.04, 0.9)
     d.freeboard = d.u(2, 4.5)
     d.add(0, d.length * d.u(0.06, 0.1), d.beam * 0.6, d.length * 0.08, d.u(4, 9), d.shade(WHITE), "house")
-    for _ in range(int(d.rng.integers(2, 10))):
+    for _ in range(d.n(2, 10)):
         c = d.shade((0.45, 0.4, 0.33), 0.4)
         x, y = d.u(-0.25, 0.25) * d.beam, d.u(0.18, 0.92) * d.length
         d.cargo.append(d.add(x, y, d.u(3, 12), d.u(4, 16), d.u(1, 5), c, "busy"))
@@ -109,15 +106,15 @@ def offshore(d: Draft) -> None:
     d.house(start, start + depth, d.u(18, 30), forward=d.chance(0.7), width=d.beam * d.u(0.75, 0.98))
     d.forecastle()
     low, high = (0.04, start / d.length - 0.02) if forward else ((start + depth) / d.length + 0.02, 0.9)
-    for _ in range(int(d.rng.integers(8, 26))):  # modules, reels, tanks, pipe racks
+    for _ in range(d.n(8, 26)):  # modules, reels, tanks, pipe racks
         paints = ((0.82, 0.82, 0.80), (0.45, 0.46, 0.48), d.deck, (0.62, 0.48, 0.22))
-        tone = d.shade(paints[int(d.rng.integers(4))], 0.25)
+        tone = d.shade(paints[d.n(4)], 0.25)
         y, x = d.u(low, high) * d.length, d.u(-0.38, 0.38) * d.beam
         size = (d.u(2, 0.3 * d.beam), d.u(3, 16))
         material = "house" if d.chance(0.5) else "fitting"
         d.add(x, y, *size, d.u(1.5, 9), tone, material, round=d.chance(0.15))
-    for _ in range(int(d.rng.integers(1, 4))):
-        side = d.beam * 0.4 * (1 if d.chance(0.5) else -1)
+    for _ in range(d.n(1, 4)):
+        side = d.beam * 0.4 * d.side()
         d.crane(side, d.u(low, high) * d.length, d.u(16, 42), d.u(0, 360), d.u(12, 24), d.shade(WHITE, 0.3))
     if d.chance(0.35):  # derrick
         y, half = d.u(low + 0.2 * (high - low), high) * d.length, d.u(4, 7)

@@ -136,44 +136,35 @@ def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> None:
     cv2.setNumThreads(1)  # processes share the cores already; also makes the drawing order fixed
     for chip in chips:
         path = os.path.join(root, chip.folder, chip.name)
-        if os.path.exists(path):  # whole or absent: an earlier run was stopped
-            continue
-        with atomic_write(path, "wb") as stream:
-            stream.write(encode(render(config, chip)))
+        if not os.path.exists(path):  # whole or absent: an earlier run was stopped
+            with atomic_write(path, "wb") as stream:
+                stream.write(encode(render(config, chip)))
 
 
 def write_hoss(
     output: str | os.PathLike[str], num_ids: int, seed: int = 0, *, workers: int = 1, **parameters: Any
 ) -> Path:
-    """Write a simulated HOSS ReID under ``output``/HOSS.
+    """Write a simulated HOSS ReID of :class:`SimConfig` under ``output``/HOSS; a stopped run resumes.
 
     Names are ``<pid>_s<sequence>c<pass>_<RGB|SAR>.tif``; optical chips are 8-bit RGB TIFF (LZW), SAR chips float32
-    TIFF. The folder also gets ``sim.json`` (parameters, version, counts). A stopped run resumes; the bytes depend on
-    the parameters, not on ``workers``. Returns ``output``, to be given as FASTREID_DATASETS.
-
-    Args:
-        output: folder to write to; absent, empty, or begun earlier with the same parameters.
-        num_ids, seed, parameters: see :class:`SimConfig`.
-        workers: processes.
+    TIFF. ``output`` also gets ``sim.json`` (parameters, version, counts). The bytes depend on the parameters, not on
+    the number of processes, ``workers``. Returns ``output``, to be given as FASTREID_DATASETS.
 
     Raises:
         DatasetError: the folder holds something else, or cannot be written to; a process was killed.
         ValueError: an argument out of range.
     """
     config = SimConfig(num_ids, seed, **parameters)
-    chips = plan(config)
     if workers < 1:
         raise ValueError(f"workers: must be at least 1, got {workers}")
     if not os.fspath(output).strip():
         raise DatasetError("output: is empty; name the folder to write the simulated data set to")
     output = Path(output)
     try:
-        return _write(output, config, chips, workers)
+        return _write(output, config, plan(config), workers)
     except BrokenProcessPool:
-        raise DatasetError(
-            f"{output}: a process that wrote the simulated data set was killed, usually for want of memory; "
-            "run it again with fewer --workers: it resumes"
-        ) from None
+        fault = "a process was killed, usually because memory ran out; run it again with fewer --workers: it resumes"
+        raise DatasetError(f"{output}: {fault}") from None
     except OSError as error:
         raise DatasetError(f"{output}: the simulated data set cannot be written there ({error.strerror})") from None
 
@@ -188,8 +179,7 @@ def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int)
     _write_manifest(output, {**wanted, "complete": False})
     jobs = [(str(root), config, chips[start : start + 24]) for start in range(0, len(chips), 24)]
     if workers == 1:
-        for job in jobs:
-            _write_some(job)
+        list(map(_write_some, jobs))
     else:
         # fork, where there is one, spares each process the import of torch.
         context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
@@ -210,9 +200,9 @@ def _begun(output: Path, wanted: dict[str, object]) -> bool:
     if reason := in_the_way(output):
         raise DatasetError(f"{output}: no folder can be made there ({reason}); give another")
     found = sorted(p.name for p in output.iterdir() if not p.name.startswith(".")) if output.exists() else []
+    manifest = output / MANIFEST
     if not found:
         return False
-    manifest = output / MANIFEST
     if not manifest.is_file():
         raise DatasetError(f"{output}: holds {found[0]}, which this tool did not write; give a new folder")
     try:

@@ -52,8 +52,8 @@ def test_layout_names_and_formats(written):
         held.setdefault(path.parent.name, set()).add(int(name[1]))
         with tifffile.TiffFile(path) as tif:
             (page,), pixels = tif.pages, tif.asarray()
-            kind = (page.compression.name, page.predictor.name, page.dtype, page.samplesperpixel, page.photometric.name)
-            rgb, sar = ("LZW", "HORIZONTAL", np.uint8, 3, "RGB"), ("NONE", "NONE", np.float32, 1, "MINISBLACK")
+            kind = (page.compression.name, int(page.predictor), page.dtype, page.samplesperpixel, page.photometric.name)
+            rgb, sar = ("LZW", 2, np.uint8, 3, "RGB"), ("NONE", 1, np.float32, 1, "MINISBLACK")
             assert tif.byteorder == "<" and kind == (rgb if name[3] == "RGB" else sar)
         assert pixels.shape[0] > pixels.shape[1] and np.isfinite(pixels).all()
         assert tuple(read_chip(path).size) == pixels.shape[1::-1]
