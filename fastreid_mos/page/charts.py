@@ -1,8 +1,7 @@
 """Line charts as SVG inside the page.
 
-The drawing is our own and small: matplotlib's SVG was tried (23 kB a chart) and has its colours fixed in every element,
-so that it stays white on a dark page, repeats its ids from chart to chart, and has no title or description for a screen
-reader. Its choice of round tick values is used.
+matplotlib's SVG (23 kB a chart) stays white on a dark page, repeats its ids from chart to chart, and has no title or
+description for a screen reader; only its choice of round tick values is used.
 """
 
 from __future__ import annotations

@@ -67,16 +67,10 @@ def chip_picture(
 def _data_uri(pixels: NDArray[np.uint8], height: int, lossless: bool) -> str:
     grey = pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
     picture = Image.fromarray(pixels[..., 0] if grey else pixels)
-    scale = height / max(picture.size)
-    if scale < 1:
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.BOX)
-    stream = io.BytesIO()
-    if lossless:
-        picture.save(stream, format="PNG", optimize=True)
-    else:
-        picture.save(stream, format="JPEG", quality=88, subsampling=0, optimize=True)
-    kind = "png" if lossless else "jpeg"
+    picture.thumbnail((height, height), Image.Resampling.BOX, reducing_gap=None)
+    stream, kind = io.BytesIO(), "png" if lossless else "jpeg"
+    # PNG ignores the quality.
+    picture.save(stream, format=kind, quality=88, subsampling=0, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import MOSError
+from ..files import atomic_write
 from .curves import Lines, alpha_chart, learning_charts, loss_chart
 from .images import PERCENTILES, Ship, TopList, ship_rows, top_lists
-from .rendering import render, write_page
+from .rendering import render
 from .tables import TableRow, difference_table, results_table
 
 Results = Mapping[str, Any]
@@ -60,9 +61,15 @@ def method_page(
         page = render("page.html", title=title, **values, **_pictures(inputs, height, count))
         content = page.encode("utf-8", errors="backslashreplace")
         if len(content) <= limit:
-            write_page(path, content)
-            return len(content)
-    raise MOSError(f"{os.fspath(path)}: the page would be larger than {limit} bytes even without pictures")
+            break
+    else:
+        raise MOSError(f"{os.fspath(path)}: the page would be larger than {limit} bytes even without pictures")
+    try:
+        with atomic_write(path, "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise MOSError(f"{os.fspath(path)}: the page cannot be written there ({error.strerror})") from None
+    return len(content)
 
 
 def _values(inputs: MethodInputs) -> dict[str, Any]:
@@ -71,9 +78,20 @@ def _values(inputs: MethodInputs) -> dict[str, Any]:
     protocols, fusion = results.get("protocols", {}), results.get("fusion") or {}
     simulated = inputs.simulated
     if simulated is None:
-        simulated = any(part["simulated"] for part in (inputs.results, *inputs.variants.values()) if part)
+        simulated = any(part["simulated"] for part in (results, *inputs.variants.values()) if part)
     above = {name: part["fused_above"]["model"] for name, part in protocols.items() if part.get("fused_above")}
-    rows = method_rows(results, inputs.variants)
+    notes = {
+        name: f"alpha {alpha:g}, K {fusion['k'][name]:g}" if alpha else "alpha 0: as unfused"
+        for name, alpha in fusion.get("alpha", {}).items()
+    }
+    # From the weakest baseline to fused MOS.
+    rows = [
+        TableRow("random", _row(results, "random"), "gallery in random order"),
+        TableRow("size-only", _row(results, "size-only"), "by the chip's length and width alone"),
+        *(TableRow(name, _row(part, "model")) for name, part in inputs.variants.items()),
+        TableRow("MOS unfused", _row(results, "model"), own=True),
+        TableRow("MOS fused", _row(results, "fused"), notes, own=True),
+    ]
     charts = []
     for name, lines in inputs.training.items():
         charts += [loss_chart(f"{name}: losses", lines), *learning_charts(name, lines)]
@@ -84,7 +102,7 @@ def _values(inputs: MethodInputs) -> dict[str, Any]:
         "simulated": simulated,
         "facts": inputs.facts,
         "command": inputs.command,
-        "warnings": disagreements(inputs.results, inputs.variants),
+        "warnings": _disagreements(results, inputs.variants),
         "table": protocols and results_table(
             rows, {name: _counts(part) for name, part in protocols.items()}, _caption(results, simulated)
         ),
@@ -126,30 +144,10 @@ def _caption(results: Results, simulated: bool) -> str:
     )
 
 
-def method_rows(results: Results, variants: Mapping[str, Results | None]) -> list[TableRow]:
-    """Rows of the table, from the weakest baseline to fused MOS."""
-    return [
-        TableRow("random", _row(results, "random"), "gallery in random order"),
-        TableRow("size-only", _row(results, "size-only"), "by the chip's length and width alone"),
-        *(TableRow(name, _row(part, "model")) for name, part in variants.items()),
-        TableRow("MOS unfused", _row(results, "model"), own=True),
-        TableRow("MOS fused", _row(results, "fused"), _fused_notes(results), own=True),
-    ]
-
-
 def _row(results: Results | None, name: str) -> dict[str, Any] | None:
     """A row of results.json by protocol; None if no protocol has it."""
     protocols = (results or {}).get("protocols", {})
     return {protocol: part[name] for protocol, part in protocols.items() if name in part} or None
-
-
-def _fused_notes(results: Results) -> dict[str, str]:
-    """What fused MOS used, by protocol."""
-    fusion = results.get("fusion") or {"alpha": {}, "k": {}}
-    return {
-        name: f"alpha {alpha:g}, K {fusion['k'][name]:g}" if alpha else "alpha 0: as unfused"
-        for name, alpha in fusion["alpha"].items()
-    }
 
 
 def _counts(part: Mapping[str, Any]) -> str:
@@ -158,12 +156,12 @@ def _counts(part: Mapping[str, Any]) -> str:
     return f"{text}, {without} queries without a match left out" if without else text
 
 
-def disagreements(results: Results | None, variants: Mapping[str, Results | None]) -> list[str]:
+def _disagreements(results: Results, variants: Mapping[str, Results | None]) -> list[str]:
     """Why rows of different runs may not be compared: another data set, split, or other numbers of chips."""
     found = []
     for name, part in variants.items():
-        for key in ("dataset", "split", "simulated", "simulation", "chips"):
-            if part and results and part.get(key) != results.get(key):
-                found.append(f"{name} was tested on another {key if key != 'chips' else 'number of chips'} than MOS")
-                break
+        keys = ("dataset", "split", "simulated", "simulation", "chips")
+        other = [key for key in keys if part and results and part.get(key) != results.get(key)]
+        if other:
+            found.append(f"{name} was tested on another {other[0].replace('chips', 'number of chips')} than MOS")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -26,9 +26,8 @@ def results_table(
 ) -> Markup:
     """Rows under each protocol (name -> what is ranked in it), every figure with its interval in numbers and drawn."""
     parts = [row.figures[name] for row in rows if row.figures for name in protocols if row.figures.get(name)]
-    ends = [end for part in parts for metric in metrics for end in (number(part.get(metric)), *_ends(part, metric))]
     # The round figure that every line of the table ends at.
-    top = next((top for top in (10.0, 25.0, 50.0) if max(filter(None, ends), default=100.0) <= top), 100.0)
+    top = next((top for top in (10.0, 25.0, 50.0) if max(_numbers(parts, metrics), default=100.0) <= top), 100.0)
     groups = []
     for protocol, about in protocols.items():
         lines: list[dict[str, Any]] = []
@@ -50,16 +49,14 @@ def results_table(
 
 def difference_table(differences: Mapping[str, Any], caption: str, metrics: Sequence[str] = METRICS) -> Markup:
     """Figures of one row less those of another, by protocol, with the paired interval and what it says in words."""
-    rows = differences.values()
-    ends = [end for row in rows for metric in metrics for end in (number(row.get(metric)), *_ends(row, metric))]
-    span = max([1.0, *(abs(end) for end in ends if end is not None)])
+    span = max([1.0, *map(abs, _numbers(differences.values(), metrics))])
     lines = {
         name: [_cell(row, metric, -span, span, signed=True) for metric in metrics] for name, row in differences.items()
     }
     return render("differences.html", lines=lines, metrics=metrics, caption=caption)
 
 
-def reading(pair: tuple[float, float] | None) -> str:
+def _reading(pair: tuple[float, float] | None) -> str:
     """What the interval of a difference says, in words."""
     if pair is None:
         return "not known how sure"
@@ -68,8 +65,10 @@ def reading(pair: tuple[float, float] | None) -> str:
     return "lower" if pair[1] < 0 else "no difference shown"
 
 
-def _ends(row: Mapping[str, Any], metric: str) -> tuple[float, ...]:
-    return interval(row, metric) or ()
+def _numbers(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str]) -> list[float]:
+    """All figures and ends of intervals that there are."""
+    parts = [(number(row.get(metric)), *(interval(row, metric) or ())) for row in rows for metric in metrics]
+    return [end for part in parts for end in part if end is not None]
 
 
 def _cell(row: Mapping[str, Any], metric: str, low: float, high: float, signed: bool = False) -> dict[str, Any] | None:
@@ -87,7 +86,7 @@ def _cell(row: Mapping[str, Any], metric: str, low: float, high: float, signed: 
     return {
         "value": text(value),
         "interval": f"[{text(pair[0])}, {text(pair[1])}]" if pair else "no interval",
-        "reading": reading(pair) if signed else "",
+        "reading": _reading(pair) if signed else "",
         "rail": [place(end) for end in sorted({low, high, 0.0})],
         "span": [place(end) for end in pair or ()],
         "dot": place(value),
