@@ -42,11 +42,9 @@ def write_chip(path: Path, seed: int) -> None:
 
 def items(folder: Path, *splits: str) -> dict[str, list[tuple[str, int, int]]]:
     """(path, identity, modality) of the chips of some splits, or of all."""
-    root = folder / "data" / "HOSS"
-    return {
-        split: [(str(root / split / f"{name}.tif"), *parse_hoss_name(name)) for name in NAMES[split]]
-        for split in splits or NAMES
-    }
+    names = {split: NAMES[split] for split in splits or NAMES}
+    path = str(folder / "data/HOSS/{}/{}.tif")
+    return {split: [(path.format(split, name), *parse_hoss_name(name)) for name in own] for split, own in names.items()}
 
 
 def dump_to(folder: Path, output: Path, *opts, splits=(), chips=None, pipe=None, rank=0, world=1) -> DumpReport:
@@ -74,16 +72,14 @@ def assert_same(one: Path, other: Path) -> None:
     """Two dumps made apart: all is equal but chips, which may be a grey level apart, and what their bytes decide."""
     left, right = tree(one), tree(other)
     assert left.keys() == right.keys()
-    for name in left:
+    for name, *content in ((name, left[name], right[name]) for name in left):
         if name.endswith(".png"):
             assert np.abs(pixels(one / name) - pixels(other / name)).max() <= 1, name
-        elif name == "manifest.jsonl":
-            own, others = ([json.loads(line) for line in text.splitlines()] for text in (left[name], right[name]))
-            for row in own + others:
-                del row["output_sha256"], row["digest"]
-            assert own == others
-        else:
-            assert left[name] == right[name], name
+            continue
+        if name == "manifest.jsonl":
+            content = [[json.loads(line) for line in text.splitlines()] for text in content]
+            content = [[{**row, "output_sha256": "", "digest": ""} for row in rows] for rows in content]
+        assert content[0] == content[1], name
 
 
 def kill_at(moment: str, number: int) -> None:
@@ -113,9 +109,8 @@ def kill_at(moment: str, number: int) -> None:
 
 def main(folder: Path, modes: list[str]) -> None:
     children = []
-    for mode in modes:
-        world = 2 if mode == "together" else 1
-        for rank in range(world):
+    for mode, rank, world in ((mode, n, 1 + (mode == "together")) for mode in modes for n in (0, 1)):
+        if rank < world:
             children.append(os.fork())
             if not children[-1]:
                 try:
