@@ -15,7 +15,7 @@ from diffusers import VQModel
 import fastreid_mos
 from fastreid_mos.bridge.autoencoder import encode, load_autoencoder
 from fastreid_mos.bridge.images import to_tensor
-from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, Codebook, _Training, train_autoencoder
+from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings, _Training, train_autoencoder
 from fastreid_mos.errors import MOSError
 
 SETTINGS = AutoencoderSettings((8, 8), 2, codes=16, steps=24, batch=4, lr=3e-3, restart=8, checkpoint=10)
@@ -34,14 +34,6 @@ def train(output, images=None, settings=SETTINGS, **options):
     return train_autoencoder(images or ships(10), settings, output, progress=False, **options)
 
 
-def training_of(images, **changes) -> _Training:
-    return _Training(images, dataclasses.replace(SETTINGS, **changes), Accelerator())
-
-
-def facts(folder) -> dict:
-    return json.loads(Path(folder, "training.json").read_text())
-
-
 def weights(folder) -> torch.Tensor:
     return torch.cat([value.flatten() for value in VQModel.from_pretrained(folder).state_dict().values()])
 
@@ -52,7 +44,7 @@ def trained(tmp_path_factory):
 
 
 def test_folder_is_diffusers_own_and_another_training_leaves_it_alone(trained, monkeypatch, tmp_path):
-    made, before = facts(trained), weights(trained)
+    made, before = json.loads(Path(trained, "training.json").read_text()), weights(trained)
     assert made["settings"]["channels"] == [8, 8] and made["images"] == 10 and made["size"] == [16, 8]
     latents = encode(load_autoencoder(trained), to_tensor(np.stack(ships(10))))
     assert latents.shape == (10, 2, 8, 4)
@@ -70,16 +62,20 @@ def test_folder_is_diffusers_own_and_another_training_leaves_it_alone(trained, m
     for output, named in (("", tmp_path.name), ("cut", "cut.state.pt"), ("other", "other.state.pt: .*settings")):
         with pytest.raises(MOSError, match=named):
             train(tmp_path / output)
+    with pytest.raises(MOSError, match="step 2: .*BRIDGE.LATENT.LR"):  # it diverges
+        train(tmp_path / "none", settings=dataclasses.replace(SETTINGS, lr=1e30, checkpoint=2))
+    assert not list(tmp_path.glob("none*"))
 
 
 @pytest.mark.slow
 def test_it_learns_and_uses_its_codes(tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=200, restart=50, latent_channels=3)
-    result = facts(train(tmp_path / "vae", ships(20), settings))["result"]
+    folder = train(tmp_path / "vae", ships(20), settings)
+    result = json.loads(Path(folder, "training.json").read_text())["result"]
     assert result["codes_used"] >= 8 and result["psnr"] > 18
     pixels = to_tensor(np.stack(ships(20)))
     with torch.no_grad():
-        decoded = VQModel.from_pretrained(tmp_path / "vae")(pixels).sample
+        decoded = VQModel.from_pretrained(folder)(pixels).sample
     # Better than the mean image, which is what a collapsed codebook ends in.
     assert (decoded - pixels).square().mean() < 0.5 * (pixels.mean(0) - pixels).square().mean()
 
@@ -102,12 +98,6 @@ def test_killed_anywhere_it_resumes_to_the_same_weights(trained, tmp_path, last,
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
-def test_a_diverging_training_writes_nothing(tmp_path):
-    with pytest.raises(MOSError, match="step 2: .*BRIDGE.LATENT.LR"):
-        train(tmp_path / "vae", settings=dataclasses.replace(SETTINGS, lr=1e30, checkpoint=2))
-    assert not list(tmp_path.iterdir())
-
-
 def test_settings_of_a_config():
     opts = "BRIDGE.LATENT.CHANNELS [8,16,24] BRIDGE.LATENT.CODES 77 SEED 5".split()
     settings = AutoencoderSettings.from_cfg(fastreid_mos.load_cfg("", opts))
@@ -119,39 +109,15 @@ def test_settings_of_a_config():
 
 def test_every_epoch_has_every_image_once_and_mirrors_them_as_often_as_asked():
     images = [np.full((4, 4, 3), value, np.uint8) for value in range(7)]
+
+    def batch(images, step=0, **changes):
+        return _Training(images, dataclasses.replace(SETTINGS, **changes), Accelerator()).batch(step)
+
     # Any step can be asked for on its own, as a resumed training does.
-    batches = [training_of(images, batch=7, seed=seed).batch(step) for step, seed in ((2, 0), (0, 0), (1, 0), (0, 1))]
+    batches = [batch(images, step, batch=7, seed=seed) for step, seed in ((2, 0), (0, 0), (1, 0), (0, 1))]
     orders = [((batch[:, 0, 0, 0] + 1) * 127.5).round().int().tolist() for batch in batches]
     assert all(sorted(order) == list(range(7)) for order in orders) and len(set(map(tuple, orders))) == 4
     images = [np.tile(np.arange(4, dtype=np.uint8)[None, :, None], (4, 1, 3))] * 200
     for flip, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
-        rows = training_of(images, batch=200, flip=flip).batch(0)
+        rows = batch(images, batch=200, flip=flip)
         assert low <= int((rows[:, 0, 0, 0] > rows[:, 0, 0, 3]).sum()) <= high
-
-
-def test_counts_of_codes_are_saved_and_renewed_codes_have_no_past_in_the_optimizer(tmp_path):
-    training, resumed, file = training_of(ships(4)), training_of(ships(4)), str(tmp_path / "state.pt")
-    weight, average = training.codebook.weight, torch.ones_like(training.codebook.weight)
-    training.model(training.batch(0))
-    training.codebook.uses.zero_()[3] = 5
-    training.save(file, {})
-    resumed.resume(file, {})
-    assert training.codebook.uses.tolist() == resumed.codebook.uses.tolist() == [0, 0, 0, 5] + 12 * [0]
-    training.optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": average}
-    training._renew(everything=False)
-    assert average.sum(1).tolist() == [0, 0, 0, 2] + 12 * [0] and not training.codebook.uses.any()
-
-
-@torch.no_grad()
-def test_unused_codes_are_taken_from_encoded_pixels():
-    model = SETTINGS.build()
-    book = Codebook(model.quantize, seed=0)
-    book.weight.fill_(1e3)  # far from every pixel ...
-    book.weight[0] = 0  # ... but for one
-    latents = model.encode(to_tensor(np.stack(ships(8)))).latents
-    model.quantize(latents)
-    assert book.uses[0] == 8 * 8 * 4 and int(book.uses.sum()) == 8 * 8 * 4
-    book.weight.copy_(book.renewed(book.uses == 0, step=8))
-    assert bool((book.weight[0] == 0).all()) and book.weight.abs().max() <= latents.abs().max() * 1.2
-    _, _, (_, _, codes) = model.quantize(latents)
-    assert len(codes.unique()) > 8

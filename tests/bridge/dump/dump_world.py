@@ -1,8 +1,4 @@
-"""Chips, a tiny bridge and the one call that the tests of dumps make; also run by itself to be killed or in pairs.
-
-``python dump_world.py FOLDER MODE...`` forks a process for each mode, which dumps into FOLDER/<mode> until it kills
-itself (see :func:`kill_at`), or for "together" two that share one dump out.
-"""
+"""Chips, a tiny bridge and the one call that the tests of dumps make."""
 
 from __future__ import annotations
 
@@ -10,15 +6,12 @@ import itertools
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import tifffile
-import torch
 from PIL import Image
 
-import fastreid_mos  # noqa: F401  (before diffusers)
 from fastreid_mos.bridge.dump import folder as dump_folder
 from fastreid_mos.bridge.dump.run import DumpReport, dump
 from fastreid_mos.config import get_cfg
@@ -82,9 +75,9 @@ def assert_same(one: Path, other: Path) -> None:
         assert content[0] == content[1], name
 
 
-def kill_at(moment: str, number: int) -> None:
+def kill_at(moment: str, number: str = "0") -> None:
     """Make this process kill itself in the n-th ``image`` or ``line`` that it writes, or after the ``manifest``."""
-    write, append, left = dump_folder.atomic_write, dump_folder._append, itertools.count(number, -1)
+    write, append, left = dump_folder.atomic_write, dump_folder._append, itertools.count(int(number), -1)
 
     def die(*_) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -105,23 +98,3 @@ def kill_at(moment: str, number: int) -> None:
     dump_folder.atomic_write, dump_folder._append = killed_write, killed_append
     if moment == "manifest":
         dump_folder.remove = die
-
-
-def main(folder: Path, modes: list[str]) -> None:
-    children = []
-    for mode, rank, world in ((mode, n, 1 + (mode == "together")) for mode in modes for n in (0, 1)):
-        if rank < world:
-            children.append(os.fork())
-            if not children[-1]:
-                try:
-                    torch.set_num_threads(1)
-                    moment, _, number = mode.partition("-")
-                    kill_at(moment, int(number or 0))
-                    dump_to(folder, folder / mode, rank=rank, world=world)
-                finally:
-                    os._exit(0)
-    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -6,24 +6,22 @@ import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
-import dump_world
 import numpy as np
 import pytest
 import torch
-from dump_world import N_OPTICAL, N_SAR, NAMES, assert_same, dump_to, items, pixels, tree, write_chip
+from dump_world import N_OPTICAL, N_SAR, NAMES, assert_same, dump_to, items, kill_at, pixels, tree, write_chip
 from PIL import Image
 from tiny_bridge import tiny_pipeline, tiny_vae
 
 from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler
 from fastreid_mos.bridge import scheduler as scheduler_module
+from fastreid_mos.bridge.dump import folder as dump_folder
 from fastreid_mos.bridge.dump import run as dump_run
-from fastreid_mos.bridge.dump.folder import DumpFolder
 from fastreid_mos.errors import ChipError, ConfigError, DatasetError, MOSError
 from fastreid_mos.synthetic.folder import open_generated
 from fastreid_mos.synthetic.manifest import pipeline_id, sample_seed
@@ -214,10 +212,17 @@ def test_a_bridge_that_fails(world, tmp_path, monkeypatch, caplog):
 @pytest.fixture(scope="module")
 def killed(world, tmp_path_factory) -> Path:
     """Dumps that killed themselves at certain moments, and one made by two processes at once."""
-    folder = Path(shutil.copytree(world, tmp_path_factory.mktemp("killed") / "world"))
-    call = [sys.executable, dump_world.__file__, str(folder), *KILLS, "together"]
-    output = subprocess.run(call, capture_output=True, text=True, timeout=240)
-    assert output.stdout.split() == ["-9"] * len(KILLS) + ["0", "0"], output.stderr
+    folder, children = Path(shutil.copytree(world, tmp_path_factory.mktemp("killed") / "world")), []
+    for mode, rank, count in [*((mode, 0, 1) for mode in KILLS), ("together", 0, 2), ("together", 1, 2)]:
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                kill_at(*mode.split("-"))
+                dump_to(folder, folder / mode, rank=rank, world=count)
+            finally:
+                os._exit(0)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [-signal.SIGKILL] * len(KILLS) + [0, 0]
     return folder
 
 
@@ -324,7 +329,7 @@ def test_what_cannot_be_generated_is_refused_before_a_folder_is_made(own_world, 
 
 
 def test_two_processes_with_one_share(world, copy):
-    folder = DumpFolder(copy)
+    folder = dump_folder.DumpFolder(copy)
     with folder.journal(0, folder.facts):
         with pytest.raises(MOSError, match="another process"):
             dump_to(world, copy, "K", 3)
@@ -339,7 +344,7 @@ def test_two_processes_with_one_share(world, copy):
 def test_a_full_disk_and_one_without_locks(world, tmp_path, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with monkeypatch.context() as patch, pytest.raises(MOSError, match="k0_SAR.png: .*No space left"):
-        patch.setattr(dump_world.dump_folder, "_append", Mock(side_effect=full))
+        patch.setattr(dump_folder, "_append", Mock(side_effect=full))
         dump_to(world, tmp_path)
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOTSUP, "Operation not supported")))
     assert dump_to(world, tmp_path).finished
