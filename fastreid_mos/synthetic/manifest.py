@@ -1,8 +1,5 @@
-"""The record of a generated chip, and the two files of a dump: ``dump.json`` and ``manifest.jsonl``.
-
-``dump.json`` has what all chips of the dump share, ``manifest.jsonl`` one line for each chip. While chips are being
-generated their lines are in ``journal-<rank>.jsonl``; the manifest is written whole at the end.
-"""
+"""``dump.json`` has what all chips of a dump share, ``manifest.jsonl`` one line for each, written whole at the end;
+while chips are being generated their lines are in ``journal-<rank>.jsonl``."""
 
 from __future__ import annotations
 
@@ -155,9 +152,8 @@ def read_facts(root: str | os.PathLike[str]) -> DumpFacts:
     try:
         return cast(DumpFacts, DumpFacts.from_json(_content(path, DUMP_COMMAND)))
     except ValueError as error:
-        raise DatasetError(
-            f"{path}: {error}; put the file back, or remove the folder and run: {DUMP_COMMAND}"
-        ) from None
+        remedy = f"put the file back, or remove the folder and run: {DUMP_COMMAND}"
+        raise DatasetError(f"{path}: {error}; {remedy}") from None
 
 
 def read_records(path: str, facts: DumpFacts, journal: bool = False) -> list[ChipRecord]:
@@ -170,8 +166,7 @@ def read_records(path: str, facts: DumpFacts, journal: bool = False) -> list[Chi
     lines = _content(path, facts.remedy).split(b"\n")
     if journal or not lines[-1]:
         lines.pop()
-    records: list[ChipRecord] = []
-    keys: dict[tuple[str, int], int] = {}
+    records, keys = list[ChipRecord](), dict[tuple[str, int], int]()
     for number, line in enumerate(lines, start=1):
         try:
             record = ChipRecord.from_json(line)
@@ -180,17 +175,15 @@ def read_records(path: str, facts: DumpFacts, journal: bool = False) -> list[Chi
             if keys.setdefault(record.key, number) != number and not journal:
                 raise ValueError(f"repeats line {keys[record.key]}: sample {record.sample} of {record.source}")
         except ValueError as error:
-            raise DatasetError(
-                f"{path}: line {number} {error}; put the file back, or remove it and run: {facts.remedy}"
-            ) from None
+            remedy = f"put the file back, or remove it and run: {facts.remedy}"
+            raise DatasetError(f"{path}: line {number} {error}; {remedy}") from None
         records.append(record)
     return records
 
 
 def _content(path: str, command: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
+        return Path(path).read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); to generate the chips run: {command}") from None
 
@@ -230,10 +223,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def pipeline_id(folder: str | os.PathLike[str]) -> str:
-    """The id of a saved diffusers pipeline: 16 hexadecimal digits of SHA-256 over its ``.json`` and weights files.
-
-    Their names count, and no other or hidden file: a copy of the folder has the same id.
-    """
+    """The id of a saved diffusers pipeline, the same for a copy: 16 hexadecimal digits of SHA-256 over names and
+    contents of its ``.json`` and weights files, without hidden ones."""
     root = Path(folder)
     if not (root / "model_index.json").is_file():
         raise CheckpointError(f"{folder}: holds no pipeline (model_index.json); train one with tools/train_bbdm.py")

@@ -73,11 +73,8 @@ class PairBatch(NamedTuple):
 
 @dataclass
 class PairBatches:
-    """Endless batches of pairs; every row comes once an epoch, in an order drawn for each.
-
-    What batch ``n`` holds depends on (seed, n, rank, processes) and the rows only: neither on where the run began nor
-    on which batches were asked for before.
-    """
+    """Endless batches of pairs, each a function of (seed, its number, rank, processes) and the rows alone; every row
+    comes once an epoch, in an order drawn for each."""
 
     rows: Sequence[Row]
     store: ChipStore
@@ -124,24 +121,17 @@ class PairBatches:
             yield from map(self.batch, range(start, stop))
             return
         with ThreadPoolExecutor(max_workers=_AHEAD) as pool:
-            try:
-                waiting = deque(pool.submit(self.batch, step) for step in range(start, min(start + _AHEAD, stop)))
-                for step in range(start + _AHEAD, stop + _AHEAD):
-                    ready = waiting.popleft().result()
-                    if step < stop:
-                        waiting.append(pool.submit(self.batch, step))
-                    yield ready
-            finally:
-                pool.shutdown(cancel_futures=True)
+            waiting = deque(pool.submit(self.batch, step) for step in range(start, min(start + _AHEAD, stop)))
+            for step in range(start + _AHEAD, stop + _AHEAD):
+                ready = waiting.popleft().result()
+                if step < stop:
+                    waiting.append(pool.submit(self.batch, step))
+                yield ready
 
 
 class Latents:
-    """Source and target as the bridge takes them: in pixels, or in the latents of an autoencoder.
-
-    The latents of every chip of ``store``, as it is and mirrored, are encoded at once and held on the host, if they
-    are within its ``limit`` of bytes: encoding each batch would cost a good part of what the network does. Without a
-    store, batches are encoded as they come.
-    """
+    """Source and target in pixels, or in an autoencoder's latents: those of every chip of ``store``, as it is and
+    mirrored, are encoded at once and held on the host, if they are within its ``limit`` of bytes."""
 
     def __init__(self, vae: Any = None, store: ChipStore | None = None, device: torch.device | str = "cpu") -> None:
         self.vae = vae
@@ -157,18 +147,16 @@ class Latents:
         for first in tqdm(range(0, len(store), _ENCODED), desc="encoding chips", disable=not store.show):
             chips = np.stack([store[n] for n in range(first, min(first + _ENCODED, len(store)))])
             for mirrored, images in enumerate((chips, chips[:, :, ::-1])):
-                made = self._encode(to_tensor(images.copy()).to(device))
+                with torch.no_grad():
+                    made = encode(vae, to_tensor(images.copy()).to(device))
                 self._held[mirrored, first : first + len(chips)] = made.cpu()
 
     @torch.no_grad()
-    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return encode(self.vae, pixels)
-
     def pair(self, batch: PairBatch, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         """Source and target of a batch, ``[B, C, h, w]`` float32 on the device."""
         if self._held is None:
             source, target = (to_tensor(side.to(device, non_blocking=True)) for side in (batch.source, batch.target))
-            return self._encode(source), self._encode(target)
+            return encode(self.vae, source), encode(self.vae, target)
         mirrored = torch.tensor([flip for _, _, flip in batch.rows], dtype=torch.long)
         sides = []
         for side in zip(*((source, target) for source, target, _ in batch.rows), strict=True):

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
@@ -52,10 +53,8 @@ def resume_point(cfg: Any, facts: Mapping[str, Any]) -> ResumePoint:
         if state["step"] == steps:
             return ResumePoint(steps, finished=True)
         if not saved:
-            raise CheckpointError(
-                f"{output}: trained for {state['step']} steps, and the checkpoints to resume from are gone; start from "
-                f"it in another OUTPUT_DIR: --init-from {pipeline}"
-            )
+            fault = f"trained for {state['step']} steps, and its checkpoints are gone"
+            raise CheckpointError(f"{output}: {fault}; start from it in another OUTPUT_DIR: --init-from {pipeline}")
     if not saved:
         if os.path.isdir(pipeline) and os.listdir(pipeline):
             raise MOSError(f"{pipeline}: is there already, and no run of this OUTPUT_DIR made it; set another")
@@ -77,39 +76,30 @@ def bound_config(cfg: Any) -> dict[str, Any]:
     return bound
 
 
-def _unused(cfg: Any) -> tuple[str, ...]:
-    """Keys, or their beginnings, that rule nothing in a run of this config."""
-    latent, unused = cfg.BRIDGE.LATENT, []
+def _check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
+    """Refuse to resume with another config, other pairs or another number of processes."""
+    latent, solver, unused = cfg.BRIDGE.LATENT, cfg.BRIDGE.SOLVER, []  # keys, or their beginnings, that rule nothing
     if not latent.TRAIN or cfg.BRIDGE.INIT_FROM:  # no autoencoder is trained
         unused += [f"BRIDGE.LATENT.{key}" for key in latent if key not in ("PATH", "TRAIN", "NORMALIZE")]
     unused += [] if latent.PATH or latent.TRAIN else ["BRIDGE.LATENT.NORMALIZE"]
-    unused += [] if cfg.BRIDGE.SOLVER.SCHED == "plateau" else ["BRIDGE.SOLVER.PLATEAU."]
-    return tuple(unused)
-
-
-def _check_agrees(path: str, state: Mapping[str, Any], cfg: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse to resume with another config, other pairs or another number of processes."""
-    ignored = _unused(cfg)
-    if cfg.BRIDGE.SOLVER.SCHED != "cosine" and cfg.BRIDGE.SOLVER.STEPS >= state["step"]:
-        ignored += ("BRIDGE.SOLVER.STEPS",)  # the rate does not depend on them
-    here = {key: value for key, value in sorted(bound_config(cfg).items()) if not key.startswith(ignored)} | dict(facts)
+    unused += [] if solver.SCHED == "plateau" else ["BRIDGE.SOLVER.PLATEAU."]
+    if solver.SCHED != "cosine" and solver.STEPS >= state["step"]:
+        unused += ["BRIDGE.SOLVER.STEPS"]  # the rate does not depend on them
+    bound = sorted(bound_config(cfg).items())
+    here = {key: value for key, value in bound if not key.startswith(tuple(unused))} | dict(facts)
     # A key that the checkpoint does not know had its default.
     there = {**facts, **bound_config(get_cfg()), **state["config"], **state["facts"]}
     differing = [f"{key} {there[key]} (now {value})" for key, value in here.items() if there[key] != value]
     if differing:
-        raise CheckpointError(
-            f"{path}: was trained with other settings or data: {', '.join(differing)}; resume with those of the first "
-            "run, or start anew in another OUTPUT_DIR"
-        )
+        fault = f"was trained with other settings or data: {', '.join(differing)}"
+        raise CheckpointError(f"{path}: {fault}; resume with those of the first run, or set another OUTPUT_DIR")
 
 
 def _read_state(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as stream:
-            state = json.load(stream)
-        return {"step": int(state["step"]), "seed": int(state["seed"])} | {
-            name: dict(state[name]) for name in ("config", "facts")
-        }
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        kinds = {"step": int, "seed": int, "config": dict, "facts": dict}
+        return {name: kind(state[name]) for name, kind in kinds.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); remove its folder, or restore it") from None
 

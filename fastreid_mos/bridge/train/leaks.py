@@ -85,10 +85,8 @@ def held_out(cfg: Any) -> list[Item]:
 def leave_out(pairs: PairSet, held: Sequence[Item]) -> tuple[PairSet, list[PairGroup]]:
     """The pairs without identities of which any chip is held out, by path or by content; and those identities."""
     twins = copies(pairs.paths(), [path for path, _, _ in held])
-    kept: list[PairGroup] = []
-    out: list[PairGroup] = []
-    for group in pairs.groups:
-        (kept if twins.keys().isdisjoint(chain(*group.chips)) else out).append(group)
+    out = [group for group in pairs.groups if not twins.keys().isdisjoint(chain(*group.chips))]
+    kept = [group for group in pairs.groups if group not in out]
     for path in (path for group in out for path in chain(*group.chips)):
         pairs.skipped.add(path, "of a held-out identity (TEST.HOLDOUT)")
     if not kept:
@@ -100,9 +98,8 @@ def refuse_test_chips(pairs: PairSet, tests: TestSplits) -> None:
     """Refuse pairs with a test chip, by path or by content, or with an identity of the data set's test split."""
     for path, same in copies(pairs.paths(), [path for path, _, _ in [*tests.query, *tests.gallery]]).items():
         twin = "" if same == path else f" (its content is that of {same})"
-        raise DatasetError(
-            f"{path}: is a chip of the test split of {', '.join(tests.names)}{twin}; take it out of the training chips"
-        )
+        fault = f"is a chip of the test split of {', '.join(tests.names)}{twin}"
+        raise DatasetError(f"{path}: {fault}; take it out of the training chips")
     refuse_test_identities(pairs.trained_identities(), tests, "BRIDGE.DATA.NAMES")
 
 
@@ -112,10 +109,8 @@ def refuse_test_identities(trained: Mapping[str, Iterable[int]], tests: TestSpli
         shared = sorted(tests.identities.get(name, set()).intersection(identities))
         if shared:
             shown = ", ".join(map(str, shared[:5])) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-            raise DatasetError(
-                f"{where}: training identities of {name} are in its query or gallery too: {shown}; a bridge may not "
-                "learn from ships it is tested on"
-            )
+            fault = f"training identities of {name} are in its query or gallery too: {shown}"
+            raise DatasetError(f"{where}: {fault}; a bridge may not learn from ships it is tested on")
 
 
 def copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:

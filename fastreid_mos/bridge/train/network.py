@@ -30,20 +30,13 @@ def build_scheduler(cfg: Any, latent: bool = False) -> BrownianBridgeScheduler:
 
 
 def build_unet(cfg: Any, vae: Any = None) -> Any:
-    """diffusers' UNet2DModel of ``BRIDGE.UNET`` for the latents of ``vae``, or for pixels.
-
-    With RESAMPLE "resnet" every level is resampled by a residual block, as in BBDM's network; the levels in ATTENTION
-    and the middle have attention.
-    """
+    """diffusers' UNet2DModel of ``BRIDGE.UNET`` for the latents of ``vae``, or for pixels."""
     unet = cfg.BRIDGE.UNET
     channels, factor = latent_channels(vae), latent_factor(vae)
     height, width = cfg.BRIDGE.SIZE
-    halvings = 2 ** (len(unet.CHANNELS) - 1)
-    if height % (factor * halvings) or width % (factor * halvings):
-        raise ConfigError(
-            f"BRIDGE.SIZE: height and width must be multiples of {factor * halvings} (the autoencoder shrinks by "
-            f"{factor}, the network by {halvings}), got {[height, width]}"
-        )
+    shrinks = factor * 2 ** (len(unet.CHANNELS) - 1)  # by the autoencoder and by the network
+    if height % shrinks or width % shrinks:
+        raise ConfigError(f"BRIDGE.SIZE: height and width must be multiples of {shrinks}, got {[height, width]}")
     plain = "Resnet{}sampleBlock2D" if unet.RESAMPLE == "resnet" else "{}Block2D"
     kinds = ["Attn{}Block2D" if level in unet.ATTENTION else plain for level in range(len(unet.CHANNELS))]
     with building("BRIDGE.UNET: the network"):
@@ -66,15 +59,11 @@ def build_unet(cfg: Any, vae: Any = None) -> Any:
 
 
 def init_normal(unet: torch.nn.Module) -> None:
-    """Starting weights of BBDM's network, in place: N(0, 0.02) for convolutions and linear layers.
-
-    Its attention's are 1-D convolutions, which that rule passes over: torch's own start for query, key and value, 0 for
-    the output.
-    """
+    """BBDM's starting weights, in place: N(0, 0.02), but in attention torch's own, and 0 for its output."""
     attended = {part for module in unet.modules() if isinstance(module, Attention) for part in module.modules()}
     for module in unet.modules():
         if isinstance(module, Attention):
-            for parameter in module.to_out.parameters():
-                torch.nn.init.zeros_(parameter)
+            torch.nn.init.zeros_(module.to_out[0].weight)
+            torch.nn.init.zeros_(module.to_out[0].bias)
         elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module not in attended:
             torch.nn.init.normal_(module.weight, 0.0, 0.02)

@@ -72,7 +72,11 @@ def open_pairs(names: Sequence[str]) -> PairSet:
             same, reason = own, "of an identity with one modality only"
             chips: list[Any] = [(pid, path, modality) for path, pid, modality in dataset.train if pid != DISTRACTOR]
         else:
-            root = _folder(name)
+            root = os.path.abspath(os.path.expanduser(name))
+            if not os.path.isdir(root):
+                near = difflib.get_close_matches(name, DATASET_REGISTRY._obj_map) or ["HOSS", "OptiSarPair"]
+                fault = f"{name!r} is no data set (near: {', '.join(near)}) and {root} is no folder of pairs"
+                raise ConfigError(f"BRIDGE.DATA.NAMES: {fault}")
             own = os.path.basename(root)
             own = root if is_registered(own) or own in pairs.roots else own
             same, reason = os.path.realpath(root), "without a partner of the other modality"
@@ -88,15 +92,6 @@ def open_pairs(names: Sequence[str]) -> PairSet:
         pairs.roots[own] = root
     pairs.groups.sort()
     return pairs
-
-
-def _folder(name: str) -> str:
-    folder = os.path.abspath(os.path.expanduser(name))
-    if os.path.isdir(folder):
-        return folder
-    near = difflib.get_close_matches(name, DATASET_REGISTRY._obj_map) or ["HOSS", "OptiSarPair", "QXSSAROPT"]
-    fault = f"{name!r} is no data set (near: {', '.join(near)}) and {folder} is no folder of pairs"
-    raise ConfigError(f"BRIDGE.DATA.NAMES: {fault}")
 
 
 def _side_by_side(folder: str, skipped: Skipped) -> list[tuple[str, str, int]]:
@@ -128,11 +123,7 @@ def _group(name: str, chips: Iterable[tuple[Any, str, int]], skipped: Skipped, r
 
 
 def epoch_rows(groups: Sequence[PairGroup], direction: str, policy: str) -> list[Row]:
-    """What an epoch goes through.
-
-    "random": every source once, with one of its identity's targets drawn each time. "all": every combination of a
-    source and a target. "ordered": the n-th source with the n-th target by name, the shorter side repeated.
-    """
+    """The rows of an epoch by ``BRIDGE.DATA.PAIRING``: random, all or ordered."""
     rows: list[Row] = []
     for group in groups:
         source, target = (group.chips[side] for side in DIRECTIONS[direction])

@@ -36,10 +36,8 @@ def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
     refuse_test_identities(trained, data.tests, f"BRIDGE.INIT_FROM: {folder}")
     seen = [group.identity for group in data.held if group.identity in trained.get(group.dataset, ())]
     if seen:
-        raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {folder}: was trained on {len(seen)} identities that TEST.HOLDOUT sets aside here, "
-            f"{seen[0]} first; train it with the same TEST.HOLDOUT, or set TEST.HOLDOUT.FRACTION to 0"
-        )
+        fault = f"was trained on {len(seen)} identities that TEST.HOLDOUT sets aside here, {seen[0]} first"
+        raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: {fault}; train it with the same TEST.HOLDOUT")
     differing = [f"{one.key} {one.there} (now {one.here})" for one in sar_differences(sar_record(start.config), cfg)]
     if differing:
         logger.warning(f"BRIDGE.INIT_FROM: {folder}: SAR chips were read with {', '.join(differing)}")
@@ -55,12 +53,13 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
     differing = [f"BRIDGE.{key} {there} (now {here})" for key, (there, here) in pairs.items() if there != here]
     if differing:
         raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: was trained with {', '.join(differing)}; use the same here")
-    latent = bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN)
-    if latent != (start.vae is not None):
-        start_in, config_in = ("pixels", "latents")[:: 1 if latent else -1]
-        raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {folder}: works in {start_in}, this config in {config_in}; BRIDGE.LATENT must agree"
+    if bool(cfg.BRIDGE.LATENT.PATH or cfg.BRIDGE.LATENT.TRAIN) != (start.vae is not None):
+        fault = (
+            "works in pixels, this config in latents"
+            if start.vae is None
+            else "works in latents, this config in pixels"
         )
+        raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: {fault}; BRIDGE.LATENT must agree")
 
 
 def open_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
@@ -74,17 +73,13 @@ def open_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
     else:
         return None
     used = scaling(vae) if latent.NORMALIZE else (1.0, 0.0)
-    if start is not None and (used != scaling(start.vae) or not _same_weights(vae, start.vae)):
-        raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {folder}: its network works in other latents than those of BRIDGE.LATENT; set PATH to "
-            f"{os.path.join(folder, 'vae')}, TRAIN to False and NORMALIZE to True"
-        )
+    if start is not None:
+        own, other = vae.state_dict(), start.vae.state_dict()
+        same = own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+        if used != scaling(start.vae) or not same:
+            remedy = f"set PATH to {os.path.join(folder, 'vae')}, TRAIN to False and NORMALIZE to True"
+            raise CheckpointError(f"BRIDGE.INIT_FROM: {folder}: works in other latents than BRIDGE.LATENT; {remedy}")
     return vae
-
-
-def _same_weights(one: Any, other: Any) -> bool:
-    left, right = one.state_dict(), other.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[name].cpu(), right[name].cpu()) for name in left)
 
 
 def check_network(cfg: Any, vae: Any, start: BrownianBridgePipeline | None) -> None:
@@ -97,7 +92,6 @@ def check_network(cfg: Any, vae: Any, start: BrownianBridgePipeline | None) -> N
         if start is not None:
             unet.load_state_dict(start.unet.state_dict(), assign=True)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"BRIDGE.INIT_FROM: {cfg.BRIDGE.INIT_FROM}: its network is another ({one_line(error)}); BRIDGE.UNET and "
-            "BRIDGE.LATENT must be those it was trained with"
-        ) from None
+        fault = f"{cfg.BRIDGE.INIT_FROM}: its network is another ({one_line(error)})"
+        remedy = "BRIDGE.UNET and BRIDGE.LATENT must be those it was trained with"
+        raise CheckpointError(f"BRIDGE.INIT_FROM: {fault}; {remedy}") from None
