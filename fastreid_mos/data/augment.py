@@ -25,10 +25,7 @@ TENSOR_STEPS = ("erase", "patch")
 
 
 class NoiseErasing(T.RandomErasing):
-    """Random erasing that fills with normal noise per pixel on the normalized image (the recipe's).
-
-    The model normalizes later, so the noise is drawn in the units of the image: noise x std + mean of its channels.
-    """
+    """The recipe's random erasing: normal noise per pixel on the normalized image, here in the image's own units."""
 
     def __init__(self, p: float, scale: Any, ratio: Any, mean: Any, std: Any) -> None:
         super().__init__(p=p, scale=tuple(scale), ratio=tuple(ratio))
@@ -47,7 +44,7 @@ class NoiseErasing(T.RandomErasing):
 
 
 def _to_float_tensor(image: Image.Image | np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float()
 
 
 def _to_image(image: Any) -> Image.Image:
@@ -57,10 +54,10 @@ def _to_image(image: Any) -> Image.Image:
 def steps_in_order(cfg: Any) -> list[str]:
     """Names of the training steps that are on, in their order."""
     on = [name for name, switch in STEPS.items() if switch is None or cfg.INPUT[switch].ENABLED]
-    order = list(cfg.INPUT.AUGMENT.ORDER)
+    order, known = list(cfg.INPUT.AUGMENT.ORDER), list(STEPS)
     for name in on:
         if name not in order:
-            before = [order.index(earlier) for earlier in list(STEPS)[: list(STEPS).index(name)] if earlier in order]
+            before = [order.index(earlier) for earlier in known[: known.index(name)] if earlier in order]
             order.insert(max(before, default=-1) + 1, name)
     return [name for name in order if name in on]
 
@@ -87,17 +84,9 @@ def _resize(size: Any, interpolation: str) -> T.Resize:
 
 
 def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]]:
-    inputs, size = cfg.INPUT, list(cfg.INPUT.SIZE_TRAIN)
-    crop, padding, jitter, rea = inputs.CROP, inputs.PADDING, inputs.CJ, inputs.REA
+    inputs, crop, padding, cj, rea = cfg.INPUT, cfg.INPUT.CROP, cfg.INPUT.PADDING, cfg.INPUT.CJ, cfg.INPUT.REA
     interpolation = T.InterpolationMode(inputs.RESIZE.TRAIN)
-
-    def pad_crop() -> T.Compose:
-        crop_size = list(crop.SIZE) if crop.ENABLED else size
-        return T.Compose([T.Pad(padding.SIZE, padding_mode=padding.MODE), T.RandomCrop(crop_size)])
-
-    def color_jitter() -> T.RandomApply:
-        change = T.ColorJitter(jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE)
-        return T.RandomApply([change], p=jitter.PROB)
+    cropped = list(crop.SIZE if crop.ENABLED else inputs.SIZE_TRAIN)
 
     def erase() -> T.RandomErasing:
         if rea.MODE == "pixel":
@@ -106,11 +95,13 @@ def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]
 
     return {
         "autoaug": lambda: T.RandomApply([AutoAugment()], p=inputs.AUTOAUG.PROB),
-        "resize": lambda: _resize(size, inputs.RESIZE.TRAIN),
+        "resize": lambda: _resize(inputs.SIZE_TRAIN, inputs.RESIZE.TRAIN),
         "crop": lambda: T.RandomResizedCrop(list(crop.SIZE), tuple(crop.SCALE), tuple(crop.RATIO), interpolation),
         "flip": lambda: T.RandomHorizontalFlip(p=inputs.FLIP.PROB),
-        "pad_crop": pad_crop,
-        "color_jitter": color_jitter,
+        "pad_crop": lambda: T.Compose([T.Pad(padding.SIZE, padding_mode=padding.MODE), T.RandomCrop(cropped)]),
+        "color_jitter": lambda: T.RandomApply(
+            [T.ColorJitter(cj.BRIGHTNESS, cj.CONTRAST, cj.SATURATION, cj.HUE)], p=cj.PROB
+        ),
         "affine": lambda: T.RandomAffine(degrees=10, scale=(0.9, 1.1), shear=0.1),  # fast-reid's fixed setting
         "augmix": lambda: AugMix(prob=inputs.AUGMIX.PROB),
         "erase": erase,

@@ -27,12 +27,11 @@ SHARED_MEMORY = "/dev/shm"
 
 
 def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out: int = 0) -> None:
-    """Refuse loader workers whose batches do not fit into /dev/shm, through which they hand them over.
+    """Refuse loader workers whose batches do not fit into /dev/shm; other systems have no such bound.
 
-    ``tested`` is the most chips that one pass of a test reads. The workers of a training stay while ``held_out`` chips
-    are tested.
+    At most ``tested`` chips are in one pass of a test. A training's workers stay while ``held_out`` chips are tested.
     """
-    if not os.path.isdir(SHARED_MEMORY):  # other systems have no such bound
+    if not os.path.isdir(SHARED_MEMORY):
         return
     on_test, on_training = _test_workers(cfg), cfg.DATALOADER.NUM_WORKERS
 
@@ -41,27 +40,23 @@ def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out:
         most = comm.get_local_size() * (AHEAD * workers + 1) * batch
         return min(most, chips) * 3 * size[0] * size[1] * 4 / 1e6 if workers else 0.0
 
-    def of_test(chips: int) -> float:
-        return megabytes(on_test, cfg.TEST.IMS_PER_BATCH, cfg.INPUT.SIZE_TEST, chips)
-
+    test, held = (megabytes(on_test, cfg.TEST.IMS_PER_BATCH, cfg.INPUT.SIZE_TEST, n) for n in (tested, held_out))
     share = cfg.SOLVER.IMS_PER_BATCH / comm.get_world_size()
     train = megabytes(on_training, share, cfg.INPUT.SIZE_TRAIN) if training else 0.0
-    needed, room = max(of_test(tested), train + of_test(held_out)), shutil.disk_usage(SHARED_MEMORY)
+    needed, free = max(test, train + held), shutil.disk_usage(SHARED_MEMORY).free
     require(
-        needed * 1e6 <= room.free,
+        needed * 1e6 <= free,
         f"DATALOADER.NUM_WORKERS {on_training}, TEST.NUM_WORKERS {on_test}: the batches that workers make ahead take "
-        f"up to {needed:.0f} MB of shared memory, and {SHARED_MEMORY} has {room.free / 1e6:.0f} of "
-        f"{room.total / 1e6:.0f} MB free; set fewer workers (0 reads without them), or give a container more "
-        f"(docker run --shm-size {math.ceil(needed / 256) * 256}m)",
+        f"up to {needed:.0f} MB and {SHARED_MEMORY} has {free / 1e6:.0f} MB free; set fewer workers (0 reads without "
+        f"them), or give a container more (docker run --shm-size {math.ceil(needed / 256) * 256}m)",
     )
 
 
 def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:
     """The endless loader of training batches, from iteration ``start_iter`` on.
 
-    The chips of iteration i and their augmentation depend on (``SEED``, i, rank, number of processes) alone, not on the
-    number of workers or on where the run began; only fast-reid's random patch (``INPUT.RPT``), which keeps a pool of
-    earlier patches in each worker, is not repeated exactly. With ``SEED`` below 0 every call draws a fresh seed.
+    The chips of iteration i and their augmentation depend on (``SEED``, i, rank, number of processes) alone; only
+    fast-reid's random patch (``INPUT.RPT``) keeps a pool in each worker. ``SEED`` below 0 draws a fresh seed.
 
     ``items`` are (path, identity, modality); identities are numbered in their sorted order, fast-reid's texts too. The
     loader's ``dataset`` knows its length and ``num_classes``; for the batches see :meth:`ChipLoader.__iter__`.
@@ -97,8 +92,6 @@ def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
 
 def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]], modality: int) -> ChipLoader:
     """A loader over generated chips as of :func:`build_test_loader`; see :class:`GeneratedDataset`."""
-    if not files:
-        raise DatasetError("no generated chips to read")
     return _in_order(cfg, GeneratedDataset(files, modality, build_augmentation(cfg, train=False)))
 
 

@@ -15,7 +15,7 @@ from .doubts import AS_IQ, COLOUR_SAR, CUT, FEWER_BITS, MUCH_CUT, optical_doubts
 from .modality import OPTICAL, SAR, Modality, modality_from_name
 
 MIN_SIDE = 2
-# Pixels, where they hold no data, and what is doubtful about them.
+# Pixels, where they hold no data, doubts.
 Meaning = tuple[NDArray[Any], NDArray[np.bool_], list[str]]
 
 
@@ -42,11 +42,10 @@ class Chip:
 def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None, channel: str = "auto") -> Chip:
     """Read a chip: TIFF, PNG, JPEG, BMP or WebP, by the file's content, not its extension.
 
-    Optical: 8-bit colour as it is; grey becomes three equal channels, alpha is dropped, 16 bits are scaled down from
-    the bits that the file states or the brightest pixel needs, floats in three or four channels are taken as 0..1
-    (reflectance, up to 2 cut) or 0..255. SAR: integers, floats and complex numbers; minus infinity becomes the
-    smallest, plus infinity the largest finite value of the chip. NaN, GDAL's nodata value and internal mask, and an
-    alpha of 0 are no data: see ``Chip.mask``.
+    Optical: grey becomes three equal channels, alpha is dropped, 16 bits are scaled down from the bits that the file
+    states or the brightest pixel needs, floats in three or four channels are 0..1 (up to 2 cut) or 0..255. SAR:
+    integers, floats and complex numbers; infinities become the smallest and largest finite value. NaN, GDAL's nodata
+    value and internal mask, and an alpha of 0 are no data: see ``Chip.mask``.
 
     Args:
         path: the file.
@@ -58,9 +57,8 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
             text: that channel, from 0 on.
 
     Raises:
-        ChipError: the file is missing, empty, cut off, no image, a folder, unreadable, too large, under 2 pixels a
-            side, of values that are of no known scale (optical), of two channels that may be I/Q or not, or holds
-            nothing (every pixel the same, no finite one, a missing channel).
+        ChipError: no file or image, cut off, too large, under 2 pixels a side, of no known scale (optical), of two
+            channels that may be I/Q or not, or with nothing in it (one value, no finite one, a missing channel).
         ValueError: a modality other than 0 and 1.
     """
     if modality not in (None, OPTICAL, SAR):
@@ -88,7 +86,7 @@ def _is_colour(channels: NDArray[Any]) -> bool:
 def _optical_pixels(path: str, stored: Stored) -> Meaning:
     channels, count = stored.channels, stored.channels.shape[2]
     # Backscatter is a small number as a rule: taken for grey it would be a nearly black chip, and no error.
-    if channels.dtype.kind in "fc" and count < 3:
+    if channels.dtype.kind == "c" or (channels.dtype.kind == "f" and count < 3):
         what = f"{channels.dtype} values of {count} channel(s)"
         raise ChipError(path, f"is read as optical but holds {what}; is it a SAR chip?")
     if count > 4:
@@ -112,11 +110,8 @@ def _eight_bit(
     path: str, channels: NDArray[Any], valid: NDArray[Any], bits: int | None
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """0..255, in an array of its own, and what is doubtful about the scale."""
-    kind = channels.dtype.kind
-    if kind not in "fiu":
-        raise ChipError(path, f"holds {channels.dtype} values; an optical chip has 8 bits a channel")
     low, high = float(valid.min()), float(valid.max())
-    if kind == "f":
+    if channels.dtype.kind == "f":
         # Reflectance goes a little beyond its range, over foam and metal and where the air was taken away.
         if -0.2 <= low and high <= 2:
             doubts = [CUT] if (valid > 1).any(axis=1).mean() >= MUCH_CUT else []
@@ -134,11 +129,7 @@ def _eight_bit(
 
 
 def _sar_pixels(path: str, stored: Stored, channel: str) -> Meaning:
-    channels = stored.channels
-    if channels.dtype.kind not in "uifc":
-        raise ChipError(path, f"holds {channels.dtype} values, which are no backscatter")
-    if channels.dtype.kind == "c":
-        channels = np.abs(channels)
+    channels = np.abs(stored.channels) if stored.channels.dtype.kind == "c" else stored.channels
     doubts = [COLOUR_SAR] if _is_colour(channels) else []
     empty = np.broadcast_to(np.zeros(1, bool) if stored.mask is None else stored.mask, channels.shape)
     if channel == "auto":
@@ -180,10 +171,9 @@ def _select_channel(
 
 
 def _is_iq(path: str, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
-    """Whether the first two channels are I and Q; a ChipError where their signs are alike often, but not independent.
+    """Whether the first two channels are I and Q; a ChipError where they have either sign, but together.
 
-    The phase of speckle is uniform, so each is above zero as often as below, and their signs are independent. Decibels
-    of two polarisations are mostly below, standardized ones go together.
+    The phase of speckle is uniform: of I and Q each is above zero as often as below, and their signs are independent.
     """
     if channels.shape[2] not in (2, 4) or channels.dtype.kind not in "if" or not (channels < 0).any():
         return False
@@ -195,11 +185,8 @@ def _is_iq(path: str, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
     if (np.abs(signs.mean(axis=0)) > 0.3 + loose).any():
         return False
     if abs(signs.prod(axis=1).mean()) > 0.2 + loose:
-        raise ChipError(
-            path,
-            "has two channels of either sign that go together, so they are no I and Q, and no amplitudes either; set "
-            "INPUT.SAR.CHANNEL to the number of the one to take, or to magnitude if they are I and Q",
-        )
+        what = "has two channels of either sign that go together, so they are no I and Q, and no amplitudes either"
+        raise ChipError(path, f"{what}; set INPUT.SAR.CHANNEL to the number of the one to take, or to magnitude")
     return True
 
 

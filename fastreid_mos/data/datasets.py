@@ -13,7 +13,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from tabulate import tabulate
 
-from ..errors import DatasetError, MOSError
+from ..errors import DatasetError, MOSError, one_line
 from .listing import (
     DISTRACTOR,
     Item,
@@ -52,7 +52,7 @@ class ShipDataset(ImageDataset):
         self.skipped = skipped
         # Counted before fast-reid may add the test chips to the training ones.
         self._counts = {"train": count_chips(train), "query": count_chips(query), "gallery": count_chips(gallery)}
-        self.shared_identities = len({item[1] for item in train} & {item[1] for item in [*query, *gallery]})
+        self._shared = len({item[1] for item in train} & {item[1] for item in [*query, *gallery]})
         super().__init__(train, query, gallery, **kwargs)
 
     def show_train(self) -> None:
@@ -63,11 +63,9 @@ class ShipDataset(ImageDataset):
             logger.warning(f"{name}: no training identity has both modalities; CMAL has nothing to align")
         if self.combineall:
             logger.info(f"{name}: COMBINEALL is on, the test chips are trained on too")
-        elif self.shared_identities:
-            logger.warning(
-                f"{name}: {self.shared_identities} identities are both in the training and in the test split; results "
-                "on them say nothing about unseen ships"
-            )
+        elif self._shared:
+            what = f"{self._shared} identities are both in the training and in the test split"
+            logger.warning(f"{name}: {what}; results on them say nothing about unseen ships")
 
     def show_test(self) -> None:
         """Log what the query and gallery splits hold, and whether a query's own file is in its gallery."""
@@ -76,10 +74,8 @@ class ShipDataset(ImageDataset):
         gallery = {os.path.basename(path): path for path, _, _ in self.gallery}
         own = [path for path, _, _ in self.query if same_file(path, gallery.get(os.path.basename(path), ""))]
         if own:
-            logger.warning(
-                f"{name}: {len(own)} query chips are in the gallery too, such as {own[0]}; a protocol of all "
-                "modalities (ALL) counts each as its own match"
-            )
+            what = f"{len(own)} query chips are in the gallery too, such as {own[0]}"
+            logger.warning(f"{name}: {what}; a protocol of all modalities (ALL) counts each as its own match")
 
     def summary(self) -> dict[str, int]:
         """Counts: chips by split, identities, distractors, skipped files."""
@@ -91,11 +87,9 @@ class ShipDataset(ImageDataset):
         }  # fmt: skip
 
     def plot(self, items: Sequence[Item] | None = None, columns: int = 8) -> Any:
-        """A matplotlib figure of chips as a network sees them (SAR stretched), with identity and modality.
+        """A matplotlib figure of chips as a network sees them (SAR stretched), ``columns`` in a row.
 
-        Args:
-            items: (path, identity, modality); by default the first 16 of training, or of the query where there is none.
-            columns: chips in a row.
+        ``items`` are (path, identity, modality), by default the first 16 of training, or of the query without one.
 
         Raises:
             ChipError: a chip that cannot be read.
@@ -108,10 +102,9 @@ class ShipDataset(ImageDataset):
             raise DatasetError(f"{self.root}: no chips to draw")
         reader, rows = ChipReader(), -(-len(chosen) // columns)
         figure = Figure(figsize=(1.2 * columns, 2.4 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis in axes:
+        for number, (path, pid, modality) in enumerate(chosen, 1):
+            axis = figure.add_subplot(rows, columns, number)
             axis.axis("off")
-        for axis, (path, pid, modality) in zip(axes, chosen, strict=False):
             axis.imshow(reader(path, modality).image)
             axis.set_title(f"{pid} {MODALITY_NAMES[modality]}", fontsize=8)
         return figure
@@ -123,10 +116,7 @@ def _table(counts: dict[str, dict[str, int]]) -> str:
 
 
 def _find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Sequence[str], form: str) -> str:
-    """The folder of a data set, absolute: ``root/<name>``, or ``root`` itself if it is that folder.
-
-    It holds one of ``inside`` at least; where that is empty its name tells. ``form`` is the error's remedy.
-    """
+    """A data set's folder, absolute: ``root/<name>`` or ``root``, told by one of ``inside`` in it or by its name."""
     root = os.path.abspath(os.path.expanduser(os.fspath(root)))
     for folder in (*(os.path.join(root, name) for name in names), root):
         try:
@@ -137,9 +127,9 @@ def _find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Seque
             raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
         if set(inside) & set(parts) or (not inside and os.path.basename(folder) in names):
             return folder
+    where = os.path.join(root, names[0])
     raise DatasetError(
-        f"{os.path.join(root, names[0])}: not found. Expected {form}; set FASTREID_DATASETS to the folder that holds "
-        f"{names[0]}"
+        f"{where}: not found. Expected {form}; set FASTREID_DATASETS to the folder that holds {names[0]}"
     )
 
 
@@ -188,11 +178,9 @@ class HOSS(ShipDataset):
         if self.modalities is not None:
             query, gallery = of_modality(query, self.modalities[0]), of_modality(gallery, self.modalities[1])
             subset = os.path.join(folder, "subset", type(self).__name__.rpartition("_")[2])
-            own_skipped = Skipped()
-            own = [list_chips(os.path.join(subset, part), parse_hoss_name, own_skipped) for part in splits[1:]]
+            own = [list_chips(os.path.join(subset, part), parse_hoss_name, skipped) for part in splits[1:]]
             if all(own):
                 query, gallery = own
-                skipped.update(own_skipped)
         super().__init__(folder, [item for item in listed if item[1] != DISTRACTOR], query, gallery, skipped, **kwargs)
 
 
@@ -200,8 +188,7 @@ class HOSS(ShipDataset):
 class HOSS_O2S(HOSS):
     """HOSS ReID, optical queries to a SAR gallery; training chips, arguments and errors as in :class:`HOSS`.
 
-    ``subset/O2S`` where it is there, otherwise the optical chips of ``query`` and the SAR chips of
-    ``bounding_box_test``.
+    ``subset/O2S`` where it exists, else the optical chips of ``query`` and the SAR ones of ``bounding_box_test``.
     """
 
     modalities = (OPTICAL, SAR)
@@ -284,11 +271,9 @@ class QXSSAROPT(PairDataset):
         form = "opt/<number>.png and sar/<number>.png, the same number for the same place"
         folder = _find_root(root, ("QXS-SAROPT", "QXS_SAROPT"), ("opt", "sar"), form)
         skipped = Skipped()
-        optical, sar = (
-            list_chips(os.path.join(folder, part), _numbered(modality), skipped)
-            for part, modality in (("opt", OPTICAL), ("sar", SAR))
-        )
-        super().__init__(folder, optical + sar, skipped, **kwargs)
+        items = list_chips(os.path.join(folder, "opt"), _numbered(OPTICAL), skipped)
+        items += list_chips(os.path.join(folder, "sar"), _numbered(SAR), skipped)
+        super().__init__(folder, items, skipped, **kwargs)
 
 
 def _numbered(modality: Modality) -> Parse:
@@ -307,10 +292,8 @@ def open_dataset(name: str, **options: Any) -> Any:
     except MOSError:
         raise
     except (OSError, RuntimeError) as error:  # of fast-reid's own
-        reason = " ".join(str(error).split())
-        raise DatasetError(
-            f"{name}: cannot be read under {root} ({reason}); set FASTREID_DATASETS to the folder it is in"
-        ) from None
+        what = f"cannot be read under {root} ({one_line(error)})"
+        raise DatasetError(f"{name}: {what}; set FASTREID_DATASETS to the folder it is in") from None
     for warning in caught:
         logger.warning(f"{name}: {warning.message}")
     refuse_unwritable(dataset.train, dataset.query, dataset.gallery)  # data sets of others too
@@ -323,10 +306,7 @@ def open_training(cfg: Any) -> list[Any]:
 
 
 def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:
-    """Training items of several data sets; identities of the later ones are numbered behind the earlier ones'.
-
-    Identities of two data sets are different ships even where the numbers agree; -1 stays what it is.
-    """
+    """Training items of several data sets, whose equal numbers are different ships: later ones are raised, but -1."""
     items: list[Item] = []
     for part in parts:
         offset = max((pid for _, pid, _ in items if pid >= 0), default=-1) + 1

@@ -1,7 +1,6 @@
 """Image files to arrays: TIFF by tifffile, the rest by PIL, with every way to fail turned into a ChipError.
 
-Own code where the libraries are silent about damage: tifffile fills strips that are cut off with zeros, and neither
-reads GDAL's nodata value and masks.
+Own code where tifffile is silent (it fills strips that are cut off with zeros) and for GDAL's nodata value and masks.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
-from ..errors import ChipError
+from ..errors import ChipError, one_line
 
 # A ship chip has a few hundred pixels a side. Larger images are refused from their header, before memory is taken.
 MAX_SIDE = 16_384
@@ -39,11 +38,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Stored:
-    """An image as its file holds it.
+    """An image as its file holds it, upright, as grey or RGB (with ``alpha`` a further channel) ``[height, width, C]``.
 
-    ``pixels`` ``[height, width, channels]``: palettes, CMYK and YCbCr as RGB, orientation tags applied, "white is zero"
-    inverted, one bit as 0 and 255. ``mask`` ``[height, width, 1 or channels]``: True where the file declares no data,
-    None where all pixels hold data. ``alpha``: whether the last channel is one. ``bits`` of a channel, where stated.
+    ``mask`` ``[height, width, 1 or C]``: True where the file declares no data. ``bits`` of a channel, where stated.
     """
 
     pixels: NDArray[Any]
@@ -67,7 +64,7 @@ def decode(path: str | os.PathLike[str]) -> Stored:
     except FileNotFoundError:
         raise ChipError(path, "no such file") from None
     except (OSError, ValueError) as error:
-        raise ChipError(path, f"cannot be opened: {_reason(error)}") from None
+        raise ChipError(path, f"cannot be opened: {one_line(error)}") from None
     with stream:
         start = stream.read(16)
         stream.seek(0)
@@ -82,25 +79,14 @@ def decode(path: str | os.PathLike[str]) -> Stored:
             raise
         # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
         except Exception as error:
-            raise ChipError(path, f"cannot be decoded: {_reason(error)}; it may be damaged or cut off") from None
-    if stored.pixels.size == 0:
-        raise ChipError(path, "holds no pixels")
+            raise ChipError(path, f"cannot be decoded: {one_line(error)}; it may be damaged or cut off") from None
     return stored
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(text.split())[:160]
-    return text if any(letter.isalpha() for letter in text) else type(error).__name__  # a KeyError's is a number
 
 
 def _check_size(path: Any, width: int, height: int, pixel_bytes: int) -> None:
     if max(width, height) > MAX_SIDE or width * height * pixel_bytes > MAX_BYTES:
         limit = f"at most {MAX_SIDE} pixels a side and {MAX_BYTES // 2**20} MiB"
         raise ChipError(path, f"claims {width} x {height} pixels of {pixel_bytes} bytes; a chip is one ship, {limit}")
-
-
-# ---------------------------------------------------------------------- TIFF
 
 
 def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
@@ -141,10 +127,7 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
 
 
 def _check_segments(path: Any, page: Any, size: int) -> None:
-    """Strips and tiles must lie inside the file: tifffile fills what is cut off with zeros.
-
-    A segment without offset and bytes is GDAL's "sparse": nothing was written there, its pixels are zero or nodata.
-    """
+    """Strips and tiles must lie inside the file, but for GDAL's "sparse" ones, without offset and bytes: no data."""
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) == 0 or len(offsets) != len(counts):
         raise ChipError(path, "is damaged: its pixel data cannot be located")
@@ -158,10 +141,7 @@ def _check_segments(path: Any, page: Any, size: int) -> None:
 
 
 def _nodata(page: Any, dtype: np.dtype[Any]) -> Any:
-    """The value of GDAL's nodata tag as pixels hold it; None without one, or with one that they cannot hold.
-
-    The tag is text, and that of a float's limit may lie just beyond the type: it is the limit then, as in GDAL.
-    """
+    """The value of GDAL's nodata tag (a text) as pixels hold it; None without one, or one that they cannot hold."""
     text = str(page.tags.valueof(_GDAL_NODATA)).strip("\0 ").replace(",", ".")
     try:
         value = int(text) if text.lstrip("+-").isdecimal() else float(text)
@@ -170,7 +150,7 @@ def _nodata(page: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.kind in "iu":
         whole = value % 1 == 0 and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
         return dtype.type(int(value)) if whole else None
-    limit = float(np.finfo(dtype).max) if dtype.kind in "fc" else 1.0
+    limit = float(np.finfo(dtype).max) if dtype.kind in "fc" else 1.0  # the text of a limit may lie just beyond it
     return dtype.type(np.clip(float(value), -limit, limit))
 
 
@@ -210,20 +190,13 @@ def _upright(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
-# ---------------------------------------------------------------------- PNG, JPEG and other PIL formats
-
-
 def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
     try:
         image = Image.open(stream, formats=("PNG", "JPEG", "BMP", "WEBP"))
     except Image.UnidentifiedImageError:
         raise ChipError(path, "is damaged: its image header cannot be read") from None
     _check_size(path, *image.size, len(image.getbands()) * (2 if image.mode.startswith("I;16") else 4))
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        image.load()
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient  # other parts of a program may want it
+    image.load()
     stream.seek(0)
     content = stream.read() if image.format == "PNG" else b""
     if content and b"IEND\xaeB`\x82" not in content:  # PIL may have all rows

@@ -12,15 +12,9 @@ from numpy.typing import NDArray
 logger = logging.getLogger("fastreid_mos.data")
 
 # Each completes "<n> of <m> chips ...".
-FEWER_BITS = (
-    "hold 16-bit numbers that leave the highest bits empty; taken as of the fewest bits (10, 11, 12, 14) that hold a "
-    "chip's brightest, so the scale may change from chip to chip: write them as 8 bits to be sure"
-)
+FEWER_BITS = "hold 16-bit numbers of fewer bits, each chip scaled by the fewest that hold its brightest; write 8 bits"
 COLOUR_SAR = "are SAR and in colour; their first channel is taken, or what INPUT.SAR.CHANNEL says"
-AS_IQ = (
-    "are SAR whose first two channels are taken for I and Q, by their signs, and made a magnitude; set "
-    "INPUT.SAR.CHANNEL to magnitude if that is right, or else to the number of the channel to take"
-)
+AS_IQ = "are SAR with channels taken for I and Q; set INPUT.SAR.CHANNEL to magnitude, or to the number of one to take"
 CUT = "hold numbers of 0 to 1 and brighter, and 5 % of the pixels or more are cut at 1; divide by a larger number"
 NEGATIVE = "are SAR and mostly negative, as decibels are; taken as they are, HOSS holds linear amplitudes"
 OUTLIERS = "have pixels far from all others, as a no-data value has that the file does not declare (GDAL's nodata tag)"
@@ -74,9 +68,8 @@ def optical_doubts(pixels: NDArray[np.uint8]) -> list[str]:
 def sar_doubts(values: NDArray[np.float32]) -> list[str]:
     """What is odd about the pixels that hold data (any shape): few levels, far outliers, a mean at the top, a sign.
 
-    The widest step between two neighbouring values tells of values that are no signal where all others together span
-    less than a third of it. A single bright one may lie so far: a ship is a thousand times brighter than the sea.
-    Levels and steps are those of some thousand pixels, so that the cost does not grow with the chip.
+    Outliers: the widest step between two of some thousand values is three times what all others together span. A single
+    bright one may lie so far: a ship is a thousand times brighter than the sea.
     """
     if values.size < _FEWEST_PIXELS:
         return []

@@ -14,10 +14,7 @@ Split = tuple[list[Item], list[Item]]
 
 
 def hold_out(cfg: Any, items: Sequence[Item], at_least: int = 1) -> tuple[list[Item], list[Split]]:
-    """:func:`split_holdout` by ``TEST.HOLDOUT``, for re-identifier, fusion and bridge alike; no split at fraction 0.
-
-    ``items`` are those of all training data sets, joined. Of ``at_least`` splits the first ones stay what they are.
-    """
+    """:func:`split_holdout` of all training data by ``TEST.HOLDOUT``, the same for re-identifier, fusion and bridge."""
     held = cfg.TEST.HOLDOUT
     if held.FRACTION <= 0:
         return list(items), []
@@ -30,11 +27,9 @@ def split_holdout(
     """The remaining training items in their order, and the query and gallery items (by path) of each split.
 
     The share is taken of the identities with both modalities and of the others alike, at least one that has both;
-    negative identities stay in training. Each split deals the same held-out chips out again, as HOSS's test split is
-    made: of an identity with both modalities one chip of a modality becomes a query where another chip of that modality
-    stays in the gallery; where an identity cannot spare one (one chip of each, or one and several), optical and SAR
-    queries take turns over the identities. Of an identity with one modality one chip is a query if it has several; a
-    single chip is a distractor.
+    negative identities stay in training. Each split deals the same chips out again, as in HOSS's test: of each modality
+    one chip is a query where another of it stays in the gallery; where an identity with both cannot spare one of each,
+    optical and SAR queries take turns over the identities. A single chip is a distractor.
 
     Raises:
         MOSError: too few identities to train on or to test with what is set aside.
@@ -51,17 +46,13 @@ def split_holdout(
         held += [pids[index] for index in generator.permutation(len(pids))[:count]]
     key, kept = f"TEST.HOLDOUT.FRACTION {fraction}", len(ships) - len(held)
     if kept < 2:
-        raise MOSError(
-            f"{key}: {len(held)} of {len(ships)} training identities would be set aside and {kept} left to train on; "
-            "lower it, or set it to 0"
-        )
+        what = f"{len(held)} of {len(ships)} training identities would be set aside and {kept} left to train on"
+        raise MOSError(f"{key}: {what}; lower it, or set it to 0")
     held_ships = [ships[pid] for pid in sorted(held)]
     dealt = [_deal(held_ships, np.random.default_rng([seed, number])) for number in range(splits)]
     if not dealt[0][0]:
-        raise MOSError(
-            f"{key}: none of the {len(held)} identities set aside has two chips, so nothing can be measured on them; "
-            "raise it, or set it to 0"
-        )
+        what = f"none of the {len(held)} identities set aside has two chips to measure on"
+        raise MOSError(f"{key}: {what}; raise it, or set it to 0")
     out = set(held)
     return [item for item in items if item[1] not in out], dealt
 

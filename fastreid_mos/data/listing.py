@@ -34,10 +34,6 @@ class Skipped:
         self.counts[reason] += 1
         self.examples.setdefault(reason, shown(path))
 
-    def update(self, other: Skipped) -> None:
-        self.counts.update(other.counts)
-        self.examples = {**other.examples, **self.examples}
-
     def __len__(self) -> int:
         return self.counts.total()
 
@@ -96,10 +92,9 @@ def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
     """Stop at chips whose names the results could not hold, before hours are spent on them."""
     bad = [path for items in parts for path, *_ in items if UNWRITABLE.search(path)]
     if bad:
-        more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
         raise DatasetError(
-            f"{shown(bad[0])}{more}: a name that is not UTF-8 text, or has a carriage return, cannot stand in the "
-            "results; rename the files (convmv), or unpack them again with the encoding of their names (unzip -O)"
+            f"{shown(bad[0])}{f' (and {len(bad) - 1} more)' if bad[1:] else ''}: a name that is not UTF-8 text, or has "
+            "a carriage return, cannot stand in the results; rename the files (convmv), or unpack them with unzip -O"
         )
 
 
@@ -137,8 +132,7 @@ def identity_key(pid: Any) -> tuple[int, int, str]:
 def as_numbers(items: Iterable[tuple[str, Any, Any]]) -> list[Item]:
     """Items whose identities and cameras are whole numbers; what is a number already stays as it is.
 
-    fast-reid's own data sets have texts there (``market1501_12``) in training; they are numbered in their sorted order,
-    numbers within a text by value.
+    fast-reid's texts (``market1501_12``) are numbered in their sorted order, numbers within a text by value.
     """
     rows = list(items)
     pids, cameras = (_numbered([row[column] for row in rows]) for column in (1, 2))

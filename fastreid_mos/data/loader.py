@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastreid.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ChipError, FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
 from .doubts import Doubts
@@ -26,6 +27,7 @@ from .seeding import drawn_from, spread_seed
 
 # Batches that each worker makes ahead.
 AHEAD = 2
+_STACKED, _NUMBERS = ("images", "sizes", "metres"), ("targets", "camids", "modalities")
 # A row of the items and the seed of its augmentation; None: no augmentation to draw.
 Draw = tuple[int, int | None]
 Augmentation = Callable[[np.ndarray], torch.Tensor]
@@ -40,12 +42,9 @@ class ChipDataset(Dataset[Any]):
         self.items = list(items)
         self.reader = reader
         self.augmentation = augmentation
-        self.pids = sorted({item[1] for item in self.items})
-        self.labels: Mapping[int, int] = {pid: label if relabel else pid for label, pid in enumerate(self.pids)}
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.pids)
+        pids = sorted({item[1] for item in self.items})
+        self.num_classes = len(pids)
+        self.labels: Mapping[int, int] = {pid: label if relabel else pid for label, pid in enumerate(pids)}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -66,23 +65,16 @@ class ChipDataset(Dataset[Any]):
             return error
         with drawn_from(seed) if seed is not None else contextlib.nullcontext():
             image = self.augmentation(chip.image)
+        sizes = ship_size_features(metres[0], metres[1], SAR)  # a SAR pixel is 1 m
         return {
-            "images": image,
-            "targets": self.labels[pid],
-            "camids": camera,
-            "modalities": chip.modality,
-            "sizes": torch.from_numpy(ship_size_features(metres[0], metres[1], SAR)).float(),  # a SAR pixel is 1 m
-            "metres": torch.from_numpy(metres).float(),
-            "img_paths": path,
+            "images": image, "sizes": torch.from_numpy(sizes).float(), "metres": torch.from_numpy(metres).float(),
+            "targets": self.labels[pid], "camids": camera, "modalities": chip.modality, "img_paths": path,
             "doubts": chip.doubts,
-        }
+        }  # fmt: skip
 
 
 class GeneratedDataset(ChipDataset):
-    """Generated chips of a modality as tensors; ``targets`` are the rows of the files.
-
-    ``files`` are (path, (width, height) of the source chip in pixels).
-    """
+    """Generated chips of a modality: (path, (width, height) of the source in pixels); ``targets`` are their rows."""
 
     def __init__(self, files: Sequence[tuple[str, tuple[int, int]]], modality: int, augmentation: Augmentation) -> None:
         super().__init__([(path, row, modality) for row, (path, _) in enumerate(files)], ChipReader(), augmentation)
@@ -95,14 +87,14 @@ class GeneratedDataset(ChipDataset):
         return ChipImage(read_generated(path), modality, size), ship_metres(*size, source)
 
 
-class TrainDraws(Sampler[list[Draw]]):
+@dataclass(frozen=True)
+class TrainDraws:
     """Batches of (row, seed) from iteration ``start`` on, which depend on (seed, iteration, rank, processes) only."""
 
-    def __init__(self, batches: Iterable[list[int]], seed: int, start: int, rank: int) -> None:
-        self.batches = batches
-        self.seed = seed
-        self.start = start
-        self.rank = rank
+    batches: Iterable[list[int]]
+    seed: int
+    start: int
+    rank: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for iteration, rows in enumerate(self.batches):
@@ -116,9 +108,9 @@ def collate(samples: list[Any]) -> dict[str, Any] | ChipError:
     for error in (sample for sample in samples if isinstance(sample, ChipError)):
         return error
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-    for name in ("images", "sizes", "metres"):
+    for name in _STACKED:
         batch[name] = torch.stack(batch[name])
-    for name in ("targets", "camids", "modalities"):
+    for name in _NUMBERS:
         batch[name] = torch.tensor(batch[name], dtype=torch.int64)
     return batch
 
@@ -129,32 +121,22 @@ class ChipLoader(DataLoader[Any]):
     dataset: Any
 
     def __init__(
-        self,
-        dataset: Dataset[Any],
-        batches: Sampler[Any] | Sequence[Any],
-        num_workers: int,
-        device: torch.device | None = None,
-        pin_memory: bool = False,
-    ) -> None:
+        self, dataset: ChipDataset, batches: TrainDraws | Sequence[Any], num_workers: int, device: torch.device | None,
+        pin_memory: bool,
+    ) -> None:  # fmt: skip
+        # Opening the loader draws a number, which must not shift the run's generators: it has one of its own.
         super().__init__(
-            dataset,
-            batch_sampler=batches,
-            num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            # Opening the loader draws a number, which must not shift the run's generators.
-            generator=torch.Generator(),
-            worker_init_fn=_exit_on_lost_batch,
+            dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, pin_memory=pin_memory,
+            generator=torch.Generator(), worker_init_fn=_exit_on_lost_batch,
             prefetch_factor=AHEAD if num_workers else None,
-        )
+        )  # fmt: skip
         self.device = device
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Batches: ``images`` ``[B, 3, H, W]`` float32 RGB 0..255; ``targets``, ``camids``, ``modalities`` ``[B]``
         int64; ``sizes`` ``[B, 3]`` and ``metres`` ``[B, 2]`` (width, height) float32; ``img_paths``.
 
-        After the first pass over the chips (of several processes that train: over this one's share), or when the stream
-        ends before, the log has a warning for each kind of :mod:`.doubts`.
+        After the first pass over the chips, or this process's share, the log has a warning for each kind of doubt.
 
         Raises:
             ChipError: a chip that cannot be used; the message starts with its path.
@@ -173,11 +155,8 @@ class ChipLoader(DataLoader[Any]):
                     left -= len(kinds)
                     if left <= 0:
                         doubts.report()
-                if self.device is not None:
-                    batch = {
-                        name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                        for name, value in batch.items()
-                    }
+                for name in [*_STACKED, *_NUMBERS] if self.device is not None else ():
+                    batch[name] = batch[name].to(self.device, non_blocking=True)
                 yield batch
         finally:
             doubts.report()
@@ -195,18 +174,14 @@ class ChipLoader(DataLoader[Any]):
                 if batch is None:
                     raise
             if isinstance(batch, MOSError):
-                # The workers end here and now. Left to the traceback they would be ended by the garbage collector, by
-                # when their queues are closed, and each would be waited for 5 seconds.
+                # The workers end here: after the garbage collector closed their queues each is waited for 5 seconds.
                 with _ignoring_deaths():
                     del stream
                 raise batch
             yield batch
 
     def _failure(self, error: Exception, stream: Any) -> MOSError | None:
-        """What an error of torch's iterator means; None: it is an error of ours.
-
-        Torch sees some time after a worker's files that it is gone: until then reading from it fails somehow.
-        """
+        """What an error of torch's iterator means; None: it is ours. Until torch sees a death reading fails somehow."""
         exits = [worker.exitcode for worker in getattr(stream, "_workers", ())]
         if is_file_limit(error) or errno.EMFILE in exits:
             return FileLimitError()
@@ -217,21 +192,17 @@ class ChipLoader(DataLoader[Any]):
 @contextlib.contextmanager
 def _ignoring_deaths() -> Iterator[None]:
     """Without torch's handler, which raises an error wherever the main thread is for every worker that dies."""
-    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    ours = os.name == "posix" and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, lambda *_: None) if ours else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        if ours:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _exit_on_lost_batch(worker: int) -> None:
-    """In a worker: end where a batch cannot be handed over, for want of shared memory or of open files.
-
-    Queues hand over in a thread, whose errors they print and forget; the main process would wait for the batch forever.
-    """
+    """In a worker: end where a batch cannot be handed over; torch prints the error and waits for the batch forever."""
 
     def end(error: BaseException, batch: Any) -> None:
         os._exit(errno.EMFILE if is_file_limit(error) else 1)

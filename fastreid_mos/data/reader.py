@@ -27,8 +27,7 @@ logger = logging.getLogger("fastreid_mos.data")
 
 # Raised when the same settings no longer give the same image.
 CACHE_VERSION = 2
-# Bytes of pixels kept in memory by one loader worker; what comes after is read every time.
-MEMORY_LIMIT = 2**30
+Transform = Callable[[Chip], NDArray[np.uint8]]
 # What tells one content of a file from another: time of the last change in ns, and size in bytes.
 Stamp = tuple[int, int]
 
@@ -44,9 +43,9 @@ class ChipImage:
 
 
 class MemoryCache:
-    """Keeps images in this process, up to a number of bytes."""
+    """Keeps images in this process, up to a number of bytes; what comes after is read every time."""
 
-    def __init__(self, limit: int = MEMORY_LIMIT) -> None:
+    def __init__(self, limit: int = 2**30) -> None:
         self._room = limit
         self._images: dict[tuple[str, int | None], tuple[Stamp, ChipImage]] = {}
 
@@ -64,10 +63,7 @@ class MemoryCache:
 
 
 class DiskCache:
-    """Keeps images in a folder, shared by processes and runs: one file for each chip and ``settings``.
-
-    A folder that has become full or read-only costs a warning, not the run; one that never was writable a ConfigError.
-    """
+    """Keeps images in a folder, shared by processes and runs; a ConfigError if it cannot be written at the start."""
 
     def __init__(self, folder: str | os.PathLike[str], settings: str) -> None:
         self._folder = os.path.abspath(os.fspath(folder))
@@ -104,8 +100,8 @@ class DiskCache:
         grey = bool((chip.image == chip.image[..., :1]).all())
         payload = np.ascontiguousarray(chip.image[..., 0] if grey else chip.image).tobytes()
         facts = {
-            "stamp": stamp, "shape": chip.image.shape, "grey": grey, "crc": zlib.crc32(payload),
-            "modality": chip.modality, "size": chip.size, "doubts": chip.doubts,
+            "stamp": stamp, "shape": chip.image.shape, "crc": zlib.crc32(payload), "modality": chip.modality,
+            "size": chip.size, "doubts": chip.doubts,
         }  # fmt: skip
         where = self._file(path, modality)
         try:
@@ -115,6 +111,9 @@ class DiskCache:
             if not self._warned:
                 logger.warning(f"{where}: the cache cannot be written ({error.strerror}); going on without it")
             self._warned = True
+
+
+Cache = MemoryCache | DiskCache
 
 
 class ChipReader:
@@ -127,10 +126,7 @@ class ChipReader:
     """
 
     def __init__(
-        self,
-        sar_transform: Callable[[Chip], NDArray[np.uint8]] | None = None,
-        channel: str = "auto",
-        cache: MemoryCache | DiskCache | None = None,
+        self, sar_transform: Transform | None = None, channel: str = "auto", cache: Cache | None = None
     ) -> None:
         self.sar_transform = sar_transform or SARDenoise()
         self.channel = channel
@@ -157,26 +153,24 @@ class ChipReader:
     def __call__(self, path: str | os.PathLike[str], modality: int | None = None) -> ChipImage:
         """A chip, from the cache unless the file has changed since; arguments and errors as of :func:`read_chip`."""
         path = os.fspath(path)
-        if self.cache is None or not os.path.isfile(path):  # reading says what is wrong with the file
-            return self._read(path, modality)
-        facts = os.stat(path)
-        stamp = facts.st_mtime_ns, facts.st_size
-        chip = self.cache.load(path, modality, stamp)
-        if chip is None:
-            chip = self._read(path, modality)
-            self.cache.save(path, modality, stamp, chip)
-        return chip
-
-    def _read(self, path: str, modality: int | None) -> ChipImage:
+        stamp = None
+        if self.cache is not None and os.path.isfile(path):  # else reading says what is wrong with the file
+            facts = os.stat(path)
+            stamp = facts.st_mtime_ns, facts.st_size
+            kept = self.cache.load(path, modality, stamp)
+            if kept is not None:
+                return kept
         chip = read_chip(path, modality, self.channel)
-        image = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
-        return ChipImage(image, chip.modality, chip.size, chip.doubts)
+        pixels = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
+        image = ChipImage(pixels, chip.modality, chip.size, chip.doubts)
+        if self.cache is not None and stamp is not None:
+            self.cache.save(path, modality, stamp, image)
+        return image
 
 
 def read_generated(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """A generated chip as ``[height, width, 3]`` uint8, as it is: its bridge was trained behind the SAR transform."""
     pixels = decode(path).pixels
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
-        what = f"{pixels.dtype} of {pixels.shape[2]} channel(s)"
-        raise ChipError(path, f"is {what}; a generated chip is 8-bit grey or RGB")
+        raise ChipError(path, f"is {pixels.dtype} {pixels.shape}; a generated chip is 8-bit grey or RGB")
     return np.ascontiguousarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))

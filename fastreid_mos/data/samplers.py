@@ -23,17 +23,14 @@ SAMPLER_REGISTRY = Registry("SAMPLER")
 SAMPLER_REGISTRY.__doc__ = """
 What draws the training batches, chosen by DATALOADER.SAMPLER_TRAIN beside fast-reid's own: a class or function that is
 called as ``Sampler(items, batch_size, num_instances, seed)`` (``batch_size`` of all processes together) and gives an
-endless iterable of this process's batches, each a list of rows of ``items``. A resumed run repeats what the seed
-determines. ValueErrors become the run's error.
+endless iterable of this process's batches, each a list of rows of ``items``. ValueErrors become the run's error.
 """
 FASTREID_SAMPLERS = (
     "TrainingSampler", "NaiveIdentitySampler", "BalancedIdentitySampler", "SetReWeightSampler",
     "ImbalancedDatasetSampler",
 )  # fmt: skip
 # Those that draw P identities x K chips.
-IDENTITY_SAMPLERS = (
-    "NaiveIdentitySampler", "BalancedIdentitySampler", "IdentitySampler", "CrossModalIdentitySampler",
-)  # fmt: skip
+IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "IdentitySampler", "CrossModalIdentitySampler")
 
 
 @SAMPLER_REGISTRY.register()
@@ -57,9 +54,8 @@ class IdentitySampler(Sampler[list[int]]):
 
     def __init__(self, items: Sequence[Item], batch_size: int, num_instances: int, seed: int) -> None:
         if num_instances < self.least_instances:
-            raise ValueError(
-                f"num_instances (DATALOADER.NUM_INSTANCE): must be at least {self.least_instances}, got {num_instances}"
-            )
+            what = f"must be at least {self.least_instances}, got {num_instances}"
+            raise ValueError(f"num_instances (DATALOADER.NUM_INSTANCE): {what}")
         self.num_instances = num_instances
         self.seed = seed
         self.num_identities = _identities_of_batch(items, batch_size, num_instances)
@@ -100,11 +96,9 @@ class IdentitySampler(Sampler[list[int]]):
 class CrossModalIdentitySampler(IdentitySampler):
     """P identities x K chips with both modalities of every identity that has both, so that CMAL always has its pairs.
 
-    Of such an identity half of the K chips are optical and half are SAR (with an odd K the odd one is drawn); of the
-    others all K are of the modality there is. Chips are drawn without replacement while they last. A pass takes every
-    identity once, in random order; the last P - 1 at most are left to the next pass.
-
-    Arguments and errors are those of :class:`IdentitySampler`; K is at least 2.
+    Of such an identity half of the K chips (at least 2) are optical and half are SAR, with an odd K the odd one is
+    drawn. Chips are drawn without replacement while they last. A pass takes every identity once, in random order; at
+    most P - 1 are left to the next pass. Arguments and errors are those of :class:`IdentitySampler`.
     """
 
     least_instances = 2
@@ -118,12 +112,10 @@ class CrossModalIdentitySampler(IdentitySampler):
 
     def _chips(self, pid: int, rng: np.random.Generator) -> list[int]:
         k, rows = self.num_instances, self.rows[pid]
-        kinds = [
-            [row for row in rows if self.modalities[row] == modality]
-            for modality in sorted({self.modalities[row] for row in rows})
-        ]
-        if len(kinds) != 2:
+        modalities = sorted({self.modalities[row] for row in rows})
+        if len(modalities) != 2:
             return _take(rows, k, rng)
+        kinds = [[row for row in rows if self.modalities[row] == modality] for modality in modalities]
         first = k // 2 + (int(rng.integers(2)) if k % 2 else 0)
         return _take(kinds[0], first, rng) + _take(kinds[1], k - first, rng)
 
@@ -149,16 +141,13 @@ def _identities_of_batch(items: Sequence[Item], batch_size: int, num_instances: 
     """The number P of identities of a batch; a ValueError if it does not come out even or the data has fewer."""
     wanted, world_size = batch_size // num_instances, comm.get_world_size()
     if wanted < 1 or batch_size % num_instances or wanted % world_size:
-        raise ValueError(
-            f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) must be a multiple of DATALOADER.NUM_INSTANCE "
-            f"({num_instances}) times the number of processes ({world_size})"
-        )
+        what = f"DATALOADER.NUM_INSTANCE ({num_instances}) times the number of processes ({world_size})"
+        raise ValueError(f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) must be a multiple of {what}")
     found = len({item[1] for item in items})
     if found < wanted:
-        raise ValueError(
-            f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) needs {wanted} identities of {num_instances} chips "
-            f"(DATALOADER.NUM_INSTANCE) and the training data has {found}; set it to at most {found * num_instances}"
-        )
+        what = f"needs {wanted} identities of {num_instances} chips (DATALOADER.NUM_INSTANCE)"
+        most = f"the training data has {found}; set it to at most {found * num_instances}"
+        raise ValueError(f"batch_size (SOLVER.IMS_PER_BATCH {batch_size}) {what} and {most}")
     return wanted
 
 
@@ -179,7 +168,11 @@ def build_batches(
     elif name == "ImbalancedDatasetSampler":
         sampler = kind(rows, seed=own_seed)
     elif name == "SetReWeightSampler":
-        _check_set_weight(rows, set_weight)
+        # What fast-reid's sampler would meet only when it draws.
+        found = [len({item[1] for item in rows if item[2] == camera}) for camera in sorted({item[2] for item in rows})]
+        if len(set_weight) != len(found) or not all(1 <= n <= most for n, most in zip(set_weight, found, strict=True)):
+            what = f"must be identities to draw of each modality, 1 to at most {found}, got {list(set_weight)}"
+            raise ValueError(f"set_weight (DATALOADER.SET_WEIGHT): {what}")
         sampler = kind(rows, mini_batch, num_instances, list(set_weight), seed=own_seed)
     else:
         # fast-reid's identity samplers look for a batch forever when there are too few identities for one.
@@ -188,23 +181,11 @@ def build_batches(
     return _undisturbed(sampler, mini_batch, own_seed)
 
 
-def _check_set_weight(items: Sequence[Item], set_weight: Sequence[int]) -> None:
-    """What fast-reid's sampler would meet only when it draws."""
-    cameras = sorted({item[2] for item in items})
-    found = [len({item[1] for item in items if item[2] == camera}) for camera in cameras]
-    if len(set_weight) != len(found) or not all(1 <= n <= most for n, most in zip(set_weight, found, strict=True)):
-        raise ValueError(
-            f"set_weight (DATALOADER.SET_WEIGHT): must be identities to draw of each modality, 1 to at most {found}, "
-            f"got {list(set_weight)}"
-        )
-
-
 def epoch_batches(name: str, items: Sequence[Item], batch_size: int, num_instances: int) -> int:
     """Batches of an epoch: with ``IDENTITY_SAMPLERS`` one pass of the authors' sampler over these chips, with any other
     (SetReWeightSampler too) fast-reid's number, chips by the batch size.
 
-    Where some identities have more groups than others the last ones may not fill a batch, by the draw: it is the mean
-    of 8 passes, the same for any seed.
+    By the draw the last groups may not fill a batch: it is the mean of 8 passes, the same for any seed.
     """
     if name not in IDENTITY_SAMPLERS:
         return max(len(items) // batch_size, 1)

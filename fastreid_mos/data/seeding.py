@@ -1,4 +1,4 @@
-"""Random draws that depend on nothing but their seed, from any of Python's, NumPy's and PyTorch's generators."""
+"""Random draws that depend on their seed alone, from any of Python's, NumPy's and PyTorch's generators."""
 
 from __future__ import annotations
 

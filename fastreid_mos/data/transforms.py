@@ -19,8 +19,6 @@ What turns a SAR chip into an image, chosen by INPUT.SAR.TRANSFORM: a class that
 :class:`Chip` (or the array of its pixels) to ``[height, width, 3]`` uint8.
 """
 
-_EPSILON = 1e-8
-
 
 def sar_denoise(
     pixels: ArrayLike, low: float = 5.0, high: float = 100.0, mask: NDArray[np.bool_] | None = None
@@ -45,7 +43,7 @@ def sar_denoise(
     values = _one_channel(pixels)
     valid = values if mask is None or mask.all() else values[~mask]
     lo, hi = np.percentile(valid, low), np.percentile(valid, high)  # one by one: both at once would be in float64
-    stretched = (values - lo) / (hi - lo + _EPSILON) * 255
+    stretched = (values - lo) / (hi - lo + 1e-8) * 255
     return _replicate(stretched if mask is None else np.where(mask, 0, stretched))
 
 
@@ -97,18 +95,13 @@ class SARDenoise:
 class SARMaxScale:
     """:func:`sar_max_scale` as a transform; optical chips pass unchanged."""
 
-    @configurable
-    def __init__(self) -> None:
+    def __init__(self, cfg: Any = None) -> None:
         pass
 
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        return {}
-
     def __call__(self, chip: Chip | ArrayLike) -> NDArray[np.uint8]:
-        if not isinstance(chip, Chip):
-            return sar_max_scale(chip)
-        return chip.pixels if chip.modality == OPTICAL else sar_max_scale(chip.pixels)
+        if isinstance(chip, Chip):
+            return chip.pixels if chip.modality == OPTICAL else sar_max_scale(chip.pixels)
+        return sar_max_scale(chip)
 
 
 # How SAR chips are read, in the record of a bridge or of generated chips: names there, and keys of INPUT.SAR.
@@ -116,11 +109,9 @@ SAR_KEYS = {"transform": "TRANSFORM", "channel": "CHANNEL", "low": "LOW_PERCENTI
 
 
 class SARDifference(NamedTuple):
-    """A setting that differs: its key in the config, the record's value and the config's."""
-
     key: str
-    there: Any
-    here: Any
+    there: Any  # in the record
+    here: Any  # in the config
 
 
 def sar_differences(record: Mapping[str, Any], cfg: Any) -> list[SARDifference]:

@@ -56,7 +56,7 @@ BAD = {
     "cut SAR": (tiff(sar(0))[:-50], "cut off"),
     "PNG without its end": (pil(optical(0), "PNG")[:-12], "cut off"),
     "cut JPEG": (pil(optical(0), "JPEG")[:-80], "cut off"),
-    "no width": (tiff_header(0, 4), "no pixels|holds no|cannot be decoded"),
+    "no width": (tiff_header(0, 4), "x 0 pixels|0 x 4 pixels|holds no|cannot be decoded"),
     "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
     "long TIFF": (tiff_header(20, 100_000), "claims 20 x 100000"),
     "large TIFF": (tiff_header(16_000, 16_000, t277=3), "claims 16000 x 16000"),
