@@ -54,11 +54,9 @@ def scaling(vae: Any) -> tuple[float, float]:
 
 def check_autoencoder(vae: Any) -> None:
     """Refuse a model that is no autoencoder of RGB images, by ValueError."""
-    if not isinstance(vae, (VQModel, AutoencoderKL)):
-        raise ValueError(f"vae: a diffusers VQModel or AutoencoderKL is needed, got {type(vae).__name__}")
-    channels = (vae.config.in_channels, vae.config.out_channels)
-    if channels != (3, 3):
-        raise ValueError("vae: 3 channels in and out are needed, it has {} in and {} out".format(*channels))
+    if not isinstance(vae, (VQModel, AutoencoderKL)) or (vae.config.in_channels, vae.config.out_channels) != (3, 3):
+        wanted = "a diffusers VQModel or AutoencoderKL with 3 channels in and out"
+        raise ValueError(f"vae: {wanted} is needed, got {type(vae).__name__}")
 
 
 def load_autoencoder(path: str | os.PathLike[str], normalize: bool = True) -> Any:

@@ -17,11 +17,8 @@ from ..data.reader import ChipReader
 class BridgeImages:
     """Reads the chips of both modalities alike, and collects in ``doubts`` what is doubtful about them.
 
-    Args:
-        size: (height, width) in pixels that every image is resized to.
-        sar_transform: Chip -> ``[height, width, 3]`` uint8, for SAR chips (INPUT.SAR.TRANSFORM).
-        resize: "bilinear", "bicubic", "nearest" or "lanczos", with antialiasing; the same for both modalities.
-        channel: INPUT.SAR.CHANNEL.
+    Every image is resized to ``size``, (height, width) in pixels, by ``resize``: bilinear, bicubic, nearest or lanczos,
+    with antialiasing. ``sar_transform`` (Chip -> ``[height, width, 3]`` uint8) and ``channel`` are those of INPUT.SAR.
     """
 
     def __init__(
@@ -31,8 +28,7 @@ class BridgeImages:
         resize: str = "bilinear",
         channel: str = "auto",
     ) -> None:
-        height, width = size
-        self.size, self.resize = (int(height), int(width)), resize
+        self.size, self.resize = (int(size[0]), int(size[1])), resize
         self.reader = ChipReader(sar_transform, channel)
         self.doubts = Doubts()
 
@@ -45,8 +41,7 @@ class BridgeImages:
     def read(self, path: str, modality: int) -> NDArray[np.uint8]:
         """A chip, ``[H, W, 3]`` uint8: RGB (modality 0), or SAR (1) after the transform in three equal channels.
 
-        Raises:
-            ChipError: a chip that cannot be used.
+        Raises ChipError for one that cannot be used.
         """
         chip = self.reader(path, modality)
         self.doubts.note(path, chip.doubts)
@@ -83,8 +78,8 @@ def _source(image: Any, size: tuple[int, int] | None, resize: str) -> torch.Tens
         batch = image[None] if image.ndim == 3 else image
         height, width = size or batch.shape[2:]
         if batch.shape[1:] != (3, height, width) or not batch.is_floating_point():
-            wanted = f"[B, 3, {height}, {width}]"
-            raise ValueError(f"image: a float tensor {wanted} is needed, got {image.dtype} {list(image.shape)}")
+            wanted = f"a float tensor [B, 3, {height}, {width}]"
+            raise ValueError(f"image: {wanted} is needed, got {image.dtype} {list(image.shape)}")
         _check_range(batch, -1)
         return batch.detach().float()
     if not isinstance(image, np.ndarray):
@@ -114,8 +109,7 @@ def _resized(pixels: NDArray[Any], size: tuple[int, int] | None, resize: str) ->
     """``[height, width, 3]`` uint8 or float32."""
     if size is None or pixels.shape[:2] == size:
         return pixels
-    # PIL has no float image of three channels.
-    parts = [pixels] if pixels.dtype == np.uint8 else [pixels[..., channel] for channel in range(3)]
     kind = Image.Resampling[resize.upper()]
-    made = [Image.fromarray(np.ascontiguousarray(part)).resize(size[::-1], kind) for part in parts]
-    return np.asarray(made[0]) if len(made) == 1 else np.stack([np.asarray(part) for part in made], axis=-1)
+    # By channel, as PIL has no float image of three; of uint8 the result is the same.
+    parts = [Image.fromarray(pixels[..., channel]).resize(size[::-1], kind) for channel in range(3)]
+    return np.stack([np.asarray(part) for part in parts], axis=-1)

@@ -122,9 +122,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
     def chip_reader(self) -> BridgeImages:
         """A reader of chip files as this bridge was trained: ``.read(path, modality)`` gives ``[H, W, 3]`` uint8.
 
-        Raises:
-            ValueError: the pipeline has no fixed size.
-            ConfigError: ``sar_transform`` names no registered transform, or its settings are wrong.
+        Raises ValueError if the pipeline has no fixed size, ConfigError for a wrong ``sar_transform``.
         """
         from ..config import get_cfg
 
@@ -192,8 +190,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         self.scheduler.set_begin_index(0)
 
         source = encode(self.vae, pixels.to(device)).repeat_interleave(num_images_per_prompt, dim=0)
-        latents = source
-        self._interrupt = False
+        latents, self._interrupt = source, False
         with self.progress_bar(total=num_inference_steps) as progress:
             for number, t in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
@@ -252,10 +249,8 @@ def _check_channels(unet: Any, vae: Any) -> None:
     inside, outside = unet.config.in_channels, unet.config.out_channels
     if inside not in (channels, 2 * channels) or outside != channels:
         where = "pixels" if vae is None else "the latents of this autoencoder"
-        raise ValueError(
-            f"unet: in {where} it takes {channels} channels (x_t alone) or {2 * channels} (the source beside it) and "
-            f"gives {channels}, but it has in_channels {inside} and out_channels {outside}"
-        )
+        wanted = f"takes {channels} channels (x_t alone) or {2 * channels} (the source beside it) and gives {channels}"
+        raise ValueError(f"unet: in {where} it {wanted}, but it has in_channels {inside} and out_channels {outside}")
 
 
 def _check_divisible(unet: Any, vae: Any, height: Any, width: Any) -> None:
@@ -273,8 +268,7 @@ def load_pipeline(path: str | os.PathLike[str], device: str | torch.device | Non
     name = os.fspath(path)
     check_is_there(name, "pipeline folder")
     try:
-        kind = BrownianBridgePipeline.load_config(name)["_class_name"]
-        if kind != BrownianBridgePipeline.__name__:
+        if (kind := BrownianBridgePipeline.load_config(name)["_class_name"]) != BrownianBridgePipeline.__name__:
             raise ValueError(f"it holds a {kind}, not a {BrownianBridgePipeline.__name__}")
         pipeline: BrownianBridgePipeline = BrownianBridgePipeline.from_pretrained(name)
     except Exception as error:  # diffusers, safetensors and the hub raise what they like

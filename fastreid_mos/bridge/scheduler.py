@@ -252,8 +252,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
 
         | here | meaning | BBDM | DBIM |
         | --- | --- | --- | --- |
-        | ``sample`` | x at t | x_t | x_t |
-        | ``source`` | where the bridge starts | y | x_T |
+        | ``sample``, ``source`` | x at t, and where the bridge starts | x_t, y | x_t, x_T |
         | ``x0`` | predicted target | x_0 | x^_0 |
         | ``m_t``, ``1 - m_t`` | weights of source and target | m_t, 1 - m_t | a_t, b_t |
         | ``d_t`` | variance of the bridge at t | delta_t | c_t^2 |

@@ -32,6 +32,7 @@ from ...synthetic.manifest import (
 
 logger = logging.getLogger("fastreid_mos.bridge")
 
+_OTHER = "give another folder (BRIDGE.SAMPLE.OUTPUT)"
 # How to set facts that all chips of a folder share; the others are BRIDGE.SAMPLE's.
 _KEYS = {
     "direction": "BRIDGE.DIRECTION",
@@ -60,10 +61,8 @@ class DumpFolder:
             self.facts = read_facts(self.root)
             self._read(self.facts)
         elif entries:
-            raise DatasetError(
-                f"{self.root}: holds {entries[0]} but no {FACTS}, so it is not a folder of generated chips; give "
-                "another folder (BRIDGE.SAMPLE.OUTPUT), or empty this one"
-            )
+            fault = f"{self.root}: holds {entries[0]} but no {FACTS}, so it is not a folder of generated chips"
+            raise DatasetError(f"{fault}; {_OTHER}, or empty this one")
 
     def _read(self, facts: DumpFacts) -> None:
         # Journals first: one that another process merges and removes meanwhile is in the manifest read after it.
@@ -74,16 +73,12 @@ class DumpFolder:
 
     def agree(self, wanted: DumpFacts) -> DumpFacts:
         """The facts of the folder's chips after this call; refuses a folder of chips that were generated otherwise."""
-        there = self.facts
-        if there is None or not self.records:
+        if (there := self.facts) is None or not self.records:
             return wanted
         for name, new in dataclasses.asdict(wanted).items():
-            old = getattr(there, name)
-            if old != new and name not in PER_CALL:
-                raise DatasetError(
-                    f"{self.root}: holds chips of another dump ({_KEYS.get(name, f'BRIDGE.SAMPLE.{name.upper()}')}: "
-                    f"{old} there, {new} now); give another folder (BRIDGE.SAMPLE.OUTPUT), or remove this one"
-                )
+            if (old := getattr(there, name)) != new and name not in PER_CALL:
+                what = f"{_KEYS.get(name, f'BRIDGE.SAMPLE.{name.upper()}')}: {old} there, {new} now"
+                raise DatasetError(f"{self.root}: holds chips of another dump ({what}); {_OTHER}, or remove this one")
         return dataclasses.replace(
             wanted,
             k=max(there.k, wanted.k),
@@ -101,16 +96,11 @@ class DumpFolder:
                 stale.setdefault(one.source, {})[self._path(one)] = None
         if stale:
             source, chips = next(iter(stale.items()))
-            raise DatasetError(
-                f"{source}: changed since chips were generated from it; put the earlier file back, or remove those "
-                f"chips and run this again: {', '.join(chips)}"
-            )
+            remedy = f"put the earlier file back, or remove those chips and run this again: {', '.join(chips)}"
+            raise DatasetError(f"{source}: changed since chips were generated from it; {remedy}")
         outputs = {record.output for record in (*self.records, *plan)}
         if foreign := [path for path in foreign_files(self.root, outputs) if not path.endswith(".tmp")]:
-            raise DatasetError(
-                f"{named(foreign)} not of this dump; remove what does not belong there, or give another folder "
-                "(BRIDGE.SAMPLE.OUTPUT)"
-            )
+            raise DatasetError(f"{named(foreign)} not of this dump; remove what does not belong there, or {_OTHER}")
         known = _by_key(self.records)
         left = [chip for chip in mine if self._intact(known.get(chip.key, ())) is None]
         listed = {record.key for record in self._listed}
@@ -127,10 +117,7 @@ class DumpFolder:
             with _writing(path):
                 os.makedirs(self.root, exist_ok=True)
                 if not held.enter_context(locked(_lock(path))):
-                    raise MOSError(
-                        f"{path}: another process is generating chips in this folder; wait for it, or give another "
-                        "folder (BRIDGE.SAMPLE.OUTPUT)"
-                    )
+                    raise MOSError(f"{path}: another process is generating chips here; wait for it, or {_OTHER}")
                 file = held.enter_context(open(path, "ab+", buffering=0))
                 file.seek(0)
                 file.truncate(file.readall().rfind(b"\n") + 1)  # a kill may have cut the last line off

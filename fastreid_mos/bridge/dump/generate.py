@@ -45,9 +45,7 @@ def sar_record(recorded: Any) -> dict[str, Any]:
 def check_as_trained(recorded: Any, cfg: Any) -> None:
     """Refuse a config with a direction or a reading of SAR chips other than a pipeline's config records."""
     if cfg.BRIDGE.DIRECTION != recorded.direction:
-        raise ConfigError(
-            f"BRIDGE.DIRECTION: the bridge was trained for {recorded.direction}, got {cfg.BRIDGE.DIRECTION}"
-        )
+        raise ConfigError(f"BRIDGE.DIRECTION: the bridge is for {recorded.direction}, got {cfg.BRIDGE.DIRECTION}")
     for one in sar_differences(sar_record(recorded), cfg):
         raise ConfigError(f"{one.key}: the bridge was trained on SAR chips read with {one.there!r}, got {one.here!r}")
 
@@ -75,14 +73,11 @@ def generate(
                 output_type="pt",
             )
         except torch.OutOfMemoryError:
-            raise MOSError(
-                f"BRIDGE.SAMPLE.BATCH {batch}: too much for the memory of {pipeline.device}; lower it"
-            ) from None
+            fault = f"BRIDGE.SAMPLE.BATCH: {batch} is too much for the memory of {pipeline.device}"
+            raise MOSError(f"{fault}; lower it") from None
         made = output.images.float().cpu()
         if broken := [path for path, image in zip(paths, made, strict=True) if not bool(torch.isfinite(image).all())]:
-            raise MOSError(
-                f"{broken[0]}: the bridge gives values that are not finite for it; the training that wrote the "
-                "pipeline may have diverged"
-            )
+            fault = f"{broken[0]}: the bridge gives values that are not finite for it"
+            raise MOSError(f"{fault}; the training that wrote the pipeline may have diverged")
         made = made.mean(dim=1) if target == SAR else made.movedim(1, -1)
         yield from zip(together, (made * 255).round().clamp(0, 255).to(torch.uint8).numpy(), strict=True)
