@@ -63,13 +63,9 @@ class Curve:
 
 
 def measure_curves(
-    chips: Chips,
-    splits: Sequence[Split],
-    generated: GeneratedChips,
-    settings: EvalSettings,
-    alphas: Sequence[float],
-    count: int,
-) -> dict[str, Curve]:
+    chips: Chips, splits: Sequence[Split], generated: GeneratedChips, settings: EvalSettings,
+    alphas: Sequence[float], count: int,
+) -> dict[str, Curve]:  # fmt: skip
     """Rank the held-out chips for alpha 0 and every other, and every k from 1 to ``count``, each as the test will be.
 
     A protocol without a query that has a match among the held-out chips has no curve.
@@ -152,20 +148,17 @@ def choose(curves: dict[str, Curve], settings: EvalSettings) -> dict[str, Choice
         f"protocols is {found:.1f} standard errors over ships; {needed:.1f} are needed"
     )
     choices = {name: Choice(0.0, 0) for name, *_ in settings.protocols}
-    for name in choices:
-        if name not in curves:
-            logger.warning(
-                f"TEST.FUSION.ALPHA auto: {name} cannot be measured on the held-out identities and is not fused; raise "
-                "TEST.HOLDOUT.FRACTION, or set a value"
-            )
-            continue
-        curve = curves[name]
+    for name in choices.keys() - curves:
+        logger.warning(
+            f"TEST.FUSION.ALPHA auto: {name} cannot be measured on the held-out identities and is not fused; raise "
+            "TEST.HOLDOUT.FRACTION, or set a value"
+        )
+    for name, curve in curves.items():
         if helps:
             choices[name] = curve.best()
-        alpha, k = choices[name]
-        used = f"alpha {alpha:g} with {k} generated chip(s)" if alpha else "alpha 0"
         logger.info(
-            f"TEST.FUSION.ALPHA auto: {name}: {used}; the highest mAP is {curve.mAP.max() - curve.mAP[0, 0]:+.2f} "
-            f"above the unfused {curve.mAP[0, 0]:.2f} ({curve.queries} queries of held-out training identities)"
+            f"TEST.FUSION.ALPHA auto: {name}: alpha {choices[name].alpha:g}, K {choices[name].k}; the highest mAP is "
+            f"{curve.mAP.max() - curve.mAP[0, 0]:+.2f} above the unfused {curve.mAP[0, 0]:.2f} ({curve.queries} "
+            "queries of held-out training identities)"
         )
     return choices

@@ -51,10 +51,7 @@ class ChipPass(DatasetEvaluator):
         paths = list(map(os.fspath, inputs["img_paths"]))
         features = outputs.detach().float().cpu().numpy().copy()
         if features.ndim != 2 or len(features) != len(paths):
-            raise MOSError(
-                f"the model gave {features.shape} for {len(paths)} chips; one feature vector a chip is needed (is the "
-                "model in evaluation mode?)"
-            )
+            raise MOSError(f"the model gave {features.shape} for {len(paths)} chips; one vector a chip is needed")
         # Copies: a loader worker's own tensors are open files.
         numbers = [inputs[name].cpu().numpy().astype(np.int64) for name in ("targets", "modalities", "camids")]
         self._parts.append((features, *numbers, inputs["metres"].cpu().numpy().astype(np.float64), paths))
@@ -63,7 +60,7 @@ class ChipPass(DatasetEvaluator):
         """Gather the chips of all processes in the first one, in the loader's order.
 
         Raises:
-            MOSError: a chip counted twice or missing, or a feature that is not finite (the message names the files).
+            MOSError: a chip counted twice or missing, or a feature that is not finite.
         """
         gathered, self._parts = comm.gather(self._parts, dst=0), []
         if not comm.is_main_process():
@@ -72,17 +69,13 @@ class ChipPass(DatasetEvaluator):
         count = sum(len(part[-1]) for part in parts)
         if count != (self.expected or count) or not self.num_query < count:
             raise MOSError(
-                f"evaluation: {count} chips came from the loader, not the {self.expected or 'gallery after the'} "
-                f"expected, {self.num_query} of them queries; each chip must be read once (in several processes by "
-                "fast-reid's InferenceSampler)"
+                f"evaluation: {count} chips came from the loader, {self.expected or 'more'} are expected after "
+                f"{self.num_query} queries; each chip must be read once, in several processes by InferenceSampler"
             )
         features, ids, modalities, cameras, metres = (np.concatenate([part[k] for part in parts]) for k in range(5))
         paths = tuple(path for part in parts for path in part[-1])
         if bad := not_finite_rows(features):
             names = shorten([paths[row] for row in bad], 5)
-            raise MOSError(
-                f"evaluation: the model's feature is not finite for {names}; "
-                "check the weights (a diverged training?) and, under mixed precision, try without"
-            )
+            raise MOSError(f"evaluation: the model's feature is not finite for {names}; check MODEL.WEIGHTS")
         self.chips = Chips(features, ids, modalities, cameras, metres, paths, self.num_query)
         return {}

@@ -13,15 +13,16 @@ from fastreid.utils.registry import Registry
 
 from ..errors import ConfigError, MOSError
 from .chips import ChipPass, Chips
-from .figures import query_metrics, random_metrics, size_features, wilson_interval
+from .figures import query_metrics, random_metrics, wilson_interval
 from .fusion import Fusion
 from .protocols import Protocol, rank_protocol, select_protocols
 from .report import TOP, ProtocolReport, Report, compare_rows, describe, log_report, write_report
 from .settings import EvalSettings
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
-EVALUATOR_REGISTRY.__doc__ = """Evaluators by the name given in ``TEST.EVALUATOR``, called as
-``(cfg, num_query, output_dir=..., dataset=..., split=...)``."""
+EVALUATOR_REGISTRY.__doc__ = (
+    "Evaluators by their name in ``TEST.EVALUATOR``, called as ``(cfg, num_query, output_dir=, dataset=, split=)``."
+)
 
 
 @EVALUATOR_REGISTRY.register()
@@ -46,14 +47,9 @@ class FusionReidEvaluator(ChipPass):
 
     @configurable
     def __init__(
-        self,
-        num_query: int,
-        settings: EvalSettings | None = None,
-        output_dir: str | None = None,
-        dataset: Any = None,
-        split: str = "test",
-        fusion: Fusion | None = None,
-    ) -> None:
+        self, num_query: int, settings: EvalSettings | None = None, output_dir: str | None = None,
+        dataset: Any = None, split: str = "test", fusion: Fusion | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(num_query, 0 if dataset is None else len(dataset.query) + len(dataset.gallery))
         self.settings, self.fusion = settings or EvalSettings(), fusion
         self.output_dir, self.dataset, self.split = output_dir, dataset, split
@@ -104,20 +100,19 @@ class FusionReidEvaluator(ChipPass):
 
     def _measure(self, chips: Chips, protocol: Protocol) -> ProtocolReport:
         settings, ranks, fusion = self.settings, self.settings.cmc_ranks, self.fusion
-        result = rank_protocol(chips, chips.features, protocol, settings, top_k=TOP)
-        part = ProtocolReport(protocol, result)
+        rankings = {"model": rank_protocol(chips, chips.features, protocol, settings, top_k=TOP)}
+        part = ProtocolReport(protocol, rankings["model"])
         if fusion is not None:
             fused = rank_protocol(chips, fusion.features(chips, protocol.name), protocol, settings, top_k=TOP)
             counts = fusion.counts(protocol.query), fusion.counts(protocol.gallery)
-            part = replace(part, fused=fused, fused_counts=counts)
+            part, rankings["fused"] = replace(part, fused=fused, fused_counts=counts), fused
+        result = part.result
         if not result.num_valid:
             return part
-        per_query = {"model": query_metrics(result, ranks)}
-        if part.fused is not None:
-            per_query["fused"] = query_metrics(part.fused, ranks)
         plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
-        by_size = rank_protocol(chips, size_features(chips.metres), protocol, plain)
-        per_query["size-only"] = query_metrics(by_size, ranks)
+        sizes = np.log(np.maximum(chips.metres, 1e-6))
+        rankings["size-only"] = rank_protocol(chips, sizes, protocol, plain)
+        per_query = {name: query_metrics(ranking, ranks) for name, ranking in rankings.items()}
         seed = [settings.bootstrap_seed, zlib.crc32(protocol.name.encode())]
         matches, ranked = result.num_matches[result.valid], result.num_ranked[result.valid]
         per_query["random"] = random_metrics(matches, ranked, ranks, settings.random_draws, seed)

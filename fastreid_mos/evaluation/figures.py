@@ -27,11 +27,6 @@ def query_metrics(result: RankResult, ranks: Sequence[int]) -> dict[str, Floats]
     }
 
 
-def size_features(metres: NDArray[np.floating[Any]]) -> Floats:
-    """``[N, 2]`` log height and log width, by whose Euclidean distance the size-only row ranks."""
-    return np.log(np.maximum(metres[:, ::-1], 1e-6))
-
-
 def random_metrics(
     num_matches: Ints, num_ranked: Ints, ranks: Sequence[int], draws: int, seed: int | list[int] = 0
 ) -> dict[str, Floats]:
@@ -124,7 +119,5 @@ def summarize_splits(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[
             results[protocol][metric] = float(np.mean(values))
             results[protocol][f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     if not results:
-        raise MOSError(
-            "TEST.HOLDOUT: nothing could be measured on the held-out identities; raise TEST.HOLDOUT.FRACTION"
-        )
+        raise MOSError("TEST.HOLDOUT.FRACTION: nothing can be measured on the held-out identities; raise it")
     return results

@@ -46,9 +46,8 @@ def mean_by_owner(features: NDArray[Any], owner: Ints) -> tuple[Ints, Doubles]:
     """``[n]`` the owners, ascending, and ``[n, D]`` the mean of each one's features, which are normalized first."""
     order = np.argsort(owner, kind="stable")
     owners, starts, counts = np.unique(owner[order], return_index=True, return_counts=True)
-    if not len(owners):
-        return owners, np.empty((0, features.shape[1]))
-    return owners, np.add.reduceat(normalized(features[order]), starts, axis=0) / counts[:, None]
+    sums = np.add.reduceat(normalized(features[order]), starts, axis=0) if len(owners) else features
+    return owners, sums / counts[:, None]
 
 
 def mix(own: Doubles, rows: Ints, generated: Doubles, alpha: float) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data import OPTICAL, ChipReader
 from ..errors import MOSError
@@ -29,8 +29,6 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
     Args:
         rows: (path of the query, paths of the gallery chips from the nearest on, whether each is a match or None).
     """
-    if not rows:
-        raise ValueError("rows: there is no query to draw")
     width, height = _CELL[0] + 2 * _BORDER + _GAP, _CELL[1] + 2 * _BORDER + _GAP + _LABEL
     columns = 1 + max(len(gallery) for _, gallery, _ in rows)
     top = _LABEL + _GAP if title else 0
@@ -48,16 +46,14 @@ def draw_top_lists(path: str | os.PathLike[str], rows: Sequence[TopList], title:
 
 def _draw_chip(sheet: Image.Image, file: str, corner: tuple[int, int], label: str, right: bool | None) -> None:
     chip = ChipReader()(file)
-    picture = Image.fromarray(chip.image)
-    scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    picture = ImageOps.contain(Image.fromarray(chip.image), _CELL, Image.Resampling.BICUBIC)
     x, y = corner
     right_x, bottom = x + _CELL[0] + 2 * _BORDER - 1, y + _CELL[1] + 2 * _BORDER - 1
     draw = ImageDraw.Draw(sheet)
     colour = PLAIN if right is None else RIGHT if right else WRONG
     draw.rectangle((x, y, right_x, bottom), fill="black", outline=colour, width=_BORDER)
-    sheet.paste(picture, (x + _BORDER + (_CELL[0] - size[0]) // 2, y + _BORDER + (_CELL[1] - size[1]) // 2))
+    left, top = ((whole - own) // 2 for whole, own in zip(_CELL, picture.size, strict=True))
+    sheet.paste(picture, (x + _BORDER + left, y + _BORDER + top))
     kind = "optical" if chip.modality == OPTICAL else "SAR"
     draw.text((x, bottom + 3), f"{label} {kind}", fill="black", font=ImageFont.load_default())
     for line in {None: (), True: _TICK, False: _CROSS}[right]:
@@ -91,7 +87,6 @@ def read_top_lists(
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise MOSError(f"{name}: is no table of ranks as an evaluation writes it") from None
     if not found:
-        kind = "" if unmatched else " with a match"
-        raise MOSError(f"{name}: holds no query of protocol {protocol}{kind} (protocols in it: {', '.join(protocols)})")
+        raise MOSError(f"{name}: holds no query of {protocol} to show (protocols in it: {', '.join(protocols)})")
     count = min(count, len(found))
     return [found[number * len(found) // count] for number in range(count)]

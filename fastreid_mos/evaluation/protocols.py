@@ -66,16 +66,12 @@ def select_protocols(
                 logger.info(f"{name}: {count} queries have their own file in the gallery; nothing is removed")
             own[:] = -1
         found.append((Protocol(name, queries, others, own), both))
-    kept = []
     for protocol, both in found:
         for other, narrower in found:
             pairs = (other.query, protocol.query), (other.gallery, protocol.gallery)
             if narrower < both and all(np.array_equal(*pair) for pair in pairs):
-                left_out[protocol.name] = f"the same chips as {other.name}"
-                break
-        else:
-            kept.append(protocol)
-    return kept, left_out
+                left_out.setdefault(protocol.name, f"the same chips as {other.name}")
+    return [protocol for protocol, _ in found if protocol.name not in left_out], left_out
 
 
 def _own_files(chips: Chips, query: Ints, gallery: Ints) -> Ints:
@@ -120,7 +116,7 @@ def rank_protocol(
 
     Without a query that has a match the figures are 0.
     """
-    query, gallery = _rows(features, protocol.query), _rows(features, protocol.gallery)
+    query, gallery = features[protocol.query], features[protocol.gallery]
     common: dict[str, Any] = dict(
         query_ids=chips.ids[protocol.query], gallery_ids=chips.ids[protocol.gallery], exclude=protocol.own,
         max_rank=max(settings.cmc_ranks), top_k=top_k, allow_empty=True,
@@ -134,10 +130,3 @@ def rank_protocol(
             query, gallery = normalized(query), normalized(gallery)
         return rank_metrics(rerank(query, gallery, *settings.rerank), **common)
     return rank_features(query, gallery, metric=settings.metric, block_mb=settings.block_mb, **common)
-
-
-def _rows(features: NDArray[Any], rows: Ints) -> NDArray[Any]:
-    """Rows of a matrix, as a view where they are consecutive (all queries, the whole gallery)."""
-    if (np.diff(rows) == 1).all():
-        return features[rows[0] : rows[-1] + 1]
-    return features[rows]

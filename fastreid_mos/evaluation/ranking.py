@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import MOSError
-from .counting import RowCounter
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
@@ -68,14 +67,13 @@ def rank_metrics(
     if matrix.ndim != 2:
         raise ValueError(f"distances: a matrix [queries, gallery] is needed, got shape {matrix.shape}")
     ids = _Identities(matrix.shape, query_ids, gallery_ids, exclude, query_cams, gallery_cams)
-    bad = [row for row in range(len(matrix)) if np.isnan(matrix[row].min())]
-    if bad:
+    if bad := [row for row in range(len(matrix)) if np.isnan(matrix[row].min())]:
         raise MOSError(f"distances: not a number in query {shorten(bad)}; nothing was ranked")
 
-    def counters() -> Iterator[RowCounter]:
+    def counters() -> Iterator[_RowCounter]:
         for row, values in enumerate(matrix):
             columns, removed = ids.of_query(row)
-            counter = RowCounter(columns, removed, values[columns], top_k)
+            counter = _RowCounter(columns, removed, values[columns], top_k)
             counter.add(np.array(values), 0)
             yield counter
 
@@ -105,13 +103,14 @@ def rank_features(
     centre = gallery.mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
     height, width = _block_shape(block_mb, query.shape[1])
 
-    def counters() -> Iterator[RowCounter]:
+    def counters() -> Iterator[_RowCounter]:
         for first in range(0, len(query), height):
             left = _prepared(query[first : first + height], centre)
-            block = [
-                _counter(vector, gallery, centre, width, *ids.of_query(first + row), top_k)
-                for row, vector in enumerate(left)
-            ]
+            block = []
+            for row, vector in enumerate(left):
+                columns, removed = ids.of_query(first + row)
+                own = _keys(vector[None], _prepared(gallery[columns], centre), centre)[0]
+                block.append(_RowCounter(columns, removed, own, top_k))
             for start in range(0, len(gallery), width):
                 keys = _keys(left, _prepared(gallery[start : start + width], centre), centre)
                 for counter, row in zip(block, keys, strict=True):
@@ -132,6 +131,54 @@ def evaluate_rank_fastreid(
     result = rank_metrics(distmat, query, gallery, max_rank, query_cams=q_camids, gallery_cams=g_camids)
     cmc = np.pad(result.cmc, (0, max_rank - len(result.cmc)), mode="edge").astype(np.float32)
     return cmc, result.ap[result.valid].tolist(), result.inp[result.valid].tolist()
+
+
+class _RowCounter:
+    """Ranks a query's matches in its gallery: counts what is smaller, or equal and further left.
+
+    ``columns`` are the gallery rows to locate, ascending, ``removed`` tells which of them are left out of the ranking,
+    and ``values`` replace what a block holds there; the ``top_k`` smallest columns are kept.
+    """
+
+    def __init__(self, columns: Ints, removed: NDArray[np.bool_], values: NDArray[Any], top_k: int) -> None:
+        self.columns, self.removed, self.values = columns, removed, values
+        self._top_k = top_k
+        self._positions = np.zeros(len(columns), np.int64)
+        # Removed columns may be among the smallest, so as many more are kept.
+        self._count = top_k + int(removed.sum()) if top_k else 0
+        self._nearest, self._nearest_values = np.empty(0, np.int64), np.empty(0, values.dtype)
+
+    def add(self, block: NDArray[Any], start: int) -> None:
+        """Take in the values of columns ``start``, ``start + 1``, ...; the block is written to."""
+        low, high = np.searchsorted(self.columns, (start, start + len(block)))
+        block[self.columns[low:high] - start] = self.values[low:high]
+        # How many columns of the block are further left than each chosen one: of those, equal values come first.
+        left = np.clip(self.columns - start, 0, len(block))
+        for number, (end, value) in enumerate(zip(left.tolist(), self.values, strict=True)):
+            self._positions[number] += np.count_nonzero(block[:end] <= value) + np.count_nonzero(block[end:] < value)
+        if not self._count:
+            return
+        full = len(self._nearest) == self._count
+        # An equal value further right never displaces one that is kept.
+        chosen = np.flatnonzero(block < self._nearest_values[-1]) if full else np.arange(len(block))
+        if len(chosen) > self._count:
+            limit = np.partition(block[chosen], self._count - 1)[self._count - 1]
+            chosen = chosen[block[chosen] <= limit]
+        if len(chosen):
+            values = np.concatenate([self._nearest_values, block[chosen]])
+            columns = np.concatenate([self._nearest, chosen + start])
+            order = np.lexsort((columns, values))[: self._count]
+            self._nearest, self._nearest_values = columns[order], values[order]
+
+    def ranks(self) -> Ints:
+        """Ascending ranks, from 1 on, of the chosen columns that are not removed."""
+        kept, removed = self._positions[~self.removed], self._positions[self.removed]
+        ranks = np.sort(kept)
+        return ranks - np.searchsorted(np.sort(removed), ranks) + 1
+
+    def top(self) -> Ints:
+        """The ``top_k`` smallest columns that are not removed, in order."""
+        return self._nearest[~np.isin(self._nearest, self.columns[self.removed])][: self._top_k]
 
 
 class _Identities:
@@ -188,15 +235,6 @@ def _keys(left: Doubles, right: Doubles, centre: Doubles | None) -> NDArray[np.f
     return keys.astype(np.float32)
 
 
-def _counter(
-    vector: Doubles, gallery: Floats, centre: Doubles | None, width: int, columns: Ints, removed: Any, top_k: int
-) -> RowCounter:
-    """The counter of a query, with its keys to its own columns."""
-    parts = [columns[start : start + width] for start in range(0, len(columns), width)]
-    keys = [_keys(vector[None], _prepared(gallery[part], centre), centre)[0] for part in parts]
-    return RowCounter(columns, removed, np.concatenate([np.empty(0, np.float32), *keys]), top_k)
-
-
 def _block_shape(block_mb: float, dimensions: int) -> tuple[int, int]:
     """Rows of queries and of the gallery that keep features (8 bytes) and keys (twice 8 and once 4) in ``block_mb``."""
     if block_mb <= 0:
@@ -208,7 +246,7 @@ def _block_shape(block_mb: float, dimensions: int) -> tuple[int, int]:
 
 
 def _summarize(
-    counters: Iterable[RowCounter], ids: _Identities, max_rank: int, top_k: int, allow_empty: bool
+    counters: Iterable[_RowCounter], ids: _Identities, max_rank: int, top_k: int, allow_empty: bool
 ) -> RankResult:
     if max_rank < 1:
         raise ValueError(f"max_rank: at least 1, got {max_rank}")
@@ -249,8 +287,7 @@ def as_features(values: Any, name: str) -> Floats:
         raise ValueError(f"{name}: a matrix [rows, dimensions] is needed, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)
-    bad = not_finite_rows(array)
-    if bad:
+    if bad := not_finite_rows(array):
         raise MOSError(f"{name}: not finite in row {shorten(bad)}; nothing was ranked")
     return array
 

@@ -64,17 +64,12 @@ def compare_rows(
     differences = [columns[left] - columns[right] for left, right in pairs]
     table = np.stack([*columns.values(), *differences], axis=1)
     intervals = 100 * bootstrap_intervals(table.reshape(len(ships), -1), ships, samples, seed)
-    rows = [
-        Row(
-            dict(zip(per_query["model"], means.tolist(), strict=True)),
-            dict(zip(per_query["model"], map(tuple, ends.tolist()), strict=True)),
-        )
-        for means, ends in zip(100 * table.mean(axis=0), np.split(intervals, table.shape[1]), strict=True)
-    ]
-    compared = dict(zip(pairs, rows[len(columns) :], strict=True))
-    above, fused_above = (
-        {right: row for (left, right), row in compared.items() if left == own} for own in ("model", "fused")
-    )
+    metrics, rows = list(per_query["model"]), []
+    for means, ends in zip(100 * table.mean(axis=0), np.split(intervals, table.shape[1]), strict=True):
+        figures = dict(zip(metrics, means.tolist(), strict=True))
+        rows.append(Row(figures, dict(zip(metrics, map(tuple, ends.tolist()), strict=True))))
+    compared = list(zip(pairs, rows[len(columns) :], strict=True))
+    above, fused_above = ({right: row for (left, right), row in compared if left == own} for own in ("model", "fused"))
     return dict(zip(columns, rows, strict=False)), above, fused_above
 
 
@@ -154,12 +149,11 @@ def log_report(report: Report) -> None:
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
     title = f"{about['dataset'] or 'Chips'}, {where}, {kind}"
-    lines: list[list[str]] = []
-    for part in report.protocols:
-        head = f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})"
-        for name, row in part.rows.items():
-            lines.append([head, name, *(_cell(row, metric) for metric in row.figures)])
-            head = ""
+    lines = [
+        [f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})", name,
+         *(_cell(row, metric) for metric in row.figures)]
+        for part in report.protocols for name, row in part.rows.items()
+    ]  # fmt: skip
     if lines:
         headers = ["protocol", "ranked by", *report.protocols[0].rows["model"].figures]
         table = tabulate(lines, headers, tablefmt="pipe")
@@ -177,10 +171,9 @@ def log_report(report: Report) -> None:
                 logger.info(f"{name}: {left} above {right}: {figures}")
         if fusion and part.fused_counts:
             alpha, k = fusion["alpha"][name], fusion["k"][name]
-            how = f"mean of {k} generated chip(s), alpha {alpha:g}" if alpha else "alpha 0, so nothing is fused"
             logger.info(
                 f"{name}: generated chips for {part.fused_counts[0]} of {queries} queries and {part.fused_counts[1]} "
-                f"of {gallery} gallery chips; {how}"
+                f"of {gallery} gallery chips; mean of {k}, alpha {alpha:g}"
             )
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")
@@ -198,15 +191,15 @@ def write_report(report: Report, chips: Chips, folder: str) -> None:
     Without fusion an earlier ``fused_query_ranks.csv`` is deleted: the figures beside it are no longer its own.
     """
     every = [*report.protocols, *report.ranked_only]
-    ranks, fused_ranks, results = (os.path.join(folder, name) for name in (RANKS, FUSED_RANKS, RESULTS))
+    ranks, fused_ranks = Path(folder, RANKS), Path(folder, FUSED_RANKS)
     try:
         _write_ranks(ranks, [(part.protocol, part.result) for part in every], chips)
         fused = [(part.protocol, part.fused) for part in every if part.fused is not None]
         if fused:
             _write_ranks(fused_ranks, fused, chips)
         else:
-            Path(fused_ranks).unlink(missing_ok=True)
-        with atomic_write(results) as stream:
+            fused_ranks.unlink(missing_ok=True)
+        with atomic_write(Path(folder, RESULTS)) as stream:
             json.dump(_no_nan(report.as_dict()), stream, indent=2, allow_nan=False)
             stream.write("\n")
     except OSError as error:
@@ -223,7 +216,7 @@ def _no_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _write_ranks(path: str, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips) -> None:
+def _write_ranks(path: Path, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips) -> None:
     """The ranks of each query as CSV: where its first match is, and its nearest gallery chips."""
     top = [f"{what}_{rank}" for rank in range(1, TOP + 1) for what in ("top", "match")]
     with atomic_write(path) as stream:
