@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import yaml
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.file_io import PathManager
 
 from ..errors import CheckpointError, WeightsError
 from ..files import atomic_write
@@ -21,12 +20,6 @@ _HALF = "a kill while writing leaves half a file under the final name"
 _load_model = Checkpointer._load_model
 
 
-def _open_whole(path: str, mode: str) -> Any:
-    # Other storage, which fast-reid's PathManager has a handler for, is written as that handler does.
-    foreign = path.startswith(tuple(PathManager._PATH_HANDLERS))
-    return PathManager.open(path, mode) if foreign else atomic_write(path, mode)
-
-
 @replaces(Checkpointer, "save", "torch.save(data, f)", _HALF)
 def save(self: Any, name: str, **kwargs: Any) -> None:
     if not self.save_dir or not self.save_to_disk:
@@ -34,14 +27,14 @@ def save(self: Any, name: str, **kwargs: Any) -> None:
     states = {key: item.state_dict() for key, item in self.checkpointables.items()}
     path = os.path.join(self.save_dir, f"{name}.pth")
     self.logger.info(f"Saving checkpoint to {path}")
-    with _open_whole(path, "wb") as stream:
+    with atomic_write(path, "wb") as stream:
         torch.save(_plain({"model": self.model.state_dict(), **states, **kwargs}), stream)
     self.tag_last_checkpoint(f"{name}.pth")
 
 
 @replaces(Checkpointer, "tag_last_checkpoint", "PathManager.open(save_file", _HALF)
 def tag_last_checkpoint(self: Any, last_filename_basename: str) -> None:
-    with _open_whole(os.path.join(self.save_dir, "last_checkpoint"), "w") as stream:
+    with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as stream:
         stream.write(last_filename_basename)
 
 
@@ -56,10 +49,8 @@ def load_model(self: Any, checkpoint: dict[str, Any]) -> Any:
     incompatible = _load_model(self, checkpoint)
     loaded = len(names) - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
     if names and loaded <= 0:
-        raise WeightsError(
-            f"none of the checkpoint's {len(names)} weights fits the model: it holds {', '.join(names[:3])} ..., "
-            f"the model has {', '.join(list(self.model.state_dict())[:3])} ..."
-        )
+        holds, own = ", ".join(names[:3]), ", ".join(list(self.model.state_dict())[:3])
+        raise WeightsError(f"none of the checkpoint's {len(names)} weights fits: it holds {holds}, the model has {own}")
     return incompatible
 
 
@@ -85,8 +76,6 @@ def read_torch(path: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise CheckpointError(f"{path}: may not be read (permission)") from None
     except Exception as error:  # torch raises a different class for each way in which a file can be broken
         text = str(error).lower()
         if "unsupported global" in text or "unsupported class" in text or (is_pickle and "operand" in text):

@@ -12,8 +12,6 @@ from fastreid.utils import compute_dist
 from .registry import replaces
 
 _evaluate_rank, _process = rank.evaluate_rank, ReidEvaluator.process
-
-
 _MAKE = "runs make inside site-packages and ends the process when it fails"
 _ROWS = "rows of unequal length when the gallery is under 50 rows; slow without the compiled code"
 _OPEN = "keeps a loader worker's own tensors, each an open file: 1024 of them are 512 batches"

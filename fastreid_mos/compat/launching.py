@@ -44,10 +44,8 @@ def launch(
     None or "auto" finds a free port.
     """
     if num_gpus_per_machine < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
-        raise MOSError(
-            f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}: "
-            "counts start at 1 and the rank is below the number of machines"
-        )
+        given = f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}"
+        raise MOSError(f"{given}: counts start at 1 and the rank is below the number of machines")
     if dist_url not in (None, "auto") and not str(dist_url).startswith(("tcp://", "file://")):
         raise MOSError(f"--dist-url: auto, tcp://ADDRESS:PORT or file:///PATH, got {dist_url!r}")
     if num_gpus_per_machine * num_machines == 1:
@@ -56,7 +54,9 @@ def launch(
     if dist_url in (None, "auto"):
         if num_machines > 1:
             raise MOSError("--dist-url: several machines need the address of the first, such as tcp://10.0.0.1:29500")
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            dist_url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     if device is None:
         device = "cuda" if torch.cuda.device_count() >= num_gpus_per_machine else "cpu"
     with _ending_together():
@@ -76,9 +76,11 @@ def _ending_together() -> Iterator[None]:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
         processes = [process for process in mp.active_children() if process not in others]
+        posix = os.name == "posix"
+        interrupt = (lambda process: os.kill(process.pid, signal.SIGINT)) if posix else mp.Process.terminate
         # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. Killed is one
         # that waits for another one inside a library, where it hears no other signal.
-        for end_it, seconds in ((lambda _: None, 1.0), (_interrupt, 20.0), (lambda process: process.kill(), 10.0)):
+        for end_it, seconds in ((lambda _: None, 1.0), (interrupt, 20.0), (lambda process: process.kill(), 10.0)):
             end = time.monotonic() + seconds
             for process in processes:
                 if process.is_alive():
@@ -91,32 +93,15 @@ def _ending_together() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(process: Any) -> None:
-    if os.name == "posix":
-        os.kill(process.pid, signal.SIGINT)
-    else:
-        process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 def _worker(
     local_rank: int, main_func: Any, args: Any, device: str, num_local: int, machines: int, machine: int, dist_url: str
 ) -> None:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        backend="nccl" if on_gpu else "gloo",
-        init_method=dist_url,
-        world_size=num_local * machines,
-        rank=machine * num_local + local_rank,
-        timeout=timedelta(minutes=30),
-    )
+    size, rank = num_local * machines, machine * num_local + local_rank
+    options: dict[str, Any] = {"init_method": dist_url, "world_size": size, "rank": rank}
+    dist.init_process_group(backend="nccl" if on_gpu else "gloo", timeout=timedelta(minutes=30), **options)
     # The local group: processes of this machine. On one machine that is everybody.
     comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
     if machines > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
@@ -12,10 +12,11 @@ from fastreid.modeling.meta_arch import build_model
 from torch import nn
 
 from ..config import building, require, require_device
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from .weights import load_reid_weights
 
 logger = logging.getLogger(__name__)
+Backbone = TypeVar("Backbone", bound=nn.Module)
 
 
 def build_checked_model(cfg: Any) -> nn.Module:
@@ -39,12 +40,9 @@ def build_checked_model(cfg: Any) -> nn.Module:
             batch = {"images": torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN), "modalities": zero, "camids": zero}
             model.eval()({**batch, "sizes": torch.ones(1, 3), "metres": torch.ones(1, 2)})
         model.train()
-    parts = ", ".join(name for name, _ in model.named_children())
     for layer in settings.FREEZE_LAYERS:  # fast-reid says nothing where a pattern matches no weight
-        try:
-            found = any(re.match(layer, name) for name, _ in model.named_parameters())
-        except re.error:
-            found = False
+        found = any(re.match(layer, name) for name, _ in model.named_parameters())
+        parts = ", ".join(name for name, _ in model.named_children())
         require(found, f"MODEL.FREEZE_LAYERS: no layer of the model starts with {layer!r}; its parts: {parts}")
     return model
 
@@ -53,35 +51,30 @@ def build_backbone(cfg: Any) -> nn.Module:
     """The backbone ``MODEL.BACKBONE.NAME`` with its start weights; without a path fast-reid's own download theirs."""
     settings = cfg.MODEL.BACKBONE
     builder = BACKBONE_REGISTRY.get(settings.NAME)
-    if not builder.__module__.startswith("fastreid."):
-        backbone: nn.Module = builder(cfg)
-        return backbone
     # fast-reid's own do not say when nothing in the file fits.
-    load_here = settings.PRETRAIN and settings.PRETRAIN_PATH
+    load_here = builder.__module__.startswith("fastreid.") and settings.PRETRAIN and settings.PRETRAIN_PATH
     try:
-        backbone = builder(_with(cfg, "PRETRAIN", False) if load_here else cfg)
+        backbone: nn.Module = builder(_with(cfg, "PRETRAIN", False) if load_here else cfg)
     except OSError as error:
-        raise ConfigError(
-            f"MODEL.BACKBONE: a file of {settings.NAME} with DEPTH {settings.DEPTH!r} cannot be read or downloaded "
-            f"({' '.join(str(error).split())}); its weights can be given as PRETRAIN_PATH"
-        ) from error
+        which = f"MODEL.BACKBONE: a file of {settings.NAME} with DEPTH {settings.DEPTH!r}"
+        reason = f"cannot be read or downloaded ({one_line(error)}); its weights can be given as PRETRAIN_PATH"
+        raise ConfigError(f"{which} {reason}") from error
     if load_here:
         load_reid_weights(backbone, settings.PRETRAIN_PATH)
     return backbone
 
 
-def load_start_weights(cfg: Any, backbone: nn.Module) -> None:
-    """Load ``MODEL.BACKBONE.PRETRAIN_PATH`` if ``MODEL.BACKBONE.PRETRAIN`` is set; the log says so either way."""
+def started(cfg: Any, backbone: Backbone) -> Backbone:
+    """A backbone of ours, with the weights of ``MODEL.BACKBONE.PRETRAIN_PATH`` if PRETRAIN is set."""
     settings = cfg.MODEL.BACKBONE
-    if not settings.PRETRAIN:
+    with_feat_dim(cfg, backbone)
+    if settings.PRETRAIN:
+        key = "MODEL.BACKBONE.PRETRAIN"
+        require(settings.PRETRAIN_PATH, f"{key}_PATH: set it to a weights file, or {key} to False: from scratch")
+        load_reid_weights(backbone, settings.PRETRAIN_PATH)
+    else:
         logger.info(f"{settings.NAME}: MODEL.BACKBONE.PRETRAIN is False: training from scratch unless weights follow")
-        return
-    require(
-        bool(settings.PRETRAIN_PATH),
-        "MODEL.BACKBONE.PRETRAIN is True: set MODEL.BACKBONE.PRETRAIN_PATH to a weights file "
-        "(nothing is downloaded), or PRETRAIN to False to train from scratch",
-    )
-    load_reid_weights(backbone, settings.PRETRAIN_PATH)
+    return backbone
 
 
 def with_feat_dim(cfg: Any, backbone: nn.Module) -> Any:

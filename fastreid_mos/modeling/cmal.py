@@ -40,12 +40,8 @@ class CMALLoss(nn.Module):
             ModelInputError: shapes that do not fit; a modality other than 0 and 1 (RuntimeError on an accelerator).
         """
         if features.dim() != 2 or targets.shape != features.shape[:1]:
-            raise ModelInputError(
-                f"CMAL: features [B, D] and targets [B], got {list(features.shape)} and {list(targets.shape)}"
-            )
+            raise ModelInputError(f"CMAL: features [B, D], targets [B], got {features.shape} and {targets.shape}")
         modalities = check_modalities(modalities, features.shape[0])
-        # On an accelerator checked where the data is, without making the host wait for it.
-        torch._assert_async(((modalities == 0) | (modalities == 1)).all(), "modalities: 0 (optical) or 1 (SAR)")
         with no_autocast(features.device):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             if self.gather and dist.is_available() and dist.is_initialized():

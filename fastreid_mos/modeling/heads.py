@@ -12,7 +12,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .inputs import ModelInputError, check_modalities, no_autocast
+from .inputs import ModelInputError, check_arguments, check_modalities, no_autocast
 from .transoss import NUM_MODALITIES
 
 _COSINE_LIMIT = 1.0 - 1e-6
@@ -22,8 +22,7 @@ class SizeJoin(nn.Module):
     """Logarithms of the ship's width and length, standardized over the training batches, beside the pooled feature.
 
     Linear, so that the distance of two joined features holds the ratio of the ships' sizes (a crop's error is a share
-    of the ship). With the raw size features and a gain of 1 the trained model ranked worse than size alone.
-    """
+    of the ship). With the raw size features and a gain of 1 the trained model ranked worse than size alone."""
 
     def __init__(self, dim: int, gain: float) -> None:
         super().__init__()
@@ -39,10 +38,8 @@ class SizeJoin(nn.Module):
 
 
 class StripePool(nn.Module):
-    """Horizontal stripes of a feature map, each averaged and reduced by one linear map for all, side by side.
-
-    Keeps where along the ship something is (part pooling as in PCB, Sun et al., ECCV 2018).
-    """
+    """Horizontal stripes of a feature map, each averaged and reduced by one linear map for all, side by side: keeps
+    where along the ship something is (part pooling as in PCB, Sun et al., ECCV 2018)."""
 
     def __init__(self, channels: int, stripes: int, dim: int) -> None:
         super().__init__()
@@ -52,8 +49,7 @@ class StripePool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if features.dim() != 4 or features.shape[2] == 1:
             raise ConfigError("MODEL.HEADS.STRIPES: this backbone gives one vector per chip, no map; set it to 0")
-        rows = F.adaptive_avg_pool2d(features, (self.stripes, 1)).squeeze(3)
-        reduced: Tensor = self.reduce(rows)
+        reduced: Tensor = self.reduce(F.adaptive_avg_pool2d(features, (self.stripes, 1)).squeeze(3))
         return reduced.flatten(1)
 
 
@@ -108,16 +104,13 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         stripe_dim: int = 128,
         **others: Any,
     ) -> None:
-        for name, given, known in (
-            ("neck_feat", (neck_feat,), ("before", "after")),
-            ("test_neck_feat", (test_neck_feat,), ("before", "after")),
-            ("join", join, ("size", "modality")),
-        ):
-            if not set(given) <= set(known):
-                raise ValueError(f"{name}: {' or '.join(known)}, got {', '.join(given)!r}")
-        for name, number in (("stripes", stripes), ("join_dim", join_dim)):
-            if number < 0:
-                raise ValueError(f"{name}: at least 0, got {number}")
+        check_arguments(
+            ("neck_feat", neck_feat, neck_feat in ("before", "after"), "before or after"),
+            ("test_neck_feat", test_neck_feat, test_neck_feat in ("before", "after"), "before or after"),
+            ("join", join, set(join) <= {"size", "modality"}, "any of size and modality"),
+            ("stripes", stripes, stripes >= 0, "at least 0"),
+            ("join_dim", join_dim, join_dim >= 0, "at least 0"),
+        )
         pooled_dim = stripes * stripe_dim or feat_dim
         defaults = {"pool_type": "GlobalAvgPool", "cls_type": "Linear", "scale": 1, "margin": 0.0}
         super().__init__(
@@ -127,17 +120,17 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
             neck_feat=neck_feat,
             **{**defaults, "with_bnneck": True, "norm_type": "BN", **others},
         )
-        self.feat_dim = feat_dim
-        self.test_neck_feat = test_neck_feat
+        self.feat_dim, self.test_neck_feat = feat_dim, test_neck_feat
         # Split as fast-reid numbers them, so that the names of the weights stay its own.
-        self.num_reduction = 1 if embedding_dim > 0 else 0
+        self.num_reduction = int(embedding_dim > 0)
         if stripes:
             self.pool_layer = StripePool(feat_dim, stripes, stripe_dim)
         self.modality_join = ModalityJoin(pooled_dim) if "modality" in join else None
         self.size_join = SizeJoin(join_dim, join_gain) if "size" in join else None
+        self.uses_modalities, self.uses_metres = "modality" in join, "size" in join
 
     def reset_parameters(self) -> None:
-        """fast-reid's starting values, but the authors' for the linear classifier: N(0, 0.001), not 0.01."""
+        """fast-reid's starting values, but the authors' for the linear classifier: N(0, 0.001)."""
         super().reset_parameters()
         if self._is_linear:  # the others normalize their weights: smaller ones would only take larger steps
             nn.init.normal_(self.weight, std=0.001)
@@ -152,53 +145,39 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         return type(self.cls_layer).__name__ == "Linear"
 
     @property
-    def uses_modalities(self) -> bool:
-        """Whether ``forward`` needs ``modalities``."""
-        return self.modality_join is not None
-
-    @property
-    def uses_metres(self) -> bool:
-        """Whether ``forward`` needs ``metres``."""
-        return self.size_join is not None
-
-    @property
     def out_dim(self) -> int:
         """Width of the feature returned in evaluation mode."""
         return int(self.weight.shape[1])
 
     def forward(
-        self,
-        features: Tensor,
-        targets: Tensor | None = None,
-        modalities: Tensor | None = None,
-        metres: Tensor | None = None,
+        self, features: Tensor, targets: Tensor | None = None, modalities: Any = None, metres: Any = None
     ) -> Any:
-        """Feature (evaluation mode) or classifier outputs and feature (training mode).
+        """Evaluation: the feature, ``[B, out_dim]``, not normalized. Training: a dict of ``cls_outputs`` (with the
+        margin), ``pred_class_logits`` (without), both ``[B, classes]``, and ``features``.
 
         Args:
             features: the backbone's, ``[B, C, h, w]`` or ``[B, C]``.
             targets: ``[B]``, training mode only.
-            modalities: ``[B]``, for the modality join.
-            metres: ``[B, 2]``, width and height of each ship, for the size join.
-
-        Returns:
-            Evaluation: ``[B, out_dim]``, not normalized. Training: a dict of ``cls_outputs`` (with the margin),
-            ``pred_class_logits`` (without), both ``[B, classes]``, and ``features``.
+            modalities, metres: tensors ``[B]`` and ``[B, 2]`` (width and height of each ship), for the joins.
 
         Raises:
             ConfigError: the backbone's feature does not fit FEAT_DIM, POOL_LAYER or STRIPES.
             ModelInputError: the join lacks its input; a training batch of one chip.
         """
-        if features.shape[1] != self.feat_dim:
-            raise ConfigError(
-                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]} channels: "
-                f"set MODEL.BACKBONE.FEAT_DIM to {features.shape[1]}"
-            )
+        width = features.shape[1]
+        if width != self.feat_dim:
+            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}: set it to this backbone's {width} channels")
         has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
         if self.training and len(features) < 2 and has_batch_norm:
             raise ModelInputError("SOLVER.IMS_PER_BATCH: batch norm cannot train on one chip per process; raise it")
         with no_autocast(features.device):
-            pooled = self._join(self._pool(features.float()), modalities, metres)
+            pooled = self._pool(features.float())
+            if self.modality_join is not None:
+                pooled = self.modality_join(pooled, check_modalities(modalities, len(pooled)))
+            if self.size_join is not None:
+                if metres is None or tuple(metres.shape) != (len(pooled), 2):
+                    raise ModelInputError("metres: MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
+                pooled = self.size_join(pooled, metres)
             before = self.bottleneck[: self.num_reduction](pooled[..., None, None])
             after = self.bottleneck[self.num_reduction :](before).flatten(1)
             before = before.flatten(1)
@@ -215,28 +194,14 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
     def _pool(self, features: Tensor) -> Tensor:
         name = type(self.pool_layer).__name__
         if features.dim() == 2 and not isinstance(self.pool_layer, StripePool):
-            if any(True for _ in self.pool_layer.parameters()):
-                raise ConfigError(
-                    f"MODEL.HEADS.POOL_LAYER: this backbone gives vectors, which {name} cannot pool and would leave "
-                    "untrained: set it to Identity"
-                )
+            if list(self.pool_layer.parameters()):
+                raise ConfigError(f"MODEL.HEADS.POOL_LAYER: {name} cannot pool this backbone's vectors: set Identity")
             return features
         pooled: Tensor = self.pool_layer(features)
         if pooled.dim() > 2 and tuple(pooled.shape[1:]) != (self.feat_dim, 1, 1):
-            raise ConfigError(
-                f"MODEL.HEADS.POOL_LAYER: {name} leaves a map of {list(pooled.shape[1:])}, "
-                "not one vector per chip: use GlobalAvgPool or GeneralizedMeanPooling"
-            )
+            left = f"{name} leaves a map of {list(pooled.shape[1:])}, not one vector per chip"
+            raise ConfigError(f"MODEL.HEADS.POOL_LAYER: {left}: use GlobalAvgPool or GeneralizedMeanPooling")
         return pooled.flatten(1)
-
-    def _join(self, pooled: Tensor, modalities: Tensor | None, metres: Tensor | None) -> Tensor:
-        if self.modality_join is not None:
-            pooled = self.modality_join(pooled, check_modalities(modalities, len(pooled)))
-        if self.size_join is not None:
-            if metres is None or tuple(metres.shape) != (len(pooled), 2):
-                raise ModelInputError("metres: MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
-            pooled = self.size_join(pooled, metres)
-        return pooled
 
     def _logits(self, feature: Tensor) -> Tensor:
         if self._is_linear:

@@ -17,21 +17,32 @@ class ModelInputError(MOSError, ValueError):
     """A batch that the model cannot take: a wrong image size, a missing or impossible modality, missing sizes."""
 
 
+def check_arguments(*rules: tuple[str, Any, bool, str]) -> None:
+    """A ValueError for the first of a constructor's arguments (name, value, whether it holds, rule) that is wrong."""
+    for name, value, holds, rule in rules:
+        if not holds:
+            raise ValueError(f"{name}: {rule}; got {value!r}")
+
+
 def can_look_at(values: Tensor) -> bool:
     """Whether the host may read values without waiting for a device or breaking a compiled graph."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_modalities(modalities: Tensor | None, rows: int) -> Tensor:
-    """Modalities as an index ``[rows]``, int64 (indexing by a boolean or byte tensor would select rows instead)."""
+    """Modalities as an index ``[rows]``, int64 (indexing by a boolean or byte tensor would select rows instead).
+
+    On an accelerator the values are checked there, without making the host wait: a RuntimeError.
+    """
     if modalities is None or tuple(modalities.shape) != (rows,):
         got = "none" if modalities is None else list(modalities.shape)
         raise ModelInputError(f"modalities: one number per chip is needed, [{rows}], 0 optical, 1 SAR; got {got}")
-    if can_look_at(modalities) and bool(((modalities != 0) & (modalities != 1)).any()):
-        raise ModelInputError(
-            f"modalities: 0 (optical) or 1 (SAR), got {sorted(set(modalities.tolist()))}; "
-            "a data set of another kind has camera numbers there"
-        )
+    valid = ((modalities == 0) | (modalities == 1)).all()
+    if not can_look_at(modalities):
+        torch._assert_async(valid, "modalities: 0 (optical) or 1 (SAR)")
+    elif not valid:
+        found = sorted(set(modalities.tolist()))
+        raise ModelInputError(f"modalities: 0 (optical) or 1 (SAR), got {found}: camera numbers of other data?")
     return modalities.long()
 
 
@@ -41,8 +52,7 @@ def check_sizes(sizes: Tensor | None, rows: int) -> Tensor:
         got = "none" if sizes is None else list(sizes.shape)
         raise ModelInputError(f"sizes: the size features of each chip are needed, [{rows}, {NUM_SIZES}], got {got}")
     if can_look_at(sizes) and not bool(torch.isfinite(sizes).all()):
-        row = int((~torch.isfinite(sizes)).any(dim=1).nonzero()[0])
-        raise ModelInputError(f"sizes: finite numbers, got {sizes[row].tolist()} for chip {row} of the batch")
+        raise ModelInputError(f"sizes: finite numbers, got {sizes[~torch.isfinite(sizes).all(dim=1)].tolist()}")
     return sizes
 
 

@@ -1,10 +1,9 @@
 """The losses that ``MODEL.LOSSES.NAME`` chooses from, and the functions that compute them.
 
-A loss is registered under its name. It is a function, or a module class (for a loss with weights of its own), whose
-arguments are named after what it needs of a training batch: ``features`` ``[B, D]``, ``cls_outputs`` ``[B, classes]``
-(logits with the classifier's margin) or anything else that the head returns, ``targets`` ``[B]``, ``modalities``
-``[B]``. Its other arguments are its settings: the keys of its node below ``MODEL.LOSSES``, in lower case. The node's
-SCALE is the loss's weight in the sum.
+A loss is a registered function, or a module class (if it has weights), whose arguments are named after what it needs of
+a training batch: ``features`` ``[B, D]``, ``cls_outputs`` ``[B, classes]`` (logits with the classifier's margin) or
+anything else that the head returns, ``targets`` ``[B]``, ``modalities`` ``[B]``. Its other arguments are its settings:
+the keys of its node below ``MODEL.LOSSES``, in lower case. The node's SCALE is the loss's weight in the sum.
 """
 
 from __future__ import annotations
@@ -29,14 +28,13 @@ _NAMES = {"CrossEntropyLoss": ("ce", "loss_cls"), "TripletLoss": ("tri", "loss_t
 
 
 class WeightedLoss(nn.Module):
-    """A registered loss with its settings (its node below ``MODEL.LOSSES``, keys in lower case) and weight."""
+    """A registered loss with its settings and weight."""
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         super().__init__()
         entry: Any = LOSS_REGISTRY.get(name)
-        keywords = {key: value for key, value in settings.items() if key != "scale"}
         self.name, self.scale = name, settings.get("scale", 1.0)
-        loss: Any = partial(entry, **keywords)
+        loss: Any = partial(entry, **{key: value for key, value in settings.items() if key != "scale"})
         self.loss = loss() if inspect.isclass(entry) else loss
         arguments = inspect.signature(getattr(self.loss, "forward", self.loss)).parameters
         self.inputs = [key for key, argument in arguments.items() if argument.default is argument.empty]
@@ -68,8 +66,7 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float = 0.0, alpha:
 
     Args:
         logits, targets: ``[B, classes]`` and ``[B]``.
-        eps: share of the label spread over the other classes; below 0: set per row by ``alpha``, fast-reid's factor of
-            the adaptive smoothing.
+        eps: share of the label spread over the other classes; below 0: adaptive, per row, with fast-reid's ``alpha``.
     """
     if eps == 0.0:
         return F.cross_entropy(logits, targets)
@@ -106,8 +103,11 @@ def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0
 
 def pair_logits(optical: Tensor, sar: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Cosine similarities of SAR ``[M, D]`` and optical ``[N, D]`` features times ``exp(logit_scale)``, ``[M, N]``."""
-    scale = torch.as_tensor(logit_scale, device=sar.device, dtype=sar.dtype).exp()
-    return scale * F.normalize(sar, dim=1) @ F.normalize(optical, dim=1).t()
+    return (
+        torch.as_tensor(logit_scale, device=sar.device, dtype=sar.dtype).exp()
+        * F.normalize(sar, dim=1)
+        @ F.normalize(optical, dim=1).t()
+    )
 
 
 def pair_contrastive_loss(optical: Tensor, sar: Tensor, logit_scale: Tensor | float) -> Tensor:

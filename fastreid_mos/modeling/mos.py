@@ -19,13 +19,13 @@ from .building import build_backbone, with_feat_dim
 from .inputs import ModelInputError, can_look_at, check_modalities, no_autocast
 from .losses import build_losses
 
-_SIDE_INPUTS = ("modalities", "sizes", "metres")
+_SIDE_INPUTS = frozenset(("modalities", "sizes", "metres"))
 
 
-def _side_inputs(module: nn.Module) -> tuple[str, ...]:
+def _side_inputs(module: nn.Module) -> set[str]:
     """What the module's ``forward`` takes besides images, and does not declare useless (``uses_sizes`` False)."""
-    parameters = inspect.signature(module.forward).parameters
-    return tuple(name for name in _SIDE_INPUTS if name in parameters and getattr(module, f"uses_{name}", True))
+    names = _SIDE_INPUTS.intersection(inspect.signature(module.forward).parameters)
+    return {name for name in names if getattr(module, f"uses_{name}", True)}
 
 
 @META_ARCH_REGISTRY.register()
@@ -58,29 +58,22 @@ class MOS(Baseline):  # type: ignore[misc]
     ) -> None:
         loss_kwargs = loss_kwargs or {"loss_names": ()}
         losses = build_losses(loss_kwargs["loss_names"], loss_kwargs)
-        super().__init__(
-            backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std, loss_kwargs=loss_kwargs
-        )
+        parts = {"backbone": backbone, "heads": heads, "pixel_mean": pixel_mean, "pixel_std": pixel_std}
+        super().__init__(**parts, loss_kwargs=loss_kwargs)
         self.weighted_losses = nn.ModuleDict(losses)
         self._backbone_inputs, self._head_inputs = _side_inputs(backbone), _side_inputs(heads)
-        self._tested_inputs = {*self._backbone_inputs, *self._head_inputs}
+        self._tested_inputs = self._backbone_inputs | self._head_inputs
         self._trained_inputs = self._tested_inputs.union(*(loss.inputs for loss in losses.values()))
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        losses, backbone = cfg.MODEL.LOSSES, build_backbone(cfg)
-        settings = {
-            node.lower(): {key.lower(): value for key, value in keys.items()}
-            for node, keys in losses.items()
-            if isinstance(keys, Mapping)
-        }
-        return {
-            "backbone": backbone,
-            "heads": build_heads(with_feat_dim(cfg, backbone)),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "loss_kwargs": {"loss_names": losses.NAME, **settings},
-        }
+        loss_kwargs = {"loss_names": cfg.MODEL.LOSSES.NAME}
+        for node, keys in cfg.MODEL.LOSSES.items():
+            if node != "NAME":
+                loss_kwargs[node.lower()] = {key.lower(): value for key, value in keys.items()}
+        backbone = build_backbone(cfg)
+        parts = {"backbone": backbone, "heads": build_heads(with_feat_dim(cfg, backbone)), "loss_kwargs": loss_kwargs}
+        return {**parts, "pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
 
     def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> Any:
         """Features ``[B, D]``, not normalized (evaluation mode), or a dict of weighted losses by name (training mode).
@@ -93,9 +86,8 @@ class MOS(Baseline):  # type: ignore[misc]
         Raises:
             ModelInputError: something is missing in the batch, or cannot be right.
         """
-        inputs = {"images": batched_inputs} if isinstance(batched_inputs, Tensor) else batched_inputs
-        batch = self._read_batch(inputs)
-        images = self.preprocess_image(batch["images"])
+        batch = self._read_batch({"images": batched_inputs} if isinstance(batched_inputs, Tensor) else batched_inputs)
+        images = self.preprocess_image(batch["images"].float())
         features = self.backbone(images, **{name: batch.get(name) for name in self._backbone_inputs})
         side = {name: batch.get(name) for name in self._head_inputs}
         if not self.training:
@@ -103,22 +95,16 @@ class MOS(Baseline):  # type: ignore[misc]
         targets = batch["targets"]
         return self.losses(self.heads(features, targets, **side), targets, batch.get("modalities"))
 
-    def preprocess_image(self, images: Tensor) -> Tensor:
-        # A new tensor: fast-reid changes the batch, so that flip testing normalizes twice.
-        normalized: Tensor = (images.float() - self.pixel_mean) / self.pixel_std
-        return normalized
-
     def _read_batch(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors that the parts need, on the model's device, checked while they are still on the host."""
         images = inputs.get("images")
         if images is None or images.dim() != 4:
             raise ModelInputError("images: the batch needs a tensor [B, 3, H, W] of pixels 0..255")
-        batch = {"images": images}
-        needed = self._trained_inputs if self.training else self._tested_inputs
-        for name in needed.intersection(_SIDE_INPUTS):
-            value = inputs.get(name, inputs.get("camids") if name == "modalities" else None)
-            if value is not None:
-                batch[name] = check_modalities(value, len(images)) if name == "modalities" else value
+        inputs = {"modalities": inputs.get("camids"), **inputs}
+        needed = _SIDE_INPUTS & (self._trained_inputs if self.training else self._tested_inputs)
+        batch = {"images": images, **{name: inputs[name] for name in needed if inputs.get(name) is not None}}
+        if "modalities" in batch:
+            batch["modalities"] = check_modalities(batch["modalities"], len(images))
         if self.training:
             batch["targets"] = self._read_targets(inputs.get("targets"), len(images))
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
@@ -136,27 +122,19 @@ class MOS(Baseline):  # type: ignore[misc]
         classes = getattr(getattr(self.heads, "cls_layer", None), "num_classes", None)
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or (classes is not None and high >= classes):
-            raise ModelInputError(
-                f"targets: identities {low} to {high} in the batch, but the classifier has {classes} classes, numbered "
-                "from 0: set MODEL.HEADS.NUM_CLASSES"
-            )
+            ours = f"the classifier has {classes} classes, numbered from 0"
+            raise ModelInputError(f"targets: identities {low} to {high}, but {ours}: set MODEL.HEADS.NUM_CLASSES")
         return targets
 
     def losses(self, outputs: dict[str, Tensor], gt_labels: Tensor, modalities: Tensor | None = None) -> Any:
         """The losses that MODEL.LOSSES.NAME holds, weighted: ``loss_cls``, ``loss_triplet``, ``loss_<name>``.
 
-        Args:
-            outputs: of the head: ``cls_outputs``, ``pred_class_logits`` ``[B, classes]``, ``features`` ``[B, D]``.
-            gt_labels: ``[B]``.
-            modalities: ``[B]``, for CMAL.
-
-        Raises:
-            ModelInputError: a loss lacks something that it needs, as CMAL the modalities.
+        ``outputs`` are the head's in training mode, ``gt_labels`` and (for CMAL) ``modalities`` are ``[B]``. A
+        ModelInputError for a loss that lacks something that it needs, as CMAL the modalities.
         """
         if events._CURRENT_STORAGE_STACK:  # outside a training loop there is nowhere to log to
             log_accuracy(outputs["pred_class_logits"].detach(), gt_labels)
-        batch = {name: value.float() for name, value in outputs.items()}
-        batch["targets"] = gt_labels
+        batch = {**{name: value.float() for name, value in outputs.items()}, "targets": gt_labels}
         if modalities is not None:
             batch["modalities"] = modalities
         with no_autocast(gt_labels.device):

@@ -10,7 +10,8 @@ import torch
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from .building import load_start_weights, with_feat_dim
+from ..errors import one_line
+from .building import started
 
 
 class TimmBackbone(nn.Module):
@@ -40,8 +41,7 @@ class TimmBackbone(nn.Module):
             # Depthwise convolutions are about a third faster on pixels that lie together (EfficientNet-Lite0, CPU).
             images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model(images)
-        if features.dim() == 2:
-            return features[..., None, None]
+        features = features[..., None, None] if features.dim() == 2 else features
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
@@ -61,7 +61,7 @@ def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
     check_timm_name(name)
     import timm
 
-    failure: Exception | None = None
+    failures = []
     # A map without pooling where the model gives one, else the model's own pooling; with the image size where the
     # model takes one. Models differ in which of these they refuse, and in the error.
     for pooling, size in itertools.product(({"global_pool": ""}, {}), ({"img_size": img_size}, {})):
@@ -71,12 +71,11 @@ def _create(name: str, img_size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
             with torch.no_grad():
                 example = model.eval()(torch.zeros(1, 3, *img_size))
         except Exception as error:
-            failure = failure or error
+            failures.append(error)
             continue
         if example.dim() == 4 or (example.dim() == 2 and not pooling):  # not tokens
             return model.train(), example
-    reason = " ".join(str(failure).split())
-    raise ValueError(f"img_size: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {reason}")
+    raise ValueError(f"img_size: {name} cannot take chips of {img_size[0]}x{img_size[1]}: {one_line(failures[0])}")
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
@@ -87,7 +86,4 @@ def build_timm_backbone(cfg: Any) -> TimmBackbone:
         ValueError: timm is not installed, an unknown name.
         MOSError: a FEAT_DIM that is not the model's; start weights that cannot be read or do not fit.
     """
-    backbone = TimmBackbone(cfg.MODEL.TIMM.NAME, tuple(cfg.INPUT.SIZE_TRAIN))
-    with_feat_dim(cfg, backbone)
-    load_start_weights(cfg, backbone)
-    return backbone
+    return started(cfg, TimmBackbone(cfg.MODEL.TIMM.NAME, tuple(cfg.INPUT.SIZE_TRAIN)))

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from .building import load_start_weights, with_feat_dim
-from .inputs import NUM_SIZES, ModelInputError, check_modalities, check_sizes
+from .building import started
+from .inputs import NUM_SIZES, ModelInputError, check_arguments, check_modalities, check_sizes
 
 NUM_MODALITIES = 2
 
@@ -71,18 +71,6 @@ class Block(nn.Module):
         return output
 
 
-class SizeEmbed(nn.Module):
-    """SSE, the ship-size embedding: a linear map of the three size features to one token."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.linear_layer = nn.Linear(NUM_SIZES, embed_dim)
-
-    def forward(self, sizes: Tensor) -> Tensor:
-        token: Tensor = self.linear_layer(sizes.to(self.linear_layer.weight.dtype)).unsqueeze(1)
-        return token
-
-
 class TransOSS(nn.Module):
     """A ViT with one patch embedding per modality, MIE and SSE.
 
@@ -124,24 +112,17 @@ class TransOSS(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size, self.patch_size, self.stride_size = map(to_2tuple, (img_size, patch_size, stride_size))
-        rules: list[tuple[str, Any, bool, str]] = [
-            ("embed_dim", embed_dim, embed_dim >= 1, "at least 1"),
+        rates = {"drop_path_rate": drop_path_rate, "drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
+        check_arguments(
             ("depth", depth, depth >= 1, "at least 1"),
             ("num_heads", num_heads, num_heads >= 1 and embed_dim % num_heads == 0, f"divides embed_dim {embed_dim}"),
-            ("mlp_ratio", mlp_ratio, embed_dim * mlp_ratio >= 1, "gives at least 1 hidden number"),
-        ]
-        rates = {"drop_path_rate": drop_path_rate, "drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
-        rules += [(name, rate, 0.0 <= rate < 1.0, "at least 0, below 1") for name, rate in rates.items()]
+            *((name, rate, 0.0 <= rate < 1.0, "at least 0, below 1") for name, rate in rates.items()),
+        )
         for name, sides in (("patch_size", self.patch_size), ("stride_size", self.stride_size)):
             fits = len(sides) == 2 and all(1 <= s <= most for s, most in zip(sides, self.img_size, strict=True))
-            rules.append((name, sides, fits, f"(height, width), each from 1 to the image's {self.img_size}"))
-        for name, value, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"{name}: {rule}; got {value}")
+            check_arguments((name, sides, fits, f"(height, width), each from 1 to the image's {self.img_size}"))
         self.embed_dim = self.num_features = embed_dim
-        self.mie_scale = mie_scale
-        self.grad_checkpoint = grad_checkpoint
-
+        self.mie_scale, self.grad_checkpoint = mie_scale, grad_checkpoint
         # Its weights start as the authors': N(0, sqrt(2 / (area x embed_dim))), its bias as Conv2d's.
         patches = {"stride_size": self.stride_size, "embed_dim": embed_dim}
         embeddings = [PatchEmbed_overlap(self.img_size, self.patch_size, **patches) for _ in range(NUM_MODALITIES)]
@@ -156,10 +137,9 @@ class TransOSS(nn.Module):
             for share in np.linspace(0, 1, depth).tolist()
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.wh_embed = SizeEmbed(embed_dim) if sse else None
-        self._init_weights()
-
-    def _init_weights(self) -> None:
+        self.wh_embed = nn.ModuleDict({"linear_layer": nn.Linear(NUM_SIZES, embed_dim)}) if sse else None
+        # What ``forward`` needs besides images.
+        self.uses_modalities, self.uses_sizes = mie or modality_patch_embed, sse
         for vector in (self.cls_token, self.pos_embed, self.mie_embed):
             if vector is not None:
                 trunc_normal_(vector, std=0.02)
@@ -167,16 +147,6 @@ class TransOSS(nn.Module):
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 zeros_(module.bias)
-
-    @property
-    def uses_modalities(self) -> bool:
-        """Whether ``forward`` needs ``modalities``."""
-        return self.mie_embed is not None or self.patch_embed_SAR is not None
-
-    @property
-    def uses_sizes(self) -> bool:
-        """Whether ``forward`` needs ``sizes``."""
-        return self.wh_embed is not None
 
     def forward(self, images: Tensor, modalities: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         """The class token after the last norm, ``[B, embed_dim]``.
@@ -190,19 +160,23 @@ class TransOSS(nn.Module):
             ModelInputError: a wrong image size, missing modalities or sizes, a modality other than 0 and 1.
         """
         if images.dim() != 4 or tuple(images.shape[2:]) != tuple(self.img_size):
-            raise ModelInputError(
-                f"images: this TransOSS was made for chips of {self.img_size[0]}x{self.img_size[1]} (height x width), "
-                f"got a batch of shape {list(images.shape)}; set INPUT.SIZE_TRAIN and INPUT.SIZE_TEST alike"
-            )
+            given = f"{self.img_size[0]}x{self.img_size[1]} (height x width), got {list(images.shape)}"
+            raise ModelInputError(f"images: this TransOSS takes {given}; set INPUT.SIZE_TRAIN and SIZE_TEST alike")
         rows = len(images)
         if self.uses_modalities:
             modalities = check_modalities(modalities, rows)
-        patches = self._embed_patches(images.to(self.patch_embed.proj.weight.dtype), modalities)
+        images = images.to(self.cls_token.dtype)
+        patches = self.patch_embed(images)
+        if self.patch_embed_SAR is not None and modalities is not None:
+            # Picking rows would make the host wait for the device, and a batch of one modality would leave the other
+            # embedding without a gradient, which DDP waits for.
+            patches = torch.where((modalities == 1).view(-1, 1, 1), self.patch_embed_SAR(images), patches)
         tokens = torch.cat([self.cls_token.expand(rows, -1, -1).to(patches.dtype), patches], dim=1) + self.pos_embed
         if self.mie_embed is not None:
             tokens = tokens + self.mie_scale * self.mie_embed[modalities]
         if self.wh_embed is not None:
-            tokens = torch.cat([tokens, self.wh_embed(check_sizes(sizes, rows)).to(tokens.dtype)], dim=1)
+            size_token = self.wh_embed["linear_layer"](check_sizes(sizes, rows).to(self.cls_token.dtype))
+            tokens = torch.cat([tokens, size_token[:, None].to(tokens.dtype)], dim=1)
         tokens = self.pos_drop(tokens)
         for index, block in enumerate(self.blocks):
             # Only the class token leaves the network: the last block need not compute the others.
@@ -214,23 +188,12 @@ class TransOSS(nn.Module):
         feature: Tensor = self.norm(tokens[:, 0])
         return feature
 
-    def _embed_patches(self, images: Tensor, modalities: Tensor | None) -> Tensor:
-        tokens: Tensor = self.patch_embed(images)
-        if self.patch_embed_SAR is None or modalities is None:
-            return tokens
-        # Picking rows would make the host wait for the device, and a batch of one modality would leave the other
-        # embedding without a gradient, which DDP waits for.
-        return torch.where((modalities == 1).view(-1, 1, 1), self.patch_embed_SAR(images), tokens)
-
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
 def build_transoss_backbone(cfg: Any) -> TransOSS:
     """TransOSS from ``MODEL.TRANSOSS``, fast-reid's ``MODEL.BACKBONE`` (stride, dropout, drop path, start weights) and
     ``INPUT.SIZE_TRAIN``. ValueError for an impossible combination, MOSError for start weights that do not fit."""
-    backbone = transoss_from_config(cfg)
-    with_feat_dim(cfg, backbone)
-    load_start_weights(cfg, backbone)
-    return backbone
+    return started(cfg, transoss_from_config(cfg))
 
 
 def transoss_from_config(cfg: Any) -> TransOSS:

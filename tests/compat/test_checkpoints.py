@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.file_io import PathHandler, PathManager
 
 from fastreid_mos.compat.checkpoints import read_checkpoint
 from fastreid_mos.errors import CheckpointError, WeightsError
@@ -23,22 +22,6 @@ def test_numpy_scalars_survive(tmp_path):
     checkpoint = read_checkpoint(str(saved(tmp_path, metric=np.float64(0.25), epoch=[np.int64(3)])))
     assert (checkpoint["metric"], checkpoint["epoch"]) == (0.25, [3])
     assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
-
-
-def test_other_storage_is_written_by_its_handler(tmp_path, monkeypatch):
-    class Store(PathHandler):
-        def _get_supported_prefixes(self):
-            return ["store://"]
-
-        def _open(self, path, mode="r", **_):
-            return open(tmp_path / path.removeprefix("store://"), mode)
-
-    monkeypatch.setattr(PathManager, "_PATH_HANDLERS", PathManager._PATH_HANDLERS.copy())
-    PathManager.register_handler(Store())
-    monkeypatch.chdir(tmp_path)
-    Checkpointer(torch.nn.Linear(2, 3), "store://").save("model", epoch=3)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pth", "last_checkpoint"}
-    assert read_checkpoint(str(tmp_path / "model.pth"))["epoch"] == 3
 
 
 def test_every_truncation_is_refused_by_name(tmp_path):

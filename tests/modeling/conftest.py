@@ -44,12 +44,8 @@ def tiny_cfg():
 
     def build(*opts):
         cfg = fastreid_mos.get_cfg()
-        for key, value in {**BASE, **dict(zip(opts[0::2], opts[1::2], strict=True))}.items():
-            holder = cfg
-            *nodes, leaf = key.split(".")
-            for node in nodes:
-                holder = holder[node]
-            holder[leaf] = value
+        given = dict(zip(opts[0::2], opts[1::2], strict=True))
+        cfg.merge_from_list([part for item in {**BASE, **given}.items() for part in item])
         return cfg
 
     return build
@@ -57,21 +53,14 @@ def tiny_cfg():
 
 @pytest.fixture
 def tiny_batch():
-    """A function: a loader's batch of random chips, identities in pairs of modalities."""
-
-    def build():
-        generator = torch.Generator().manual_seed(0)
-        return {
-            "images": torch.randint(0, 256, (8, 3, 64, 32), generator=generator).float(),
-            "targets": torch.arange(8) // 4,
-            "camids": torch.arange(8) % 2,
-            "modalities": torch.arange(8) % 2,
-            "sizes": torch.randn(8, 3, generator=generator),
-            "metres": torch.full((8, 2), 30.0) + torch.arange(8)[:, None],
-            "img_paths": [f"{row}.tif" for row in range(8)],
-        }
-
-    return build
+    """A loader's batch of random chips, identities in pairs of modalities."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "images": torch.randint(0, 256, (8, 3, 64, 32), generator=generator).float(),
+        "targets": torch.arange(8) // 4, "camids": torch.arange(8) % 2, "modalities": torch.arange(8) % 2,
+        "sizes": torch.randn(8, 3, generator=generator), "metres": torch.full((8, 2), 30.0) + torch.arange(8)[:, None],
+        "img_paths": [f"{row}.tif" for row in range(8)],
+    }  # fmt: skip
 
 
 @pytest.fixture

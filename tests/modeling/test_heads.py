@@ -1,4 +1,4 @@
-"""CMALHead: which feature comes out, the neck, the joins, the classifiers, errors."""
+"""CMALHead: which feature comes out, the neck, the joins, the classifiers."""
 
 from __future__ import annotations
 
@@ -33,34 +33,25 @@ def test_before_and_after_the_neck():
         torch.testing.assert_close(model.eval()(FEATURES), tested[neck_feat])
 
 
-def test_neck_and_classifier():
-    model = head().train()
-    assert not model.bottleneck[0].bias.requires_grad and model.bottleneck[0].weight.requires_grad
-    out = model(FEATURES, TARGETS)
-    assert out["cls_outputs"].shape == (8, 4) and torch.equal(out["cls_outputs"], out["pred_class_logits"])
-    F.cross_entropy(out["cls_outputs"], TARGETS).backward()
-    assert model.weight.grad.abs().sum() > 0
+def test_classifier_and_starting_values():
+    """The authors' for the recipe's head; fast-reid's for classifiers that normalize their weights."""
     plain = head(with_bnneck=False).train()
     torch.testing.assert_close(plain(FEATURES, TARGETS)["cls_outputs"], POOLED @ plain.weight.t())
-
-
-def test_starting_values():
-    """The authors' for the recipe's head; fast-reid's for classifiers that normalize their weights."""
     for cls_type, std in (("Linear", 0.001), ("ArcSoftmax", 0.01)):
         model = head(feat_dim=64, num_classes=500, cls_type=cls_type)
         assert model.weight.std().item() == pytest.approx(std, rel=0.02) and abs(model.weight.mean()) < 0.02 * std
-        norm = model.bottleneck[0]
-        assert torch.equal(norm.weight, torch.ones(64)) and torch.equal(norm.bias, torch.zeros(64))
+    norm = model.bottleneck[0]
+    assert torch.equal(norm.weight, torch.ones(64)) and torch.equal(norm.bias, torch.zeros(64))
+    assert not norm.bias.requires_grad and norm.weight.requires_grad
 
 
 def test_reduction_is_before_the_neck_and_vectors_are_taken():
     model = head(embedding_dim=3)
     torch.testing.assert_close(model.eval()(POOLED), POOLED @ model.bottleneck[0].weight.flatten(1).t())
-    torch.testing.assert_close(model(POOLED), model(FEATURES))
     assert model.out_dim == 3 and model.train()(FEATURES, TARGETS)["features"].shape == (8, 3)
 
 
-@pytest.mark.parametrize("cls_type", ["ArcSoftmax", "CosSoftmax", "CircleSoftmax"])
+@pytest.mark.parametrize("cls_type", ["ArcSoftmax", "CircleSoftmax"])
 def test_margins(cls_type):
     model = head(cls_type=cls_type, scale=8, margin=0.2, with_bnneck=False).train()
     features = FEATURES.clone()
@@ -118,26 +109,17 @@ def test_float32_under_autocast():
 
 
 def test_what_does_not_fit():
-    for arguments in (
-        {"neck_feat": "no"},
-        {"test_neck_feat": "no"},
-        {"join": ["speed"]},
-        {"stripes": -1},
-        {"join_dim": -1},
-    ):
-        with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: "):
-            head(**arguments)
+    for argument in ({"neck_feat": "no"}, {"test_neck_feat": "no"}, {"join": ["speed"]}, {"stripes": -1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(argument))}: "):
+            head(**argument)
     for arguments, features, key in (
-        ({"feat_dim": 7}, FEATURES, "FEAT_DIM to 6"),
+        ({"feat_dim": 7}, FEATURES, "FEAT_DIM is 7.* 6 channels"),
         ({"pool_type": "Identity"}, FEATURES, "POOL_LAYER"),
-        ({"pool_type": "Flatten"}, FEATURES, "POOL_LAYER"),
         ({"pool_type": "GeneralizedMeanPoolingP"}, POOLED, "POOL_LAYER"),
         ({"stripes": 2}, POOLED, "STRIPES"),
     ):
         with pytest.raises(ConfigError, match=key):
             head(**arguments).eval()(features)
-    with pytest.raises(ModelInputError, match="IMS_PER_BATCH"):
-        head().train()(FEATURES[:1], TARGETS[:1])
     with pytest.raises(ModelInputError, match="modalities"):
         head(join=["modality"]).eval()(FEATURES)
     with pytest.raises(ModelInputError, match="metres"):

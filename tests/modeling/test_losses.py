@@ -1,4 +1,4 @@
-"""Triplet, cross-entropy and pair contrastive losses, and a loss that a user registers."""
+"""Triplet, cross-entropy and pair contrastive losses, and losses that a user registers."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ def test_triplet_stays_finite():
 
 def test_smoothing_is_fast_reids():
     torch.manual_seed(0)
-    logits, targets = torch.randn(6, 5, requires_grad=True), torch.tensor([0, 1, 2, 3, 4, 0])
-    for eps in (0.1, -1.0):  # fixed, and by how sure the model is
-        found, wanted = (loss(logits, targets, eps, 0.3) for loss in (cross_entropy_loss, fastreid_cross_entropy))
+    logits, targets = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    logits[1, 1] = 200.0  # a loss of 0 where nothing is smoothed: not counted in the mean
+    logits.requires_grad_()
+    for eps, alpha in ((0.1, 0.3), (-1.0, 0.3), (-1.0, 0.0)):  # fixed, and by how sure the model is
+        found, wanted = (loss(logits, targets, eps, alpha) for loss in (cross_entropy_loss, fastreid_cross_entropy))
         torch.testing.assert_close(found, wanted)
         torch.testing.assert_close(torch.autograd.grad(found, logits), torch.autograd.grad(wanted, logits))
 
@@ -86,32 +88,23 @@ def test_pair_contrastive_golden(golden):
         pair_contrastive_loss(torch.ones(3, 4), torch.ones(2, 4), 0.0)
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    """A function that registers a loss, as ``LOSS_REGISTRY.register`` does, for the length of a test."""
-    return lambda loss: monkeypatch.setitem(LOSS_REGISTRY._obj_map, loss.__name__, loss)
-
-
-def test_a_function_with_its_own_keys(registered, monkeypatch, tiny_batch):
+def test_a_registered_function_with_its_own_keys(monkeypatch, tiny_batch):
     def SpreadLoss(features, targets, modalities, margin=1.0):
         gap = features[modalities == 0].mean(0) - features[modalities == 1].mean(0)
         return (gap.norm() - margin).relu()
 
-    registered(SpreadLoss)
-    words = ["MODEL.LOSSES.NAME", "CrossEntropyLoss, SpreadLoss", "MODEL.HEADS.NUM_CLASSES", "5"]
-    plain = MOS(fastreid_mos.load_cfg(DEBUG, words)).train()(tiny_batch())
-    assert set(plain) == {"loss_cls", "loss_spread"}
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "SpreadLoss", SpreadLoss)
     # Keys of its own with their defaults, added before the first config is read: files and options may then set them.
     monkeypatch.setattr(load, "_defaults", load._defaults.__wrapped__)
     monkeypatch.setitem(defaults._C.MODEL.LOSSES, "SPREAD", CfgNode({"SCALE": 1.0, "MARGIN": 1.0}))
-    cfg = fastreid_mos.load_cfg(
-        DEBUG, [*words, "MODEL.LOSSES.SPREAD.SCALE", "0.5", "MODEL.LOSSES.SPREAD.MARGIN", "-1e4"]
-    )
-    loss = MOS(cfg).train()(tiny_batch())["loss_spread"]
-    assert loss.item() == pytest.approx(5000, rel=0.01) and loss.requires_grad
+    own = ["MODEL.LOSSES.SPREAD.SCALE", "0.5", "MODEL.LOSSES.SPREAD.MARGIN", "-1e4", "MODEL.HEADS.NUM_CLASSES", "5"]
+    cfg = fastreid_mos.load_cfg(DEBUG, ["MODEL.LOSSES.NAME", "CrossEntropyLoss, SpreadLoss", *own])
+    losses = MOS(cfg).train()(tiny_batch)
+    assert set(losses) == {"loss_cls", "loss_spread"}
+    assert losses["loss_spread"].item() == pytest.approx(5000, rel=0.01) and losses["loss_spread"].requires_grad
 
 
-def test_a_module_with_weights(registered, tiny_cfg, tiny_batch):
+def test_a_registered_module_with_weights(monkeypatch, tiny_cfg, tiny_batch):
     class CenterLoss(nn.Module):
         def __init__(self, classes):
             super().__init__()
@@ -120,18 +113,11 @@ def test_a_module_with_weights(registered, tiny_cfg, tiny_batch):
         def forward(self, features, targets):
             return (features - self.centers[targets]).square().mean()
 
-    registered(CenterLoss)
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CenterLoss", CenterLoss)
     cfg = tiny_cfg("MODEL.LOSSES.NAME", ("CenterLoss",))
     cfg.MODEL.LOSSES.CENTER = CfgNode({"CLASSES": 5})
     model = MOS(cfg).train()
-    model(tiny_batch())["loss_center"].backward()
-    assert dict(model.named_parameters())["weighted_losses.loss_center.loss.centers"].grad.abs().sum() > 0
-
-
-def test_a_loss_that_asks_for_what_is_not_there(registered, tiny_cfg, tiny_batch):
-    def HeightLoss(features, heights):
-        return (features * heights).mean()
-
-    registered(HeightLoss)
-    with pytest.raises(ModelInputError, match="HeightLoss: needs 'heights'.*features.*targets"):
-        MOS(tiny_cfg("MODEL.LOSSES.NAME", ("HeightLoss",))).train()(tiny_batch())
+    model(tiny_batch)["loss_center"].backward()
+    assert model.weighted_losses["loss_center"].loss.centers.grad.abs().sum() > 0
+    with pytest.raises(ModelInputError, match="CenterLoss: needs 'features'"):
+        model.losses({"cls_outputs": torch.zeros(8, 5)}, tiny_batch["targets"])

@@ -22,63 +22,49 @@ from fastreid_mos.modeling import (
 NAME, DEPTH, FEAT_DIM = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.FEAT_DIM"
 LOSSES, TRI = "MODEL.LOSSES.NAME", "MODEL.LOSSES.TRI"
 OSNET = (NAME, "build_osnet_backbone", DEPTH, "x0_25", FEAT_DIM, 128)
-BACKBONES = [("resnet", "18x", 512), ("osnet", "x0_25", 128), ("mobilenetv3", "Small", 1024)]
-SLOW_BACKBONES = [
-    ("resnest", "50x", 2048), ("resnext", "50x", 2048), ("shufflenetv2", "1.0x", 1024), ("mobilenetv2", "1.0x", 1280),
-    ("vit", "small", 768), ("regnet", "200x", 368), ("effnet", "b0", 1280), ("repvgg", "A0", 1280),
-]  # fmt: skip
+BACKBONES = [("resnet", "18x", 512), ("osnet", "x0_25", 128)] + [
+    pytest.param(*row, marks=pytest.mark.slow)
+    for row in (("resnest", "50x", 2048), ("vit", "small", 768), ("regnet", "200x", 368), ("repvgg", "A0", 1280))
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "depth", "width"), BACKBONES + [pytest.param(*row, marks=pytest.mark.slow) for row in SLOW_BACKBONES]
-)
+@pytest.mark.parametrize(("name", "depth", "width"), BACKBONES)
 def test_any_backbone(tiny_cfg, tiny_batch, without_gradient, name, depth, width):
     torch.manual_seed(0)
     opts = (NAME, f"build_{name}_backbone", DEPTH, depth, FEAT_DIM, width, "MODEL.BACKBONE.STRIDE_SIZE", (16, 16))
     ibn = ("MODEL.BACKBONE.WITH_IBN", name in ("resnet", "osnet"))
     model = MOS(tiny_cfg(*opts, *ibn, "MODEL.HEADS.JOIN", ["size", "modality"]))
-    batch = tiny_batch()
-    losses = model.train()(batch)
+    losses = model.train()(tiny_batch)
     assert set(losses) == {"loss_cls", "loss_triplet", "loss_cmal"}
     sum(losses.values()).backward()
     assert without_gradient(model) == []
-    features = model.eval()(batch)
+    features = model.eval()(tiny_batch)
     assert features.shape == (8, width + 32) and torch.isfinite(features).all()
 
 
 def test_backbones_that_do_not_take_side_inputs_ignore_them(tiny_cfg, tiny_batch):
     model = MOS(tiny_cfg(*OSNET)).eval()
-    batch = tiny_batch()
-    expected = model(batch)
-    assert torch.equal(model(batch["images"]), expected)
     # Camera numbers of another data set are none of its business.
-    cameras = {**batch, "modalities": batch["modalities"] + 7, "sizes": batch["sizes"] + 5}
-    assert torch.equal(model(cameras), expected)
+    cameras = {**tiny_batch, "modalities": tiny_batch["modalities"] + 7, "sizes": tiny_batch["sizes"] + 5}
+    assert torch.equal(model(cameras), model(tiny_batch["images"]))
     assert MOS(tiny_cfg(*OSNET, LOSSES, ("CrossEntropyLoss",))).train()(cameras)["loss_cls"] > 0
 
 
-def test_transoss_gets_modality_and_size(tiny_cfg, tiny_batch):
+def test_transoss_gets_modality_and_size_and_the_batch_stays_as_it_is(tiny_cfg, tiny_batch):
     model = MOS(tiny_cfg()).eval()
-    batch = tiny_batch()
-    expected = model(batch)
-    assert torch.equal(model({name: value for name, value in batch.items() if name != "modalities"}), expected)
-    direct = model.backbone((batch["images"] - model.pixel_mean) / model.pixel_std, batch["modalities"], batch["sizes"])
+    images = tiny_batch["images"].clone()
+    expected = model(tiny_batch)
+    assert torch.equal(tiny_batch["images"], images)  # flip testing calls the model on the same batch again
+    narrow = {name: value for name, value in tiny_batch.items() if name != "modalities"}
+    torch.testing.assert_close(model({**narrow, "images": images.byte()}), expected)
+    pixels = (images - model.pixel_mean) / model.pixel_std
+    direct = model.backbone(pixels, tiny_batch["modalities"], tiny_batch["sizes"])
     torch.testing.assert_close(expected, direct)  # the feature before the neck, not normalized
-
-
-def test_normalization_leaves_the_batch_alone(tiny_cfg, tiny_batch):
-    model = MOS(tiny_cfg()).eval()
-    batch = tiny_batch()
-    images = batch["images"].clone()
-    first = model(batch)
-    # fast-reid's flip testing calls the model on the same batch again.
-    assert torch.equal(batch["images"], images) and torch.equal(model(batch), first)
-    torch.testing.assert_close(model({**batch, "images": batch["images"].byte()}), first)
 
 
 def test_losses_are_weighted_and_named(tiny_cfg, tiny_batch):
     scales = ["MODEL.LOSSES.CE.SCALE", 0.5, f"{TRI}.SCALE", 3.0, "MODEL.LOSSES.CMAL.SCALE", 2.0]
-    targets, modalities = (tiny_batch()[name] for name in ("targets", "modalities"))
+    targets, modalities = (tiny_batch[name] for name in ("targets", "modalities"))
     outputs = {name: torch.randn(8, 5) for name in ("features", "cls_outputs", "pred_class_logits")}
     features = outputs["features"]
     weighted = MOS(tiny_cfg(*scales, "MODEL.LOSSES.CMAL.VAR_WEIGHT", 0.25, "MODEL.LOSSES.CE.EPSILON", 0.1))
@@ -99,7 +85,7 @@ def test_fast_reids_losses_may_be_combined(tiny_cfg, tiny_batch, without_gradien
     names = ("CrossEntropyLoss", "CircleLoss", "Cosface", "CMALLoss")
     opts = (LOSSES, names, "MODEL.HEADS.CLS_LAYER", "ArcSoftmax", "MODEL.HEADS.SCALE", 8, "MODEL.HEADS.MARGIN", 0.2)
     model = MOS(tiny_cfg(*opts)).train()
-    losses = model(tiny_batch())
+    losses = model(tiny_batch)
     assert set(losses) == {"loss_cls", "loss_circle", "loss_cosface", "loss_cmal"}
     sum(losses.values()).backward()
     assert without_gradient(model) == []
@@ -108,44 +94,38 @@ def test_fast_reids_losses_may_be_combined(tiny_cfg, tiny_batch, without_gradien
 def test_losses_are_float32_under_autocast(tiny_cfg, tiny_batch):
     model = MOS(tiny_cfg("MODEL.BACKBONE.DROP_PATH_RATIO", 0.0)).train()
     with EventStorage(0) as storage:
-        exact = model(tiny_batch())
+        exact = model(tiny_batch)
         assert "cls_accuracy" in storage.histories()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = model(tiny_batch())
+        mixed = model(tiny_batch)
     assert {value.dtype for value in mixed.values()} == {torch.float32}
     torch.testing.assert_close(mixed, exact, rtol=0.1, atol=0.1)
-    sum(mixed.values()).backward()
-    assert all(value.grad.dtype == torch.float32 for value in model.parameters() if value.grad is not None)
 
 
 def test_targets_and_modalities_of_other_kinds(tiny_cfg, tiny_batch):
     model = MOS(tiny_cfg("MODEL.BACKBONE.DROP_PATH_RATIO", 0.0)).train()
-    batch = tiny_batch()
-    narrow = {name: batch[name].to(torch.uint8) for name in ("targets", "modalities")}
-    torch.testing.assert_close(model({**batch, **narrow}), model(batch))
+    narrow = {name: tiny_batch[name].to(torch.uint8) for name in ("targets", "modalities")}
+    torch.testing.assert_close(model({**tiny_batch, **narrow}), model(tiny_batch))
     # fast-reid's precise batch norm marks its chips with negative targets.
-    marked = torch.full((8,), -1)
-    assert "loss_cls" in model({**batch, "targets": marked}) and (marked == -1).all()
+    assert "loss_cls" in model({**tiny_batch, "targets": torch.full((8,), -1)})
 
 
 def test_wrong_batches(tiny_cfg, tiny_batch):
     model = MOS(tiny_cfg()).train()
-    batch = tiny_batch()
+    targets = tiny_batch["targets"]
     for changes, words in (
         ({"images": None}, "images"),
-        ({"images": batch["images"][0]}, "images"),
         ({"targets": None}, "targets"),
-        ({"targets": batch["targets"] + 4}, "targets: .*5 classes"),
-        ({"targets": batch["targets"] - torch.tensor([1] + [0] * 7)}, "targets: .*-1"),
-        ({"targets": batch["targets"].float()}, "targets"),
-        ({"targets": batch["targets"][:4]}, "targets"),
-        ({"modalities": batch["modalities"] + 1}, r"modalities: .*\[1, 2\]"),
+        ({"targets": targets + 4}, "targets: .*5 classes"),
+        ({"targets": targets - torch.tensor([1] + [0] * 7)}, "targets: .*-1"),
+        ({"targets": targets.float()}, "targets"),
+        ({"modalities": tiny_batch["modalities"] + 1}, r"modalities: .*\[1, 2\]"),
         ({"modalities": None, "camids": None}, "modalities"),
     ):
         with pytest.raises(ModelInputError, match=words) as caught:
-            model({**batch, **changes})
+            model({**tiny_batch, **changes})
         assert "\n" not in str(caught.value)
-    one = {name: value[:1] for name, value in batch.items()}
+    one = {name: value[:1] for name, value in tiny_batch.items()}
     with pytest.raises(ModelInputError, match="IMS_PER_BATCH"):
         model(one)
     assert model.eval()(one).shape == (1, 48)
@@ -166,20 +146,14 @@ WRONG = {
     "depth": ((*OSNET[:2], DEPTH, "x9"), ["MODEL: MOS", "DEPTH 'x9'"]),
     "unknown width": ((*OSNET[:4], FEAT_DIM, 0), [FEAT_DIM]),
     "attention heads": (("MODEL.TRANSOSS.NUM_HEADS", 5), ["MODEL", "num_heads", "embed_dim"]),
-    "stripes": ((*OSNET, "MODEL.HEADS.STRIPES", -1), ["MODEL", "stripes", "-1"]),
-    "join": (("MODEL.HEADS.JOIN", ["size"], "MODEL.HEADS.JOIN_DIM", -2), ["MODEL", "join_dim", "-2"]),
-    "group norm": (("MODEL.HEADS.NORM", "GN"), ["MODEL: MOS on build_transoss_backbone", "with CMALHead"]),
-    "head's width": (EMBEDDING_HEAD, ["MODEL: MOS", "EmbeddingHead", "FEAT_DIM 100"]),
     "Baseline": ((*EMBEDDING_HEAD, "MODEL.META_ARCHITECTURE", "Baseline"), ["MODEL: Baseline", "FEAT_DIM 100"]),
     "frozen": (("MODEL.FREEZE_LAYERS", ["backbone", "backbon3"]), ["MODEL.FREEZE_LAYERS", "'backbon3'", "heads"]),
-    "frozen pattern": (("MODEL.FREEZE_LAYERS", ["("]), ["MODEL.FREEZE_LAYERS", "'('"]),
     "no weights": (("MODEL.BACKBONE.PRETRAIN", True), ["MODEL.BACKBONE.PRETRAIN_PATH"]),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_configs_are_one_line(tiny_cfg, wrong):
-    opts, words = WRONG[wrong]
+@pytest.mark.parametrize(("opts", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_configs_are_one_line(tiny_cfg, opts, words):
     with pytest.raises(ConfigError) as caught:
         build_checked_model(tiny_cfg(*opts))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
