@@ -31,6 +31,8 @@ def test_before_and_after_the_neck():
         norm = model.bottleneck[0]
         tested = {"before": POOLED, "after": (POOLED - norm.running_mean) / (norm.running_var + norm.eps).sqrt()}
         torch.testing.assert_close(model.eval()(FEATURES), tested[neck_feat])
+    reduced = head(embedding_dim=3).eval()  # before the neck; vectors are taken as they are
+    torch.testing.assert_close(reduced(POOLED), POOLED @ reduced.bottleneck[0].weight.flatten(1).t())
 
 
 def test_classifier_and_starting_values():
@@ -43,12 +45,6 @@ def test_classifier_and_starting_values():
     norm = model.bottleneck[0]
     assert torch.equal(norm.weight, torch.ones(64)) and torch.equal(norm.bias, torch.zeros(64))
     assert not norm.bias.requires_grad and norm.weight.requires_grad
-
-
-def test_reduction_is_before_the_neck_and_vectors_are_taken():
-    model = head(embedding_dim=3)
-    torch.testing.assert_close(model.eval()(POOLED), POOLED @ model.bottleneck[0].weight.flatten(1).t())
-    assert model.out_dim == 3 and model.train()(FEATURES, TARGETS)["features"].shape == (8, 3)
 
 
 @pytest.mark.parametrize("cls_type", ["ArcSoftmax", "CircleSoftmax"])
@@ -80,20 +76,16 @@ def test_size_join_keeps_the_distance_of_sizes():
     torch.testing.assert_close(torch.pdist(joined[:, 6:]), expected, rtol=0.01, atol=0.0)
 
 
-def test_stripes_keep_where_something_is():
+def test_stripes_keep_where_something_is_and_the_modality_join_cancels_an_offset():
     top = torch.zeros(1, 6, 4, 2)
     top[:, :, :2] = 1.0
     model = head(stripes=2, stripe_dim=5).eval()
     first, second = model(top), model(top.flip(2))
     assert model.out_dim == 10 and not torch.allclose(first, second)
     torch.testing.assert_close(first.view(5, 2), second.view(5, 2).flip(1))
-
-
-def test_modality_join_starts_as_the_identity_and_learns_an_offset():
     model = head(join=["modality"]).eval()
-    torch.testing.assert_close(model(FEATURES, modalities=MODALITIES), POOLED)
-    with torch.no_grad():
-        model.modality_join.shift[1] = -3.0
+    torch.testing.assert_close(model(FEATURES, modalities=MODALITIES), POOLED)  # at first as without it
+    model.modality_join.shift.data[1] = -3.0
     shifted = FEATURES + 3.0 * MODALITIES.view(-1, 1, 1, 1)
     torch.testing.assert_close(model(shifted, modalities=MODALITIES.bool()), POOLED)
 
@@ -103,24 +95,21 @@ def test_float32_under_autocast():
     exact = head(**join).train()(FEATURES.bfloat16().float(), TARGETS, MODALITIES, METRES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = head(**join).train()(FEATURES.bfloat16(), TARGETS, MODALITIES, METRES.double())
-    for name, value in mixed.items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, exact[name])
+    assert {value.dtype for value in mixed.values()} == {torch.float32}
+    torch.testing.assert_close(mixed, exact)
 
 
 def test_what_does_not_fit():
     for argument in ({"neck_feat": "no"}, {"test_neck_feat": "no"}, {"join": ["speed"]}, {"stripes": -1}):
         with pytest.raises(ValueError, match=f"^{next(iter(argument))}: "):
             head(**argument)
-    for arguments, features, key in (
-        ({"feat_dim": 7}, FEATURES, "FEAT_DIM is 7.* 6 channels"),
-        ({"pool_type": "Identity"}, FEATURES, "POOL_LAYER"),
-        ({"pool_type": "GeneralizedMeanPoolingP"}, POOLED, "POOL_LAYER"),
-        ({"stripes": 2}, POOLED, "STRIPES"),
+    for arguments, features, error, words in (
+        ({"feat_dim": 7}, FEATURES, ConfigError, "FEAT_DIM is 7.* 6 channels"),
+        ({"pool_type": "Identity"}, FEATURES, ConfigError, "POOL_LAYER"),
+        ({"pool_type": "GeneralizedMeanPoolingP"}, POOLED, ConfigError, "POOL_LAYER"),
+        ({"stripes": 2}, POOLED, ConfigError, "STRIPES"),
+        ({"join": ["modality"]}, FEATURES, ModelInputError, "modalities"),
+        ({"join": ["size"]}, FEATURES, ModelInputError, "metres"),
     ):
-        with pytest.raises(ConfigError, match=key):
+        with pytest.raises(error, match=words):
             head(**arguments).eval()(features)
-    with pytest.raises(ModelInputError, match="modalities"):
-        head(join=["modality"]).eval()(FEATURES)
-    with pytest.raises(ModelInputError, match="metres"):
-        head(join=["size"]).eval()(FEATURES, metres=METRES[:, :1])

@@ -51,12 +51,9 @@ def test_triplet_by_hand():
     soft = sum(math.log1p(math.exp(gap)) for gap in gaps) / 4
     assert batch_hard_triplet_loss(features, targets).item() == pytest.approx(soft, rel=1e-5)
     assert batch_hard_triplet_loss(features, targets, 0.5).item() == pytest.approx(3.5, rel=1e-5)
-
-
-def test_triplet_stays_finite():
-    for rows, targets, most in (([[0.0], [1e4], [1.0]], [0, 0, 1], 1e4), ([[1.0, 1.0]] * 4, [0, 0, 0, 0], 0.0)):
+    for rows, labels, most in (([[0.0], [1e4], [1.0]], [0, 0, 1], 1e4), ([[1.0, 1.0]] * 4, [0, 0, 0, 0], 0.0)):
         features = torch.tensor(rows, requires_grad=True)
-        loss = batch_hard_triplet_loss(features, torch.tensor(targets))
+        loss = batch_hard_triplet_loss(features, torch.tensor(labels))
         loss.backward()
         assert loss.item() <= most and torch.isfinite(features.grad).all()
 
@@ -88,36 +85,28 @@ def test_pair_contrastive_golden(golden):
         pair_contrastive_loss(torch.ones(3, 4), torch.ones(2, 4), 0.0)
 
 
-def test_a_registered_function_with_its_own_keys(monkeypatch, tiny_batch):
-    def SpreadLoss(features, targets, modalities, margin=1.0):
-        gap = features[modalities == 0].mean(0) - features[modalities == 1].mean(0)
-        return (gap.norm() - margin).relu()
-
-    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "SpreadLoss", SpreadLoss)
-    # Keys of its own with their defaults, added before the first config is read: files and options may then set them.
-    monkeypatch.setattr(load, "_defaults", load._defaults.__wrapped__)
-    monkeypatch.setitem(defaults._C.MODEL.LOSSES, "SPREAD", CfgNode({"SCALE": 1.0, "MARGIN": 1.0}))
-    own = ["MODEL.LOSSES.SPREAD.SCALE", "0.5", "MODEL.LOSSES.SPREAD.MARGIN", "-1e4", "MODEL.HEADS.NUM_CLASSES", "5"]
-    cfg = fastreid_mos.load_cfg(DEBUG, ["MODEL.LOSSES.NAME", "CrossEntropyLoss, SpreadLoss", *own])
-    losses = MOS(cfg).train()(tiny_batch)
-    assert set(losses) == {"loss_cls", "loss_spread"}
-    assert losses["loss_spread"].item() == pytest.approx(5000, rel=0.01) and losses["loss_spread"].requires_grad
-
-
-def test_a_registered_module_with_weights(monkeypatch, tiny_cfg, tiny_batch):
+def test_a_registered_loss_with_weights_and_keys_of_its_own(monkeypatch, tiny_batch):
     class CenterLoss(nn.Module):
-        def __init__(self, classes):
+        def __init__(self, width, start=0.0):
             super().__init__()
-            self.centers = nn.Parameter(torch.zeros(classes, 48))
+            self.centers = nn.Parameter(torch.full((5, width), start))
 
         def forward(self, features, targets):
-            return (features - self.centers[targets]).square().mean()
+            return (features - self.centers[targets]).mean()
 
     monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CenterLoss", CenterLoss)
-    cfg = tiny_cfg("MODEL.LOSSES.NAME", ("CenterLoss",))
-    cfg.MODEL.LOSSES.CENTER = CfgNode({"CLASSES": 5})
+    # Keys of its own with their defaults, added before the first config is read: files and options may then set them.
+    monkeypatch.setattr(load, "_defaults", load._defaults.__wrapped__)
+    keys = {"SCALE": 1.0, "WIDTH": 48, "START": 0.0}
+    monkeypatch.setitem(defaults._C.MODEL.LOSSES, "CENTER", CfgNode(keys))
+    own = ["MODEL.LOSSES.CENTER.SCALE", "0.5", "MODEL.LOSSES.CENTER.START", "-1e4", "MODEL.HEADS.NUM_CLASSES", "5"]
+    cfg = fastreid_mos.load_cfg(DEBUG, ["MODEL.LOSSES.NAME", "CrossEntropyLoss, CenterLoss", *own])
+    cfg.MODEL.LOSSES.CENTER.WIDTH = cfg.MODEL.BACKBONE.FEAT_DIM
     model = MOS(cfg).train()
-    model(tiny_batch)["loss_center"].backward()
+    losses = model(tiny_batch)
+    assert set(losses) == {"loss_cls", "loss_center"}
+    assert losses["loss_center"].item() == pytest.approx(5000, rel=0.01)
+    losses["loss_center"].backward()
     assert model.weighted_losses["loss_center"].loss.centers.grad.abs().sum() > 0
     with pytest.raises(ModelInputError, match="CenterLoss: needs 'features'"):
         model.losses({"cls_outputs": torch.zeros(8, 5)}, tiny_batch["targets"])
