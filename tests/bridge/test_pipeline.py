@@ -1,8 +1,13 @@
-"""The pipeline: what goes in, what comes out, what it costs, what it refuses."""
+"""The pipeline: what goes in and comes out, what it costs and refuses, its folder and its card."""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,17 +17,21 @@ from PIL import Image
 from PIL.Image import Resampling
 from tiny_bridge import SIZE, chips, seeds, tiny_pipeline, tiny_unet, tiny_vae
 
-from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler
+import fastreid_mos
+from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler, pipeline
 from fastreid_mos.bridge.autoencoder import decode, encode, load_autoencoder
+from fastreid_mos.bridge.card import model_card
 from fastreid_mos.bridge.images import BridgeImages, source_tensor, to_tensor
 from fastreid_mos.bridge.pipeline import load_pipeline
 from fastreid_mos.data import OPTICAL, SAR, SARDenoise, SARMaxScale, read_chip
+from fastreid_mos.errors import MOSError
 
 ORDER_2 = {"step_rule": "dbim", "eta": 0.0, "solver_order": 2}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def generate(pipeline, image, *seed: int, steps: int = 3, kind: str = "np", **call):
-    return pipeline(image, generator=seeds(*seed) or None, num_inference_steps=steps, output_type=kind, **call).images
+def generate(pipe, image, *seed: int, steps: int = 3, kind: str = "np", **call):
+    return pipe(image, generator=seeds(*seed) or None, num_inference_steps=steps, output_type=kind, **call).images
 
 
 class Oracle(UNet2DModel):
@@ -33,44 +42,33 @@ class Oracle(UNet2DModel):
         return SimpleNamespace(sample=sample[:, :3] - self.target)
 
 
-def oracle_pipeline(target: torch.Tensor, inside: int = 3, **scheduler) -> BrownianBridgePipeline:
-    unet = Oracle.from_config(tiny_unet(inside=inside).config)
-    unet.target, unet.given = target, []
-    return BrownianBridgePipeline(unet, BrownianBridgeScheduler(**scheduler))
-
-
 @pytest.mark.parametrize("rule", [{}, ORDER_2], ids=str)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_an_exact_network_gives_the_target_in_exactly_that_many_calls(rule, steps, capsys):
-    target = chips(3, seed=1)
-    pipeline = oracle_pipeline(to_tensor(target), **rule)
-    assert np.array_equal(np.stack(generate(pipeline, chips(3), steps=steps, kind="pil")), target)
-    timesteps = [t for _, t in pipeline.unet.given]
+    target, source = chips(4, seed=1), chips(2)
+    unet = Oracle.from_config(tiny_unet(inside=6).config)
+    unet.target, unet.given = to_tensor(target), []
+    pipe = BrownianBridgePipeline(unet, BrownianBridgeScheduler(**rule))
+    images = generate(pipe, source, steps=steps, kind="pil", num_images_per_prompt=2)
+    assert np.array_equal(np.stack(images), target)  # those of a source stand together
+    timesteps = [t for _, t in unet.given]
     assert len(timesteps) == steps and timesteps[0] == 999 and sorted(set(timesteps), reverse=True) == timesteps
-    scheduler = pipeline.scheduler
+    scheduler = pipe.scheduler
     assert scheduler.timesteps.tolist() == timesteps and (scheduler.begin_index, scheduler.step_index) == (0, steps)
     assert f"{steps}/{steps}" in capsys.readouterr().err
-
-
-def test_generated_images_of_a_source_stand_together_and_the_source_is_beside_x_t():
-    target, source = to_tensor(chips(4, seed=1)), chips(2)
-    pipeline = oracle_pipeline(target, inside=6)
-    images = generate(pipeline, source, kind="pt", num_images_per_prompt=2)
-    torch.testing.assert_close(images, target * 0.5 + 0.5, atol=1e-5, rtol=0)
     expected = to_tensor(source)[[0, 0, 1, 1]]
-    assert all(torch.equal(given[:, 3:], expected) for given, _ in pipeline.unet.given)
-    assert torch.equal(pipeline.unet.given[0][0][:, :3], expected)  # sampling starts at the source
+    assert all(torch.equal(given[:, 3:], expected) for given, _ in unet.given)  # the source is beside x_t
+    assert torch.equal(unet.given[0][0][:, :3], expected)  # sampling starts at the source
 
 
 def test_tensors_hold_every_grey_level_and_images_may_be_given_in_many_ways():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1) + np.uint8([0, 1, 2])
     tensor = to_tensor(images)
-    assert tensor.dtype == torch.float32 and tensor.min() == -1 and tensor.max() == 1
+    assert tensor.dtype == torch.float32 and tensor.aminmax() == (-1, 1)
     assert (((tensor + 1) * 127.5).round().movedim(1, -1).numpy() == images).all()
     array = chips(1)[0]
     ways = [array, array[None], [array], Image.fromarray(array), array.astype(np.float32) / 255]
-    ways += [to_tensor(array), to_tensor(array)[None], to_tensor(array)[None].double()]
-    for way in ways:
+    for way in (*ways, to_tensor(array), to_tensor(array)[None], to_tensor(array)[None].double()):
         torch.testing.assert_close(source_tensor(way, SIZE, "bilinear"), to_tensor(array)[None], atol=1e-5, rtol=0)
 
 
@@ -78,20 +76,21 @@ def test_images_are_resized_by_the_recorded_filter():
     array = chips(1, (33, 21))[0]
     for name in ("bilinear", "nearest"):
         small = np.asarray(Image.fromarray(array).resize(SIZE[::-1], Resampling[name.upper()]))
-        expected, shrunk, real = (
-            generate(tiny_pipeline(resize=name), way, 0) for way in (small, array, array / np.float32(255))
-        )
+        expected, shrunk = (generate(tiny_pipeline(resize=name), way, 0) for way in (small, array))
         np.testing.assert_array_equal(shrunk, expected)
-        assert np.abs(real - expected).max() < 0.05  # 8-bit resizing rounds, resizing of floats does not
+        real = source_tensor(array / np.float32(255), SIZE, name)
+        assert (
+            real - to_tensor(small)
+        ).abs().max() < 1.01 / 127.5  # 8-bit resizing rounds, resizing of floats does not
     edge = np.zeros((32, 16, 3), np.float32)
     edge[16:] = 1
     assert source_tensor(edge, SIZE, "lanczos").aminmax() == (-1, 1)
     assert source_tensor(Image.fromarray(array[..., 0]), SIZE, "bicubic").shape == (1, 3, *SIZE)
-    pipeline = BrownianBridgePipeline(tiny_unet(size=None), BrownianBridgeScheduler())  # has no size of its own
-    assert generate(pipeline, chips(2, (12, 6)), kind="pil")[0].size == (6, 12)
+    pipe = BrownianBridgePipeline(tiny_unet(size=None), BrownianBridgeScheduler())  # has no size of its own
+    assert generate(pipe, chips(2, (12, 6)), kind="pil")[0].size == (6, 12)
     for image in (chips(1, (13, 6)), [chips(1, (12, 6))[0], chips(1, (14, 6))[0]]):
         with pytest.raises(ValueError, match="^image"):
-            generate(pipeline, image)
+            generate(pipe, image)
 
 
 def test_chips_of_both_sides_are_read_as_the_data_code_reads_them_and_resized_alike(tiny_hoss):
@@ -114,35 +113,33 @@ def test_real_chips_are_read_as_recorded(shared_dir):
 
 
 def test_an_image_depends_on_its_own_generator_only_and_eta_0_draws_nothing():
-    pipeline, source = tiny_pipeline(inside=6), chips(2)
-    together = generate(pipeline, source, 1, 2, 3, 4, num_images_per_prompt=2)
-    np.testing.assert_allclose(together[3], generate(pipeline, source[1], 4)[0], atol=1e-5)
+    pipe, source = tiny_pipeline(inside=6), chips(2)
+    together = generate(pipe, source, 1, 2, 3, 4, num_images_per_prompt=2)
+    np.testing.assert_allclose(together[3], generate(pipe, source[1], 4)[0], atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.01
-    one, same = (pipeline(source, generator=seeds(5)[0], num_inference_steps=2, output_type="np").images for _ in "12")
-    np.testing.assert_array_equal(one, same)
-    first, second = (generate(pipeline, source[0], seed, eta=0.0) for seed in (1, 2))
+    first, second = (generate(pipe, source[0], seed, eta=0.0) for seed in (1, 2))
     np.testing.assert_array_equal(first, second)
-    assert pipeline.scheduler.config.eta == 1.0
+    assert pipe.scheduler.config.eta == 1.0
     with pytest.raises(ValueError, match="^solver_order: 2 .* eta 0.5"):
         tiny_pipeline(scheduler=BrownianBridgeScheduler(**ORDER_2))(source, eta=0.5)
 
 
 def test_outputs():
-    pipeline = tiny_pipeline()
+    pipe = tiny_pipeline()
     pil, array, tensor, raw = (
-        generate(pipeline, chips(1), 0, 1, kind=kind, num_images_per_prompt=2) for kind in ("pil", "np", "pt", "latent")
+        generate(pipe, chips(1), 0, 1, kind=kind, num_images_per_prompt=2) for kind in ("pil", "np", "pt", "latent")
     )
     assert array.shape == (2, *SIZE, 3) and array.dtype == np.float32
     np.testing.assert_array_equal(np.asarray(pil[1]), np.rint(array[1] * 255))
     torch.testing.assert_close(tensor.permute(0, 2, 3, 1), torch.from_numpy(array))
     torch.testing.assert_close((raw * 0.5 + 0.5).clamp(0, 1), tensor)
-    assert isinstance(pipeline(chips(1), num_inference_steps=1, return_dict=False), tuple)
-    rough = generate(pipeline.to(torch.bfloat16), chips(1), 0, 1, kind="latent", num_images_per_prompt=2)
+    assert isinstance(pipe(chips(1), num_inference_steps=1, return_dict=False), tuple)
+    rough = generate(pipe.to(torch.bfloat16), chips(1), 0, 1, kind="latent", num_images_per_prompt=2)
     assert rough.dtype == torch.float32 and 0 < (rough - raw).abs().max() < 0.1  # x stays in single precision
 
 
 def test_callback_sees_and_changes_x_and_can_stop():
-    pipeline, seen = tiny_pipeline(), []
+    pipe, seen = tiny_pipeline(), []
 
     def callback(pipe, number, t, tensors):
         seen.append((number, int(t), {name: tuple(tensor.shape) for name, tensor in tensors.items()}))
@@ -150,9 +147,9 @@ def test_callback_sees_and_changes_x_and_can_stop():
         return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
 
     call = {"steps": 5, "callback_on_step_end": callback, "kind": "latent"}
-    assert not generate(pipeline, chips(1), **call).any()
+    assert not generate(pipe, chips(1), **call).any()
     assert [number for number, _, _ in seen] == [0, 1] and seen[0] == (0, 999, {"latents": (1, 3, *SIZE)})
-    assert generate(pipeline, chips(1), callback_on_step_end_tensor_inputs=[], **call).any() and seen[-1][2] == {}
+    assert generate(pipe, chips(1), callback_on_step_end_tensor_inputs=[], **call).any() and seen[-1][2] == {}
 
 
 @torch.no_grad()
@@ -164,54 +161,149 @@ def test_bridge_in_latents(kind, shift, tmp_path):
     scaled = (plain - (0.1 if shift else 0)) * 2
     torch.testing.assert_close(encode(vae, pixels), scaled)
     torch.testing.assert_close(decode(vae, scaled), vae.decode(plain).sample)
-    pipeline = tiny_pipeline(vae=vae, inside=6, scheduler=BrownianBridgeScheduler(clip_sample=True))
-    assert pipeline.scheduler.config.clip_sample is False  # latents are never clamped
-    assert (pipeline.config.height, pipeline.config.width) == (16, 16)  # 8 x 8 latents, each 2 x 2 pixels
-    latent, images = (generate(pipeline, chips(1, (20, 12)), 0, kind=kind) for kind in ("latent", "pt"))
+    pipe = tiny_pipeline(vae=vae, inside=6, scheduler=BrownianBridgeScheduler(clip_sample=True))
+    assert pipe.scheduler.config.clip_sample is False  # latents are never clamped
+    assert (pipe.config.height, pipe.config.width) == (16, 16)  # 8 x 8 latents, each 2 x 2 pixels
+    latent, images = (generate(pipe, chips(1, (20, 12)), 0, kind=kind) for kind in ("latent", "pt"))
     assert latent.shape == (1, 3, 8, 8)
     torch.testing.assert_close(images, (decode(vae, latent) * 0.5 + 0.5).clamp(0, 1))
-    pipeline.save_pretrained(tmp_path / "p")
-    again = load_pipeline(tmp_path / "p")
-    torch.testing.assert_close(generate(again, chips(1, (20, 12)), 0, kind="pt"), images)
+    pipe.save_pretrained(tmp_path / "p")
+    torch.testing.assert_close(generate(load_pipeline(tmp_path / "p"), chips(1, (20, 12)), 0, kind="pt"), images)
     assert not any(p.requires_grad for p in load_autoencoder(tmp_path / "p").parameters())
 
 
-@pytest.mark.parametrize(
-    ("call", "named"),
-    [
-        ({"image": torch.zeros(1, 3, 8, 8)}, r"image: .*\[B, 3, 16, 8\]"),
-        ({"image": torch.zeros(1, 3, 16, 8, dtype=torch.uint8)}, "image: .*float"),
-        ({"image": torch.full((1, 3, 16, 8), float("nan"))}, "image: .*-1 to 1"),
-        ({"image": np.zeros((16, 8, 4), np.uint8)}, r"image: .*\[H, W, 3\]"),
-        ({"image": np.zeros((16, 8, 3), np.int64)}, "image: .*uint8"),
-        ({"image": np.full((16, 8, 3), 255.0)}, "image: .*0 to 1"),
-        ({"image": Image.fromarray(np.zeros((16, 8), np.float32))}, "image: .*chip_reader"),
-        ({"image": "ship.png"}, "image: .*str"),
-        ({"image": []}, "image"),
-        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
-        ({"eta": 1.5}, "eta"),
-        ({"output_type": "jpg"}, "output_type"),
-        ({"generator": seeds(1, 2), "num_images_per_prompt": 3}, "generator: .*3 .*got 2"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callback_on_step_end_tensor_inputs"),
-    ],
-)
-def test_wrong_calls_are_refused_before_the_network_runs(call, named, monkeypatch):
+def test_wrong_calls_are_refused_before_the_network_runs(monkeypatch):
     monkeypatch.setattr(UNet2DModel, "forward", lambda *_, **__: pytest.fail("the network ran"))
-    with pytest.raises(ValueError, match=f"^{named}"):
-        tiny_pipeline()(**{"image": chips(1), **call})
+    for words, call in (
+        (r"image: .*\[B, 3, 16, 8\]", {"image": torch.zeros(1, 3, 8, 8)}),
+        ("image: .*float", {"image": torch.zeros(1, 3, 16, 8, dtype=torch.uint8)}),
+        ("image: .*-1 to 1", {"image": torch.full((1, 3, 16, 8), float("nan"))}),
+        (r"image: .*\[H, W, 3\]", {"image": np.zeros((16, 8, 4), np.uint8)}),
+        ("image: .*uint8", {"image": np.zeros((16, 8, 3), np.int64)}),
+        ("image: .*0 to 1", {"image": np.full((16, 8, 3), 255.0)}),
+        ("image: .*chip_reader", {"image": Image.fromarray(np.zeros((16, 8), np.float32))}),
+        ("image: .*str", {"image": "ship.png"}),
+        ("image: ", {"image": []}),
+        ("num_images_per_prompt", {"num_images_per_prompt": 0}),
+        ("eta", {"eta": 1.5}),
+        ("output_type", {"output_type": "jpg"}),
+        ("generator: .*3 .*got 2", {"generator": seeds(1, 2), "num_images_per_prompt": 3}),
+        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
+    ):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            tiny_pipeline()(**{"image": chips(1), **call})
 
 
 def test_parts_that_do_not_fit_are_refused():
-    for settings, named in (
-        ({"direction": "sar2opt"}, "direction"),
-        ({"resize": "cubic"}, "resize"),
-        ({"height": 16}, "height and width"),
-        ({"height": 15, "width": 8}, "image: .*multiples of 2"),
-        ({"inside": 4}, "unet: .*in_channels 4"),
-        ({"vae": tiny_vae(vq_embed_dim=5)}, "unet: .*5 channels"),
-        ({"vae": tiny_vae(in_channels=1)}, "vae"),
-        ({"vae": tiny_unet()}, "vae"),
-        ({"scheduler": DDIMScheduler()}, "scheduler"),
+    for words, settings in (
+        ("direction", {"direction": "sar2opt"}),
+        ("resize", {"resize": "cubic"}),
+        ("height and width", {"height": 16}),
+        ("image: .*multiples of 2", {"height": 15, "width": 8}),
+        ("unet: .*in_channels 4", {"inside": 4}),
+        ("unet: .*5 channels", {"vae": tiny_vae(vq_embed_dim=5)}),
+        ("vae", {"vae": tiny_vae(in_channels=1)}),
+        ("vae", {"vae": tiny_unet()}),
+        ("scheduler", {"scheduler": DDIMScheduler()}),
     ):
-        with pytest.raises(ValueError, match=f"^{named}"):
+        with pytest.raises(ValueError, match=f"^{words}"):
             tiny_pipeline(**settings)
+
+
+def same_images(one: BrownianBridgePipeline, other: BrownianBridgePipeline) -> bool:
+    return np.allclose(*(generate(pipe, chips(1), 0) for pipe in (one, other)), atol=1e-5)
+
+
+def test_what_was_trained_is_recorded_and_on_the_card(tmp_path):
+    facts = {
+        "direction": "sar_to_optical", "sar_transform": "SARMaxScale", "sar_low": 1.0, "sar_high": 99.0,
+        "sar_channel": "mean", "resize": "bicubic", "height": 32, "width": 16, "info": {"data_folder": "a|b"},
+    }  # fmt: skip
+    scheduler = BrownianBridgeScheduler(step_rule="dbim", eta=0.5, objective="ysubx")
+    made = tiny_pipeline(scheduler=scheduler, trained_identities={"HOSS": np.array([9, 3])}, **facts)
+    made.save_pretrained(tmp_path)
+    again, index = load_pipeline(tmp_path), json.loads((tmp_path / "model_index.json").read_text())
+    assert {name: again.config[name] for name in facts} == facts
+    assert again.config.trained_identities == {"HOSS": [3, 9]} and same_images(again, made)
+    # diffusers refuses other modules' classes in folders from the hub.
+    assert index["scheduler"] == ["fastreid_mos", "BrownianBridgeScheduler"]
+    assert fastreid_mos.BrownianBridgeScheduler is BrownianBridgeScheduler
+    card = (tmp_path / "README.md").read_text()
+    for fact in ("license: other", "SAR to optical", "| Direction | sar_to_optical |", "| Data set HOSS | 2 identities",
+                 r"| data folder | a\|b |", "predicts y - x_0", "rule dbim, eta 0.5", "modality=1)"):  # fmt: skip
+        assert fact in card, fact
+    assert "latents of a VQModel" in model_card(tiny_pipeline(vae=tiny_vae())).content
+
+
+def test_saved_again_and_in_other_forms(tmp_path, monkeypatch):
+    first, second = tiny_pipeline(0), tiny_pipeline(1)
+    first.save_pretrained(tmp_path)
+    second.save_pretrained(tmp_path)  # replaces it
+    first.save_pretrained(tmp_path, variant="fp16")  # beside the other
+    first.save_pretrained(tmp_path / "bin", safe_serialization=False)
+    with monkeypatch.context() as patch, pytest.raises(MOSError, match="No space left"):
+        patch.setattr(pipeline, "model_card", Mock(side_effect=OSError(28, "No space left on device")))
+        first.save_pretrained(tmp_path)  # a failed save harms nothing
+    for folder, expected, options in (
+        (tmp_path, first, {"variant": "fp16"}),
+        (tmp_path, second, {}),
+        (tmp_path / "bin", first, {"use_safetensors": False}),
+    ):
+        assert same_images(BrownianBridgePipeline.from_pretrained(folder, **options), expected)
+    create_repo, upload = Mock(return_value=SimpleNamespace(repo_id="me/ships")), Mock()
+    monkeypatch.setattr(pipeline, "create_repo", create_repo)
+    monkeypatch.setattr(BrownianBridgePipeline, "_upload_folder", upload)
+    first.save_pretrained(tmp_path / "p", push_to_hub=True, private=True, token="t", commit_message="new")
+    create_repo.assert_called_with("p", exist_ok=True, private=True, token="t")
+    upload.assert_called_with(tmp_path / "p", "me/ships", token="t", commit_message="new")
+
+
+def test_broken_folders_are_named(tmp_path):
+    made = tiny_pipeline(vae=tiny_vae())
+    made.save_pretrained(tmp_path / "whole")
+    with torch.no_grad():
+        made.unet.conv_out.bias[0] = float("nan")
+    for load, name, file, damage, fault in (
+        (load_pipeline, "cut", f"unet/{WEIGHTS}", lambda data: data[:-100], ""),
+        (load_pipeline, "other", "model_index.json", lambda data: data.replace(b"BridgeP", b"P"), "BrownianPipeline"),
+        (load_pipeline, "half", "model_index.json", lambda data: data[:30], "model_index.json"),
+        (load_pipeline, "nan", "model_index.json", lambda data: data, "conv_out.bias .*NaN"),
+        (load_pipeline, "absent", "", None, "no such"),
+        (load_autoencoder, "absent", "", None, "no such"),
+        (load_autoencoder, "cut_vae", f"vae/{WEIGHTS}", lambda data: data[:100], "cannot be loaded"),
+        (load_autoencoder, "whole/unet", "", None, "UNet2DModel"),
+        (load_autoencoder, "whole/scheduler", "", None, "no autoencoder"),
+    ):
+        if damage:
+            made.save_pretrained(tmp_path / name)
+            path = tmp_path / name / file
+            path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(MOSError, match=f"{name}: .*{fault}"):
+            load(tmp_path / name)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_the_code_of_the_card_runs(sized, tmp_path, tiny_hoss, monkeypatch):
+    made = tiny_pipeline() if sized else BrownianBridgePipeline(tiny_unet(size=None), BrownianBridgeScheduler())
+    made.save_pretrained(tmp_path / "p")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(chips(1)[0]).save("ship.png")
+    (tmp_path / "ship.tif").write_bytes(next((tiny_hoss / "HOSS").rglob("*_RGB.tif")).read_bytes())
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "p" / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec("\n".join(blocks).replace("path/to/this/folder", "p").replace("steps=20", "steps=2"), names)
+    assert Image.open("generated.png").size == (8, 16)
+    assert names["pipeline"].scheduler.config.step_rule == "dbim" and len(names["images"]) == 1
+
+
+@pytest.mark.slow
+def test_the_package_alone_needs_no_diffusers():
+    code = """if True:
+        import sys
+        sys.modules["diffusers"] = None  # as if it were not installed
+        import fastreid_mos, fastreid_mos.bridge
+        print([name for name in ("accelerate", "huggingface_hub") if name in sys.modules])
+        fastreid_mos.bridge.BrownianBridgePipeline
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]" and "Error: import of diffusers" in done.stderr, done.stderr[-2000:]

@@ -21,7 +21,6 @@ from tiny_bridge import tiny_pipeline, tiny_vae
 from fastreid_mos.bridge import BrownianBridgePipeline, BrownianBridgeScheduler
 from fastreid_mos.bridge import scheduler as scheduler_module
 from fastreid_mos.bridge.dump import folder as dump_folder
-from fastreid_mos.bridge.dump import run as dump_run
 from fastreid_mos.errors import ChipError, ConfigError, DatasetError, MOSError
 from fastreid_mos.synthetic.folder import open_generated
 from fastreid_mos.synthetic.manifest import pipeline_id, sample_seed
@@ -102,21 +101,13 @@ def test_batch_and_processes_change_no_noise_and_no_picture(world, done, tmp_pat
     reports = dumped("ranks", ranks=(2, 0, 1))
     assert [report.finished for report in reports] == [False, False, True]
     assert sum(report.made for report in reports) == 2 * N_OPTICAL and all(report.made for report in reports)
-    for path in sorted((tmp_path / "ranks").rglob("*_k1_SAR.png"))[::2]:
-        path.unlink()
-    dumped("ranks", batch=2)  # the others are there
-    other, ranks, again = noises
-    assert other == ranks and 0 < len(again) < len(ranks) and again.items() <= ranks.items()
-    assert set(ranks) == {record.seed for record in open_generated(done).records}
+    assert noises[0] == noises[1] and set(noises[0]) == {record.seed for record in open_generated(done).records}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"ETA": 0.0, "STEPS": 5, "ORDER": 2, "SPACING": "quadratic", "SEED": 9},
-        {"RULE": "bbdm", "ETA": 0.7, "STEPS": 6, "CLIP": False, "SEED": 3},
-    ],
-)
+@pytest.mark.parametrize("settings", [
+    {"ETA": 0.0, "STEPS": 5, "ORDER": 2, "SPACING": "quadratic", "SEED": 9},
+    {"RULE": "bbdm", "ETA": 0.7, "STEPS": 6, "CLIP": False, "SEED": 3},
+])  # fmt: skip
 def test_a_chip_can_be_generated_again_from_what_is_recorded(world, tmp_path, settings):
     dump_to(world, tmp_path / "out", *(word for pair in settings.items() for word in pair), splits=("query",))
     generated = open_generated(tmp_path / "out")
@@ -137,17 +128,6 @@ def test_a_chip_can_be_generated_again_from_what_is_recorded(world, tmp_path, se
     stored = pixels(generated.path(record))
     assert np.abs(stored - again()).max() <= 1
     assert all(np.abs(stored - again(**changed)).max() > 3 for changed in others)
-
-
-def test_half_precision_is_recorded_as_it_ran(world, done, tmp_path, monkeypatch):
-    dump_to(world, tmp_path, "PRECISION", "bf16")
-    half = open_generated(tmp_path)
-    off = [np.abs(pixels(half.path(one)) - pixels(done / one.output)).max() for one in half.records]
-    assert 0 < max(off) < 12
-    true = dump_run.load_pipeline
-    monkeypatch.setattr(dump_run, "load_pipeline", lambda *where: true(*where).to(torch.float64))
-    with pytest.raises(DatasetError, match="BRIDGE.SAMPLE.PRECISION: bfloat16 there, float64 now"):
-        dump_to(world, tmp_path, "K", 3)
 
 
 def test_in_latents_and_from_sar_to_optical(world, tmp_path):
@@ -195,18 +175,13 @@ def test_two_sources_of_one_stem(own_world, tmp_path):
     assert len({one.output.lower() for one in opened(tmp_path / "later").records}) == 2
 
 
-def test_a_bridge_that_fails(world, tmp_path, monkeypatch, caplog):
+def test_a_bridge_that_fails(world, tmp_path, monkeypatch):
     nan = SimpleNamespace(images=torch.full((8, 3, 16, 8), float("nan")))
     for effect, words in (([nan], "0001_a_RGB.tif: .*not finite"), (torch.OutOfMemoryError, "BRIDGE.SAMPLE.BATCH")):
         monkeypatch.setattr(BrownianBridgePipeline, "__call__", Mock(side_effect=effect))
         with pytest.raises(MOSError, match=words):
             dump_to(world, tmp_path, "BATCH", 8)
     assert not list(tmp_path.rglob("*.png"))
-    flat = [SimpleNamespace(images=torch.zeros(2, 3, 16, 8))]
-    monkeypatch.setattr(BrownianBridgePipeline, "__call__", Mock(side_effect=flat))
-    # Nothing was generated, so other settings will do.
-    assert dump_to(world, tmp_path, "K", 1, "STEPS", 2, splits=("query",)).finished
-    assert open_generated(tmp_path).facts.steps == 2 and "2 of 2 chips are of one value" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +266,7 @@ def test_a_folder_of_another_dump_is_left_as_it_is(world, copy, done, tmp_path):
         ("SPACING", "trailing", "BRIDGE.SAMPLE.SPACING"),
         ("CLIP", False, "BRIDGE.SAMPLE.CLIP"),
         ("SEED", 3, "BRIDGE.SAMPLE.SEED"),
+        ("PRECISION", "bf16", "BRIDGE.SAMPLE.PRECISION: float32 there, bfloat16 now"),
         ("K", 2, "the bridge's weights"),
     ):
         with pytest.raises(DatasetError, match=words):
@@ -347,4 +323,5 @@ def test_a_full_disk_and_one_without_locks(world, tmp_path, monkeypatch):
         patch.setattr(dump_folder, "_append", Mock(side_effect=full))
         dump_to(world, tmp_path)
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOTSUP, "Operation not supported")))
-    assert dump_to(world, tmp_path).finished
+    # No chip is there yet, so that other settings will do.
+    assert dump_to(world, tmp_path, "STEPS", 2).finished and opened(tmp_path).facts.steps == 2
