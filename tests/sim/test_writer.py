@@ -137,9 +137,3 @@ def test_a_process_that_is_killed_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(writer, "encode", lambda pixels: os.kill(os.getpid(), signal.SIGKILL))
     line = refused(capsys, "--ids", 30, "--output", tmp_path / "out", "--workers", 2)
     assert line.startswith(f"{tmp_path / 'out'}: ") and "--workers" in line
-
-
-def test_the_command_line_reports_and_counts(tmp_path, capsys):
-    assert main(["--ids", "1", "--output", str(tmp_path), "--chips-per-id", "2"]) == 0
-    count, out = len(list((tmp_path / "HOSS").rglob("*.tif"))), capsys.readouterr().out
-    assert all(word in out for word in ("1 identities", f"{count} chips in {tmp_path}", "sim.json", "query"))

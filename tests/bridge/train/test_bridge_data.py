@@ -45,11 +45,6 @@ def test_pair_data_sets_and_folders_of_pairs(tmp_path, monkeypatch, shared_dir):
         (folder / f"{name}_SAR.png").unlink()
     rows = epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered")
     assert rows == [(optical, (sar,)) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs] and len(rows) == 2
-    for side, kind in (("opt", "RGB"), ("sar", "SAR")):
-        (tmp_path / "QXS-SAROPT" / side).mkdir(parents=True)
-        shutil.copy(folder / f"a_7_x_{kind}.png", tmp_path / "QXS-SAROPT" / side / "1.png")
-    (group,) = open_pairs(["QXSSAROPT"]).groups
-    assert group.identity == 1 and [Path(paths[0]).parent.name for paths in group.chips] == ["opt", "sar"]
     mine = write_pairs(tmp_path / "HOSS", ["b", "a", "lonely"])  # its name does not make it the data set
     (mine / "lonely_SAR.png").unlink()
     pairs = open_pairs([str(mine)])
@@ -60,12 +55,10 @@ def test_pair_data_sets_and_folders_of_pairs(tmp_path, monkeypatch, shared_dir):
 
 
 def test_names_that_are_refused(tmp_path, hoss):
-    folder = write_pairs(tmp_path / "mine", ["a"])
-    (tmp_path / "link").symlink_to(folder)
-    (tmp_path / "empty").mkdir()
-    for names in (["HOS"], [tmp_path / "empty"], ["HOSS", "HOSS_O2S"], [folder, tmp_path / "link"]):
+    (folder := tmp_path / "empty").mkdir()
+    for names in (["HOS"], [str(folder)], ["HOSS", "HOSS_O2S"]):
         with pytest.raises(MOSError, match=f"BRIDGE.DATA.NAMES.*{names[-1]}"):
-            open_pairs(list(map(str, names)))
+            open_pairs(names)
 
 
 def test_held_out_identities_are_the_trainers_and_are_left_out(hoss, tmp_path):

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from PIL import Image
 from tiny_bridge import tiny_vae
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from train_world import ROOT, alone, cfg_of, close, metrics, same, steps, tiny_cfg, train, trainer_of, weights
 
 import fastreid_mos
-from fastreid_mos.bridge import BrownianBridgePipeline
-from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.train.autoencoder import AutoencoderSettings
 from fastreid_mos.bridge.train.batches import Latents
 from fastreid_mos.bridge.train.checkpoints import saved_steps
@@ -77,13 +74,12 @@ def test_timesteps_noise_and_dropout_differ_in_each_process_and_step(pairs, tmp_
 
 def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
     """Its gradients of the accumulated batches are added up, which Adam does not see but by its epsilon, here 0."""
-    cfg = cfg_of(pairs, tmp_path, NORMAL, **PLATEAU, ACCUMULATE=2, EMA_EVERY=2, EMA_START=3)
+    cfg = cfg_of(pairs, tmp_path, NORMAL, **PLATEAU, ACCUMULATE=2)
     trainer, by_hand = trainer_of(cfg), trainer_of(cfg)
     trainer.optimizer.param_groups[0]["eps"] = 1e-30
     steps(trainer, 8)
     optimizer = torch.optim.Adam(by_hand.unet.parameters(), lr=0.001, eps=1e-30)
     scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.3, cooldown=0, min_lr=0)
-    average = state(by_hand)
     for batch in range(16):
         loss = by_hand.loss(by_hand.batches.batch(batch), batch)
         loss.backward()
@@ -91,36 +87,11 @@ def test_steps_are_those_of_bbdms_loop(pairs, tmp_path):
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step(float(loss.detach()))
-        if (batch + 1) % 4 == 0:
-            average = averaged(0.9 if batch + 1 >= 6 else 0.0, average, state(by_hand))
-    assert close(state(trainer), state(by_hand)) and close(trainer.pipeline().unet.state_dict(), average)
+    assert close(state(trainer), state(by_hand))
     assert trainer.optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 0.001
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("sides", "condition"), [((0, 1), "none"), ((1, 0), "concat")])
-def test_it_learns_to_make_the_target_from_the_source(tmp_path, sides, condition):
-    """Bright optical pixels are dark SAR ones and the other way round: far from the source itself."""
-    generator = np.random.default_rng(0)
-    (folder := tmp_path / "pairs").mkdir()
-    for name in "abcdef":
-        image = np.full((16, 8), 40, np.uint8)
-        image[generator.integers(2, 8) :][:6, 2:6] = 220
-        Image.fromarray(np.stack([image] * 3, axis=2)).save(folder / f"{name}_RGB.png")
-        Image.fromarray(255 - image).save(folder / f"{name}_SAR.png")
-    keys = {"BRIDGE.DIRECTION": ("optical_to_sar", "sar_to_optical")[sides[0]], "BRIDGE.UNET.CONDITION": condition}
-    solver = {"STEPS": 150, "BATCH": 6, "LR": 0.005, "CHECKPOINT_PERIOD": 1000, "EMA": 0.95}
-    cfg = cfg_of(folder, tmp_path / "out", {**keys, "BRIDGE.UNET.CHANNELS": "[16,16]"}, **solver)
-    pipeline = BrownianBridgePipeline.from_pretrained(train(cfg))
-    read, kinds = BridgeImages.from_cfg(cfg).read, ("RGB", "SAR")
-    given, wanted = (np.stack([read(str(folder / f"{n}_{kinds[side]}.png"), side) for n in "abcdef"]) for side in sides)
-    made = pipeline(given, num_inference_steps=5, generator=torch.Generator().manual_seed(0), output_type="np").images
-    assert np.abs(made - wanted / 255.0).mean() < 0.35 * np.abs(given / 255.0 - wanted / 255.0).mean()
-
-
-@pytest.mark.parametrize(
-    ("decay", "every", "start"), [(0.15, 1, 0), (0.9, 2, 4), (0.9, 2, 3), (0.9, 3, 1), (0.9, 1, 99)]
-)
+@pytest.mark.parametrize(("decay", "every", "start"), [(0.15, 1, 0), (0.9, 2, 3), (0.9, 3, 1), (0.9, 1, 99)])
 def test_the_pipeline_holds_the_averaged_weights(pairs, tmp_path, decay, every, start):
     """BBDM: copies before the start, then decay EMA; diffusers without a start: a decay that rises to it."""
     trainer = trainer_of(cfg_of(pairs, tmp_path, EMA=decay, EMA_EVERY=every, EMA_START=start))
@@ -183,32 +154,32 @@ def test_mixed_precision_trains_and_saves_float32(pairs, tmp_path):
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in made.values())
 
 
-def test_a_loss_that_is_not_finite_names_the_files_and_leaves_the_checkpoint(pairs, tmp_path, monkeypatch):
+def test_after_a_loss_that_is_not_finite_nothing_is_written(pairs, tmp_path, monkeypatch):
     own = BridgeTrainer.loss  # wrong in the second batch of step 5
     monkeypatch.setattr(BridgeTrainer, "loss", lambda self, batch, n: own(self, batch, n) * (np.inf if n == 9 else 1))
     cfg = cfg_of(pairs, tmp_path / "out", ACCUMULATE=2, CHECKPOINT_PERIOD=4)
-    with pytest.raises(MOSError, match="loss .* step 5 ") as caught:
+    with pytest.raises(MOSError, match="loss .* step 5 "):
         train(cfg)
-    other, named = ({path for row in trainer_of(cfg).batches.draw(n) for path in row[:2]} for n in (8, 9))
-    assert all(path in str(caught.value) for path in named) and not all(path in str(caught.value) for path in other)
     assert saved_steps(str(tmp_path / "out" / "checkpoints")) == [4] and not (tmp_path / "out" / "pipeline").exists()
     assert [row["step"] for row in metrics(tmp_path / "out")] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_it_stops_before_the_weights_are_touched_whichever_process_meets_it(pairs, tmp_path, what):
-    trainer = trainer_of(cfg_of(pairs, tmp_path))
+def test_it_stops_before_the_weights_are_touched_and_names_the_files(pairs, tmp_path, what):
+    trainer = trainer_of(cfg_of(pairs, tmp_path, BATCH=1, ACCUMULATE=2))
     start, trainer.batches.processes = state(trainer), 2
-    spoilt = torch.tensor([float("nan") if what == "loss" else 1.0, 1.0])
+    spoilt = torch.tensor([1.0, float("nan") if what == "loss" else 1.0, 1.0])  # the second process's second batch
 
     def two_processes(values):
-        values[:, 1] = float("nan")  # the gradient is that of all
+        values[:, 2] = float("nan")  # the gradient is that of all
         return torch.cat([values, values * spoilt])
 
     trainer.accelerator.gather = two_processes
     with pytest.raises(MOSError, match=f"{what} .* step 1 ") as caught:
         steps(trainer, 1)
-    assert all(path in str(caught.value) for pair in trainer.batches.draw(0, 1) for path in pair[:2])
+    files = trainer.batches.draw(1, 1) if what == "loss" else trainer.batches.draw(0, 1)
+    assert str(caught.value).endswith(f"files: {', '.join(files[0][:2])}") or what == "gradient"
+    assert all(path in str(caught.value) for path in files[0][:2])
     assert same(state(trainer), start) and trainer.ema.optimization_step == trainer.rates.last_epoch == 0
 
 
@@ -232,22 +203,18 @@ def test_bbdms_starting_weights(pairs, tmp_path):
 
 def test_bbdm_yml_is_template_lbbdm_f4(pairs, tmp_path):
     """BBDM's released settings, as far as a network small enough for a test shows them."""
-    cfg = fastreid_mos.load_cfg(file := str(ROOT / "configs/HOSS/bbdm.yml"))
     own = {"BRIDGE.LATENT.TRAIN": False, "MODEL.DEVICE": "cpu", "BRIDGE.UNET.CHANNELS": "[16,32,32]"}
-    trainer = trainer_of(tiny_cfg(tmp_path, {**alone(pairs), **own, "BRIDGE.UNET.HEAD_DIM": "16"}, file))
-    wanted = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0}
-    assert trainer.optimizer.param_groups[0].items() >= wanted.items()
+    cfg = tiny_cfg(tmp_path, {**alone(pairs), **own, "BRIDGE.UNET.HEAD_DIM": "16"}, str(ROOT / "configs/HOSS/bbdm.yml"))
+    trainer, vae = trainer_of(cfg), AutoencoderSettings.from_cfg(cfg)
     wanted = {"factor": 0.5, "patience": 3000, "threshold": 1e-4, "cooldown": 3000, "min_lrs": [5e-7],
               "mode": "min", "threshold_mode": "rel"}  # fmt: skip
     assert {name: getattr(trainer.rates, name) for name in wanted} == wanted
     # The EMA's n-th update is at batch 32 n; it averages from batch 30,000 on.
     decays = [trainer.ema.get_decay(n) for n in (1, 30_000 // 32, 30_000 // 32 + 1, 30_000 // 32 + 2)]
     assert decays == [0.0, 0.0, 0.995, 0.995]
-    assert trainer.unet.mid_block.attentions[0].group_norm is not None and trainer.unet.config.in_channels == 3
-    plain = {"FLIP": 0, "BATCH": 8, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "ACCUMULATE": 4, "EMA_EVERY": 8}
-    assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER}.items() >= plain.items()
-    assert cfg.BRIDGE.UNET.DROPOUT == 0 and cfg.BRIDGE.UNET.INIT == "normal"
-    vae = AutoencoderSettings.from_cfg(cfg)
+    wanted = {"FLIP": 0, "LOSS": "l1", "CLIP_NORM": 0, "PRECISION": "no", "ACCUMULATE": 4, "EMA_EVERY": 8, "LR": 1e-4}
+    wanted |= {"DROPOUT": 0, "INIT": "normal", "CONDITION": "none", "ATTENTION_NORM": True}
+    assert {**cfg.BRIDGE.DATA, **cfg.BRIDGE.SOLVER, **cfg.BRIDGE.UNET}.items() >= wanted.items()
     assert (vae.channels, vae.layers, vae.latent_channels, vae.codes, vae.flip) == ((128, 256, 512), 2, 3, 8192, 0)
     assert not vae.normalize
 

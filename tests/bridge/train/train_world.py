@@ -26,8 +26,12 @@ LATENT = {"BRIDGE.LATENT.TRAIN": True, "BRIDGE.LATENT.CHANNELS": "[8,8]", "BRIDG
 
 
 def words(keys) -> list[str]:
-    """KEY VALUE words of a mapping, over :data:`TINY`."""
     return [str(word) for pair in {**TINY, **keys}.items() for word in pair]
+
+
+def arguments(keys, *flags) -> list[str]:
+    """Of tools/train_bbdm.py."""
+    return ["--config-file", DEBUG, *map(str, flags), *words(keys)]
 
 
 def tiny_cfg(output, keys=(), config=DEBUG):
@@ -35,7 +39,7 @@ def tiny_cfg(output, keys=(), config=DEBUG):
 
 
 def alone(folder) -> dict:
-    """Keys to train on a folder of pairs; nothing is tested or dumped."""
+    """Keys to train on a folder of pairs alone."""
     return {"BRIDGE.DATA.NAMES": f"['{folder}']", "DATASETS.TESTS": "()", "BRIDGE.SAMPLE.SPLITS": "[]"}
 
 

@@ -1,9 +1,10 @@
-"""A bridge's run: what it leaves, and that it resumes exactly, or says why it may not."""
+"""A bridge's run: what it leaves, that it resumes exactly, or says why it may not; tools/train_bbdm.py."""
 
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train_world import LATENT, ROOT, alone, cfg_of, interrupted, metrics, same, tiny_cfg, train, weights
+from train_world import LATENT, ROOT, alone, arguments, cfg_of, interrupted, metrics, same, tiny_cfg, train, weights
 
 from fastreid_mos.bridge import BrownianBridgePipeline
 from fastreid_mos.bridge.images import BridgeImages
@@ -23,19 +24,16 @@ from fastreid_mos.bridge.train.checkpoints import ResumePoint, bound_config, res
 from fastreid_mos.bridge.train.leaks import held_out
 from fastreid_mos.bridge.train.pairs import open_pairs
 from fastreid_mos.bridge.train.trainer import BridgeTrainer
-from fastreid_mos.errors import CheckpointError, ChipError, MOSError
+from fastreid_mos.cli import BAD_INPUT
+from fastreid_mos.errors import CheckpointError, ChipError, DatasetError, MOSError
 from fastreid_mos.files import only_run
+from fastreid_mos.synthetic.folder import open_generated
 from fastreid_mos.synthetic.manifest import pipeline_id
+from tools import train_bbdm
 
 
 def logged(output) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["lr"]) for row in metrics(output)]
-
-
-def events_of(output) -> EventAccumulator:
-    events = EventAccumulator(str(output))
-    events.Reload()
-    return events
 
 
 @pytest.mark.slow
@@ -49,10 +47,8 @@ def test_a_run_leaves_a_pipeline_logs_and_its_last_checkpoints(pairs, tmp_path):
     wanted = {"direction": "optical_to_sar", "height": 16, "width": 8, "trained_identities": {"pairs": [0, 1, 2, 3, 4]}}
     assert pipeline.config.items() >= {**wanted, "sar_transform": "SARDenoise"}.items()
     assert pipeline.scheduler.config.step_rule == "dbim" and pipeline.scheduler.config.objective == "grad"
-    events = events_of(output)
-    written = {event.step: event.value for event in events.Scalars("train/loss")}
-    assert written == pytest.approx({step: loss for step, loss, _ in logged(output)})
-    grids = events.Images("source, generated, real")
+    events = EventAccumulator(str(output))
+    grids = events.Reload().Images("source, generated, real")
     picture = np.asarray(Image.open(io.BytesIO(grids[1].encoded_image_string)))
     assert [grid.step for grid in grids] == [4, 8] and picture.shape == (4 * 18 + 2, 3 * 10 + 2, 3)
     source, made, real = (picture[2:18, left : left + 8] for left in (2, 12, 22))
@@ -96,8 +92,6 @@ def test_killed_anywhere_the_same_call_ends_in_the_same_weights(pairs, tmp_path)
     made = train(tiny_cfg(output, keys))
     assert same(weights(made), weights(wanted)) and pipeline_id(made) == pipeline_id(wanted)
     assert logged(output) == logged(whole)
-    assert [event.step for event in events_of(output).Scalars("train/loss")] == list(range(8))  # none is there twice
-    assert not [path for path in output.rglob("*") if path.name.endswith((".tmp", ".saving", ".removed"))]
     # Done: nothing is touched again.
     files = [path for path in output.rglob("*") if path.is_file() and path.name != "log.txt"]
     before = [path.stat().st_mtime_ns for path in files]
@@ -129,41 +123,35 @@ def test_more_steps_resume_from_a_finished_run_with_a_constant_rate(pairs, tmp_p
 
 
 NEW = "LATENT.TRAIN=True LATENT.CHANNELS=[8,8] "
+BOUND = [  # keys of BRIDGE before and now, and what differs
+    ("SOLVER.LR=0.002", "SAMPLE.K=9 SOLVER.KEEP_CHECKPOINTS=1", "SOLVER.LR 0.002 (now 0.001)"),
+    ("", "SOLVER.EMA_EVERY=2", "SOLVER.EMA_EVERY 1 (now 2)"),  # a key that the checkpoint does not know
+    ("LATENT.CODES=16 LATENT.NORMALIZE=False SOLVER.PLATEAU.PATIENCE=7", "", ""),
+    ("LATENT.PATH=a LATENT.CODES=16", "LATENT.PATH=a", ""),
+    (
+        "LATENT.PATH=a LATENT.NORMALIZE=False",
+        "LATENT.PATH=b",
+        "NORMALIZE False (now True), BRIDGE.LATENT.PATH a (now b)",
+    ),
+    (NEW + "LATENT.CODES=16", NEW, "LATENT.CODES 16 (now 1024)"),
+    (NEW + "INIT_FROM=a LATENT.CODES=16", NEW + "INIT_FROM=a", ""),
+    ("SOLVER.SCHED=plateau SOLVER.PLATEAU.PATIENCE=7", "SOLVER.SCHED=plateau", "PLATEAU.PATIENCE 7 (now 3000)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "differs"),
-    [
-        ("SOLVER.LR=0.002", "SAMPLE.K=9 SOLVER.KEEP_CHECKPOINTS=1", "SOLVER.LR 0.002 (now 0.001)"),
-        ("", "SOLVER.EMA_EVERY=2", "SOLVER.EMA_EVERY 1 (now 2)"),  # a key that the checkpoint does not know
-        ("LATENT.CODES=16 LATENT.NORMALIZE=False SOLVER.PLATEAU.PATIENCE=7", "", ""),
-        ("LATENT.PATH=a LATENT.CODES=16", "LATENT.PATH=a", ""),
-        (
-            "LATENT.PATH=a LATENT.NORMALIZE=False",
-            "LATENT.PATH=b",
-            "NORMALIZE False (now True), BRIDGE.LATENT.PATH a (now b)",
-        ),
-        (NEW + "LATENT.CODES=16", NEW, "LATENT.CODES 16 (now 1024)"),
-        (NEW + "INIT_FROM=a LATENT.CODES=16", NEW + "INIT_FROM=a", ""),
-        ("SOLVER.SCHED=plateau SOLVER.PLATEAU.PATIENCE=7", "SOLVER.SCHED=plateau", "PLATEAU.PATIENCE 7 (now 3000)"),
-    ],
-)
-def test_a_run_is_bound_to_the_keys_that_it_uses(tmp_path, before, now, differs):
-    """And to its pairs."""
+@pytest.mark.parametrize(("before", "now", "differs"), BOUND)
+def test_a_run_is_bound_to_its_pairs_and_the_keys_that_it_uses(tmp_path, before, now, differs):
     own = ([f"BRIDGE.{pair}".split("=") for pair in keys.split()] for keys in (before, now))
     one, other = (cfg_of("pairs", tmp_path, keys) for keys in own)
-    folder = tmp_path / "checkpoints" / "step_1"
-    folder.mkdir(parents=True)
-    config, facts = bound_config(one), {"pairs": "0a"}
+    (folder := tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
+    config = bound_config(one)
     assert config.keys() >= {"SEED", "INPUT.SAR.TRANSFORM", "TEST.HOLDOUT.SEED"}
     config.pop("BRIDGE.SOLVER.EMA_EVERY")
-    (folder / "state.json").write_text(json.dumps({"config": config, "facts": facts, "step": 1, "seed": 0}))
+    (folder / "state.json").write_text(json.dumps({"config": config, "facts": {"pairs": "0a"}, "step": 1, "seed": 0}))
     if not differs:
-        assert resume_point(other, facts) == ResumePoint(1, 0, str(folder))
-    for pairs, named in (("0a", differs), ("1b", "pairs 0a (now 1b)")):
-        if named:
-            with pytest.raises(CheckpointError, match=f"step_1: .*{re.escape(named)}"):
-                resume_point(other, {"pairs": pairs})
+        assert resume_point(other, {"pairs": "0a"}) == ResumePoint(1, 0, str(folder))
+    with pytest.raises(CheckpointError, match=rf"step_1: .*{re.escape(differs)}.*pairs 0a \(now 1b"):
+        resume_point(other, {"pairs": "1b"})
 
 
 @pytest.mark.slow
@@ -177,9 +165,6 @@ def test_a_damaged_checkpoint_is_named(pairs, tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="step_4.* remove "):
             train(cfg)
         (newest / name).write_bytes(whole)
-    shutil.rmtree(newest)
-    wanted = train(cfg_of(pairs, tmp_path / "whole", CHECKPOINT_PERIOD=2))
-    assert same(weights(train(cfg)), weights(wanted))
 
 
 def test_folders_of_others_and_of_a_run_at_work_are_left_alone(pairs, tmp_path, monkeypatch):
@@ -223,3 +208,76 @@ def test_a_bad_chip_stops_before_anything_is_written(pairs, tmp_path):
     with pytest.raises(ChipError, match="c_SAR.png"):
         train(cfg_of(pairs, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def tool(keys, *flags) -> int:
+    """Exit status of tools/train_bbdm.py."""
+    return train_bbdm.main(arguments(keys, *flags))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["optical_to_sar", "sar_to_optical"])
+def test_train_and_dump_in_either_direction(tiny_hoss, hoss, tmp_path, direction):
+    output = tmp_path / "out"
+    keys = {"BRIDGE.DIRECTION": direction, "TEST.HOLDOUT.FRACTION": 0.3, "OUTPUT_DIR": output}
+    assert tool(keys) == 0
+    made = open_generated(str(output / "synthetic"))
+    made.verify()
+    for split in ("query", "gallery"):
+        kind = "RGB" if direction == "optical_to_sar" else "SAR"
+        chips = {os.path.basename(path) for path, *_ in getattr(hoss, split) if kind in os.path.basename(path)}
+        rows = [row for row in made.records if row.split == split]
+        assert {os.path.basename(row.source) for row in rows} == chips and len(rows) == 2 * len(chips)
+    held = {row.identity for row in made.records if row.split == "holdout"}
+    trained = set(made.facts.trained_identities["HOSS"])
+    assert held and not held & trained and trained <= {pid for _, pid, _ in hoss.train}
+    assert made.facts.direction == direction and (made.facts.steps, made.facts.rule, made.facts.k) == (4, "dbim", 2)
+    with pytest.raises(DatasetError) as few:  # more samples, by the command that is on record
+        made.select([str(tiny_hoss / made.records[0].source)], [0, 1, 2])
+    shown = shlex.split(str(few.value).rpartition(": ")[2])
+    assert shown[:2] == ["python", "tools/train_bbdm.py"] and train_bbdm.main(shown[2:]) == 0
+    more = open_generated(str(output / "synthetic"))
+    more.verify()
+    assert len(more.records) == 3 * len(made.records) // 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_dump_together(hoss, tmp_path, capsys):
+    output = tmp_path / "out"
+    keys = {"BRIDGE.SOLVER.SAMPLE_PERIOD": 4, "OUTPUT_DIR": output}
+    command = [sys.executable, "tools/train_bbdm.py", *arguments(keys, "--num-gpus", 2)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert done.stdout.count("2 x cpu, 8 steps of 4 pairs") == 1
+    open_generated(str(output / "synthetic")).verify()
+    state = json.loads((output / "checkpoints" / "step_8" / "state.json").read_text())
+    assert state["facts"]["processes"] == 2 and [row["step"] for row in metrics(output)] == list(range(8))
+    # With the bridge done, one process dumps as well as two; to train on, it must be two again.
+    assert tool({**keys, "BRIDGE.SAMPLE.K": 3}) == 0
+    assert tool({**keys, "BRIDGE.SOLVER.STEPS": 9}) == BAD_INPUT and "processes 2 (now 1)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_real_pairs_then_init_from(hoss, shared_dir, tmp_path):
+    pairs = shared_dir / "real_chips" / "pairs"
+    keys = {"BRIDGE.DATA.NAMES": f"['{pairs}']", "BRIDGE.SAMPLE.SPLITS": "[]", "OUTPUT_DIR": tmp_path / "first"}
+    assert tool(keys) == 0 and not (tmp_path / "first" / "synthetic").exists()
+    keys = {"BRIDGE.SAMPLE.SPLITS": "['query']", "OUTPUT_DIR": tmp_path / "second"}
+    assert tool(keys, "--init-from", tmp_path / "first" / "pipeline") == 0
+    facts = open_generated(str(tmp_path / "second" / "synthetic")).facts
+    assert set(facts.trained_identities) == {"HOSS", "pairs"} and len(facts.trained_identities["pairs"]) == 17
+
+
+def test_wrong_calls_are_one_line(hoss, tmp_path, capsys):
+    output = tmp_path / "out"
+    (tmp_path / "file").write_text("")
+    for named, key, value, *flags in (
+        ("OUTPUT_DIR", "OUTPUT_DIR", tmp_path / "file"),
+        (f"{output}/pipeline", "OUTPUT_DIR", output, "--dump-only"),
+        ("m_max", "BRIDGE.SCHEDULER.M_MAX", 1.0),
+        ("BRIDGE.UNET", "BRIDGE.UNET.GROUPS", 3),
+    ):
+        assert tool({"OUTPUT_DIR": output, key: value}, *flags) == BAD_INPUT and not output.exists()
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert named in line
