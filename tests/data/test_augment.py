@@ -81,42 +81,32 @@ def test_erasing_is_normal_noise_after_normalization():
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     plain, images = augmented(*opts)
     noise, shares, ratios = [], [], []
-    for image in images:
-        changed = (image != plain).all(0)
-        if changed.any():
-            rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
-            height, width = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
-            assert changed.sum() > 0.98 * height * width  # one filled rectangle
-            shares.append(height * width / (128 * 64))
-            ratios.append(height / width)
-            noise.append(((image - mean) / std)[:, changed])
+    for changed, image in (((image != plain).all(0), image) for image in images if not torch.equal(image, plain)):
+        (height, width) = (int(changed.any(axis).sum()) for axis in (1, 0))
+        assert changed.sum() > 0.98 * height * width  # one filled rectangle
+        shares.append(height * width / (128 * 64))
+        ratios.append(height / width)
+        noise.append(((image - mean) / std)[:, changed])
     assert abs(len(noise) / len(images) - 0.5) < 0.1
     assert 0.015 < min(shares) < 0.06 and 0.28 < max(shares) < 0.34
     assert 0.28 < min(ratios) < 0.6 and 2 < max(ratios) < 3.5
     values = torch.cat(noise, 1)
     assert values.mean(1).abs().max() < 0.03 and (values.std(1) - 1).abs().max() < 0.03
     assert len(torch.unique(values[0, :500])) > 490  # per pixel
-
-
-def test_erasing_leaves_its_input_and_what_does_not_fit():
     image = torch.rand(3, 64, 32)
-    before = image.clone()
+    before = image.clone()  # stays, and is what comes out where no rectangle fits
     assert torch.equal(NoiseErasing(1.0, [0.9, 0.9], [0.01, 0.01], [0.0] * 3, [1.0] * 3)(image), image)
-    erased = NoiseErasing(1.0, [0.2, 0.2], [1.0, 1.0], [0.0] * 3, [1.0] * 3)(image)
-    assert not torch.equal(erased, before) and torch.equal(image, before)
+    assert not torch.equal(NoiseErasing(1.0, [0.2, 0.2], [1.0, 1.0], [0.0] * 3, [1.0] * 3)(image), before)
+    assert torch.equal(image, before)
 
 
-def test_constant_erasing_and_the_order_of_steps():
+def test_constant_erasing():
     value = [300.0, -5.0, 7.5]
     on = ["INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", 1.0, "INPUT.REA.MODE", "const", "INPUT.REA.VALUE", value]
     plain, images = augmented(*on, n=20)
     for image in images:
         changed = (image != plain).any(0)
         assert changed.any() and (image[:, changed] == torch.tensor(value)[:, None]).all()
-    on += ["INPUT.FLIP.ENABLED", "True", "INPUT.CJ.ENABLED", "True", "INPUT.CJ.PROB", "1.0", "INPUT.AUGMENT.ORDER"]
-    orders = "['resize','flip','erase']", "['flip','color_jitter','resize','erase']"
-    one, two = (augmented(*on, order, n=1)[1][0] for order in orders)
-    assert not torch.equal(one, two)
 
 
 NODES = ("CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT")
@@ -138,10 +128,11 @@ def test_order_of_the_config():
             chosen("INPUT.AUGMENT.ORDER", order)
 
 
-@pytest.mark.parametrize("node", NODES)
-def test_fastreids_other_steps_work(node):
-    opts = [f"INPUT.{node}.ENABLED", "True"] + ([f"INPUT.{node}.PROB", "1.0"] if node not in ("CROP", "AFFINE") else [])
-    plain, images = augmented(*opts, n=130 if node == "RPT" else 12)  # random patch begins with a pool of 100
-    size = (224, 224) if node == "CROP" else (128, 64)
-    assert all(image.shape == (3, *size) and image.min() >= 0 and image.max() <= 255 for image in images)
-    assert sum(image.shape != plain.shape or not torch.equal(image, plain) for image in images) > len(images) // 10
+def test_fastreids_other_steps_work():
+    for node in NODES:
+        prob = [] if node in ("CROP", "AFFINE") else [f"INPUT.{node}.PROB", "1.0"]
+        number = 130 if node == "RPT" else 12  # random patch begins with a pool of 100
+        plain, images = augmented(f"INPUT.{node}.ENABLED", "True", *prob, n=number)
+        size = (224, 224) if node == "CROP" else (128, 64)
+        assert all(image.shape == (3, *size) and image.min() >= 0 and image.max() <= 255 for image in images)
+        assert sum(image.shape != plain.shape or not torch.equal(image, plain) for image in images) > number // 10

@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -28,14 +27,6 @@ def pil(pixels, kind) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind)
     return stream.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def tiff_header(width: int, height: int, **changed: int) -> bytes:
@@ -60,8 +51,7 @@ BAD = {
     "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
     "long TIFF": (tiff_header(20, 100_000), "claims 20 x 100000"),
     "large TIFF": (tiff_header(16_000, 16_000, t277=3), "claims 16000 x 16000"),
-    "PNG bomb": (png_header(100_000, 100_000), "exceeds limit|claims 100000"),
-    "smaller PNG bomb": (png_header(17_000, 5), "claims 17000 x 5"),
+    "long PNG": (pil(np.zeros((1, 17_000), np.uint8), "PNG"), "claims 17000 x 1"),
     "TIFF with less data than pixels": (tiff_header(50, 50), "less pixel data"),
     "TIFF whose data is elsewhere": (tiff_header(4, 2, t273=4_000_000), "beyond the end"),
     "unknown compression": (tiff_header(4, 2, t259=31_337), "cannot be decoded"),
@@ -98,17 +88,13 @@ def test_sar_read_as_optical_and_optical_without_a_ship(rgb_path):
 
 def test_what_is_no_file(tmp_path):
     (tmp_path / "1_SAR.tif").mkdir()
-    cases = [
-        (tmp_path / "1_SAR.tif", "is a folder"), (os.fsencode(tmp_path / "2_SAR.tif"), "no such file"),
-        (tmp_path / ("x" * 400 + "_SAR.tif"), "cannot be opened"),
-    ]  # fmt: skip
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "3_SAR.tif")  # reading it would wait forever
-        cases.append((tmp_path / "3_SAR.tif", "not an ordinary file"))
-    for path, words in cases:
-        with pytest.raises(ChipError, match=words) as caught:
-            read_chip(path)
-        assert str(caught.value).startswith(os.fsdecode(path))
+    os.mkfifo(tmp_path / "3_SAR.tif")  # reading it would wait forever
+    for name, words in (
+        ("1_SAR.tif", "is a folder"), ("2_SAR.tif", "no such file"), ("3_SAR.tif", "is not an ordinary file"),
+        ("x" * 400 + "_SAR.tif", "cannot be opened"),
+    ):  # fmt: skip
+        with pytest.raises(ChipError, match=rf"^{tmp_path / name}: {words}"):
+            read_chip(os.fsencode(tmp_path / name))
 
 
 KINDS = {

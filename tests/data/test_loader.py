@@ -13,14 +13,14 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from fastreid.utils import comm
-from made_chips import TRAINING, optical, read_tiff, sar
+from made_chips import TRAINING, optical
 from PIL import Image
 
 from fastreid_mos.data import HOSS, build_test_loader, build_train_loader, ship_size_features
 from fastreid_mos.data.build import build_generated_loader
 from fastreid_mos.data.listing import as_numbers, identity_key
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS
-from fastreid_mos.errors import ChipError, DatasetError
+from fastreid_mos.errors import ChipError
 
 TENSORS = ("images", "sizes", "metres", "targets", "camids", "modalities")
 
@@ -102,22 +102,6 @@ def test_test_loader_gives_each_chip_once_in_order(make_cfg, hoss_root, monkeypa
         # Whole batches of one process: in a batch of another size a feature has other last digits.
         found += [batch["img_paths"] for batch in build_test_loader(cfg, chips)]
     assert found == [batch["img_paths"] for batch in batches]
-
-
-def test_nothing_to_load(make_cfg):
-    for build, kind in ((build_train_loader, "training chips in HOSS under"), (build_test_loader, "chips")):
-        with pytest.raises(DatasetError, match=f"^no {kind}"):
-            build(make_cfg(), [])
-
-
-def test_sar_transform_and_channel_of_the_config(make_cfg, sar_path):
-    read_tiff(sar_path, np.stack([sar(0), sar(1) ** 3], -1), photometric="minisblack", planarconfig="contig")
-    changes = {"TRANSFORM": "SARMaxScale", "CHANNEL": "1", "HIGH_PERCENTILE": "80.0", "LOW_PERCENTILE": "40.0"}
-    usual, *others = (
-        next(iter(build_test_loader(make_cfg(*opts), [(str(sar_path), 1, 1)])))["images"]
-        for opts in ((), *((f"INPUT.SAR.{key}", value) for key, value in changes.items()))
-    )
-    assert usual[:, 0].equal(usual[:, 1]) and not any(usual.equal(other) for other in others)
 
 
 def test_data_sets_of_another_kind(make_cfg, tmp_path):

@@ -25,17 +25,16 @@ from fastreid_mos.data.transforms import SARDifference, sar_differences
 CASES = ("gamma", "lognormal", "zeros", "signed", "spike", "uint16", "constant", "tiny")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_golden_stretch(golden, case):
+def test_golden_stretch(golden):
     values = golden("sar_denoise")
-    pixels = values[f"{case}_pixels"]
-    for low, high in ((5, 100), (2, 98), (0, 100)):
-        got = sar_denoise(pixels, low, high)
-        assert got.dtype == np.uint8
-        np.testing.assert_array_equal(got, values[f"{case}_p{low}_{high}"][..., None].repeat(3, axis=2))
-    np.testing.assert_array_equal(sar_denoise(pixels), sar_denoise(pixels, 5.0, 100.0))
-    if f"{case}_max" in values:
-        np.testing.assert_array_equal(sar_max_scale(pixels), values[f"{case}_max"][..., None].repeat(3, axis=2))
+    for case in CASES:
+        pixels = values[f"{case}_pixels"]
+        for low, high in ((5, 100), (2, 98), (0, 100)):
+            wanted = values[f"{case}_p{low}_{high}"][..., None].repeat(3, axis=2)
+            np.testing.assert_array_equal(sar_denoise(pixels, low, high), wanted)
+            assert sar_denoise(pixels).dtype == np.uint8
+        if f"{case}_max" in values:
+            np.testing.assert_array_equal(sar_max_scale(pixels), values[f"{case}_max"][..., None].repeat(3, axis=2))
 
 
 def test_golden_real_chips(golden, shared_dir):
@@ -87,8 +86,6 @@ def test_golden_size_features(golden):
     values = golden("size_features")
     got = ship_size_features(values["width"], values["height"], values["modality"])
     np.testing.assert_allclose(got, values["features"], rtol=1e-5)
-    one = ship_size_features(int(values["width"][3]), int(values["height"][3]), int(values["modality"][3]))
-    np.testing.assert_allclose(one, values["features"][3], rtol=1e-5)
 
 
 NAMES = {
