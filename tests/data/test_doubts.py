@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
 from made_chips import read_tiff, sar, write_tiff
 from PIL import Image
 
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.train.batches import ChipStore
 from fastreid_mos.data import SAR, SARDenoise, build_test_loader, build_train_loader, doubts, read_chip
-from fastreid_mos.data import loader as loader_module
 from fastreid_mos.data.doubts import Doubts
 
 ROWS, COLUMNS = np.mgrid[:50, :30]
@@ -74,12 +69,6 @@ def test_doubtful_and_ordinary_optical(rgb_path):
     assert not read_chip(rgb_path).doubts
 
 
-@pytest.mark.slow
-def test_simulated_chips_are_ordinary(tiny_hoss):
-    paths = list((tiny_hoss / "HOSS").rglob("*.tif"))
-    assert len(paths) > 12 and not [path for path in paths if read_chip(path).doubts]
-
-
 def test_real_chips_are_ordinary(shared_dir):
     """But for a coloured plot of a chip, which is none; I and Q in channels are reported as taken so."""
     folders = ("hoss_sample/HOSS", "real_chips/pairs", "real_chips/sar_formats")
@@ -90,42 +79,22 @@ def test_real_chips_are_ordinary(shared_dir):
     assert found == {"misnamed": (doubts.COLOUR_SAR,), "slc": (doubts.AS_IQ,)}
 
 
-@pytest.fixture
-def chips(tmp_path, monkeypatch, caplog):
-    """Nine chips of three identities, four of them in decibels, and the log from here on."""
+def test_a_pass_reports_each_kind_once_with_the_count(make_cfg, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Doubts, "_reported", set())
-    caplog.set_level(logging.WARNING, "fastreid_mos.data")
-    items = []
+    chips = []
     for number in range(9):
         pixels = sar(number, 30, 20)
         pixels = 10 * np.log10(pixels + 1e-3) if number in (1, 4, 6, 8) else pixels
-        items.append((str(write_tiff(tmp_path / f"{number}_SAR.tif", pixels)), number % 3, SAR))
-    return items
-
-
-@pytest.mark.parametrize("kept", ["none", "memory", "disk"])
-def test_a_pass_reports_each_kind_once_with_the_count(make_cfg, tmp_path, chips, caplog, kept):
-    cfg = make_cfg("INPUT.SAR.CACHE", kept, "INPUT.SAR.CACHE_DIR", tmp_path / "kept")
+        chips.append((str(write_tiff(tmp_path / f"{number}_SAR.tif", pixels)), number % 3, SAR))
     for _ in range(2):
-        loader = build_test_loader(cfg, chips)
-        assert all("doubts" not in batch for batch in loader)
-        list(loader)
+        assert all("doubts" not in batch for batch in build_test_loader(make_cfg(), chips))
     assert caplog.messages == [f"4 of 9 chips {doubts.NEGATIVE}; such as {chips[1][0]}"]
-    Doubts._reported.clear()  # kept images keep their doubts, and the bridge reports them too
-    list(build_test_loader(cfg, chips))
+    Doubts._reported.clear()  # a training reports when it has read as many chips, the bridge when it has read all
+    stream = iter(build_train_loader(make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler"), chips))
+    next(stream)
+    assert len(caplog.messages) == 1
+    next(stream)
+    assert len(caplog.messages) == 2
     Doubts._reported.clear()
     ChipStore(BridgeImages((16, 8), SARDenoise()), [(path, SAR) for path, _, _ in chips])
-    assert len(caplog.messages) == 3 and all(line.startswith("4 of 9 chips ") for line in caplog.messages)
-
-
-@pytest.mark.parametrize("processes, batches", [(1, 3), (1, 9), (2, 2)])
-def test_training_reports_once_after_its_share_of_a_pass(make_cfg, chips, caplog, monkeypatch, processes, batches):
-    monkeypatch.setattr(loader_module, "comm", SimpleNamespace(get_world_size=lambda: processes))
-    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "TrainingSampler", "SOLVER.IMS_PER_BATCH", 1)
-    stream = iter(build_train_loader(cfg, [chips[number] for number in (1, 4, 6, 8)]))
-    for number in range(batches):
-        assert len(caplog.messages) == (number >= 4 / processes)
-        next(stream)
-    stream.close()  # or when it ends
-    read = min(batches, 4 // processes)
-    assert len(caplog.messages) == 1 and f"{read} of {read} chips " in caplog.text
+    assert len(caplog.messages) == 3 and all(line.startswith("4 of ") for line in caplog.messages)

@@ -1,9 +1,10 @@
-"""SAR to 8 bits and size features: golden values, and what has none; how two readings of SAR differ."""
+"""SAR to 8 bits, size features and the test-time input against golden values; each training step and their order."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from fastreid_mos import get_cfg, load_cfg
 from fastreid_mos.data import (
@@ -13,14 +14,19 @@ from fastreid_mos.data import (
     ChipReader,
     SARDenoise,
     SARMaxScale,
+    build_test_loader,
     read_chip,
     sar_denoise,
     sar_max_scale,
     ship_metres,
     ship_size_features,
 )
+from fastreid_mos.data.augment import NoiseErasing, build_augmentation, steps_in_order
+from fastreid_mos.data.loader import ChipDataset
 from fastreid_mos.data.modality import Modality, item_modality, modality_from_name
+from fastreid_mos.data.seeding import drawn_from
 from fastreid_mos.data.transforms import SARDifference, sar_differences
+from fastreid_mos.errors import ConfigError
 
 CASES = ("gamma", "lognormal", "zeros", "signed", "spike", "uint16", "constant", "tiny")
 
@@ -119,3 +125,118 @@ def test_percentiles_count_for_denoising_only():
         found = sar_differences(record, cfg)
         assert [one.key for one in found] == [f"INPUT.SAR.{key}" for key in keys]
         assert SARDifference("INPUT.SAR.LOW_PERCENTILE", 1.0, 5.0) in found or "LOW_PERCENTILE" not in keys
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 21, 3), dtype=np.uint8)
+# Small, for speed.
+OFF = [
+    "INPUT.SIZE_TRAIN", "[128,64]", "INPUT.SIZE_TEST", "[128,64]", "INPUT.FLIP.ENABLED", "False",
+    "INPUT.PADDING.ENABLED", "False", "INPUT.REA.ENABLED", "False",
+]  # fmt: skip
+
+
+def chosen(*opts):
+    return load_cfg("configs/HOSS/mos_vit.yml", [str(opt) for opt in opts])
+
+
+def augmented(*opts, n=200):
+    augment = build_augmentation(chosen(*OFF, *opts), train=True)
+    plain = build_augmentation(chosen(*OFF), train=True)(IMAGE)
+    with drawn_from(0):
+        return plain, [augment(IMAGE) for _ in range(n)]
+
+
+def test_golden_model_input(golden, shared_dir):
+    values = golden("model_input")
+    folder = shared_dir / "hoss_sample" / "HOSS"
+    items = [(str(folder / str(name)), 1, int("SAR" in str(name))) for name in values["files"]]
+    cfg = chosen("DATALOADER.NUM_WORKERS", 0)
+    (batch,) = build_test_loader(cfg, items)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    got = ((batch["images"] - mean) / std).numpy()
+    assert got.shape == (8, 3, 256, 128)
+    np.testing.assert_allclose(batch["sizes"].numpy(), values["size_features"], rtol=1e-5)
+    cfg = chosen(*OFF, "INPUT.SIZE_TRAIN", "[256,128]", "INPUT.SIZE_TEST", "[256,128]")
+    data = ChipDataset(items, ChipReader.from_cfg(cfg), build_augmentation(cfg, train=True), relabel=True)
+    for n in range(8):
+        np.testing.assert_allclose(got[n, :, ::8, ::8], values[f"eval{n}"], rtol=1e-5, atol=1e-5)
+        resized = data[n]["images"].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(resized[::8, ::8], values[f"train_resize{n}"])
+
+
+def test_flip_probability_and_shifts_by_up_to_the_padding():
+    plain, images = augmented("INPUT.FLIP.ENABLED", "True", "INPUT.FLIP.PROB", 0.25)
+    flipped = [torch.equal(image, plain.flip(2)) for image in images]
+    assert all(flip or torch.equal(image, plain) for flip, image in zip(flipped, images, strict=True))
+    assert abs(np.mean(flipped) - 0.25) < 0.1
+    plain, images = augmented("INPUT.PADDING.ENABLED", "True", "INPUT.PADDING.SIZE", 2, n=150)
+    padded = torch.nn.functional.pad(plain, (2, 2, 2, 2))
+    shifts = set()
+    for image in images:
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(image, padded[:, y : y + 128, x : x + 64])]
+        assert found
+        shifts.update(found)
+    assert len(shifts) == 25
+
+
+def test_erasing_is_normal_noise_after_normalization():
+    opts = ("INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "0.5")
+    cfg = chosen(*opts)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    plain, images = augmented(*opts)
+    noise, shares, ratios = [], [], []
+    for changed, image in (((image != plain).all(0), image) for image in images if not torch.equal(image, plain)):
+        (height, width) = (int(changed.any(axis).sum()) for axis in (1, 0))
+        assert changed.sum() > 0.98 * height * width  # one filled rectangle
+        shares.append(height * width / (128 * 64))
+        ratios.append(height / width)
+        noise.append(((image - mean) / std)[:, changed])
+    assert abs(len(noise) / len(images) - 0.5) < 0.1
+    assert 0.015 < min(shares) < 0.06 and 0.28 < max(shares) < 0.34
+    assert 0.28 < min(ratios) < 0.6 and 2 < max(ratios) < 3.5
+    values = torch.cat(noise, 1)
+    assert values.mean(1).abs().max() < 0.03 and (values.std(1) - 1).abs().max() < 0.03
+    assert len(torch.unique(values[0, :500])) > 490  # per pixel
+    image = torch.rand(3, 64, 32)
+    before = image.clone()  # stays, and is what comes out where no rectangle fits
+    assert torch.equal(NoiseErasing(1.0, [0.9, 0.9], [0.01, 0.01], [0.0] * 3, [1.0] * 3)(image), image)
+    assert not torch.equal(NoiseErasing(1.0, [0.2, 0.2], [1.0, 1.0], [0.0] * 3, [1.0] * 3)(image), before)
+    assert torch.equal(image, before)
+
+
+def test_constant_erasing():
+    value = [300.0, -5.0, 7.5]
+    on = ["INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", 1.0, "INPUT.REA.MODE", "const", "INPUT.REA.VALUE", value]
+    plain, images = augmented(*on, n=20)
+    for image in images:
+        changed = (image != plain).any(0)
+        assert changed.any() and (image[:, changed] == torch.tensor(value)[:, None]).all()
+
+
+NODES = ("CROP", "CJ", "AFFINE", "AUTOAUG", "AUGMIX", "RPT")
+ALL_ON = [word for node in NODES for word in (f"INPUT.{node}.ENABLED", "True")]
+ORDERS = [
+    ([], None, "resize flip pad_crop erase"), (OFF, None, "resize"),
+    ([], "['flip','resize','pad_crop','erase']", "flip resize pad_crop erase"),
+    (ALL_ON, None, "autoaug resize crop flip pad_crop color_jitter affine augmix erase patch"),
+    (ALL_ON, "['color_jitter','resize','pad_crop','patch','erase']",
+     "autoaug color_jitter resize crop flip pad_crop affine augmix patch erase"),
+]  # fmt: skip
+
+
+def test_order_of_the_config():
+    for opts, order, steps in ORDERS:
+        assert steps_in_order(chosen(*opts, *(["INPUT.AUGMENT.ORDER", order] if order else []))) == steps.split()
+    for order in ("['resize','spin']", "['resize','resize']", "['erase','resize']"):
+        with pytest.raises(ConfigError, match="INPUT.AUGMENT.ORDER: "):
+            chosen("INPUT.AUGMENT.ORDER", order)
+
+
+def test_fastreids_other_steps_work():
+    for node in NODES:
+        prob = [] if node in ("CROP", "AFFINE") else [f"INPUT.{node}.PROB", "1.0"]
+        number = 130 if node == "RPT" else 12  # random patch begins with a pool of 100
+        plain, images = augmented(f"INPUT.{node}.ENABLED", "True", *prob, n=number)
+        size = (224, 224) if node == "CROP" else (128, 64)
+        assert all(image.shape == (3, *size) and image.min() >= 0 and image.max() <= 255 for image in images)
+        assert sum(image.shape != plain.shape or not torch.equal(image, plain) for image in images) > number // 10
