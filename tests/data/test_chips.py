@@ -1,14 +1,17 @@
-"""Every supported format, written with known pixels and read back, and what pixel values mean."""
+"""Every supported format, written with known pixels and read back; what pixel values mean; what is wrong with files."""
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import warnings
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from made_chips import COLUMNS, EMPTY, GREY, RGB, ROWS, SHIP, read_tiff, sar
+from made_chips import COLUMNS, EMPTY, GREY, RGB, ROWS, SHIP, optical, read_tiff, sar
 from PIL import Image
 
 from fastreid_mos.data import OPTICAL, SAR, read_chip, sar_denoise
@@ -21,6 +24,15 @@ AMPLITUDE[10:30, 8:14] += 8
 DECIBELS = 10 * np.log10(AMPLITUDE).astype(np.float32)
 PHASE = RANDOM.uniform(0, 2 * np.pi, (40, 24))
 I_AND_Q = [AMPLITUDE * np.cos(PHASE), AMPLITUDE * np.sin(PHASE)]
+
+
+def tiff_by_hand(width: int, height: int, data: bytes = bytes(8), **changed: int) -> bytes:
+    """A little-endian TIFF of one strip that claims a size."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    tags |= {int(tag[1:]): value for tag, value in changed.items()}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    data += bytes(len(data) % 2)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 @pytest.fixture
@@ -118,13 +130,11 @@ def test_channels_of_sar(read):
 def test_complex_infinite_and_not_a_number(sar_path):
     pixels = (sar(0) - 1j * sar(1)).astype(np.complex64)
     np.testing.assert_allclose(read_tiff(sar_path, pixels).pixels, np.abs(pixels), rtol=1e-6)
-    for dtype, large in ((np.float32, np.inf), (np.float64, 1e300)):  # infinite in float32
-        pixels = SHIP.astype(dtype)
-        pixels[0, :4] = np.nan, np.inf, -np.inf, large
-        got = read_tiff(sar_path, pixels).pixels
-        rest = np.concatenate([SHIP[0, 4:], SHIP[1:].ravel()])
-        assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
-        np.testing.assert_array_equal(got[1:], SHIP[1:])
+    pixels = SHIP.astype(np.float64)
+    pixels[0, :4] = np.nan, np.inf, -np.inf, 1e300  # infinite in float32
+    got, rest = read_tiff(sar_path, pixels).pixels, SHIP.ravel()[4:]
+    assert got[0, :4].tolist() == [rest.min(), rest.max(), rest.min(), rest.max()]
+    np.testing.assert_array_equal(got[1:], SHIP[1:])
 
 
 def test_modality_from_content_where_no_name_tells(tmp_path):
@@ -187,11 +197,7 @@ def test_fewer_bits_in_sixteen(rgb_path):
 def test_bits_that_the_file_tells_are_no_guess(rgb_path, bits, photometric):
     grey = (ROWS * 2 + COLUMNS) * (2**bits - 1) // 240  # half of the range at most
     packed = imagecodecs.packints_encode(grey.astype(np.uint8 if bits < 8 else np.uint16).ravel(), bits)
-    tags = {256: 24, 257: 40, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 40, 279: len(packed)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    body = packed + bytes(len(packed) % 2)
-    head = b"II*\0" + struct.pack("<I", 8 + len(body)) + body
-    rgb_path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    rgb_path.write_bytes(tiff_by_hand(24, 40, packed, t258=bits, t262=photometric))
     shown = grey if photometric else 2**bits - 1 - grey
     chip = read_chip(rgb_path)
     np.testing.assert_allclose(chip.pixels[..., 1], shown * (255 / (2**bits - 1)), atol=0.51)
@@ -235,3 +241,104 @@ def test_real_chips(shared_dir):
     paths = [*(shared_dir / "hoss_sample/HOSS").rglob("*.tif"), *(shared_dir / "real_chips/pairs").glob("*.png")]
     assert len(paths) > 130
     assert all(read_chip(path).modality == (SAR if path.stem.endswith("SAR") else OPTICAL) for path in paths)
+
+
+def tiff(pixels, **options) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, metadata=None, **options)
+    return stream.getvalue()
+
+
+def pil(pixels, kind) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+BAD = {
+    "empty": (b"", "is empty"),
+    "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a TIFF"),
+    "TIFF signature only": (b"II*\0", "cannot be decoded"),
+    "PNG signature only": (b"\x89PNG\r\n\x1a\n", "header cannot be read"),
+    "cut SAR": (tiff(sar(0))[:-50], "cut off"),
+    "PNG without its end": (pil(optical(0), "PNG")[:-12], "cut off"),
+    "cut JPEG": (pil(optical(0), "JPEG")[:-80], "cut off"),
+    "no width": (tiff_by_hand(0, 4), "x 0 pixels|0 x 4 pixels|holds no|cannot be decoded"),
+    "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
+    "long TIFF": (tiff_by_hand(20, 100_000), "claims 20 x 100000"),
+    "large TIFF": (tiff_by_hand(16_000, 16_000, t277=3), "claims 16000 x 16000"),
+    "long PNG": (pil(np.zeros((1, 17_000), np.uint8), "PNG"), "claims 17000 x 1"),
+    "TIFF with less data than pixels": (tiff_by_hand(50, 50), "less pixel data"),
+    "TIFF whose data is elsewhere": (tiff_by_hand(4, 2, t273=4_000_000), "beyond the end"),
+    "unknown compression": (tiff_by_hand(4, 2, t259=31_337), "cannot be decoded"),
+    "constant SAR": (tiff(np.full((9, 9), 3.5, np.float32)), "constant: every pixel is 3.5"),
+    "no finite SAR": (tiff(np.full((9, 9), np.inf, np.float32)), "no finite pixel"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file(sar_path, case):
+    content, wanted = BAD[case]
+    sar_path.write_bytes(content)
+    with warnings.catch_warnings(), pytest.raises(ChipError, match=wanted) as caught:
+        warnings.simplefilter("error")
+        read_chip(sar_path)
+    assert str(caught.value).startswith(f"{sar_path}: ") and "\n" not in str(caught.value)
+    assert caught.value.path == str(sar_path)
+
+
+def test_sar_read_as_optical_and_optical_without_a_ship(rgb_path):
+    layout = {"photometric": "minisblack", "planarconfig": "contig"}
+    # HOSS's backscatter lies in 0.001 to 11: in an optical chip's range.
+    for pixels, words, options in (
+        *((pixels, "is it a SAR chip", {}) for pixels in (sar(0), sar(0) / sar(0).max(), sar(0).astype(np.complex64))),
+        (np.stack([sar(0), sar(1)], -1), r"2 channel\(s\); is it a SAR chip", layout),
+        (np.stack([sar(n) for n in range(5)], -1), "has 5 channels", layout),
+        (np.full((9, 9, 3), 77, np.uint8), r"is constant.*\(77, 77, 77\)", {}),
+    ):
+        with pytest.raises(ChipError, match=words):
+            read_tiff(rgb_path, pixels, **options)
+    pixels[4, 4, 2] ^= 1
+    np.testing.assert_array_equal(read_tiff(rgb_path, pixels).pixels, pixels)
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "1_SAR.tif").mkdir()
+    os.mkfifo(tmp_path / "3_SAR.tif")  # reading it would wait forever
+    for name, words in (
+        ("1_SAR.tif", "is a folder"), ("2_SAR.tif", "no such file"), ("3_SAR.tif", "is not an ordinary file"),
+        ("x" * 400 + "_SAR.tif", "cannot be opened"),
+    ):  # fmt: skip
+        with pytest.raises(ChipError, match=rf"^{tmp_path / name}: {words}"):
+            read_chip(os.fsencode(tmp_path / name))
+
+
+WHOLE = {
+    "strips_SAR": tiff(sar(0), rowsperstrip=4),
+    "tiles_SAR": tiff(sar(0, 20, 20), tile=(16, 16), compression="deflate"),
+    "png_RGB": pil(optical(0), "PNG"),
+    "jpeg_RGB": pil(optical(0), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_truncations_and_damaged_bytes(tmp_path, kind, capfd):
+    path, whole = tmp_path / f"1_{kind}.tif", WHOLE[kind]
+    path.write_bytes(whole)
+    read_chip(path)
+    for length in (*range(0, len(whole), len(whole) // 60), *range(len(whole) - 12, len(whole))):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ChipError):
+            read_chip(path)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(80):
+        damaged = bytearray(whole)
+        for index in rng.integers(0, min(len(whole), 200), 2):
+            damaged[index] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_chip(path)
+        except ChipError:  # never anything else
+            refused += 1
+    assert refused > 8 and capfd.readouterr() == ("", "")
