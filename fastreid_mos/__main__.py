@@ -26,7 +26,6 @@ PACKAGES = (
 
 
 def report() -> None:
-    """Print the health report."""
     print(f"fastreid-mos {__version__}")
     patches = ((patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES)
     sections = (_versions(), _devices(), patches, _datasets())
@@ -58,16 +57,13 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _datasets() -> Iterator[tuple[str, str]]:
     root = dataset_root()
     yield "FASTREID_DATASETS", root
-    found = False
+    yield "", "set it to the folder that holds HOSS; the README says where to get it"
     for name in ("HOSS", "HOSS_O2S", "HOSS_S2O", "OptiSarPair"):
         try:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
-            found = True
             yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
         except MOSError as error:  # less the layout and where to get the data set, which are the same for all
             yield name, str(error).partition(". Expected ")[0]
-    if not found:
-        yield "none", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"
 
 
 def main() -> int:

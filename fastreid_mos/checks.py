@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import ChainMap
 from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
@@ -40,22 +41,16 @@ KNOWN: dict[str, Collection[str]] = {
     "MODEL.LOSSES.NAME": LOSS_REGISTRY._obj_map,
     "DATASETS.NAMES": DATASET_REGISTRY._obj_map,
     "DATASETS.TESTS": DATASET_REGISTRY._obj_map,
-    "DATALOADER.SAMPLER_TRAIN": SAMPLER_REGISTRY._obj_map,
+    "DATALOADER.SAMPLER_TRAIN": ChainMap(SAMPLER_REGISTRY._obj_map, dict.fromkeys(FASTREID_SAMPLERS)),
     "INPUT.SAR.TRANSFORM": TRANSFORM_REGISTRY._obj_map,
-    "TEST.EVALUATOR": EVALUATOR_REGISTRY._obj_map,
-}
-# fast-reid's own that are in no registry.
-FASTREIDS: dict[str, Collection[str]] = {
-    "TEST.EVALUATOR": ("ReidEvaluator",),
-    "DATALOADER.SAMPLER_TRAIN": FASTREID_SAMPLERS,
+    "TEST.EVALUATOR": ChainMap(EVALUATOR_REGISTRY._obj_map, {"ReidEvaluator": None}),
 }
 
 
 def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
     """Read a YAML file, if one is named, and alternating keys and values over the defaults, and check the result.
 
-    Raises:
-        ConfigError: a file that cannot be read, an unknown key, a wrong type or value, or keys that do not fit.
+    A ConfigError says what cannot be read, is unknown, has a wrong type or value, or does not fit together.
     """
     cfg = get_cfg()
     if config_file:
@@ -68,8 +63,7 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
 def check_config(cfg: Any) -> None:
     """Refuse a config that cannot work, before any data is read: a ConfigError of one line with key and remedy."""
     check_values(cfg)
-    for key, known in KNOWN.items():
-        names = [*known, *FASTREIDS.get(key, ())]
+    for key, names in KNOWN.items():
         value = attrgetter(key)(cfg)
         for name in [value] if isinstance(value, str) else value:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:6]
@@ -83,7 +77,6 @@ def check_config(cfg: Any) -> None:
 
 
 def _check_model(cfg: Any) -> None:
-    """Refuse a model whose parts do not fit each other."""
     model, head, arch = cfg.MODEL, cfg.MODEL.HEADS, cfg.MODEL.META_ARCHITECTURE
     transoss = model.BACKBONE.NAME == "build_transoss_backbone"
     other = arch != "MOS"
@@ -103,14 +96,12 @@ def _check_model(cfg: Any) -> None:
         (transoss and list(cfg.INPUT.SIZE_TRAIN) != list(cfg.INPUT.SIZE_TEST),
          "INPUT.SIZE_TEST: TransOSS has one position grid; set it to INPUT.SIZE_TRAIN"),
     ))  # fmt: skip
-    if transoss:
-        # Without memory and numbers: only its constructor's checks are wanted.
+    if transoss:  # without memory: only its constructor's checks are wanted
         with building("MODEL.TRANSOSS (with MODEL.BACKBONE and INPUT.SIZE_TRAIN)"), torch.device("meta"):
             with_feat_dim(cfg, transoss_from_config(cfg))
 
 
 def _check_start(cfg: Any) -> None:
-    """Refuse start weights and a timm model that are not there."""
     backbone = cfg.MODEL.BACKBONE
     if backbone.NAME == "build_timm_backbone":
         with building("MODEL.TIMM.NAME"):

@@ -39,8 +39,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 def run(program: Callable[[], Any], traceback: bool = False) -> int:
     """Run a program, report what stops it in one line on standard error, or whole, and return the exit status.
 
-    That is 0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after an error of the system such as
-    a full disk.
+    0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after a system's error such as a full disk.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's "&" makes Python ignore it
@@ -62,8 +61,7 @@ def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse
     if (args.num_gpus, args.num_machines) == (1, 1):
         program(args)
         return
-    # It warns of ending the other processes after an error.
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of ending other processes
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     launch(in_process, *where, args=(program, args), device=device)
 
@@ -108,8 +106,7 @@ def _report_process(error: mp.ProcessExitedException) -> int:
         print("stopped", file=sys.stderr)
     if error.exit_code > 0:  # it has reported its error itself
         return error.exit_code
-    cause = "; usually for want of memory" if error.signal_name == "SIGKILL" else ""
-    print(f"error: {error}{cause}", file=sys.stderr)
+    print(f"error: {error}" + "; usually out of memory" * (error.signal_name == "SIGKILL"), file=sys.stderr)
     return 1
 
 

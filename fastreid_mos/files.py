@@ -43,8 +43,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """A file, UTF-8 or by ``mode`` ``"wb"`` binary, under a temporary name that is renamed to ``path`` on success.
 
-    The folder is made if absent. An exception or a kill inside the block leaves an earlier ``path`` as it was. An
-    OSError of the write has ``path`` as its ``filename``.
+    Its folder is made if absent. An exception or a kill inside the block leaves an earlier ``path`` as it was.
     """
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
@@ -151,9 +150,9 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file ``path`` in the block, and remove it after; False where another process holds it.
+    """Hold the lock file ``path`` in the block, and remove it after; where another process holds it False, or wait.
 
-    A process that ends, in whatever way, holds no lock. ``wait`` waits until the other one releases it.
+    A process that ends, in whatever way, holds no lock.
     """
     lock, held = FileLock(path), True
     try:
@@ -178,8 +177,7 @@ def locked(path: str, wait: bool = False) -> Iterator[bool]:
 def only_run(folder: str, main: bool = True) -> Iterator[None]:
     """While the block lasts no other run may write to the folder (OUTPUT_DIR, made if absent): a MOSError for it.
 
-    ``main`` is whether this is the first process of the run, which alone holds the lock. A full disk is reported with
-    the name of the file.
+    ``main`` is whether this is the first process of the run, which alone holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:

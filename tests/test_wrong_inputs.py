@@ -83,7 +83,7 @@ def test_folders_without_a_chip(data, refused, weights, tmp_path):
         ("INPUT.CJ.ENABLED True INPUT.CJ.HUE 0.6", "INPUT: the augmentation"),
         ("INPUT.SAR.CHANNEL 7", "channel"),
         ("--eval-only", "MODEL.WEIGHTS"),
-        ("--eval-only MODEL.WEIGHTS {weights.pth MODEL.TRANSOSS.DEPTH 3", "weights.pth: 12 of the model's weights"),
+        ("--eval-only MODEL.WEIGHTS {weights.pth MODEL.TRANSOSS.DEPTH 3", "weights.pth: lacks 12 "),
         ("MODEL.WEIGHTS {foreign.pth", "foreign.pth"),
         ("MODEL.WEIGHTS {cut.pth", "cut.pth"),
     ],

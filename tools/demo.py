@@ -39,11 +39,7 @@ SHORT = ["SOLVER.MAX_EPOCH", "4", "SOLVER.WARMUP_EPOCHS", "1", "TEST.RANDOM_DRAW
 
 
 class Demo:
-    """Folders and steps of a demo.
-
-    Args:
-        args: the command line.
-    """
+    """Folders and steps of a demo."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -226,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bridge-options", nargs="*", default=[], help="KEY VALUE pairs over bbdm_demo.yml")
     parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_demo.yml")
     args = parser.parse_args(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see tools/__init__.py
+    import tools  # noqa: F401  what all of them do first
     from fastreid_mos.cli import run
 
     return run(Demo(args).all)

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the picture, PNG (default RUN_FOLDER/top5.png)")
     parser.add_argument("--force", action="store_true", help="replace an existing picture")
     args = parser.parse_args(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see tools/__init__.py
+    import tools  # noqa: F401  what all of them do first
     from fastreid_mos.cli import run
 
     return run(lambda: program(args))

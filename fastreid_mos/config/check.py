@@ -57,16 +57,13 @@ def _contradictions(cfg: Any) -> Iterable[tuple[Any, str]]:
         (rerank.ENABLED and rerank.K2 > rerank.K1,
          f"TEST.RERANK.K2: must not be above K1 ({rerank.K1}), got {rerank.K2}"),
         (test.ROC.ENABLED and test.EVALUATOR == "FusionReidEvaluator",
-         "TEST.ROC.ENABLED: FusionReidEvaluator measures rankings only; set it to False, or TEST.EVALUATOR to "
-         "ReidEvaluator"),
+         "TEST.ROC.ENABLED: FusionReidEvaluator measures rankings only; set TEST.EVALUATOR to ReidEvaluator"),
         (fusion.ENABLED and not fusion.ROOT,
          "TEST.FUSION.ENABLED: set TEST.FUSION.ROOT to the folder of generated chips"),
         (fusion.ENABLED and fusion.ALPHA == "auto" and not test.HOLDOUT.FRACTION,
-         "TEST.FUSION.ALPHA: 'auto' chooses on held-out training identities; train with TEST.HOLDOUT.FRACTION above 0, "
-         "or set a number (the paper's is 0.02)"),
+         "TEST.FUSION.ALPHA: 'auto' chooses on held-out identities; set TEST.HOLDOUT.FRACTION, or a number"),
         (len(same) > 1,
-         f"DATASETS.NAMES: {' and '.join(same)} have the same training chips, and each ship would become {len(same)} "
-         "identities; keep one (DATASETS.TESTS may hold them all)"),
+         f"DATASETS.NAMES: {' and '.join(same)} have the same training chips; keep one (DATASETS.TESTS may have all)"),
     )  # fmt: skip
 
 
@@ -80,16 +77,13 @@ def _bridge_contradictions(bridge: Any) -> Iterable[tuple[Any, str]]:
         (not all(0 <= level <= last for level in unet.ATTENTION),
          f"BRIDGE.UNET.ATTENTION: must be levels from 0 to {last}, got {list(unet.ATTENTION)}"),
         (any(width % unet.HEAD_DIM for width in attended),
-         f"BRIDGE.UNET.HEAD_DIM: must divide the CHANNELS of the levels with attention and of the last one, "
-         f"{sorted(attended)}, got {unet.HEAD_DIM}"),
+         f"BRIDGE.UNET.HEAD_DIM: must divide CHANNELS where attention is, {sorted(attended)}, got {unet.HEAD_DIM}"),
         (latent.PATH and latent.TRAIN,
          "BRIDGE.LATENT: PATH names an autoencoder and TRAIN asks for a new one; set one of them"),
         (any(side % 2**halvings for side in bridge.SIZE),
-         f"BRIDGE.SIZE: must be multiples of {2**halvings} (BRIDGE.UNET.CHANNELS, and BRIDGE.LATENT.CHANNELS of a new "
-         f"autoencoder, halve the image {halvings} times), got {list(bridge.SIZE)}"),
+         f"BRIDGE.SIZE: must be multiples of {2**halvings}, as it is halved {halvings} times, got {list(bridge.SIZE)}"),
         (sample.STEPS > bridge.SCHEDULER.TIMESTEPS,
-         f"BRIDGE.SAMPLE.STEPS: must not be above BRIDGE.SCHEDULER.TIMESTEPS ({bridge.SCHEDULER.TIMESTEPS}), got "
-         f"{sample.STEPS}"),
+         f"BRIDGE.SAMPLE.STEPS: must not be above TIMESTEPS ({bridge.SCHEDULER.TIMESTEPS}), got {sample.STEPS}"),
         (solver.SCHED == "cosine" and solver.WARMUP_STEPS >= solver.STEPS,
          f"BRIDGE.SOLVER.WARMUP_STEPS: must be below STEPS ({solver.STEPS}), got {solver.WARMUP_STEPS}"),
         (solver.SCHED == "plateau" and solver.WARMUP_STEPS,
@@ -106,16 +100,14 @@ def require_device(cfg: Any, num_gpus: int = 1, num_machines: int = 1) -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     on_cpu = "add MODEL.DEVICE cpu to the end of the command to run on the CPU"
     faults = {
-        "cpu": (),
-        "mps": (
-            (not (torch.backends.mps.is_available() and alone), f"is for one process on a Mac that has it; {on_cpu}"),
-        ),
-        "cuda": (
+        "cpu": [],
+        "mps": [(not (torch.backends.mps.is_available() and alone), f"is for one process on a new Mac; {on_cpu}")],
+        "cuda": [
             (not count, f"but PyTorch sees no GPU here; {on_cpu}"),
             (not alone and device.index is not None, "but each of several processes takes its own; set it to 'cuda'"),
             ((device.index or 0) >= count, f"but PyTorch sees {count} GPU(s) here, numbered from 0"),
             (num_gpus > count, f"but {num_gpus} processes find {count} GPU(s); lower --num-gpus, or {on_cpu}"),
-        ),
+        ],
     }
     refuse((fault, f"MODEL.DEVICE: {name!r}, {text}") for fault, text in faults[device.type])
 

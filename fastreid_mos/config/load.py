@@ -115,7 +115,6 @@ def _set(cfg: Any, name: str, value: Any) -> None:
 
 
 def _coerce(key: str, value: Any, default: Any) -> Any:
-    """A value, anything from YAML or text from the command line, as the type of its key's default."""
     kind = RULES[key].kind if key in RULES else None
     taken = _as_type(value, default, kind)
     if taken is None:
@@ -126,10 +125,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
 
 
 def _as_type(value: Any, default: Any, kind: type | None = None) -> Any:
-    """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be.
-
-    Text is read as Python where the default is no text; names between commas become a list.
-    """
+    """The value as the type of the default, or as ``kind`` where that says more; None where it cannot be."""
     literal = _literal(value)
     if isinstance(default, str):
         if isinstance(value, str):
@@ -165,8 +161,6 @@ def _short(value: Any) -> str:
 
 
 def _unknown(key: str) -> str:
-    if key == _BASE:
-        return f"{_BASE}: belongs in a config file, where it names the file below"
     near = difflib.get_close_matches(key, _defaults(), n=3)
-    near = near or [name for name in _defaults() if name.split(".")[-1] == key.split(".")[-1]][:3]
+    near = near or [name for name in _defaults() if name.endswith("." + key.split(".")[-1])][:3]
     return f"no such key {_short(key)[1:-1]}" + (f"; near: {', '.join(near)}" if near else "")

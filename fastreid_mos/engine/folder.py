@@ -1,7 +1,4 @@
-"""The start of a run and its folder: what earlier ones left there, where a test may write, a log kept till then.
-
-A refused call leaves the folder as it was: nothing is written before everything that can be refused was checked.
-"""
+"""The start of a run and its folder. A refused call leaves the folder as it was: all checks come before any write."""
 
 from __future__ import annotations
 
@@ -55,16 +52,10 @@ def setup(cfg: Any, args: Namespace) -> None:
                 handler.close()
         logger.addHandler(memory)
     # fast-reid's training loop logs the traceback of an error, which the caller reports.
-    logging.getLogger("fastreid.engine.train_loop").addFilter(_has_no_traceback)
+    logging.getLogger("fastreid.engine.train_loop").addFilter(lambda record: not record.exc_info)
     logger = logging.getLogger("fastreid")
-    logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
-    logger.info(f"Environment info:\n{collect_env_info()}")
-    logger.info(f"Command line arguments: {args}")
+    logger.info(f"Process {comm.get_rank()} of {comm.get_world_size()}, {args}\n{collect_env_info()}")
     logger.info(f"Running with full config:\n{cfg}")
-
-
-def _has_no_traceback(record: logging.LogRecord) -> bool:
-    return not record.exc_info
 
 
 def claim_folder(folder: str, cfg: Any, name: str) -> None:
@@ -92,7 +83,7 @@ def claim_folder(folder: str, cfg: Any, name: str) -> None:
 def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: Mapping[str, Any] | None = None) -> str:
     """Where ``--eval-only`` writes: never over results of other weights, data, features or another fusion.
 
-    It is ``OUTPUT_DIR``, or the first of its folders ``eval_1``, ``eval_2`` ... without other results, the same in all
+    ``OUTPUT_DIR``, or the first of its folders ``eval_1``, ``eval_2`` ... without other results, the same in all
     processes. Fused results hold the unfused ones too, and may replace these.
     """
     folder, number = cfg.OUTPUT_DIR, 0
@@ -114,7 +105,9 @@ def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fu
         earlier = json.loads(path.read_text(encoding="utf-8"))
         model, chips = earlier["model"], earlier["chips"]
         tested = model["MODEL.WEIGHTS"] or os.path.join(run, model["last_checkpoint"])
-        first_query = os.path.realpath(_first_query(folder, earlier))
+        ranks = path.with_name(RANKS)
+        # A query's path tells two data sets of one name apart.
+        query = earlier.get("first_query") or next(csv.DictReader(ranks.read_text("utf-8").splitlines(True)))["query"]
         # The config of the last test there, or else of the training that ended in one.
         configs = [Path(run, name) for name in ("eval_config.yaml", "config.yaml")]
         config = next((config.read_text(encoding="utf-8") for config in configs if config.exists()), "")
@@ -125,15 +118,7 @@ def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fu
             and (earlier.get("evaluator") == "ReidEvaluator") == (cfg.TEST.EVALUATOR == "ReidEvaluator")
             and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
             and not feature_differences({"config": config}, cfg)
-            and any(os.path.realpath(item[0]) == first_query for item in dataset.query)
+            and os.path.realpath(query) in (os.path.realpath(item[0]) for item in dataset.query)
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return False  # somebody else's file
-
-
-def _first_query(folder: str, results: dict[str, Any]) -> str:
-    """A query's path, which tells two data sets of one name apart."""
-    if "first_query" in results:
-        return str(results["first_query"])
-    with open(os.path.join(folder, RANKS), encoding="utf-8", newline="") as stream:
-        return next(csv.DictReader(stream), {"query": ""})["query"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,24 +26,20 @@ from ..synthetic.folder import GeneratedSet, open_generated
 # Which identities are held out depends on these.
 _HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
 _OR_A_NUMBER = "or set TEST.FUSION.ALPHA to a number (the paper's is 0.02)"
-# Splits that alpha is chosen on at least: ranking the same features once more costs little.
-_SPLITS = 4
+_SPLITS = 4  # that alpha is chosen on, at least: ranking the same features once more costs little
 logger = logging.getLogger("fastreid_mos.engine")
 
 
-class _Match(NamedTuple):
-    """Generated chips of a list of chips."""
-
-    used: list[tuple[str, int, int]]  # file, row of the list, index among the used samples
-    counts: dict[str, Any]
+# Of a list of chips: (file, row of the list, index among the used samples) of generated chips, and their counts.
+_Match = tuple[list[tuple[str, int, int]], dict[str, Any]]
 
 
 class FusedTests:
     """The generated chips of the tests of some data sets, their features and their weight.
 
-    The constructor verifies the folder ``TEST.FUSION.ROOT`` and finds the generated chips of every chip of the data
-    sets, so that all refusals come before the model runs; :meth:`run` passes them through the model, each file once,
-    and settles alpha. The labels of test chips are not read.
+    The constructor verifies ``TEST.FUSION.ROOT`` and finds the generated chips of every chip, so that all refusals come
+    before the model runs; :meth:`run` passes each file through the model once and settles alpha. The labels of test
+    chips are not read.
     """
 
     def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
@@ -64,7 +60,13 @@ class FusedTests:
         self._matches = {name: self._match(name, [*tests.query, *tests.gallery]) for name, tests in datasets.items()}
         if self._splits:
             self._held_out = [item for part in self._splits[0] for item in part]
-            self._require_held_out_chips()
+            sources = of_modality(self._held_out, self.generated.facts.modalities[0])
+            if not any(self.generated.match([path for path, *_ in sources])):
+                raise DatasetError(
+                    f"{self.generated.root}: holds nothing generated from the held-out training identities, on which "
+                    "TEST.FUSION.ALPHA auto chooses; generate it, with TEST.HOLDOUT as here "
+                    f"({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), {_OR_A_NUMBER}"
+                )
             self._held_match = self._match("held-out training identities", self._held_out)
         self.generated.verify()
         self._features: dict[str, Any] = {}
@@ -77,28 +79,19 @@ class FusedTests:
         owners = [row for row, (_, _, own) in enumerate(chips) if own == modality]
         paths = [chips[row][0] for row in owners]
         found = self.generated.select(paths, self.samples, self.cfg.TEST.FUSION.ALLOW_MISSING)
-        self.files.update((self.generated.path(one), one.source_size) for records in found for one in records)
-        used = [
-            (self.generated.path(one), owner, self.samples.index(one.sample))
-            for owner, records in zip(owners, found, strict=True)
-            for one in records
-        ]
+        used = []
+        for owner, records in zip(owners, found, strict=True):
+            for one in records:
+                path = self.generated.path(one)
+                self.files[path] = one.source_size
+                used.append((path, owner, self.samples.index(one.sample)))
         without = sum(not records for records in found)
         fewer = sum(0 < len(records) < len(self.samples) for records in found)
         logger.info(
-            f"Fusion: {name}: {len(owners)} of {len(chips)} chips are {MODALITY_NAMES[modality]}, {len(used)} generated"
-            + (f"; {fewer} of them have fewer and {without} none, and those stay unfused" if fewer or without else "")
+            f"Fusion: {name}: {len(used)} generated chips of {len(owners)} {MODALITY_NAMES[modality]} ones, of which "
+            f"{without} have none and {fewer} too few"
         )
-        return _Match(used, {"chips": len(owners), "missing": {"without": without, "fewer": fewer}})
-
-    def _require_held_out_chips(self) -> None:
-        sources = of_modality(self._held_out, self.generated.facts.modalities[0])
-        if not any(self.generated.match([path for path, *_ in sources])):
-            raise DatasetError(
-                f"{self.generated.root}: holds nothing generated from the held-out training identities, on which "
-                "TEST.FUSION.ALPHA auto chooses; generate it, with TEST.HOLDOUT as here "
-                f"({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), {_OR_A_NUMBER}"
-            )
+        return used, {"chips": len(owners), "missing": {"without": without, "fewer": fewer}}
 
     def run(self, infer: Callable[[Any, Any], Any]) -> None:
         """Extract the features of the generated chips, and with ``TEST.FUSION.ALPHA`` "auto" choose alpha and k.
@@ -126,7 +119,7 @@ class FusedTests:
             self._evidence = dict(zip(("found", "needed"), evidence(curves.values()), strict=True))
 
     def _generated_chips(self, match: _Match) -> GeneratedChips:
-        used = match.used if self._features else []  # none in other processes than the first
+        used = match[0] if self._features else []  # none in other processes than the first
         features = np.stack([self._features[path] for path, *_ in used]) if used else np.empty((0, 0), np.float32)
         owner, index = np.array([rows for _, *rows in used], np.int64).reshape(-1, 2).T
         return GeneratedChips(features, owner, index)
@@ -137,7 +130,7 @@ class FusedTests:
             "root": self.generated.root,
             **{key: getattr(self.generated.facts, key) for key in ("checkpoint", "direction", "steps", "rule")},
             "samples": self.samples,
-            **self._matches[name].counts,
+            **self._matches[name][1],
             "settings": fusion_settings(self.cfg),
             "curves": self._curves,
             "evidence": self._evidence,  # of auto, in standard errors over ships
@@ -156,10 +149,7 @@ def fusion_settings(cfg: Any) -> dict[str, Any] | None:
 
 
 def hold_out_splits(cfg: Any) -> tuple[list[Split], dict[str, set[Any]]]:
-    """The splits of the held-out training chips that alpha is chosen on, and the held-out identities by data set.
-
-    The data set is the one that has the chips (HOSS for HOSS_O2S); identities are as it numbers them.
-    """
+    """The splits of the held-out training chips that alpha is chosen on, and the held-out identities by data set."""
     datasets = open_training(cfg)
     items = join_items(dataset.train for dataset in datasets)
     _, splits = hold_out(cfg, items, _SPLITS)
@@ -176,13 +166,13 @@ def check_settings_agree(generated: GeneratedSet, cfg: Any) -> None:
     facts = generated.facts
     if facts.direction != cfg.TEST.FUSION.DIRECTION:
         raise ConfigError(
-            f"TEST.FUSION.DIRECTION: {cfg.TEST.FUSION.DIRECTION}, but the chips in {generated.root} were generated "
+            f"TEST.FUSION.DIRECTION: {cfg.TEST.FUSION.DIRECTION}, but the chips in {generated.root} are "
             f"{facts.direction}; set it to that, or TEST.FUSION.ROOT to another folder"
         )
     for one in sar_differences(facts.sar, cfg):
         raise ConfigError(
-            f"{one.key}: {one.here}, but the bridge of {generated.root} was trained with {one.there}; the model and "
-            "the bridge must read SAR chips alike: test with the bridge's, or generate the chips by another bridge"
+            f"{one.key}: {one.here}, but the bridge of {generated.root} was trained with {one.there}; test with that, "
+            "or generate the chips by another bridge"
         )
 
 
@@ -200,8 +190,8 @@ def check_holdout_agrees(cfg: Any) -> None:
         )
     if differing := [f"{key} {saved[key]} (now {own[key]})" for key in _HOLDOUT_KEYS if saved[key] != own[key]]:
         raise CheckpointError(
-            f"{path}: was trained with {', '.join(differing)}, so identities held out here are ones it was trained on; "
-            f"TEST.FUSION.ALPHA auto cannot choose on them: test with its settings, {_OR_A_NUMBER}"
+            f"{path}: was trained with {', '.join(differing)}, so on identities held out here, on which "
+            f"TEST.FUSION.ALPHA auto chooses; test with its settings, {_OR_A_NUMBER}"
         )
 
 
@@ -217,6 +207,6 @@ def check_bridge_never_saw_holdout(generated: GeneratedSet, identities: Mapping[
         if known := sorted({str(pid) for pid in own} & {str(pid) for pid in trained.get(name, ())}):
             raise DatasetError(
                 f"{generated.root}: its bridge was trained on {len(known)} of the held-out identities of {name} "
-                f"({', '.join(known[:3])}{' ...' * (len(known) > 3)}), on which TEST.FUSION.ALPHA auto chooses; train "
-                f"it with the same TEST.HOLDOUT, {_OR_A_NUMBER}"
+                f"({', '.join(known[:3])}), on which TEST.FUSION.ALPHA auto chooses; train it with this TEST.HOLDOUT, "
+                f"{_OR_A_NUMBER}"
             )

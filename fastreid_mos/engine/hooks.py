@@ -112,19 +112,20 @@ class HoldoutEval(HookBase):
             return
         results, self.metric = self.evaluate()
         if results:  # the first process
-            logger.info(f"Held-out identities after epoch {done}: {self._summary(results)}")
+            logger.info(f"Held-out identities after epoch {done}, {self.splits} split(s): {self._summary(results)}")
             flat = flatten_results_dict({"holdout": results})
             kept = {name: float(flat[name]) for name in flat if self.splits > 1 or not name.endswith("_std")}
             self.trainer.storage.put_scalars(**kept, **{"holdout/splits": self.splits}, smoothing_hint=False)
         comm.synchronize()
 
     def _summary(self, results: dict[str, Any]) -> str:
-        def figure(row: dict[str, float], metric: str) -> str:
-            return f"{metric} {row[metric]:.1f}" + (f" ± {row[f'{metric}_std']:.1f}" if self.splits > 1 else "")
-
-        shown = {name: [figure(row, one) for one in ("mAP", "Rank-1") if one in row] for name, row in results.items()}
-        over = f"mean ± standard deviation over {self.splits} splits" if self.splits > 1 else "one split"
-        return "; ".join(f"{name} {', '.join(figures)}" for name, figures in shown.items()) + f" ({over})"
+        """Means, and of several splits standard deviations."""
+        spread = " ± {:.1f}" if self.splits > 1 else ""
+        rows = {
+            name: [f"{key} {row[key]:.1f}{spread.format(row[f'{key}_std'])}" for key in ("mAP", "Rank-1") if key in row]
+            for name, row in results.items()
+        }
+        return "; ".join(f"{name} {', '.join(figures)}" for name, figures in rows.items())
 
 
 class Checkpoints(HookBase):

@@ -34,19 +34,12 @@ class _ForwardStorage(EventStorage):
 class MOSTrainStep(SimpleTrainer):
     """fast-reid's SimpleTrainer and AMPTrainer in one, with what exact resuming needs.
 
-    Dropout and drop path are seeded with (``seed``, iteration, rank) before every step, so that a resumed run draws
-    what an uninterrupted one would have drawn; below 0 they are not. ``amp`` is SOLVER.AMP.DTYPE, or "" for float32.
-    The loader is opened at the first step, when it is known where the run starts.
+    Dropout and drop path are seeded with (``seed``, iteration, rank) before every step, or below 0 not. ``amp`` is
+    SOLVER.AMP.DTYPE, or "" for float32. The loader is opened at the first step, when it is known where the run starts.
     """
 
     def __init__(
-        self,
-        model: torch.nn.Module,
-        data_loader: Any,
-        optimizer: Any,
-        param_wrapper: Any = None,
-        seed: int = 0,
-        amp: str = "",
+        self, model: Any, data_loader: Any, optimizer: Any, param_wrapper: Any = None, seed: int = 0, amp: str = ""
     ) -> None:
         TrainerBase.__init__(self)  # SimpleTrainer's opens the loader
         self.model, self.data_loader = model.train(), data_loader
@@ -87,10 +80,7 @@ class MOSTrainStep(SimpleTrainer):
         self._batches = None
 
     def _log(self, losses: dict[str, torch.Tensor], logged: Logged, data: dict[str, Any], data_time: float) -> None:
-        """Bring the scalars to the host at once and after the backward pass: reading them waits for the device.
-
-        It comes before the weights change: no process takes the step of a loss that is not finite.
-        """
+        """Read the scalars at once, after the backward pass (it waits for the device) and before any weight changes."""
         storage = get_event_storage()
         device = next(iter(losses.values())).device
         scalars = [*losses.values(), *(value for value, _ in logged.values())]
@@ -102,10 +92,10 @@ class MOSTrainStep(SimpleTrainer):
         everyone = comm.all_gather((own, data_time))
         if not all(math.isfinite(value) for parts, _ in everyone for value in parts.values()):
             parts = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
+            files = ", ".join(map(str, data.get("img_paths", [])))
             message = (
-                f"the loss is not finite at iteration {self.iter} ({parts}); no weight was changed by this batch. "
-                "Try a lower SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS.ENABLED True. Its files: "
-                + ", ".join(map(str, data.get("img_paths", [])))
+                f"the loss is not finite at iteration {self.iter} ({parts}), whose step was not taken; "
+                f"try a lower SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS.ENABLED True. Its files: {files}"
             )
             # All processes raise the message of the first that met it.
             raise MOSError(next(filter(None, comm.all_gather(not all(map(math.isfinite, own.values())) and message))))

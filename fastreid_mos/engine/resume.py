@@ -46,9 +46,7 @@ def last_checkpoint(folder: str) -> str:
         raise CheckpointError(f"{tag}: cannot be read ({error.strerror})") from None
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
-        raise CheckpointError(
-            f"{tag}: names {name[:100]!r}, which is no file there; write the checkpoint's name into it"
-        )
+        raise CheckpointError(f"{tag}: {name[:99]!r} is no file there; write the checkpoint's name into it")
     return path
 
 
@@ -63,11 +61,9 @@ def check_resumable(path: str, checkpoint: Mapping[str, Any], model: torch.nn.Mo
     differences = _differences(checkpoint, cfg)
     if changed := [key for key in differences if key.startswith(_BOUND) or not key.startswith(_FREE)]:
         listed = ", ".join("{} {} (now {})".format(key, *differences[key]) for key in changed[:6])
-        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
-        schedule = "; the learning rates depend on MAX_EPOCH" if "SOLVER.MAX_EPOCH" in changed else ""
         raise CheckpointError(
-            f"{path}: was trained with another config: {listed}{more}{schedule}; "
-            "resume with the config of the first run, or start anew in another OUTPUT_DIR"
+            f"{path}: was trained with another config: {listed}{' ...' * (len(changed) > 6)}; "
+            "resume with the config of the first run, or start in another OUTPUT_DIR"
         )
     own = {name: value.shape for name, value in model.state_dict().items()}
     saved = {name: getattr(value, "shape", None) for name, value in checkpoint["model"].items()}

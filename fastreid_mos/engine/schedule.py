@@ -23,11 +23,11 @@ def warmup_cosine_factor(
     """Learning rate of an epoch as a share of the base rate (MOS, implementation details; golden ``lr_schedule``).
 
     Linear from ``warmup_factor`` over the warm-up, then a cosine down to ``min_factor`` that counts from epoch 0, not
-    from the end of the warm-up. The authors step with the epoch's number: the first epoch is one step up. Start and end
-    are the same for weights and biases; between, biases have twice the rate (golden ``train_steps``).
+    from the end of the warm-up. Start and end are the same for weights and biases; between, biases have twice the rate
+    (golden ``train_steps``).
 
     Args:
-        epoch, max_epoch: the epoch's number, from 1, and that of the last.
+        epoch, max_epoch: the epoch's number, from 1 (so the first is one step up), and that of the last.
         warmup_epochs: epochs of the warm-up; 0 for none.
         warmup_factor, min_factor: where the warm-up starts and the cosine ends, as shares of the base rate.
         own_factor: the group's own rate as a share of the base rate (``SOLVER.BIAS_LR_FACTOR`` for biases).

@@ -124,8 +124,8 @@ def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
     missing = [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]
     if missing:
         raise WeightsError(
-            f"{weights}: {len(missing)} of the model's weights are not in it, {missing[0]} first; a half-loaded model "
-            "gives meaningless figures: use the config it was trained with"
+            f"{weights}: lacks {len(missing)} of the model's weights, {missing[0]} first; test with the config of its "
+            "training"
         )
     for difference in feature_differences(read_torch(weights) if weights.endswith(".pth") else None, cfg):
         logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")

@@ -22,7 +22,7 @@ from ..data.datasets import join_items, open_training
 from ..data.holdout import hold_out
 from ..data.listing import Item
 from ..data.samplers import IDENTITY_SAMPLERS, epoch_batches
-from ..errors import CheckpointError, DatasetError
+from ..errors import CheckpointError, DatasetError, one_line
 from ..modeling import build_checked_model, load_reid_weights
 from . import testing
 from .folder import LOSSES
@@ -109,8 +109,8 @@ class MOSTrainer(DefaultTrainer):
         grouped = loading.SAMPLER_TRAIN in IDENTITY_SAMPLERS and own < 2 * loading.NUM_INSTANCE
         if grouped and "TripletLoss" in cfg.MODEL.LOSSES.NAME:
             logger.warning(
-                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} leaves each process {own} chips, by NUM_INSTANCE "
-                f"{loading.NUM_INSTANCE} all of one ship: the triplet loss is 0. Raise it, or take fewer processes"
+                f"SOLVER.IMS_PER_BATCH: the {own} chips of a process are all of one ship, and the triplet loss is 0; "
+                "raise it, or take fewer processes"
             )
 
     @classmethod
@@ -145,8 +145,7 @@ class MOSTrainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[Any]:
-        """fast-reid's writers for screen and tensorboard; :class:`LossLog` replaces its JSONWriter."""
-        # purge_step hides in tensorboard what a resumed run does again.
+        """fast-reid's for screen and tensorboard, where ``purge_step`` hides what a resumed run does again."""
         tensorboard = TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self.start_iter)
         return [CommonMetricPrinter(self.max_iter), tensorboard]
 
@@ -169,38 +168,31 @@ class MOSTrainer(DefaultTrainer):
         for name, value in self.run_facts().items():
             if checkpoint.get(name, value) != value:
                 raise CheckpointError(
-                    f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; "
-                    "resume with the same data, seed, batch and processes, or with the version of fastreid-mos that "
-                    "began it, or start anew in another OUTPUT_DIR"
+                    f"{path}: was trained with {name} {checkpoint[name]}, this run has {value}; resume with the same "
+                    "data, seed, batch, processes and version of fastreid-mos, or start in another OUTPUT_DIR"
                 )
         try:
             self.checkpointer.load(path)
         except (LookupError, RuntimeError, ValueError) as error:  # of another optimizer
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
+            raise CheckpointError(f"{path}: its training state does not fit this run ({one_line(error)})") from error
         self.start_epoch = checkpoint["epoch"] + 1
         start_iter = self.start_epoch * self.iters_per_epoch
         self._trainer.data_loader = build_train_loader(self.cfg, items=self.items, start_iter=start_iter)
         if self.cfg.MODEL.FREEZE_LAYERS and self.cfg.SOLVER.FREEZE_ITERS > 0:
-            # Checkpoints of earlier versions lack the count.
-            done = min(start_iter, self.cfg.SOLVER.FREEZE_ITERS)
+            done = min(start_iter, self.cfg.SOLVER.FREEZE_ITERS)  # checkpoints of earlier versions lack it
             self.optimizer.param_groups[0].setdefault("frozen_steps", done)
         self.checkpoints.best_metric = checkpoint.get("best_metric", -1.0)
         self.checkpoints.best_epoch = checkpoint.get("best_epoch", -1)
-        logger.info(f"Resuming after epoch {self.start_epoch} of {self.max_epoch}")
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch, then test; the results are empty without tests and beside the first process."""
-        epochs = f"{self.start_epoch + 1} to {self.max_epoch}"
-        logger.info(f"Training epochs {epochs}, {self.iters_per_epoch} iterations each")
+        logger.info(f"Epochs {self.start_epoch + 1} to {self.max_epoch}, {self.iters_per_epoch} iterations each")
         TrainerBase.train(self, self.start_epoch, self.max_epoch, self.iters_per_epoch)
-        if self.checkpoints.best_epoch >= 0:
-            logger.info(
-                f"model_best.pth is of epoch {self.checkpoints.best_epoch + 1}, "
-                f"{self.cfg.TEST.BEST_METRIC} {self.checkpoints.best_metric:.2f} on held-out training identities"
-            )
-        try:
-            # MODEL.WEIGHTS, the start's, are not what is tested.
+        best = self.checkpoints
+        if best.best_epoch >= 0:
+            metric = f"{self.cfg.TEST.BEST_METRIC} {best.best_metric:.2f}"
+            logger.info(f"model_best.pth is of epoch {best.best_epoch + 1}, {metric} on held-out training identities")
+        try:  # MODEL.WEIGHTS, the start's, are not what is tested
             return self.test(_changed(self.cfg, "MODEL.WEIGHTS", ""), self.model)
         except testing.NothingToTest as error:  # known to who trains with empty test folders; the training is done
             logger.warning(str(error))
