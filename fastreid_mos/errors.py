@@ -64,10 +64,7 @@ class WorkerError(MOSError):
 
 
 def is_worker_death(error: BaseException) -> bool:
-    """Whether torch reports a dead worker: in a signal handler, wherever the main process is, or at the next batch.
-
-    An error that a worker itself met and handed over begins with "Caught".
-    """
+    """Whether torch reports a dead worker: in a signal handler, wherever the main process is, or at the next batch."""
     texts = ("DataLoader worker (pid", "Pin memory thread exited")
     return isinstance(error, RuntimeError) and str(error).startswith(texts)
 

@@ -150,10 +150,7 @@ def keep_lines_before(path: str, key: str, limit: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file ``path`` in the block, and remove it after; where another process holds it False, or wait.
-
-    A process that ends, in whatever way, holds no lock.
-    """
+    """Hold the lock file ``path`` in the block, as long as this process lives; False, or wait, if another one does."""
     lock, held = FileLock(path), True
     try:
         lock.acquire(timeout=-1 if wait else 0)
@@ -175,10 +172,7 @@ def locked(path: str, wait: bool = False) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def only_run(folder: str, main: bool = True) -> Iterator[None]:
-    """While the block lasts no other run may write to the folder (OUTPUT_DIR, made if absent): a MOSError for it.
-
-    ``main`` is whether this is the first process of the run, which alone holds the lock.
-    """
+    """Keep other runs out of the folder (OUTPUT_DIR, made if absent); the first process, ``main``, holds the lock."""
     with contextlib.ExitStack() as stack:
         try:
             if main:

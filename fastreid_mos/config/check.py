@@ -29,10 +29,7 @@ def refuse(faults: Iterable[tuple[Any, str]]) -> None:
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Turn what a constructor raises over a wrong value into a ConfigError that begins with ``what`` and its keys.
-
-    A TypeError or AttributeError is a bug of ours and passes, and so does a MOSError, which is one line already.
-    """
+    """Turn what a constructor raises over a wrong value, but not a bug of ours, into a ConfigError about ``what``."""
     try:
         yield
     except (ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError) as error:
@@ -81,7 +78,8 @@ def _bridge_contradictions(bridge: Any) -> Iterable[tuple[Any, str]]:
         (latent.PATH and latent.TRAIN,
          "BRIDGE.LATENT: PATH names an autoencoder and TRAIN asks for a new one; set one of them"),
         (any(side % 2**halvings for side in bridge.SIZE),
-         f"BRIDGE.SIZE: must be multiples of {2**halvings}, as it is halved {halvings} times, got {list(bridge.SIZE)}"),
+         f"BRIDGE.SIZE: must be multiples of {2**halvings} (BRIDGE.UNET.CHANNELS, and BRIDGE.LATENT.CHANNELS of a new "
+         f"autoencoder, halve the image {halvings} times), got {list(bridge.SIZE)}"),
         (sample.STEPS > bridge.SCHEDULER.TIMESTEPS,
          f"BRIDGE.SAMPLE.STEPS: must not be above TIMESTEPS ({bridge.SCHEDULER.TIMESTEPS}), got {sample.STEPS}"),
         (solver.SCHED == "cosine" and solver.WARMUP_STEPS >= solver.STEPS,
@@ -92,10 +90,7 @@ def _bridge_contradictions(bridge: Any) -> Iterable[tuple[Any, str]]:
 
 
 def require_device(cfg: Any, num_gpus: int = 1, num_machines: int = 1) -> None:
-    """Raise a ConfigError without the device of ``MODEL.DEVICE``: "cuda" never falls back to the CPU.
-
-    ``num_gpus`` is the number of processes on each machine, each on a GPU of its own, or all on the CPU.
-    """
+    """Raise a ConfigError without a ``MODEL.DEVICE`` for each of ``num_gpus`` processes; never fall back to the CPU."""
     name, device, alone = cfg.MODEL.DEVICE, torch.device(cfg.MODEL.DEVICE), num_gpus * num_machines == 1
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     on_cpu = "add MODEL.DEVICE cpu to the end of the command to run on the CPU"

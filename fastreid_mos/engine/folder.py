@@ -81,11 +81,7 @@ def claim_folder(folder: str, cfg: Any, name: str) -> None:
 
 
 def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: Mapping[str, Any] | None = None) -> str:
-    """Where ``--eval-only`` writes: never over results of other weights, data, features or another fusion.
-
-    ``OUTPUT_DIR``, or the first of its folders ``eval_1``, ``eval_2`` ... without other results, the same in all
-    processes. Fused results hold the unfused ones too, and may replace these.
-    """
+    """Where ``--eval-only`` writes: ``OUTPUT_DIR``, or its first ``eval_1`` ... without results of another test."""
     folder, number = cfg.OUTPUT_DIR, 0
     while not all(
         _may_replace(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, data, cfg, fusion)
@@ -97,7 +93,7 @@ def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: 
 
 
 def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None) -> bool:
-    """Whether the results in a folder, if any, are of the same test."""
+    """Whether a folder's results, if any, are of the same test; fused ones hold the unfused ones and replace them."""
     path = Path(folder, RESULTS)
     if not os.path.lexists(path):
         return True

@@ -37,9 +37,8 @@ _Match = tuple[list[tuple[str, int, int]], dict[str, Any]]
 class FusedTests:
     """The generated chips of the tests of some data sets, their features and their weight.
 
-    The constructor verifies ``TEST.FUSION.ROOT`` and finds the generated chips of every chip, so that all refusals come
-    before the model runs; :meth:`run` passes each file through the model once and settles alpha. The labels of test
-    chips are not read.
+    All refusals are in the constructor, before the model runs; :meth:`run` passes each file through the model once. The
+    labels of test chips are not read.
     """
 
     def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
@@ -79,7 +78,7 @@ class FusedTests:
         owners = [row for row, (_, _, own) in enumerate(chips) if own == modality]
         paths = [chips[row][0] for row in owners]
         found = self.generated.select(paths, self.samples, self.cfg.TEST.FUSION.ALLOW_MISSING)
-        used = []
+        used: list[tuple[str, int, int]] = []
         for owner, records in zip(owners, found, strict=True):
             for one in records:
                 path = self.generated.path(one)
@@ -94,10 +93,7 @@ class FusedTests:
         return used, {"chips": len(owners), "missing": {"without": without, "fewer": fewer}}
 
     def run(self, infer: Callable[[Any, Any], Any]) -> None:
-        """Extract the features of the generated chips, and with ``TEST.FUSION.ALPHA`` "auto" choose alpha and k.
-
-        ``infer`` passes a loader's batches through the model into an evaluator. To be called in every process.
-        """
+        """Extract features and settle alpha and k, in every process; ``infer`` runs a loader into an evaluator."""
         fusion, settings = self.cfg.TEST.FUSION, EvalSettings.from_cfg(self.cfg)
         if self.files:
             made = ChipPass(expected=len(self.files))

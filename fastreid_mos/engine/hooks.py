@@ -19,10 +19,7 @@ logger = logging.getLogger("fastreid_mos.engine")
 
 
 class LearningRate(LRScheduler):
-    """fast-reid's LRScheduler without reading the loss scale, for which the host waits for the device twice a step.
-
-    The warm-up by iterations stands still where the scaler skips a step; the optimizer itself tells.
-    """
+    """fast-reid's LRScheduler; of a skipped step the optimizer tells: reading the loss scale waits for the device."""
 
     def __init__(self, optimizer: Any, scheduler: dict[str, Any]) -> None:
         super().__init__(optimizer, scheduler)
@@ -43,10 +40,7 @@ class LearningRate(LRScheduler):
 
 
 class LossLog(HookBase):
-    """``metrics.json``: a line per iteration, unsmoothed, and one per test on held-out identities (``holdout/...``).
-
-    Lines from the iteration at which a run resumes are dropped first: its log is that of an uninterrupted run.
-    """
+    """``metrics.json``: a line per iteration, unsmoothed, and one per test on held-out identities (``holdout/...``)."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -96,10 +90,7 @@ class Writers(PeriodicWriter):
 
 
 class HoldoutEval(HookBase):
-    """Test on held-out training identities every ``period`` epochs (0: never) and after the last.
-
-    ``evaluate`` gives the results, means over so many ``splits``, and the figure that the best checkpoint is chosen by.
-    """
+    """Test on ``splits`` of held-out training identities every ``period`` epochs (0: never) and after the last."""
 
     def __init__(self, period: int, evaluate: Callable[[], tuple[dict[str, Any], float]], splits: int) -> None:
         self.period, self.evaluate, self.splits = period, evaluate, splits

@@ -21,7 +21,7 @@ Logged = dict[str, tuple[Any, bool]]  # by name a scalar and whether it is smoot
 
 
 class _ForwardStorage(EventStorage):
-    """Keeps what a model logs in its forward pass where it is: fast-reid's accuracy is a number on the device."""
+    """Keeps what a model logs in its forward pass on the device."""
 
     def __init__(self, start_iter: int) -> None:
         super().__init__(start_iter)

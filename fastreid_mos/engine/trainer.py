@@ -150,11 +150,7 @@ class MOSTrainer(DefaultTrainer):
         return [CommonMetricPrinter(self.max_iter), tensorboard]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume the run in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``.
-
-        Raises a CheckpointError where the folder's checkpoint cannot be read or is of another config, a WeightsError
-        where ``MODEL.WEIGHTS`` does not fit.
-        """
+        """Resume the run in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``: a CheckpointError or WeightsError if unfit."""
         if resume and self.checkpointer.has_checkpoint():
             self._resume(last_checkpoint(self.cfg.OUTPUT_DIR))
         elif self.cfg.MODEL.WEIGHTS:
@@ -185,7 +181,7 @@ class MOSTrainer(DefaultTrainer):
         self.checkpoints.best_epoch = checkpoint.get("best_epoch", -1)
 
     def train(self) -> dict[str, Any]:
-        """Train to the last epoch, then test; the results are empty without tests and beside the first process."""
+        """Train to the last epoch, then test; the results are in the first process, and empty without tests."""
         logger.info(f"Epochs {self.start_epoch + 1} to {self.max_epoch}, {self.iters_per_epoch} iterations each")
         TrainerBase.train(self, self.start_epoch, self.max_epoch, self.iters_per_epoch)
         best = self.checkpoints
@@ -206,9 +202,9 @@ class MOSTrainer(DefaultTrainer):
     def test(cls, cfg: Any, model: Any) -> dict[str, Any]:
         """Test on the test split of each data set in ``DATASETS.TESTS``, one pass over its chips for all protocols.
 
-        With ``TEST.FUSION.ENABLED`` there is one more pass before, over the generated chips of all of them, and where
-        alpha is chosen one over held-out training chips. Results are written into ``OUTPUT_DIR`` and returned: metrics
-        in percent by protocol, with fusion the fused ones; by data set first when there are several.
+        With ``TEST.FUSION.ENABLED`` passes over generated chips, and where alpha is chosen over held-out ones, come
+        before. Results are written into ``OUTPUT_DIR`` and returned: metrics in percent by protocol, with fusion the
+        fused ones; by data set first when there are several.
         """
         datasets = testing.open_tests(cfg)
         return testing.test(cfg, model, datasets, testing.prepare_fusion(cfg, datasets))
