@@ -150,7 +150,7 @@ class MOSTrainer(DefaultTrainer):
         return [CommonMetricPrinter(self.max_iter), tensorboard]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume the run in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``: a CheckpointError or WeightsError if unfit."""
+        """Resume from ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``; a CheckpointError or WeightsError if unfit."""
         if resume and self.checkpointer.has_checkpoint():
             self._resume(last_checkpoint(self.cfg.OUTPUT_DIR))
         elif self.cfg.MODEL.WEIGHTS:
