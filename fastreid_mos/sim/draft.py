@@ -135,8 +135,7 @@ class Draft:
             y = start + (self.length - start) * 0.35
             self.add(side * self.beam * 0.12, y, 3.0, 4.0, raised + 1.8, tone, "fitting")
         self.fittings(start, self.length * 0.985, 4.0)
-        mast = self.u(8, 16)
-        self.bar((0, start + 3, 0), (0, start + 3, mast), 0.8, WHITE, 1.5)
+        self.bar((0, start + 3, 0), (0, start + 3, self.u(8, 16)), 0.8, WHITE, 1.5)
         return start
 
     def house(

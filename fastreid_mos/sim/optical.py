@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .passes import OpticalPass
-from .raster import FloatMap, Frame, Surfaces, lit, rasterize, shifted
+from .raster import FloatMap, Frame, Surfaces, frame_of, lit, rasterize, shifted
 from .ships import Ship
 from .textures import ship_texture, smooth_noise
 
@@ -21,17 +21,8 @@ def frame_for(ship: Ship, p: OpticalPass) -> Frame:
     across = ship.beam * abs(np.cos(a)) + 0.35 * ship.length * abs(np.sin(a))
     along = ship.length * abs(np.cos(a)) + ship.beam * 0.3 * abs(np.sin(a))
     high = ship.freeboard * 0.9
-    height = (along + 0.5 * high * abs(p.lean[1])) * p.margin[0]
-    width = (across + 0.5 * high * abs(p.lean[0])) * p.margin[1]
-    # Whole output pixels.
-    rows, cols = max(24, round(height / PIXEL)), max(8, round(width / PIXEL))
-    h, w = round(rows * PIXEL / _CELL), round(cols * PIXEL / _CELL)
-    # The hull's middle at half the deck's displacement: the box covers water line and deck.
-    centre = (
-        w / 2 + (p.shift[0] * across - 0.5 * high * p.lean[0]) / _CELL,
-        h / 2 + (p.shift[1] * along - 0.5 * high * p.lean[1]) / _CELL,
-    )
-    return Frame(h, w, _CELL, p.angle, p.stern_up, centre)
+    x, y = (0.5 * high * lean for lean in p.lean)  # half the deck's displacement: water line and deck are in the box
+    return frame_of(p, (across, along), (abs(x), abs(y)), (x, y), PIXEL, _CELL, 24)
 
 
 def _oblique(surfaces: Surfaces, lean: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .textures import DEFAULT_ENL
-
 Pair = tuple[float, float]
 Triple = tuple[float, ...]
+DEFAULT_ENL = 1.8
 # Saturation values of the SAR products of the sequences seen in HOSS (their chips' mean maxima: 2.3, 4.6, 6.6, 10.1).
 CEILINGS = (2.35, 4.75, 6.85, 10.6)
 

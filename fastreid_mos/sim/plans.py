@@ -11,18 +11,6 @@ from .draft import CONTAINERS, HATCHES, WHITE, YELLOW, Colour, Draft
 Plan = Callable[[Draft], None]
 
 
-def _cross_deck(d: Draft, y0: float, y1: float) -> None:
-    """The strip between two hatches: coaming stays, ventilators, hatch gear."""
-    dim = d.u(0.45, 1.0)
-    strip = d.shade((d.deck[0] * dim, d.deck[1] * dim, d.deck[2] * dim), 0.25)
-    d.add(0, (y0 + y1) / 2, d.beam * d.u(0.7, 0.9), (y1 - y0) * 0.9, 0.3, strip, "busy")
-    d.fittings(y0, y1, d.u(6, 12), size=(0.7, 2.4), white=0.12)
-    if d.chance(0.4):
-        x, width, height = d.u(-0.15, 0.15) * d.beam, d.u(2.5, 6), d.u(2, 4)
-        tone = d.shade(WHITE if d.chance(0.5) else d.deck, 0.4)
-        d.add(x, (y0 + y1) / 2, width, (y1 - y0) * 0.8, height, tone, "fitting")
-
-
 def _hatches(
     d: Draft, start: float, end: float, count: int, share: float, width: float, colour: Colour, height: float
 ) -> list[tuple[float, float]]:
@@ -57,8 +45,15 @@ def _hatches(
         if k:
             strips.append((y - (pitch[k - 1] * (1 - share)) / 2, y0))
         y += pitch[k]
-    for y0, y1 in strips:
-        _cross_deck(d, y0, y1)
+    for y0, y1 in strips:  # coaming stays, ventilators, hatch gear
+        dim = d.u(0.45, 1.0)
+        strip = d.shade(tuple(c * dim for c in d.deck), 0.25)
+        d.add(0, (y0 + y1) / 2, d.beam * d.u(0.7, 0.9), (y1 - y0) * 0.9, 0.3, strip, "busy")
+        d.fittings(y0, y1, d.u(6, 12), size=(0.7, 2.4), white=0.12)
+        if d.chance(0.4):
+            x, width, height = d.u(-0.15, 0.15) * d.beam, d.u(2.5, 6), d.u(2, 4)
+            tone = d.shade(WHITE if d.chance(0.5) else d.deck, 0.4)
+            d.add(x, (y0 + y1) / 2, width, (y1 - y0) * 0.8, height, tone, "fitting")
     return strips
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .passes import OpticalPass, Pair, SarPass
 from .ships import MATERIALS, Ship
 
 FloatMap = NDArray[np.float32]
@@ -40,16 +41,28 @@ class Frame:
         return points @ matrix[:, :2].T + matrix[:, 2]
 
 
+def frame_of(
+    p: OpticalPass | SarPass, box: Pair, over: Pair, back: Pair, pixel: float, cell: float, least: int
+) -> Frame:
+    """The frame of a chip of whole pixels: the ship's box (across, along) and what reaches ``over`` it, times the
+    margin; its middle is moved ``back`` (all in metres, x and y)."""
+    rows = max(least, round((box[1] + over[1]) * p.margin[0] / pixel))
+    cols = max(8, round((box[0] + over[0]) * p.margin[1] / pixel))
+    h, w = round(rows * pixel / cell), round(cols * pixel / cell)
+    centre = w / 2 + (p.shift[0] * box[0] - back[0]) / cell, h / 2 + (p.shift[1] * box[1] - back[1]) / cell
+    return Frame(h, w, cell, p.angle, p.stern_up, centre)
+
+
 @dataclass(frozen=True)
 class Surfaces:
     """The ship on the grid."""
 
     index: NDArray[np.int32]  # [H, W]: 0 sea, 1 deck, 2 + i part i
     z: FloatMap  # [H, W]: height of the top surface, metres; 0 on the sea
-    colour: FloatMap  # [n, 3] by index; the next three [n]
+    colour: FloatMap  # [n, 3] by index; the next three [n], see Material
+    gloss: FloatMap
     backscatter: FloatMap
     clutter: FloatMap
-    gloss: FloatMap
     walls: FloatMap  # [m, 8]: x0, y0, x1, y1 (cells), base z, height, corner strength, 1 on the rail's inner side
 
 
@@ -75,7 +88,7 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
     outline = frame.cells(ship, ship.outline)
     top[1] = ship.freeboard
     colour[1] = ship.deck_colour
-    scatter[:, 1] = MATERIALS[ship.deck_material].echo
+    scatter[:, 1] = MATERIALS[ship.deck_material][:3]
     cv2.fillPoly(index, [fixed(outline)], 1, shift=_SHIFT)
     add_walls(outline, 0.0, ship.freeboard, 0.25, False)
     add_walls(outline, ship.freeboard, ship.bulwark, 0.8, True)
@@ -93,7 +106,7 @@ def rasterize(ship: Ship, frame: Frame) -> Surfaces:
             scatter[:, i] = scatter[:, below]
             top[i] = max(top[below], top[i])
         else:
-            scatter[:, i] = MATERIALS[part.material].echo
+            scatter[:, i] = MATERIALS[part.material][:3]
         cv2.fillConvexPoly(index, fixed(cells), i, shift=_SHIFT)
         if part.height > 0.2 and part.material != "paint":
             add_walls(cells, part.base, part.height, MATERIALS[part.material].corner, False)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .passes import SarPass
-from .raster import FloatMap, Frame
+from .raster import FloatMap, Frame, frame_of
 from .scattering import CELL, collect
 from .ships import Ship
 from .textures import line_kernel, smooth_noise, speckle
@@ -22,15 +22,9 @@ def frame_for(ship: Ship, p: SarPass) -> Frame:
     across = ship.beam * abs(np.cos(a)) + 0.5 * ship.length * abs(np.sin(a))
     along = ship.length * abs(np.cos(a)) + ship.beam * 0.3 * abs(np.sin(a))
     high = ship.mean_height * cot
-    rows = max(20, round((along + 0.3 * high * abs(np.sin(look))) * p.margin[0] / PIXEL))
-    cols = max(8, round((across + 0.3 * high * abs(np.cos(look))) * p.margin[1] / PIXEL))
-    h, w = round(rows * PIXEL / CELL), round(cols * PIXEL / CELL)
-    # The deck is laid over by its height; the box follows it.
-    centre = (
-        w / 2 + (p.shift[0] * across - 0.9 * high * np.cos(look)) / CELL,
-        h / 2 + (p.shift[1] * along - 0.9 * high * np.sin(look)) / CELL,
-    )
-    return Frame(h, w, CELL, p.angle, p.stern_up, (float(centre[0]), float(centre[1])))
+    x, y = float(np.cos(look)), float(np.sin(look))
+    over, back = (0.3 * high * abs(x), 0.3 * high * abs(y)), (0.9 * high * x, 0.9 * high * y)  # the deck is laid over
+    return frame_of(p, (across, along), over, back, PIXEL, CELL, 20)
 
 
 def render_sar(ship: Ship, p: SarPass) -> FloatMap:

@@ -7,6 +7,7 @@ bow), z up (0 at the water line of the mean load).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,13 @@ Point = tuple[float, float, float]  # x, y, z
 _ROUND_CORNERS = 12
 
 
-@dataclass(frozen=True)
-class Material:
+class Material(NamedTuple):
     """What a surface does with light and with radar."""
 
     gloss: float  # spread of the optical brightness between neighbouring patches, share of the mean
     backscatter: float  # radar brightness of the flat surface
     clutter: float  # spread (log standard deviation) of that brightness from spot to spot, a property of the ship
     corner: float  # how strongly its walls answer as dihedrals and corners
-
-    @property
-    def echo(self) -> tuple[float, float, float]:
-        return self.backscatter, self.clutter, self.gloss
 
 
 MATERIALS: dict[str, Material] = {

@@ -20,8 +20,9 @@ def ferry(d: Draft) -> None:
     for side in (-1, 1):
         n = d.n(8, 26)
         for k in range(n):
-            y = y0 + (y1 - y0) * (k + 0.5) / n
-            d.add(side * d.beam * 0.42, y, 1.6, 2.4, height + 1.6, d.shade(c, 0.3), "fitting")
+            d.add(
+                side * d.beam * 0.42, y0 + (y1 - y0) * (k + 0.5) / n, 1.6, 2.4, height + 1.6, d.shade(c, 0.3), "fitting"
+            )
     for _ in range(d.n(2, 6)):
         x, y = d.u(-0.2, 0.2) * d.beam, d.u(0.1, 0.75) * d.length
         d.add(x, y, d.u(4, 12), d.u(4, 14), height + d.u(1, 3), d.shade((0.35, 0.38, 0.4), 0.5), "house")

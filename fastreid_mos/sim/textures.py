@@ -9,9 +9,6 @@ from scipy.special import gammaincinv
 from .raster import FloatMap, Frame, deposit
 from .ships import Ship
 
-# Looks: variance of a unit-mean white field after the speckle's smoothing is 1 / looks, whatever the smoothing.
-DEFAULT_ENL = 1.8
-
 
 def speckle(
     rng: np.random.Generator, height: int, width: int, enl: float, grain: float, grain_along: float, along: float

@@ -22,10 +22,9 @@ from ..errors import DatasetError
 from ..files import atomic_write, in_the_way
 from .classes import sample_ship
 from .optical import render_optical
-from .passes import DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
+from .passes import DEFAULT_ENL, DISTRACTORS, SEQUENCES, Sequence, optical_pass, sar_pass
 from .sar import render_sar
 from .ships import Ship
-from .textures import DEFAULT_ENL
 
 # Raised when the same parameters no longer give the same bytes.
 SIM_VERSION = 8
@@ -79,11 +78,10 @@ def plan(config: SimConfig) -> list[ChipPlan]:
     for side in (sorted(tested), [i for i in range(n) if i not in tested]):
         chosen = rng.permutation(len(side))[: round(len(side) * config.single_modality_fraction)]
         single.update(side[int(i)] for i in chosen)
-    shares = np.array([0.5, 0.2, 0.3])
     chips: list[ChipPlan] = []
     for i in range(n):
         pid = i + 1
-        sequence = SEQUENCES[int(rng.choice(len(SEQUENCES), p=shares))]
+        sequence = SEQUENCES[int(rng.choice(len(SEQUENCES), p=[0.5, 0.2, 0.3]))]
         order = {True: 0, False: 0}
         for c in range(1, config.chips_per_id + 1):
             # As in HOSS: RGB SAR RGB, or SAR RGB RGB; further passes alternate.
@@ -124,9 +122,8 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
     """A TIFF file as HOSS has them: 8-bit RGB, LZW with horizontal predictor, or one float32 channel uncompressed."""
     stream = BytesIO()
     rows = max(1, 8192 // (pixels.shape[1] * (3 if pixels.ndim == 3 else 4)))
-    options: dict[str, Any] = {"photometric": "minisblack"}
-    if pixels.ndim == 3:
-        options = {"photometric": "rgb", "compression": "lzw", "predictor": True}
+    rgb = {"photometric": "rgb", "compression": "lzw", "predictor": True}
+    options: dict[str, Any] = rgb if pixels.ndim == 3 else {"photometric": "minisblack"}
     tifffile.imwrite(stream, pixels, byteorder="<", rowsperstrip=rows, metadata=None, software=False, **options)
     return stream.getvalue()
 
