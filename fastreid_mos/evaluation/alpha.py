@@ -111,7 +111,6 @@ def _curve(alphas: tuple[float, ...], k: tuple[int, ...], table: Sequence[Sequen
 
 
 def _by_ship(ships: Ints, values: Doubles) -> Doubles:
-    """``[ships, ...]`` mean of each ship's rows of ``values``."""
     return np.stack([values[ships == ship].mean(axis=0) for ship in np.unique(ships)])
 
 

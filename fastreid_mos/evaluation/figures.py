@@ -93,8 +93,8 @@ def bootstrap_intervals(values: Floats, ships: NDArray[Any], samples: int, seed:
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval, in 0..1, of a share of ``count`` independent queries."""
-    interval = binomtest(hits, count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def summarize_splits(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -97,11 +97,10 @@ def _subset(chips: Chips, name: str, rows: tuple[Ints, Ints], root: str) -> tupl
         by_name = {os.path.basename(chips.paths[row]): row for row in own}
         # Any name: what a chip is, its own data set knows.
         listed = [os.path.basename(item[0]) for item in list_chips(folder, lambda stem: (0, 0), Skipped())]
-        missing = [file for file in listed if file not in by_name]
-        if missing:
+        if missing := [file for file in listed if file not in by_name]:
             logger.warning(
-                f"{name}: {len(missing)} chips of {folder} were not among those tested ({shown(missing[0])} first), so "
-                f"the protocol is made by modality instead; DATASETS.TESTS HOSS_{name} tests that folder itself"
+                f"{name}: {folder} lists {shown(missing[0])}, which was not tested, so it is made by modality; "
+                f"DATASETS.TESTS HOSS_{name} tests that folder itself"
             )
             return None
         parts.append(np.array(sorted(by_name[file] for file in listed), np.int64))

@@ -124,11 +124,11 @@ def evaluate_rank_fastreid(
     distmat: Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, max_rank: int = 50
 ) -> tuple[NDArray[np.float32], list[float], list[float]]:
     """fast-reid's ``evaluate_rank`` (same identity and camera removed): CMC ``[max_rank]``, AP and INP, all valid."""
-    # A gallery smaller than max_rank repeats its last value.
     # fast-reid has no distractor rule: there, -1 matches -1. Numbers from 0 on keep that.
     _, numbered = np.unique(np.concatenate([q_pids, g_pids]), return_inverse=True)
     query, gallery = np.split(numbered, [len(q_pids)])
     result = rank_metrics(distmat, query, gallery, max_rank, query_cams=q_camids, gallery_cams=g_camids)
+    # A gallery smaller than max_rank repeats its last value.
     cmc = np.pad(result.cmc, (0, max_rank - len(result.cmc)), mode="edge").astype(np.float32)
     return cmc, result.ap[result.valid].tolist(), result.inp[result.valid].tolist()
 
@@ -172,9 +172,8 @@ class _RowCounter:
 
     def ranks(self) -> Ints:
         """Ascending ranks, from 1 on, of the chosen columns that are not removed."""
-        kept, removed = self._positions[~self.removed], self._positions[self.removed]
-        ranks = np.sort(kept)
-        return ranks - np.searchsorted(np.sort(removed), ranks) + 1
+        ranks, removed = (np.sort(self._positions[rows]) for rows in (~self.removed, self.removed))
+        return ranks - np.searchsorted(removed, ranks) + 1
 
     def top(self) -> Ints:
         """The ``top_k`` smallest columns that are not removed, in order."""
@@ -196,12 +195,10 @@ class _Identities:
         self.start, self.stop = (np.searchsorted(gallery[self.order], query, side) for side in ("left", "right"))
         self.stop[query == -1] = self.start[query == -1]
         self.exclude = np.full(self.num_query, -1) if exclude is None else as_vector(exclude, self.num_query, "exclude")
-        if self.exclude.min() < -1 or self.exclude.max() >= self.num_gallery:
-            raise ValueError(f"exclude: gallery rows 0..{self.num_gallery - 1} or -1 are needed")
         self.cams = None
         if query_cams is not None:
-            cams = as_vector(gallery_cams, self.num_gallery, "gallery_cams")
-            self.cams = as_vector(query_cams, self.num_query, "query_cams"), cams
+            given = (query_cams, self.num_query, "query_cams"), (gallery_cams, self.num_gallery, "gallery_cams")
+            self.cams = [as_vector(*cams) for cams in given]
 
     def of_query(self, row: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Gallery rows to be located, ascending, and which of them are left out of the ranking."""
@@ -215,7 +212,6 @@ class _Identities:
 
 
 def _prepared(features: Floats, centre: Doubles | None) -> Doubles:
-    """Features in double precision, normalized, or centred for the Euclidean metric."""
     return normalized(features) if centre is None else features - centre
 
 
@@ -237,8 +233,6 @@ def _keys(left: Doubles, right: Doubles, centre: Doubles | None) -> NDArray[np.f
 
 def _block_shape(block_mb: float, dimensions: int) -> tuple[int, int]:
     """Rows of queries and of the gallery that keep features (8 bytes) and keys (twice 8 and once 4) in ``block_mb``."""
-    if block_mb <= 0:
-        raise ValueError(f"block_mb: above 0, got {block_mb}")
     size = block_mb * 2**20
     # The gallery part is held twice for a moment (its copy and its square), the rest has what remains.
     width = min(max(1, int(size / 4 / (16 * max(dimensions, 1)))), 2**18)
@@ -248,8 +242,6 @@ def _block_shape(block_mb: float, dimensions: int) -> tuple[int, int]:
 def _summarize(
     counters: Iterable[_RowCounter], ids: _Identities, max_rank: int, top_k: int, allow_empty: bool
 ) -> RankResult:
-    if max_rank < 1:
-        raise ValueError(f"max_rank: at least 1, got {max_rank}")
     count = ids.num_query
     ap, inp = np.full(count, np.nan), np.full(count, np.nan)
     first, matches, ranked = np.zeros((3, count), np.int64)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ _RECORDED = ("metric", "remove_same_camera", "rerank", "aqe", "fusion", "protoco
 logger = logging.getLogger("fastreid_mos.evaluation")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Figures of one row of the table, in percent: means over queries, each with its 95 % interval over ships."""
 
     figures: dict[str, float]
@@ -64,10 +63,11 @@ def compare_rows(
     differences = [columns[left] - columns[right] for left, right in pairs]
     table = np.stack([*columns.values(), *differences], axis=1)
     intervals = 100 * bootstrap_intervals(table.reshape(len(ships), -1), ships, samples, seed)
-    metrics, rows = list(per_query["model"]), []
-    for means, ends in zip(100 * table.mean(axis=0), np.split(intervals, table.shape[1]), strict=True):
-        figures = dict(zip(metrics, means.tolist(), strict=True))
-        rows.append(Row(figures, dict(zip(metrics, map(tuple, ends.tolist()), strict=True))))
+    metrics, ends = list(per_query["model"]), intervals.reshape(*table.shape[1:], 2)
+    rows = [
+        Row(dict(zip(metrics, means, strict=True)), dict(zip(metrics, map(tuple, pairs), strict=True)))
+        for means, pairs in zip((100 * table.mean(axis=0)).tolist(), ends.tolist(), strict=True)
+    ]
     compared = list(zip(pairs, rows[len(columns) :], strict=True))
     above, fused_above = ({right: row for (left, right), row in compared if left == own} for own in ("model", "fused"))
     return dict(zip(columns, rows, strict=False)), above, fused_above
@@ -98,9 +98,8 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
         "gallery": len(part.protocol.gallery), "own_files_left_out": int((part.protocol.own >= 0).sum()),
         **listed(part.rows), "rank1_wilson": part.wilson, "model_above": listed(part.above),
     }  # fmt: skip
-    if part.fused is not None:
-        content["fused_above"] = listed(part.fused_above)
     if part.fused_counts is not None:
+        content["fused_above"] = listed(part.fused_above)
         content["fused_chips"] = dict(zip(("queries", "gallery"), part.fused_counts, strict=True))
     return content
 
@@ -150,8 +149,7 @@ def log_report(report: Report) -> None:
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
     title = f"{about['dataset'] or 'Chips'}, {where}, {kind}"
     lines = [
-        [f"{part.protocol.name} ({part.result.num_valid} queries, gallery {len(part.protocol.gallery)})", name,
-         *(_cell(row, metric) for metric in row.figures)]
+        [part.protocol.name, name, *(_cell(row, metric) for metric in row.figures)]
         for part in report.protocols for name, row in part.rows.items()
     ]  # fmt: skip
     if lines:
@@ -159,12 +157,10 @@ def log_report(report: Report) -> None:
         table = tabulate(lines, headers, tablefmt="pipe")
         logger.info(f"{title}: percent [95 % interval over ships]\n{table}")
     else:
-        names = ", ".join(part.protocol.name for part in report.ranked_only)
-        logger.warning(f"{title}: nothing to measure, no query has a match; ranked all the same: {names}")
+        logger.warning(f"{title}: nothing to measure, no query has a match; the queries are ranked all the same")
     for part in (*report.protocols, *report.ranked_only):
         name, queries, gallery = part.protocol.name, len(part.protocol.query), len(part.protocol.gallery)
-        if missing := queries - part.result.num_valid:
-            logger.info(f"{name}: {missing} of {queries} queries have no match in the gallery, and are left out")
+        logger.info(f"{name}: {part.result.num_valid} of {queries} queries have a match among {gallery} gallery chips")
         for left, above in (("model", part.above), ("fused", part.fused_above)):
             for right, row in above.items():
                 figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
@@ -172,8 +168,8 @@ def log_report(report: Report) -> None:
         if fusion and part.fused_counts:
             alpha, k = fusion["alpha"][name], fusion["k"][name]
             logger.info(
-                f"{name}: generated chips for {part.fused_counts[0]} of {queries} queries and {part.fused_counts[1]} "
-                f"of {gallery} gallery chips; mean of {k}, alpha {alpha:g}"
+                f"{name}: {part.fused_counts[0]} queries and {part.fused_counts[1]} gallery chips have generated ones; "
+                f"mean of {k}, alpha {alpha:g}"
             )
     for name, reason in report.left_out.items():
         logger.info(f"{name}: left out, {reason}")

@@ -6,7 +6,7 @@ expansion (eq. 11) are products of them; no matrix of all chips against all chip
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def rerank(query_features: Any, gallery_features: Any, k1: int = 20, k2: int = 6
     count = len(query)
     result = _jaccard(encoded[:count], encoded[count:])
     result *= 1 - lambda_value
-    for part, block in distances.blocks():
+    for part, block in distances:
         rows = slice(part.start, min(part.stop, count))
         if part.start < count:
             result[rows] += block[: rows.stop - rows.start, count:] * (lambda_value / largest[rows, None])
@@ -74,25 +74,26 @@ def jaccard_distance(features: Any, k1: int = 20, k2: int = 6) -> Floats:
 
 
 class _Distances:
-    """Squared Euclidean distances among all rows, a block of rows at a time; kept if there are few enough."""
+    """Squared Euclidean distances among all rows, a block of rows at a time; kept if there are few enough.
+
+    Iterating gives rows and their distances ``[rows, N]``, which are not to be written to.
+    """
 
     def __init__(self, features: NDArray[Any]) -> None:
-        self.features = features.astype(np.float32, copy=False)
-        self.squares = np.einsum("ij,ij->i", self.features, self.features)
-        self.number = len(features)
+        self.features, self.number = features.astype(np.float32, copy=False), len(features)
         self._kept = list(self._compute()) if self.number**2 <= _KEPT else []
 
-    def blocks(self) -> Iterable[tuple[slice, Floats]]:
-        """Rows, and their distances ``[rows, N]``, which are not to be written to."""
-        return self._kept or self._compute()
+    def __iter__(self) -> Iterator[tuple[slice, Floats]]:
+        return iter(self._kept or self._compute())
 
     def _compute(self) -> Iterator[tuple[slice, Floats]]:
+        squares = np.einsum("ij,ij->i", self.features, self.features)
         for start in range(0, self.number, _ROWS):
             rows = slice(start, min(start + _ROWS, self.number))
             result = self.features[rows] @ self.features.T
             result *= -2
             # In the order of the textbook, so that rounding decides near-ties between neighbours as it does there.
-            result += self.squares[rows, None] + self.squares
+            result += squares[rows, None] + squares
             np.maximum(result, 0, out=result)
             # A row is its own nearest neighbour, whatever rounding says.
             np.fill_diagonal(result[:, start:], 0)
@@ -103,7 +104,7 @@ def _neighbours(distances: _Distances, count: int) -> tuple[Ints, Floats]:
     """The ``count`` nearest rows of each row, itself included, and its largest distance to any."""
     number, count = distances.number, min(count, distances.number)
     nearest, largest = np.empty((number, count), np.int64), np.empty(number, np.float32)
-    for part, block in distances.blocks():
+    for part, block in distances:
         largest[part] = block.max(axis=1)
         last = np.partition(block, count - 1, axis=1)[:, count - 1 : count]
         rows, columns = np.divmod(np.flatnonzero(block <= last), number)
@@ -141,7 +142,7 @@ def _encode(distances: _Distances, expanded: Any, scale: Floats | None = None) -
     pointers, columns = expanded.indptr, expanded.indices
     rows = np.repeat(np.arange(distances.number), np.diff(pointers))
     data = np.empty(expanded.nnz)
-    for part, block in distances.blocks():
+    for part, block in distances:
         entries = slice(pointers[part.start], pointers[part.stop])
         data[entries] = block[rows[entries] - part.start, columns[entries]]
     if scale is not None:

@@ -154,8 +154,8 @@ def test_reranking_equals_the_textbook_in_blocks_of_any_size(settings, monkeypat
 def test_reranking_of_equal_rows():
     equal = np.ones((4, 3)) / np.sqrt(3)
     assert np.allclose(rerank(equal[:1], equal[1:]), 0, atol=1e-6) and rerank(equal[:1], equal[:1]).shape == (1, 1)
-    # With one neighbour each row has itself and the first other one: only the first two have each other.
-    np.testing.assert_allclose(rerank(equal[:1], equal[1:], 1, 1, 0.0), [[0, 1, 1]], atol=1e-6)
+    # Each has itself and the first other one, and averages over both; only the first two have each other.
+    np.testing.assert_allclose(rerank(equal[:1], equal[1:], 1, 2, 0.0), [[0, 2 / 3, 2 / 3]], atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [3.0, 0.0])
