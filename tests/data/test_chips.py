@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import struct
 import warnings
@@ -49,19 +50,20 @@ SAR_TIFFS = [
 ]  # fmt: skip
 
 
-def test_sar_tiff(sar_path):
+OPTICAL_TIFFS = [
+    (RGB, {"compression": "lzw", "predictor": True}), (RGB.transpose(2, 0, 1), {"planarconfig": "separate"}),
+    (RGB.astype(np.uint16) * 257, {"byteorder": ">"}), (RGB.astype(np.float32), {}), (RGB / 255, {}),
+]  # fmt: skip
+
+
+def test_tiff(sar_path, rgb_path):
     for pixels, options in SAR_TIFFS:
         chip = read_tiff(sar_path, pixels, **options)
         assert chip.modality == SAR and chip.size == (24, 40)
         assert chip.pixels.dtype == np.float32 and chip.pixels.dtype.isnative
         np.testing.assert_array_equal(chip.pixels, pixels.astype(np.float32))
 
-
-def test_optical_tiff(rgb_path):
-    for pixels, options in (
-        (RGB, {"compression": "lzw", "predictor": True}), (RGB.transpose(2, 0, 1), {"planarconfig": "separate"}),
-        (RGB.astype(np.uint16) * 257, {"byteorder": ">"}), (RGB.astype(np.float32), {}), (RGB / 255, {}),
-    ):  # fmt: skip
+    for pixels, options in OPTICAL_TIFFS:
         chip = read_tiff(rgb_path, pixels, photometric="rgb", **options)
         assert chip.modality == OPTICAL and chip.size == (24, 40) and chip.pixels.flags.c_contiguous
         np.testing.assert_array_equal(chip.pixels, RGB)
@@ -146,10 +148,9 @@ def test_modality_from_content_where_no_name_tells(tmp_path):
         read_chip(path, modality=2)
 
 
-@pytest.mark.parametrize("cross", [-6, -20])
-def test_decibels_are_no_i_and_q(read, cross):
+def test_decibels_are_no_i_and_q(read):
     """Two polarisations, all negative, of either sign, or one above and one below zero: the first is taken."""
-    for offset in (-30, -10, 0, 10, 40):
+    for offset, cross in itertools.product((-30, -10, 0, 10, 40), (-6, -20)):
         second = DECIBELS + cross + RANDOM.normal(0, 1, (40, 24)).astype(np.float32)
         try:
             got = read(DECIBELS + offset, second + offset)
@@ -164,8 +165,6 @@ def test_decibels_are_no_i_and_q(read, cross):
     second = first + RANDOM.normal(0, 0.5, first.shape)
     with pytest.raises(ChipError, match="INPUT.SAR.CHANNEL"):
         read(first, second)
-    wanted = np.hypot(first, second).astype(np.float32)
-    np.testing.assert_allclose(read(first, second, channel="magnitude"), wanted, rtol=1e-6)
 
 
 def test_i_and_q(read):
@@ -255,36 +254,27 @@ def pil(pixels, kind) -> bytes:
     return stream.getvalue()
 
 
-BAD = {
-    "empty": (b"", "is empty"),
-    "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a TIFF"),
-    "TIFF signature only": (b"II*\0", "cannot be decoded"),
-    "PNG signature only": (b"\x89PNG\r\n\x1a\n", "header cannot be read"),
-    "cut SAR": (tiff(sar(0))[:-50], "cut off"),
-    "PNG without its end": (pil(optical(0), "PNG")[:-12], "cut off"),
-    "cut JPEG": (pil(optical(0), "JPEG")[:-80], "cut off"),
-    "no width": (tiff_by_hand(0, 4), "x 0 pixels|0 x 4 pixels|holds no|cannot be decoded"),
-    "one row": (tiff(np.arange(9, dtype=np.float32)[None]), "9 x 1 pixels"),
-    "long TIFF": (tiff_by_hand(20, 100_000), "claims 20 x 100000"),
-    "large TIFF": (tiff_by_hand(16_000, 16_000, t277=3), "claims 16000 x 16000"),
-    "long PNG": (pil(np.zeros((1, 17_000), np.uint8), "PNG"), "claims 17000 x 1"),
-    "TIFF with less data than pixels": (tiff_by_hand(50, 50), "less pixel data"),
-    "TIFF whose data is elsewhere": (tiff_by_hand(4, 2, t273=4_000_000), "beyond the end"),
-    "unknown compression": (tiff_by_hand(4, 2, t259=31_337), "cannot be decoded"),
-    "constant SAR": (tiff(np.full((9, 9), 3.5, np.float32)), "constant: every pixel is 3.5"),
-    "no finite SAR": (tiff(np.full((9, 9), np.inf, np.float32)), "no finite pixel"),
-}
+BAD = [
+    (b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a TIFF"),
+    (b"II*\0", "cannot be decoded"), (b"\x89PNG\r\n\x1a\n", "header cannot be read"), (tiff(sar(0))[:-50], "cut off"),
+    (pil(optical(0), "PNG")[:-12], "cut off"), (pil(optical(0), "JPEG")[:-80], "cut off"),
+    (tiff_by_hand(0, 4), "0 x 4 pixels|holds no|cannot be decoded"), (tiff(sar(0)[:1]), "12 x 1 pixels"),
+    (tiff_by_hand(20, 100_000), "claims 20 x 100000"), (tiff_by_hand(16_000, 16_000, t277=3), "claims 16000 x 16000"),
+    (pil(np.zeros((1, 17_000), np.uint8), "PNG"), "claims 17000 x 1"), (tiff_by_hand(50, 50), "less pixel data"),
+    (tiff_by_hand(4, 2, t273=4_000_000), "beyond the end"), (tiff_by_hand(4, 2, t259=31_337), "cannot be decoded"),
+    (tiff(np.full((9, 9), 3.5, np.float32)), "constant: every pixel is 3.5"),
+    (tiff(np.full((9, 9), np.inf, np.float32)), "no finite pixel"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_file(sar_path, case):
-    content, wanted = BAD[case]
-    sar_path.write_bytes(content)
-    with warnings.catch_warnings(), pytest.raises(ChipError, match=wanted) as caught:
-        warnings.simplefilter("error")
-        read_chip(sar_path)
-    assert str(caught.value).startswith(f"{sar_path}: ") and "\n" not in str(caught.value)
-    assert caught.value.path == str(sar_path)
+def test_bad_files(sar_path):
+    for content, words in BAD:
+        sar_path.write_bytes(content)
+        with warnings.catch_warnings(), pytest.raises(ChipError, match=words) as caught:
+            warnings.simplefilter("error")
+            read_chip(sar_path)
+        assert str(caught.value).startswith(f"{sar_path}: ") and "\n" not in str(caught.value)
+        assert caught.value.path == str(sar_path)
 
 
 def test_sar_read_as_optical_and_optical_without_a_ship(rgb_path):
@@ -314,11 +304,9 @@ def test_what_is_no_file(tmp_path):
 
 
 WHOLE = {
-    "strips_SAR": tiff(sar(0), rowsperstrip=4),
-    "tiles_SAR": tiff(sar(0, 20, 20), tile=(16, 16), compression="deflate"),
-    "png_RGB": pil(optical(0), "PNG"),
-    "jpeg_RGB": pil(optical(0), "JPEG"),
-}
+    "strips_SAR": tiff(sar(0), rowsperstrip=4), "tiles_SAR": tiff(sar(0, 20, 20), tile=(16, 16), compression="deflate"),
+    "png_RGB": pil(optical(0), "PNG"), "jpeg_RGB": pil(optical(0), "JPEG"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WHOLE)

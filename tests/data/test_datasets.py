@@ -13,7 +13,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from made_chips import TRAINING, write_optical, write_sar
 
 from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, OPTICAL, SAR, dataset_root
-from fastreid_mos.data.datasets import join_items, open_dataset
+from fastreid_mos.data.datasets import join_items
 from fastreid_mos.data.holdout import split_holdout
 from fastreid_mos.errors import DatasetError, MOSError
 
@@ -113,23 +113,12 @@ def test_a_name_that_cannot_be_written_down_is_refused_at_once(hoss_root, hoss):
         os.unlink(path)
 
 
-def test_a_data_set_of_others_that_is_missing(monkeypatch):
-    def photographs(root):
-        raise RuntimeError(f'"{root}" is not available')
-
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Photographs", photographs)
-    with pytest.raises(DatasetError, match="^Photographs: cannot be read.*is not available.*FASTREID_DATASETS"):
-        open_dataset("Photographs")
-
-
 DOUBTS = ("1 query chips are in the gallery too, such as", "1 identities are both in the training and", "CMAL")
 
 
 def test_log_and_summary(hoss_root, hoss, log):
     write_optical(hoss / "bounding_box_test" / "0203_a_RGB.tif", 999)  # another chip by a query's name
-    assert all(
-        row in " ".join(log().replace("|", " ").split()) for row in ("train 17 6 9 8 4 0", "gallery 8 4 6 2 1 2")
-    )
+    assert "train 17 6 9 8 4 0 " in " ".join(log().replace("|", " ").split())
     assert list(HOSS(root=hoss_root).summary().values()) == [17, 6, 4, 4, 8, 2, 0]
     assert not any(words in log() for words in DOUBTS)
     shutil.copy(hoss / "query" / "0201_a_RGB.tif", hoss / "bounding_box_test")
@@ -147,10 +136,6 @@ def test_plot(hoss_root):
     shown = data.plot(columns=4).axes
     assert len(shown) == 16 and shown[0].get_title() == "2 optical"
     assert shown[0].images[0].get_array().shape == (40, 14, 3)
-
-
-def test_real_sample(shared_dir):
-    assert list(HOSS(root=shared_dir / "hoss_sample").summary().values()) == [56, 21, 15, 16, 40, 9, 0]
 
 
 def test_pair_data(tmp_path):
@@ -224,7 +209,9 @@ def test_refuses():
             split_holdout(items, 0.5)
 
 
-def test_real_sample_can_be_held_out(shared_dir):
-    for query, gallery in split_holdout(HOSS(root=str(shared_dir / "hoss_sample")).train, 0.3, splits=4)[1]:
+def test_real_sample(shared_dir):
+    data = HOSS(root=shared_dir / "hoss_sample")
+    assert list(data.summary().values()) == [56, 21, 15, 16, 40, 9, 0]
+    for query, gallery in split_holdout(data.train, 0.3, splits=4)[1]:
         pairs = {(kind, other) for _, pid, kind in query for _, same, other in gallery if pid == same}
         assert {(0, 1), (1, 0)} <= pairs

@@ -84,9 +84,6 @@ def test_nodata_of_optical(rgb_path):
     colours = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16) * 257
     chip = read_tiff(rgb_path, index, "9", photometric="palette", colormap=colours)
     check_optical(chip, colours[:, index].transpose(1, 2, 0) // 257)
-    inks = np.asarray(Image.fromarray(RGB).convert("CMYK")).copy()
-    inks[EMPTY] = 7
-    check_optical(read_tiff(rgb_path, inks, "7", photometric="separated"))
     pixels = np.where(EMPTY, 0, SHIP * 20 + 1).astype("u2")
     check_sar(read_chip(write_tiff(rgb_path, pixels, "0", photometric="miniswhite"), SAR), 65535 - pixels)
 

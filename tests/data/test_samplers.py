@@ -10,9 +10,8 @@ import pytest
 import torch
 from fastreid.utils import comm
 
-from fastreid_mos.data import HOSS, SAMPLER_REGISTRY, CrossModalIdentitySampler, IdentitySampler, build_train_loader
+from fastreid_mos.data import HOSS, SAMPLER_REGISTRY, CrossModalIdentitySampler, IdentitySampler
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS, build_batches, epoch_batches
-from fastreid_mos.errors import ConfigError
 
 SAMPLERS = (*FASTREID_SAMPLERS, "IdentitySampler", "CrossModalIdentitySampler")
 # Identity -> optical chips, SAR chips.
@@ -138,19 +137,3 @@ def test_impossible_batches(monkeypatch):
     for name in ("IdentitySampler", "TrainingSampler"):
         with pytest.raises(ValueError, match="processes"):
             build_batches(name, ITEMS, 8, 2, 0)
-
-
-def test_a_sampler_of_ones_own(make_cfg, items, monkeypatch):
-    def own(items, batch_size, num_instances, seed):
-        if batch_size > len(items):
-            raise ValueError(f"batch_size: {batch_size} of {len(items)} chips")
-        rng = np.random.default_rng(seed)
-        return iter(lambda: rng.permutation(len(items))[:batch_size].tolist(), None)
-
-    monkeypatch.setitem(SAMPLER_REGISTRY._obj_map, "Own", own)
-    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", "Own", "SOLVER.IMS_PER_BATCH", 7)
-    batches = [batch["img_paths"] for batch in islice(build_train_loader(cfg, items, start_iter=2), 2)]
-    assert batches == [[items[row][0] for row in rows] for rows in islice(own(items, 7, 2, 0), 2, 4)]
-    assert epoch_batches("Own", items, 7, 2) == 17 // 7
-    with pytest.raises(ConfigError, match="DATALOADER.SAMPLER_TRAIN Own.* 18 of 17"):
-        build_train_loader(make_cfg("DATALOADER.SAMPLER_TRAIN", "Own", "SOLVER.IMS_PER_BATCH", 18), items)
