@@ -112,8 +112,7 @@ def _training_steps(cfg: Any) -> Mapping[str, Callable[[], Callable[[Any], Any]]
 def check_augmentation(cfg: Any) -> None:
     """Refuse an order of the augmentation that cannot work."""
     order = list(cfg.INPUT.AUGMENT.ORDER)
-    unknown = [name for name in order if name not in STEPS]
-    require(not unknown, f"INPUT.AUGMENT.ORDER: no such step {unknown[:1]}; known: {', '.join(STEPS)}")
-    require(len(set(order)) == len(order), f"INPUT.AUGMENT.ORDER: a step twice in {order}")
+    known = len({*order} & {*STEPS}) == len(order)
+    require(known, f"INPUT.AUGMENT.ORDER: {order}; must be different steps of: {', '.join(STEPS)}")
     kinds = [name in TENSOR_STEPS for name in order]
     require(kinds == sorted(kinds), f"INPUT.AUGMENT.ORDER: {', '.join(TENSOR_STEPS)} come last, got {order}")

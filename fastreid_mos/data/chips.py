@@ -49,12 +49,10 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
 
     Args:
         path: the file.
-        modality: 0 optical, 1 SAR; None reads it off the name or the folder's name, or else the content: 8-bit colour
-            is optical, everything else SAR.
-        channel: of a multi-channel SAR file. "auto": complex numbers, or 2 or 4 channels of which the first two have
-            either sign alike and independently, are I/Q and their magnitude is taken (of the first polarisation);
-            otherwise the first channel. "magnitude": of the first two channels. "mean": of all channels. A number as
-            text: that channel, from 0 on.
+        modality: 0 optical, 1 SAR; None reads it off the name, or the content: 8-bit colour is optical, all else SAR.
+        channel: of a multi-channel SAR file. "auto": the magnitude of complex numbers and of I/Q (the first two of 2 or
+            4 channels, of either sign independently), otherwise the first channel. "magnitude": of the first two
+            channels. "mean": of all channels. A number as text: that channel, from 0 on.
 
     Raises:
         ChipError: no file or image, cut off, too large, under 2 pixels a side, of no known scale (optical), of two

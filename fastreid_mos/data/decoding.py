@@ -20,8 +20,7 @@ from PIL import Image, ImageOps
 from ..errors import ChipError, one_line
 
 # A ship chip has a few hundred pixels a side. Larger images are refused from their header, before memory is taken.
-MAX_SIDE = 16_384
-MAX_BYTES = 512 * 2**20
+MAX_SIDE, MAX_BYTES = 16_384, 512 * 2**20
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PIL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF")

@@ -22,8 +22,7 @@ FEW_LEVELS = "have hardly any grey levels: too dark, of fewer bits than their ty
 NEARLY_BLACK = "are nearly black"
 NEARLY_WHITE = "are nearly white"
 
-# Chips of HOSS, OpenSARShip, Sentinel-1/2 and the simulator stay far from these: 110 levels or more and a mean of 26 to
-# 183 in optical; in SAR 19 levels or more, a mean up to 0.58 of the range.
+# Real and simulated chips stay far from these: optical 110 levels and means of 26 to 183, SAR 19 and means up to 0.58.
 _SAMPLE, _FEWEST_PIXELS = 4096, 64
 _FEW_OPTICAL, _FEW_SAR = 24, 8
 _DARK, _LIGHT, _LIGHT_SAR = 4.0, 251.0, 0.97

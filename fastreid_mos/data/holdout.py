@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import MOSError
 from .listing import Item
 
-Split = tuple[list[Item], list[Item]]
+Split = tuple[list[Item], list[Item]]  # query, gallery
 
 
 def hold_out(cfg: Any, items: Sequence[Item], at_least: int = 1) -> tuple[list[Item], list[Split]]:

@@ -25,8 +25,7 @@ from .modality import OPTICAL, SAR, item_modality, ship_metres, ship_size_featur
 from .reader import ChipImage, ChipReader, read_generated
 from .seeding import drawn_from, spread_seed
 
-# Batches that each worker makes ahead.
-AHEAD = 2
+AHEAD = 2  # batches that each worker makes ahead
 _STACKED, _NUMBERS = ("images", "sizes", "metres"), ("targets", "camids", "modalities")
 # A row of the items and the seed of its augmentation; None: no augmentation to draw.
 Draw = tuple[int, int | None]

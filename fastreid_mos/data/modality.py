@@ -47,9 +47,7 @@ def item_modality(path: str, camera: int) -> Modality | None:
 def ship_metres(width: ArrayLike, height: ArrayLike, modality: ArrayLike) -> NDArray[np.float64]:
     """Width and height of a chip in metres ``[..., 2]``, from its size in pixels.
 
-    Args:
-        width, height: the chip's own size in pixels, before any resize; numbers or arrays of one shape.
-        modality: 0 optical (a pixel is 0.75 m), 1 SAR (1 m).
+    ``width`` and ``height`` are the chip's own, before any resize; ``modality`` 0 optical (0.75 m), 1 SAR (1 m).
 
     Raises:
         ValueError: a size that is not above 0, or a modality other than 0 and 1.

@@ -99,10 +99,8 @@ class DiskCache:
         # Denoised SAR has three equal channels: one is enough.
         grey = bool((chip.image == chip.image[..., :1]).all())
         payload = np.ascontiguousarray(chip.image[..., 0] if grey else chip.image).tobytes()
-        facts = {
-            "stamp": stamp, "shape": chip.image.shape, "crc": zlib.crc32(payload), "modality": chip.modality,
-            "size": chip.size, "doubts": chip.doubts,
-        }  # fmt: skip
+        facts = {"stamp": stamp, "shape": chip.image.shape, "crc": zlib.crc32(payload)}
+        facts |= {"modality": chip.modality, "size": chip.size, "doubts": chip.doubts}
         where = self._file(path, modality)
         try:
             with atomic_write(where, "wb") as stream:

@@ -1,7 +1,6 @@
 """Which chips make up a training batch: the recipe's identity sampler, a cross-modal one, and fast-reid's own.
 
-All processes draw the same whole batches and share them out: identities stay together in one process, as the triplet
-loss and CMAL want them. A pass of ours depends on the seed and its number alone, so that a run resumes exactly.
+All processes draw the same batches, of which each takes whole identities. A pass depends on seed and number alone.
 """
 
 from __future__ import annotations
@@ -37,9 +36,8 @@ IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler", "Identit
 class IdentitySampler(Sampler[list[int]]):
     """The recipe's batches: P identities x K chips, whatever the chips' modality.
 
-    In one pass over the data each identity's chips are shuffled and cut into groups of K (an identity with fewer chips
-    than K gives one group, drawn with replacement); a batch takes one group of each of P identities, until fewer
-    than P identities have groups left.
+    In one pass each identity's chips are shuffled and cut into groups of K (of fewer chips one group is drawn with
+    replacement); a batch takes one group of each of P identities, until fewer than P identities have groups left.
 
     Args:
         items: (path, identity, modality) of every chip.

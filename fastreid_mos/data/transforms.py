@@ -25,8 +25,6 @@ def sar_denoise(
 ) -> NDArray[np.uint8]:
     """The SAR denoising of MOS (CVPR 2026, MCRL, first part): a stretch between two percentiles of the chip.
 
-    Speckle and the sensor floor sit in the low values; what is under the low percentile becomes black.
-
     Args:
         pixels: ``[height, width]``, any real type, or complex: its magnitude; computed in float32.
         low, high: percentiles, 0 <= low < high <= 100.
@@ -78,8 +76,7 @@ class SARDenoise:
 
     @configurable
     def __init__(self, low: float = 5.0, high: float = 100.0) -> None:
-        self.low = float(low)
-        self.high = float(high)
+        self.low, self.high = float(low), float(high)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
