@@ -66,9 +66,8 @@ def tiny_batch():
 @pytest.fixture
 def without_gradient():
     """A function: a model after ``backward`` -> its trainable parameters without a finite gradient."""
-
-    def names(model):
-        trained = [(name, value.grad) for name, value in model.named_parameters() if value.requires_grad]
-        return [name for name, grad in trained if grad is None or not torch.isfinite(grad).all()]
-
-    return names
+    return lambda model: [
+        name
+        for name, value in model.named_parameters()
+        if value.requires_grad and (value.grad is None or not torch.isfinite(value.grad).all())
+    ]

@@ -27,9 +27,9 @@ def test_golden(golden, small, variant):
 
 def test_names_of_the_released_checkpoint(golden_keys):
     with torch.device("meta"):
-        own = {name: list(value.shape) for name, value in TransOSS().state_dict().items()}
-    released = {name.removeprefix("base."): shape for name, shape in golden_keys.items() if name.startswith("base.")}
-    assert own == {name: shape for name, shape in released.items() if not name.startswith("fc.")}
+        own = {f"base.{name}": list(value.shape) for name, value in TransOSS().state_dict().items()}
+    others = ("base.fc.", "bottleneck.", "classifier.", "logit_scale")
+    assert own == {name: shape for name, shape in golden_keys.items() if not name.startswith(others)}
 
 
 def test_starting_values():
@@ -49,31 +49,15 @@ def test_starting_values():
     assert not torch.equal(model.patch_embed.proj.weight, model.patch_embed_SAR.proj.weight)
 
 
-def test_patch_embedding_by_row(small):
-    model = small(mie=False, sse=False).eval()
-    optical, sar = (model(IMAGES, torch.full((4,), modality)) for modality in (0, 1))
-    mixed = model(IMAGES, torch.tensor([0, 1, 1, 0]))
-    torch.testing.assert_close(mixed, torch.stack([optical[0], sar[1], sar[2], optical[3]]))
-    assert not torch.allclose(optical, sar)
-    shared = small(mie=False, sse=False, modality_patch_embed=False).eval()
-    assert not any("patch_embed_SAR" in name for name in shared.state_dict())
-    assert shared(IMAGES).shape == (4, 48)
-
-
-def test_every_parameter_gets_a_gradient_from_one_modality(small):
-    model = small()
-    model(IMAGES, torch.zeros(4, dtype=torch.long), SIZES).sum().backward()
-    assert [name for name, value in model.named_parameters() if value.grad is None] == []
-
-
 def test_gradient_checkpointing_changes_nothing_but_memory(small):
     grads = []
     for switch in (False, True):
         model = small(grad_checkpoint=switch, drop_path_rate=0.5, drop_rate=0.1, attn_drop_rate=0.1).train()
         torch.manual_seed(5)
-        model(*BATCH).square().sum().backward()
+        model(IMAGES, torch.zeros(4, dtype=torch.long), SIZES).square().sum().backward()
         grads.append({name: value.grad for name, value in model.named_parameters()})
     torch.testing.assert_close(grads[1], grads[0])
+    assert None not in grads[0].values()  # also those of the modality that is not in the batch: DDP waits for them
 
 
 def test_dropouts_act_in_training_only_and_rows_are_independent(small):
@@ -84,15 +68,6 @@ def test_dropouts_act_in_training_only_and_rows_are_independent(small):
         model = small(**{"drop_path_rate": 0.0, rate: 0.6})
         assert not torch.allclose(model.train()(*BATCH), whole) and torch.equal(model.eval()(*BATCH), whole), rate
         torch.testing.assert_close(model(IMAGES[1:2].double(), MODALITIES[1:2].bool(), SIZES[1:2]), whole[1:2])
-
-
-def test_the_last_block_gives_what_the_whole_one_gives(small):
-    torch.manual_seed(2)
-    tokens, block = torch.randn(4, 10, 48), small(drop_path_rate=0.0).blocks[2].train()
-    answers = block(tokens)[:, :1], block(tokens, first_only=True)
-    torch.testing.assert_close(*answers)
-    grads = [torch.autograd.grad(answer.square().sum(), list(block.parameters())) for answer in answers]
-    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
 
 
 def test_what_does_not_fit(small):
@@ -108,7 +83,7 @@ def test_what_does_not_fit(small):
     ):
         with pytest.raises(ModelInputError, match=words) as error:
             small()(*batch)
-        assert isinstance(error.value, MOSError) and isinstance(error.value, ValueError)
+        assert isinstance(error.value, MOSError)
 
 
 @pytest.mark.slow
