@@ -61,13 +61,3 @@ def tiny_batch():
         "sizes": torch.randn(8, 3, generator=generator), "metres": torch.full((8, 2), 30.0) + torch.arange(8)[:, None],
         "img_paths": [f"{row}.tif" for row in range(8)],
     }  # fmt: skip
-
-
-@pytest.fixture
-def without_gradient():
-    """A function: a model after ``backward`` -> its trainable parameters without a finite gradient."""
-    return lambda model: [
-        name
-        for name, value in model.named_parameters()
-        if value.requires_grad and (value.grad is None or not torch.isfinite(value.grad).all())
-    ]

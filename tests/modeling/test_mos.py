@@ -1,4 +1,4 @@
-"""MOS: any backbone under it, side inputs, weighted losses by name, mixed precision, what cannot be built or taken."""
+"""CMALHead and MOS: the feature, the joins, any backbone, weighted losses by name, what cannot be built or taken."""
 
 from __future__ import annotations
 
@@ -6,16 +6,113 @@ import pytest
 import torch
 from fastreid.modeling.losses import pairwise_circleloss, pairwise_cosface, triplet_loss
 from fastreid.utils.events import EventStorage
+from torch.nn import functional
 
 from fastreid_mos.errors import ConfigError, WeightsError
 from fastreid_mos.modeling import (
     MOS,
+    CMALHead,
     ModelInputError,
     batch_hard_triplet_loss,
     build_checked_model,
     cmal_loss,
     cross_entropy_loss,
 )
+
+GENERATOR = torch.Generator().manual_seed(1)
+FEATURES = torch.randn(8, 6, 3, 2, generator=GENERATOR)
+POOLED = FEATURES.mean((2, 3))
+METRES = 50 * torch.rand(8, 2, generator=GENERATOR) + 9
+TARGETS, MODALITIES = torch.arange(8) % 4, torch.arange(8) % 2
+
+
+def head(**changes):
+    torch.manual_seed(0)
+    return CMALHead(**{"feat_dim": 6, "num_classes": 4, **changes})
+
+
+def test_before_and_after_the_neck():
+    after = (POOLED - POOLED.mean(0)) / (POOLED.var(0, unbiased=False) + 1e-5).sqrt()
+    for neck_feat, value in {"before": POOLED, "after": after}.items():
+        out = head(neck_feat=neck_feat).train()(FEATURES, TARGETS)
+        torch.testing.assert_close(out["features"], value, atol=1e-5, rtol=1e-4)
+        model = head(test_neck_feat=neck_feat, neck_feat="after").train()
+        model(FEATURES, TARGETS)
+        norm = model.bottleneck[0]
+        tested = {"before": POOLED, "after": (POOLED - norm.running_mean) / (norm.running_var + norm.eps).sqrt()}
+        torch.testing.assert_close(model.eval()(FEATURES), tested[neck_feat])
+    reduced = head(embedding_dim=3).eval()  # before the neck; vectors are taken as they are
+    torch.testing.assert_close(reduced(POOLED), POOLED @ reduced.bottleneck[0].weight.flatten(1).t())
+
+
+def test_classifier_and_starting_values():
+    plain = head(with_bnneck=False).train()
+    torch.testing.assert_close(plain(FEATURES, TARGETS)["cls_outputs"], POOLED @ plain.weight.t())
+    for cls_type, std in (("Linear", 0.001), ("ArcSoftmax", 0.01)):  # the authors', and fast-reid's
+        model = head(feat_dim=64, num_classes=500, cls_type=cls_type)
+        assert model.weight.std().item() == pytest.approx(std, rel=0.02) and abs(model.weight.mean()) < 0.02 * std
+    assert not model.bottleneck[0].bias.requires_grad and model.bottleneck[0].weight.requires_grad
+    model = head(cls_type="ArcSoftmax", scale=8, margin=0.2, with_bnneck=False).train()
+    features = FEATURES.clone()
+    features[:2] = 5.0 * model.weight.detach()[:2, :, None, None]  # a perfect match, where the arc cosine is steep
+    out, own = model(features.requires_grad_(), TARGETS), (torch.arange(8), TARGETS)
+    assert (out["cls_outputs"][own] < out["pred_class_logits"][own]).all()
+    assert (out["pred_class_logits"].abs() <= 8).all()
+    functional.cross_entropy(out["cls_outputs"], TARGETS).backward()
+    assert torch.isfinite(features.grad).all() and torch.isfinite(model.weight.grad).all()
+
+
+def test_size_join_keeps_the_distance_of_sizes():
+    metres = torch.tensor([[20.0 + 3 * k, 90.0 + 25 * k * (k % 3)] for k in range(8)])
+    model = head(join=["size"], join_dim=12, join_gain=2.0)
+    for _ in range(200):
+        model.train()(FEATURES, TARGETS, metres=metres)  # running statistics settle
+    joined = model.eval()(FEATURES, metres=metres)
+    assert model.out_dim == 18
+    torch.testing.assert_close(joined[:, :6], POOLED)
+    logarithms = metres.log()
+    standard = (logarithms - logarithms.mean(0)) / (logarithms.var(0) + 1e-5).sqrt()
+    # An isometry of two numbers onto twelve of standard deviation 2.
+    expected = 2.0 * (12 / 2) ** 0.5 * torch.pdist(standard)
+    torch.testing.assert_close(torch.pdist(joined[:, 6:]), expected, rtol=0.01, atol=0.0)
+
+
+def test_stripes_keep_where_something_is_and_the_modality_join_cancels_an_offset():
+    top = torch.zeros(1, 6, 4, 2)
+    top[:, :, :2] = 1.0
+    model = head(stripes=2, stripe_dim=5).eval()
+    first, second = model(top), model(top.flip(2))
+    assert model.out_dim == 10 and not torch.allclose(first, second)
+    torch.testing.assert_close(first.view(5, 2), second.view(5, 2).flip(1))
+    model = head(join=["modality"]).eval()
+    torch.testing.assert_close(model(FEATURES, modalities=MODALITIES), POOLED)  # at first as without it
+    model.modality_join.shift.data[1] = -3.0
+    shifted = FEATURES + 3.0 * MODALITIES.view(-1, 1, 1, 1)
+    torch.testing.assert_close(model(shifted, modalities=MODALITIES.bool()), POOLED)
+
+
+def test_the_head_is_float32_under_autocast():
+    low, model = FEATURES.bfloat16(), head(join=["size", "modality"]).train()
+    exact = model(low.float(), TARGETS, MODALITIES, METRES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model(low, TARGETS, MODALITIES, METRES.double()), exact)  # dtypes too
+
+
+def test_what_does_not_fit_the_head():
+    for argument in ({"neck_feat": "no"}, {"test_neck_feat": "no"}, {"join": ["speed"]}, {"stripes": -1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(argument))}: "):
+            head(**argument)
+    for arguments, features, error, words in (
+        ({"feat_dim": 7}, FEATURES, ConfigError, "FEAT_DIM is 7.* 6 channels"),
+        ({"pool_type": "Identity"}, FEATURES, ConfigError, "POOL_LAYER"),
+        ({"pool_type": "GeneralizedMeanPoolingP"}, POOLED, ConfigError, "POOL_LAYER"),
+        ({"stripes": 2}, POOLED, ConfigError, "STRIPES"),
+        ({"join": ["modality"]}, FEATURES, ModelInputError, "modalities"),
+        ({"join": ["size"]}, FEATURES, ModelInputError, "metres"),
+    ):
+        with pytest.raises(error, match=words):
+            head(**arguments).eval()(features)
+
 
 NAME, DEPTH, FEAT_DIM = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.FEAT_DIM"
 LOSSES, TRI = "MODEL.LOSSES.NAME", "MODEL.LOSSES.TRI"
@@ -27,7 +124,7 @@ BACKBONES = [("resnet", "18x", 512), ("osnet", "x0_25", 128)] + [
 
 
 @pytest.mark.parametrize(("name", "depth", "width"), BACKBONES)
-def test_any_backbone(tiny_cfg, tiny_batch, without_gradient, name, depth, width):
+def test_any_backbone(tiny_cfg, tiny_batch, name, depth, width):
     torch.manual_seed(0)
     opts = (NAME, f"build_{name}_backbone", DEPTH, depth, FEAT_DIM, width, "MODEL.BACKBONE.STRIDE_SIZE", (16, 16))
     ibn = ("MODEL.BACKBONE.WITH_IBN", name in ("resnet", "osnet"))
@@ -35,17 +132,17 @@ def test_any_backbone(tiny_cfg, tiny_batch, without_gradient, name, depth, width
     losses = model.train()(tiny_batch)
     assert set(losses) == {"loss_cls", "loss_triplet", "loss_cmal"}
     sum(losses.values()).backward()
-    assert without_gradient(model) == []
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.requires_grad)
     features = model.eval()(tiny_batch)
     assert features.shape == (8, width + 32) and torch.isfinite(features).all()
 
 
 def test_backbones_that_do_not_take_side_inputs_ignore_them(tiny_cfg, tiny_batch):
-    model = MOS(tiny_cfg(*OSNET)).eval()
+    model = MOS(tiny_cfg(*OSNET, LOSSES, ("CrossEntropyLoss",)))
     # Camera numbers of another data set are none of its business.
     cameras = {**tiny_batch, "modalities": tiny_batch["modalities"] + 7, "sizes": tiny_batch["sizes"] + 5}
-    assert torch.equal(model(cameras), model(tiny_batch["images"]))
-    assert MOS(tiny_cfg(*OSNET, LOSSES, ("CrossEntropyLoss",))).train()(cameras)["loss_cls"] > 0
+    assert model.train()(cameras)["loss_cls"] > 0
+    assert torch.equal(model.eval()(cameras), model(tiny_batch["images"]))
 
 
 def test_transoss_gets_modality_and_size_and_the_batch_stays_as_it_is(tiny_cfg, tiny_batch):
@@ -62,10 +159,10 @@ def test_transoss_gets_modality_and_size_and_the_batch_stays_as_it_is(tiny_cfg, 
 
 def test_losses_are_weighted_and_named(tiny_cfg, tiny_batch):
     scales = ["MODEL.LOSSES.CE.SCALE", 0.5, f"{TRI}.SCALE", 3.0, "MODEL.LOSSES.CMAL.SCALE", 2.0]
+    scales += ["MODEL.LOSSES.CMAL.VAR_WEIGHT", 0.25, "MODEL.LOSSES.CE.EPSILON", 0.1]
     targets, modalities = (tiny_batch[name] for name in ("targets", "modalities"))
     outputs = {name: torch.randn(8, 5) for name in ("features", "cls_outputs", "pred_class_logits")}
     features = outputs["features"]
-    scales += ["MODEL.LOSSES.CMAL.VAR_WEIGHT", 0.25, "MODEL.LOSSES.CE.EPSILON", 0.1]
     names = ("CrossEntropyLoss", "TripletLoss", "CMALLoss", "CircleLoss", "Cosface")
     losses = MOS(tiny_cfg(*scales, LOSSES, names)).losses(outputs, targets, modalities)
     expected = {
@@ -125,14 +222,12 @@ def test_a_trial_leaves_the_model_as_it_was(tiny_cfg):
     assert build_checked_model(tiny_cfg(FEAT_DIM, 0, "MODEL.FREEZE_LAYERS", ["backbone"])).heads.feat_dim == 48
 
 
-EMBEDDING_HEAD = (*OSNET[:4], FEAT_DIM, 100, "MODEL.HEADS.NAME", "EmbeddingHead")
 WRONG = [
     ((LOSSES, ("CMAL",)), ["MODEL", "'CMAL'", "CMALLoss"]),
     ((FEAT_DIM, 64), [FEAT_DIM, "64", "48"]),
     ((*OSNET[:2], DEPTH, "x9"), ["MODEL: MOS", "DEPTH 'x9'"]),
     ((*OSNET[:4], FEAT_DIM, 0), [FEAT_DIM]),
-    (("MODEL.TRANSOSS.NUM_HEADS", 5), ["MODEL", "num_heads", "embed_dim"]),
-    ((*EMBEDDING_HEAD, "MODEL.META_ARCHITECTURE", "Baseline"), ["MODEL: Baseline", "FEAT_DIM 100"]),
+    ((*OSNET[:4], FEAT_DIM, 100, "MODEL.HEADS.NAME", "EmbeddingHead"), ["MODEL: MOS", "FEAT_DIM 100"]),
     (("MODEL.FREEZE_LAYERS", ["backbone", "backbon3"]), ["MODEL.FREEZE_LAYERS", "'backbon3'", "heads"]),
     (("MODEL.BACKBONE.PRETRAIN", True), ["MODEL.BACKBONE.PRETRAIN_PATH"]),
 ]

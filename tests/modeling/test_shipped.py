@@ -50,7 +50,7 @@ def test_one_step_gives_every_trainable_parameter_a_gradient(name, tiny_batch):
 
 
 @pytest.mark.slow
-def test_the_papers_model_is_whole(tiny_batch, without_gradient):
+def test_the_papers_model_is_whole(tiny_batch):
     """mos_vit.yml at its own width and depth."""
     model = build_model(shipped("mos_vit.yml")).train()
     backbone = model.backbone
@@ -59,7 +59,7 @@ def test_the_papers_model_is_whole(tiny_batch, without_gradient):
     dropouts = {layer.p for layer in backbone.modules() if isinstance(layer, torch.nn.Dropout)}
     assert dropouts | {block.attn.attn_drop for block in backbone.blocks} == {0.0}
     sum(model({key: value[:4] for key, value in tiny_batch.items()}).values()).backward()
-    assert without_gradient(model) == []
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.requires_grad)
 
 
 def test_the_baseline_is_transoss():
