@@ -1,5 +1,7 @@
-"""Pairs of training identities, what is refused or left out, batches of them and their latents."""
+"""What a bridge may be trained on and start from; batches of pairs and their latents."""
 
+import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -7,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_bridge import SIZE, tiny_vae
-from train_world import tiny_cfg, write_pairs
+from tiny_bridge import SIZE, tiny_pipeline, tiny_vae
+from train_world import LATENT, cfg_of, same, tiny_cfg, train, weights, write_pairs
 
+from fastreid_mos.bridge import BrownianBridgePipeline
+from fastreid_mos.bridge.autoencoder import decode, encode, scaling
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.bridge.train.batches import ChipStore, Latents, PairBatches
 from fastreid_mos.bridge.train.leaks import held_out, leave_out, open_data, open_tests
 from fastreid_mos.bridge.train.pairs import PairGroup, epoch_rows, open_pairs, rows_digest
-from fastreid_mos.data import OptiSarPair, SARDenoise
+from fastreid_mos.bridge.train.start import check_start, open_autoencoder
+from fastreid_mos.data import SARDenoise
 from fastreid_mos.data.holdout import split_holdout
-from fastreid_mos.errors import DatasetError, MOSError
+from fastreid_mos.errors import CheckpointError, DatasetError, MOSError
+from fastreid_mos.synthetic.manifest import pipeline_id
 
 
 def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(hoss):
@@ -24,8 +30,6 @@ def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(ho
     both = sorted({pid for _, pid, kind in hoss.train if kind == 0} & {pid for _, pid, kind in hoss.train if kind == 1})
     assert pairs.trained_identities() == {"HOSS": both} and both
     assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
-    alone = sum(pid not in both for _, pid, _ in hoss.train)
-    assert alone and pairs.skipped.counts["of an identity with one modality only"] == alone
 
 
 def test_policies():
@@ -38,13 +42,7 @@ def test_policies():
     assert epoch_rows(groups, "optical_to_sar", "ordered") == ordered
 
 
-def test_pair_data_sets_and_folders_of_pairs(tmp_path, monkeypatch, shared_dir):
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
-    folder = write_pairs(tmp_path / "OptiSar_Pair" / "g1", ["a_7_x", "a_7_y", "a_8_x"])
-    for name in ("a_7_y", "a_8_x"):
-        (folder / f"{name}_SAR.png").unlink()
-    rows = epoch_rows(open_pairs(["OptiSarPair"]).groups, "optical_to_sar", "ordered")
-    assert rows == [(optical, (sar,)) for optical, sar, _ in OptiSarPair(str(tmp_path)).pairs] and len(rows) == 2
+def test_folders_of_pairs(tmp_path, hoss, shared_dir):
     mine = write_pairs(tmp_path / "HOSS", ["b", "a", "lonely"])  # its name does not make it the data set
     (mine / "lonely_SAR.png").unlink()
     pairs = open_pairs([str(mine)])
@@ -52,9 +50,6 @@ def test_pair_data_sets_and_folders_of_pairs(tmp_path, monkeypatch, shared_dir):
     assert [Path(group.chips[0][0]).name for group in pairs.groups] == ["a_RGB.png", "b_RGB.png"]
     assert pairs.skipped.counts["without a partner of the other modality"] == 1
     assert open_pairs([str(shared_dir / "real_chips/pairs")]).trained_identities() == {"pairs": list(range(17))}
-
-
-def test_names_that_are_refused(tmp_path, hoss):
     (folder := tmp_path / "empty").mkdir()
     for names in (["HOS"], [str(folder)], ["HOSS", "HOSS_O2S"]):
         with pytest.raises(MOSError, match=f"BRIDGE.DATA.NAMES.*{names[-1]}"):
@@ -199,3 +194,95 @@ def test_latents_held_are_those_of_each_image_mirrored_or_not(folder):
         wanted = torch.stack(fresh.pair(batch, "cpu"))
         assert wanted.shape == (2, 3, 3, 8, 4)
         assert all((wanted - torch.stack(one.pair(batch, "cpu"))).abs().max() < 1e-4 for one in (held, scarce))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A pipeline folder that fits the tiny config."""
+    return Path(train(cfg_of(write_pairs(tmp_path / "first", "abcde"), tmp_path / "start", STEPS=1)))
+
+
+def test_init_from_starts_from_the_averaged_weights_and_remembers_what_they_saw(start, tmp_path):
+    other = write_pairs(tmp_path / "more", "xy", seed=9)
+    folder = train(cfg_of(other, tmp_path / "out", {"BRIDGE.INIT_FROM": start}, STEPS=1, LR=1e-9))
+    config = BrownianBridgePipeline.from_pretrained(folder).config
+    assert same(weights(folder), weights(start), atol=1e-7) and config.info["started_from"] == pipeline_id(start)
+    assert config.trained_identities == {"first": [0, 1, 2, 3, 4], "more": [0, 1]}
+
+
+def test_starts_and_autoencoders_that_are_refused_before_anything_is_written(start, pairs, tmp_path):
+    tiny_vae(1).save_pretrained(tmp_path / "vae")
+    other = tmp_path / "other"
+    tiny_pipeline(vae=tiny_vae(2)).save_pretrained(other)
+    path = {"LATENT.PATH": tmp_path / "vae"}
+    damaged = shutil.copytree(start, tmp_path / "damaged")
+    os.truncate(damaged / "unet" / "diffusion_pytorch_model.safetensors", 1000)
+    for keys, said in (
+        ({"UNET.CHANNELS": "[16,16]"}, "start/pipeline.*BRIDGE.UNET"),
+        ({"DIRECTION": "sar_to_optical"}, "DIRECTION optical_to_sar .now sar_to_optical."),
+        ({"SCHEDULER.M_MAX": 0.99}, "M_MAX 0.999 .now 0.99."),
+        ({"INIT_FROM": tmp_path / "start"}, "INIT_FROM: .*start/pipeline"),
+        ({"INIT_FROM": damaged}, "INIT_FROM: .*damaged"),
+        ({"INIT_FROM": other}, "INIT_FROM: .*in latents.* in pixels"),
+        ({"INIT_FROM": other, **path}, "INIT_FROM: .*other/vae"),
+        ({"INIT_FROM": "", **path, "SIZE": "[18,8]"}, "BRIDGE.SIZE: .* multiples of 4"),
+    ):
+        with pytest.raises(MOSError, match=said) as caught:
+            own = {f"BRIDGE.{key}": value for key, value in {"INIT_FROM": start, **keys}.items()}
+            train(cfg_of(pairs, tmp_path / "out", own))
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_init_from_what_saw_test_or_held_out_ships_is_refused(hoss, tmp_path):
+    first = Path(train(tiny_cfg(tmp_path / "first", {"BRIDGE.SOLVER.STEPS": 1})))
+    keys = {"BRIDGE.INIT_FROM": first, "BRIDGE.SOLVER.STEPS": 1}
+    with pytest.raises(CheckpointError, match="TEST.HOLDOUT"):
+        train(tiny_cfg(tmp_path / "second", {**keys, "TEST.HOLDOUT.FRACTION": 0.3}))
+    train(tiny_cfg(tmp_path / "second", keys))
+    index = json.loads((first / "model_index.json").read_text())
+    pid = max(open_tests(["HOSS"]).identities["HOSS"])
+    index["trained_identities"]["HOSS"].append(pid)
+    (first / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(DatasetError, match=f"INIT_FROM: .* HOSS .*: {pid};"):
+        train(tiny_cfg(tmp_path / "third", keys))
+
+
+@pytest.mark.slow
+def test_in_latents_of_an_autoencoder_trained_on_the_same_chips(pairs, tmp_path):
+    raw = {**LATENT, "BRIDGE.LATENT.NORMALIZE": False}
+    folder = train(cfg_of(pairs, tmp_path / "out", raw, ACCUMULATE=2, STEPS=2))
+    pipeline = BrownianBridgePipeline.from_pretrained(folder)
+    vae, pixels = pipeline.vae, torch.rand(2, 3, 16, 8) * 2 - 1
+    assert tuple(pipeline.unet.config.sample_size) == (8, 4)
+    assert pipeline(np.zeros((16, 8, 3), np.uint8), num_inference_steps=2).images[0].size == (8, 16)
+    # The second stage takes the autoencoder with the network, by TRAIN as by PATH.
+    for number, own in enumerate((raw, {"BRIDGE.LATENT.PATH": f"{folder}/vae"})):
+        output = tmp_path / f"second{number}"
+        made = train(cfg_of(pairs, output, {**own, "BRIDGE.INIT_FROM": folder}, STEPS=1))
+        made = BrownianBridgePipeline.from_pretrained(made).vae
+        assert same(made.state_dict(), vae.state_dict()) and not (output / "autoencoder").exists()
+    with torch.no_grad():  # raw latents are those behind the quant_conv, and come back through the codebook
+        latents, codes = vae.quant_conv(vae.encoder(pixels)), vae.quantize.embedding.weight
+        nearest = codes[torch.cdist(latents.movedim(1, -1).flatten(0, -2), codes).argmin(1)]
+        decoded = vae.decoder(vae.post_quant_conv(nearest.view(2, 8, 4, 3).movedim(-1, 1)))
+        assert torch.equal(encode(vae, pixels), latents)
+        torch.testing.assert_close(decode(vae, latents), decoded)
+
+
+def test_a_start_must_have_worked_in_latents_of_this_runs_scale(pairs, tmp_path):
+    for there, path, normalize, agree in (
+        (1, 1, True, True), (1, 3, False, True), (1, 3, True, False), (3, 3, True, True), (3, 3, False, False),
+        (3, None, True, True), (3, None, False, False),  # without a path: TRAIN, which takes the start's own
+    ):  # fmt: skip
+        start = tiny_pipeline(vae=tiny_vae(scaling_factor=there))
+        tiny_vae(scaling_factor=path).save_pretrained(tmp_path / "vae")
+        keys = LATENT if path is None else {"BRIDGE.LATENT.PATH": tmp_path / "vae"}
+        own = {"BRIDGE.LATENT.NORMALIZE": normalize, "BRIDGE.INIT_FROM": "start"}
+        cfg = cfg_of(pairs, tmp_path / "out", {**keys, **own})
+        check_start(start, "start", cfg)
+        if agree:
+            assert scaling(open_autoencoder(cfg, start)) == (there, 0.0)
+        else:
+            with pytest.raises(CheckpointError, match="start/vae"):
+                open_autoencoder(cfg, start)
