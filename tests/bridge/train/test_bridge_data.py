@@ -167,8 +167,9 @@ def test_a_batch_depends_on_seed_step_rank_and_processes_alone(folder):
     assert identical(wanted, other.batch(7)) and identical(wanted, list(other.stream(5, 9))[2])
     for options in ({"seed": 6}, {"rank": 1, "processes": 2}):
         assert not identical(wanted, batches(folder, **options).batch(7))
-    shares = [batches(folder, size=1, rank=rank, processes=5) for rank in range(5)]
-    assert len({share.draw(0)[0][0] for share in shares}) == 5 and shares[0].draw(3, rank=2) == shares[2].draw(3)
+    shares = [batches(folder, size=1, rank=rank, processes=2) for rank in range(2)]
+    drawn = Counter(share.draw(step)[0][0] for share in shares for step in range(5))  # together two epochs
+    assert set(drawn.values()) == {2} and shares[0].draw(3, rank=1) == shares[1].draw(3)
 
 
 def test_chips_are_read_once_within_the_limit_and_batches_are_the_same_beyond_it(folder, monkeypatch):
