@@ -50,10 +50,8 @@ def _expand(rows: Doubles, gallery: Doubles, count: int, alpha: float, block_mb:
     if count < 1:
         return rows
     nobody = np.full(len(rows), -1), np.full(len(gallery), -1)
-    near = rank_features(
-        rows, gallery, *nobody, block_mb=block_mb, max_rank=1, top_k=count, allow_empty=True,
-        exclude=np.arange(len(rows)) if own else None,
-    ).top  # fmt: skip
+    options: dict[str, Any] = {"block_mb": block_mb, "exclude": np.arange(len(rows)) if own else None}
+    near = rank_features(rows, gallery, *nobody, max_rank=1, top_k=count, allow_empty=True, **options).top
     result = np.empty_like(rows)
     # As many neighbours at a time as fit in a quarter of the bound.
     step = max(1, int(block_mb * 2**20 / 32 / (count * rows.shape[1])))

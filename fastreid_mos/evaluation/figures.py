@@ -33,9 +33,8 @@ def random_metrics(
     """As :func:`query_metrics`, of a random order of the gallery, averaged over ``draws`` orders."""
     generator = np.random.default_rng(seed)
     result = {name: np.zeros(len(num_matches)) for name in ("mAP", "mINP", *(f"Rank-{rank}" for rank in ranks))}
-    pairs, group = np.unique(np.stack([num_matches, num_ranked], axis=1), axis=0, return_inverse=True)
-    for number, (matches, ranked) in enumerate(pairs.tolist()):
-        rows = np.flatnonzero(group.ravel() == number)
+    for matches, ranked in np.unique(np.stack([num_matches, num_ranked], axis=1), axis=0).tolist():
+        rows = np.flatnonzero((num_matches == matches) & (num_ranked == ranked))
         step = max(1, _BLOCK // (draws * matches))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]

@@ -39,21 +39,17 @@ def fuse_features(features: Any, synthetic: Any, owner: Any, alpha: float) -> ND
         raise ValueError(f"alpha: 0..1, got {alpha!r}")
     if len(owners) and not (0 <= owners.min() and owners.max() < len(own)):
         raise ValueError(f"owner: rows 0..{len(own) - 1} are needed, got {owners.min()}..{owners.max()}")
-    return mix(normalized(own), *mean_by_owner(made, owners), alpha)
+    return _fuse(normalized(own), made, owners, alpha)
 
 
-def mean_by_owner(features: NDArray[Any], owner: Ints) -> tuple[Ints, Doubles]:
-    """``[n]`` the owners, ascending, and ``[n, D]`` the mean of each one's features, which are normalized first."""
-    order = np.argsort(owner, kind="stable")
-    owners, starts, counts = np.unique(owner[order], return_index=True, return_counts=True)
-    sums = np.add.reduceat(normalized(features[order]), starts, axis=0) if len(owners) else features
-    return owners, sums / counts[:, None]
-
-
-def mix(own: Doubles, rows: Ints, generated: Doubles, alpha: float) -> NDArray[np.float32]:
-    """Normalized features ``[N, D]``, in some rows with those of generated chips mixed in; a new array."""
+def _fuse(own: Doubles, made: NDArray[Any], owner: Ints, alpha: float) -> NDArray[np.float32]:
+    """:func:`fuse_features` of rows ``own`` that are normalized."""
     fused = own.astype(np.float32)
-    fused[rows] = normalized((1 - alpha) * own[rows] + alpha * generated)
+    if len(owner):
+        order = np.argsort(owner, kind="stable")
+        rows, starts, counts = np.unique(owner[order], return_index=True, return_counts=True)
+        means = np.add.reduceat(normalized(made[order]), starts, axis=0) / counts[:, None]
+        fused[rows] = normalized((1 - alpha) * own[rows] + alpha * means)
     return fused
 
 
@@ -68,7 +64,7 @@ class GeneratedChips:
     def fused(self, own: Doubles, choice: Choice) -> NDArray[np.float32]:
         """Normalized features ``[N, D]`` of the list's chips with the generated ones mixed in."""
         used = self.index < choice.k
-        return mix(own, *mean_by_owner(self.features[used], self.owner[used]), choice.alpha)
+        return _fuse(own, self.features[used], self.owner[used], choice.alpha)
 
 
 class Choice(NamedTuple):

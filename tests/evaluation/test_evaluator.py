@@ -114,8 +114,9 @@ def test_own_file_is_left_out_within_one_modality(split):
 def fused_parts(split, generated, folder=None, choices=None, **settings):
     """Parts of the report of a test by name, fused by the ``choices``."""
     made = split.evaluator(folder, fused=generated and Fusion(generated, choices, {"root": "/made"}), **settings)
-    split.run(made)
-    return {part.protocol.name: part for part in made.report.protocols}
+    results, parts = split.run(made), {part.protocol.name: part for part in made.report.protocols}
+    assert results == {name: part.rows["fused" if generated else "model"].figures for name, part in parts.items()}
+    return parts
 
 
 @pytest.mark.parametrize("options", [{}, {"rerank": (6, 3, 0.4), "metric": "euclidean"}], ids=str)
