@@ -66,7 +66,7 @@ def test_binned_curves_keep_their_mean_and_their_extremes():
 
 
 def test_losses_and_learning_curves_of_metrics_that_a_kill_cut_off(tmp_path):
-    line = {"epoch": 0, "total_loss": 9.0, "loss_cls": 6.0, "lr": 0.1, "O2S/mAP": 99.0}
+    line = {"epoch": 0, "total_loss": 9.0, "loss_cls": 6.0, "lr": 0.1, "test/O2S/mAP": 99.0}
     lines = [{"iteration": n, **line, "epoch": n // 2} for n in range(6)]
     for n in (1, 3, 5):
         held = {"O2S/mAP": 10.0 + n, "S2O/mAP": 5.0 + n, "O2S/mAP_std": 1, "splits": 3}
