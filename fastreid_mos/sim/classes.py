@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import plans, small_plans
+from . import plans
 from .draft import Draft
 from .ships import Ship
 
@@ -35,13 +35,13 @@ CLASSES: dict[str, ShipClass] = {
     ),
     "cargo": ShipClass(0.09, ((0.45, 118, 16), (0.55, 155, 14)), (70, 190), (6.1, 0.4), plans.general_cargo),
     "gas": ShipClass(0.05, ((0.6, 228, 18), (0.4, 160, 20)), (95, 310), (5.8, 0.4), plans.gas_carrier),
-    "ferry": ShipClass(0.05, ((0.6, 190, 15), (0.4, 130, 25)), (70, 240), (6.2, 0.5), small_plans.ferry),
-    "offshore": ShipClass(0.05, ((0.6, 140, 16), (0.4, 185, 20)), (85, 240), (5.0, 0.5), small_plans.offshore),
-    "naval": ShipClass(0.02, ((1.0, 135, 22),), (60, 190), (8.2, 0.6), small_plans.naval),
-    "supply": ShipClass(0.02, ((1.0, 78, 10),), (48, 110), (4.5, 0.4), small_plans.supply),
-    "fishing": ShipClass(0.015, ((1.0, 52, 9),), (36, 80), (4.8, 0.4), small_plans.fishing),
-    "tug": ShipClass(0.01, ((1.0, 41, 4),), (35, 55), (3.6, 0.3), small_plans.tug),
-    "barge": ShipClass(0.015, ((1.0, 98, 18),), (55, 140), (4.6, 0.6), small_plans.barge),
+    "ferry": ShipClass(0.05, ((0.6, 190, 15), (0.4, 130, 25)), (70, 240), (6.2, 0.5), plans.ferry),
+    "offshore": ShipClass(0.05, ((0.6, 140, 16), (0.4, 185, 20)), (85, 240), (5.0, 0.5), plans.offshore),
+    "naval": ShipClass(0.02, ((1.0, 135, 22),), (60, 190), (8.2, 0.6), plans.naval),
+    "supply": ShipClass(0.02, ((1.0, 78, 10),), (48, 110), (4.5, 0.4), plans.supply),
+    "fishing": ShipClass(0.015, ((1.0, 52, 9),), (36, 80), (4.8, 0.4), plans.fishing),
+    "tug": ShipClass(0.01, ((1.0, 41, 4),), (35, 55), (3.6, 0.3), plans.tug),
+    "barge": ShipClass(0.015, ((1.0, 98, 18),), (55, 140), (4.6, 0.6), plans.barge),
 }
 
 

@@ -157,34 +157,31 @@ def write_hoss(
     if not os.fspath(output).strip():
         raise DatasetError("output: is empty; name the folder to write the simulated data set to")
     output = Path(output)
+    chips = plan(config)
     try:
-        return _write(output, config, plan(config), workers)
+        root = output / "HOSS"
+        wanted = {"simulated": True, "version": SIM_VERSION, "parameters": asdict(config)}
+        if _begun(output, wanted):
+            return output
+        for folder in FOLDERS:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        _write_manifest(output, {**wanted, "complete": False})
+        jobs = [(str(root), config, chips[start : start + 24]) for start in range(0, len(chips), 24)]
+        if workers == 1:
+            list(map(_write_some, jobs))
+        else:
+            # fork, where there is one, spares each process the import of torch.
+            context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+                list(pool.map(_write_some, jobs))
+        counts = {folder: sum(chip.folder == folder for chip in chips) for folder in FOLDERS}
+        _write_manifest(output, {**wanted, "complete": True, "chips": counts})
+        return output
     except BrokenProcessPool:
         fault = "a process was killed, usually because memory ran out; run it again with fewer --workers: it resumes"
         raise DatasetError(f"{output}: {fault}") from None
     except OSError as error:
         raise DatasetError(f"{output}: the simulated data set cannot be written there ({error.strerror})") from None
-
-
-def _write(output: Path, config: SimConfig, chips: list[ChipPlan], workers: int) -> Path:
-    root = output / "HOSS"
-    wanted = {"simulated": True, "version": SIM_VERSION, "parameters": asdict(config)}
-    if _begun(output, wanted):
-        return output
-    for folder in FOLDERS:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    _write_manifest(output, {**wanted, "complete": False})
-    jobs = [(str(root), config, chips[start : start + 24]) for start in range(0, len(chips), 24)]
-    if workers == 1:
-        list(map(_write_some, jobs))
-    else:
-        # fork, where there is one, spares each process the import of torch.
-        context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            list(pool.map(_write_some, jobs))
-    counts = {folder: sum(chip.folder == folder for chip in chips) for folder in FOLDERS}
-    _write_manifest(output, {**wanted, "complete": True, "chips": counts})
-    return output
 
 
 def _write_manifest(output: Path, content: dict[str, object]) -> None:
