@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_chips import write_optical, write_sar
 
-from fastreid_mos.data import ChipReader, build_test_loader, reader
+from fastreid_mos.data import ChipReader, reader
 from fastreid_mos.data.reader import DiskCache, MemoryCache
 from fastreid_mos.errors import ChipError, ConfigError
 
@@ -110,20 +110,12 @@ def test_folder_that_cannot_be_written(tmp_path, sar_path, monkeypatch, caplog):
     assert caplog.text.count("No space left on device") == 1
 
 
-@KINDS
-def test_loader_reads_each_chip_once(make_cfg, items, tmp_path, reads, kind):
-    plain = list(build_test_loader(make_cfg(), items))
-    opts = ("INPUT.SAR.CACHE", kind, "INPUT.SAR.CACHE_DIR", str(tmp_path / "cache"))
-    loader = build_test_loader(make_cfg(*opts), items)
-    for _ in range(2):
-        for batch, wanted in zip(loader, plain, strict=True):
-            assert all(batch[name].equal(wanted[name]) for name in ("images", "sizes", "metres", "modalities"))
-    assert len(reads) == 2 * 17
-    if kind == "disk":
-        changed = list(build_test_loader(make_cfg(*opts, "INPUT.SAR.HIGH_PERCENTILE", "90.0"), items))
-        assert not all(a["images"].equal(b["images"]) for a, b in zip(changed, plain, strict=True))
-
-
-def test_all_that_an_image_depends_on_is_in_the_settings(make_cfg):
+def test_cache_of_the_config_and_all_that_an_image_depends_on_is_in_the_settings(make_cfg, tmp_path):
     opts = [(), ("INPUT.SAR.CHANNEL", "1"), ("INPUT.SAR.TRANSFORM", "SARMaxScale"), ("INPUT.SAR.LOW_PERCENTILE", "9.0")]
-    assert len({ChipReader.from_cfg(make_cfg(*words)).settings for words in opts}) == 4
+    folder = ("INPUT.SAR.CACHE", "disk", "INPUT.SAR.CACHE_DIR", tmp_path / "cache")
+    readers = [ChipReader.from_cfg(make_cfg(*folder, *words), cached=True) for words in opts]
+    assert len({reader.settings for reader in readers}) == 4
+    write_sar(tmp_path / "1_SAR.tif", 1)
+    images = [reader(tmp_path / "1_SAR.tif").image.tobytes() for reader in readers[::2] * 2]
+    assert images[:2] == images[2:] and images[0] != images[1] and len(list((tmp_path / "cache").rglob("*.chip"))) == 2
+    assert isinstance(ChipReader.from_cfg(make_cfg("INPUT.SAR.CACHE", "memory"), cached=True).cache, MemoryCache)

@@ -80,16 +80,10 @@ def test_a_batch_depends_on_its_iteration_alone(make_cfg, items, sampler):
 
 
 @pytest.mark.slow
-def test_workers_change_nothing_and_augmentation_varies(make_cfg, items):
+def test_workers_change_nothing(make_cfg, items):
     alone = take(make_cfg(), items, 5)
     assert all(same(*both) for both in zip(alone, take(make_cfg("DATALOADER.NUM_WORKERS", 2), items, 5), strict=True))
     assert not multiprocessing.active_children()  # they end with the loader
-    seen: dict[str, list[torch.Tensor]] = {}
-    for batch in alone:
-        for path, image in zip(batch["img_paths"], batch["images"], strict=True):
-            seen.setdefault(path, []).append(image)
-    twice = [images for images in seen.values() if len(images) > 1]
-    assert len(twice) > 5 and any(not images[0].equal(images[1]) for images in twice)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
