@@ -23,7 +23,7 @@ from .doubts import Doubts
 from .listing import Item
 from .modality import OPTICAL, SAR, item_modality, ship_metres, ship_size_features
 from .reader import ChipImage, ChipReader, read_generated
-from .seeding import drawn_from, spread_seed
+from .seeding import PrivateGenerators, spread_seed
 
 AHEAD = 2  # batches that each worker makes ahead
 _STACKED, _NUMBERS = ("images", "sizes", "metres"), ("targets", "camids", "modalities")
@@ -62,7 +62,7 @@ class ChipDataset(Dataset[Any]):
             chip, metres = self.read(row)
         except ChipError as error:
             return error
-        with drawn_from(seed) if seed is not None else contextlib.nullcontext():
+        with PrivateGenerators(seed) if seed is not None else contextlib.nullcontext():
             image = self.augmentation(chip.image)
         sizes = ship_size_features(metres[0], metres[1], SAR)  # a SAR pixel is 1 m
         return {

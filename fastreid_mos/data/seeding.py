@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,30 +19,21 @@ def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
     torch.set_rng_state(states[2])
 
 
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Inside the block all CPU generators start from ``seed``; afterwards their states are restored."""
-    before = _get()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    # The CPU's generator only: torch.manual_seed would touch CUDA, which a forked worker must not.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
 class PrivateGenerators:
-    """Generators for code that draws from the global ones; each ``with`` block continues where the last one ended."""
+    """In its first ``with`` block all CPU generators start from ``seed``, in each further one where the last ended."""
 
     def __init__(self, seed: int) -> None:
-        with drawn_from(seed):
-            self._own = _get()
+        self._seed = seed
+        self._own: tuple[Any, Any, torch.Tensor] | None = None
 
     def __enter__(self) -> None:
         self._outside = _get()
-        _set(self._own)
+        if self._own is not None:
+            return _set(self._own)
+        random.seed(self._seed)
+        np.random.seed(self._seed % 2**32)
+        # The CPU's generator only: torch.manual_seed would touch CUDA, which a forked worker must not.
+        torch.default_generator.manual_seed(self._seed)
 
     def __exit__(self, *_: object) -> None:
         self._own = _get()

@@ -26,6 +26,7 @@ from fastreid_mos.cli import run
 from fastreid_mos.data import HOSS, build, build_test_loader, build_train_loader, ship_size_features
 from fastreid_mos.data.build import build_generated_loader, check_shared_memory
 from fastreid_mos.data.listing import as_numbers, identity_key
+from fastreid_mos.data.loader import TrainDraws
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ChipError, ConfigError
@@ -44,7 +45,9 @@ def take(cfg, items, count, start=0):
 def test_training_batch(make_cfg, items):
     loader = build_train_loader(make_cfg("INPUT.SAR.CACHE", "memory"), items=items)
     assert loader.dataset.num_classes == len(TRAINING) and len(loader.dataset) == 17
-    assert len({seed for draws in islice(loader.batch_sampler, 5) for _, seed in draws}) == 40  # each chip has its own
+    # Each chip has its own seed, and in each process another.
+    draws = [next(iter(TrainDraws([[0] * 40], 0, 0, rank))) for rank in (0, 1)]
+    assert len({seed for _, seed in draws[0] + draws[1]}) == 80
     batch = next(iter(loader))
     shapes = {"images": (8, 3, 32, 16), "sizes": (8, 3), "metres": (8, 2)}
     for name in TENSORS:

@@ -24,7 +24,7 @@ from fastreid_mos.data import (
 from fastreid_mos.data.augment import NoiseErasing, build_augmentation, steps_in_order
 from fastreid_mos.data.loader import ChipDataset
 from fastreid_mos.data.modality import Modality, item_modality, modality_from_name
-from fastreid_mos.data.seeding import drawn_from
+from fastreid_mos.data.seeding import PrivateGenerators
 from fastreid_mos.data.transforms import SARDifference, sar_differences
 from fastreid_mos.errors import ConfigError
 
@@ -126,7 +126,7 @@ def chosen(*opts):
 def augmented(*opts, n=200):
     augment = build_augmentation(chosen(*OFF, *opts), train=True)
     plain = build_augmentation(chosen(*OFF), train=True)(IMAGE)
-    with drawn_from(0):
+    with PrivateGenerators(0):
         return plain, [augment(IMAGE) for _ in range(n)]
 
 
