@@ -1,11 +1,10 @@
 """Ranking, re-ranking, fusion and the evaluator of the three protocols."""
 
 from .evaluator import EVALUATOR_REGISTRY, FusionReidEvaluator
-from .expansion import expand_queries
 from .figures import summarize_splits
 from .fusion import Choice, Fusion, GeneratedChips, fuse_features
 from .ranking import RankResult, evaluate_rank_fastreid, rank_features, rank_metrics
-from .reranking import rerank
+from .reranking import expand_queries, rerank
 from .settings import EvalSettings
 
 __all__ = [

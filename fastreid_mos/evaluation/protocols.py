@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from ..data.listing import Skipped, list_chips, same_file
 from ..errors import shown
 from .chips import Chips
-from .expansion import expand_queries
 from .ranking import Ints, RankResult, normalized, rank_features, rank_metrics
-from .reranking import rerank
+from .reranking import expand_queries, rerank
 from .settings import MODALITIES, EvalSettings
 
 logger = logging.getLogger("fastreid_mos.evaluation")

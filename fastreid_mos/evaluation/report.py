@@ -196,20 +196,12 @@ def write_report(report: Report, chips: Chips, folder: str) -> None:
         else:
             fused_ranks.unlink(missing_ok=True)
         with atomic_write(Path(folder, RESULTS)) as stream:
-            json.dump(_no_nan(report.as_dict()), stream, indent=2, allow_nan=False)
-            stream.write("\n")
+            # Figures that do not exist (intervals without resamplings) become null: NaN is no JSON.
+            content = json.loads(json.dumps(report.as_dict()), parse_constant=lambda name: None)
+            stream.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise MOSError(f"{folder}: the results cannot be written there ({error.strerror})") from None
     logger.info(f"Each query's nearest gallery chips: {ranks}")
-
-
-def _no_nan(value: Any) -> Any:
-    """Figures that do not exist (intervals without resamplings) become null: NaN is no JSON."""
-    if isinstance(value, dict):
-        return {key: _no_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_no_nan(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _write_ranks(path: Path, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips) -> None:

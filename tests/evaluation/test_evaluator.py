@@ -24,11 +24,10 @@ from fastreid_mos.data import HOSS, HOSS_O2S, HOSS_S2O, build_test_loader
 from fastreid_mos.errors import ConfigError, MOSError
 from fastreid_mos.evaluation import EVALUATOR_REGISTRY, Choice, EvalSettings, Fusion, FusionReidEvaluator, fuse_features
 from fastreid_mos.evaluation.chips import Chips
-from fastreid_mos.evaluation.expansion import expand_queries
 from fastreid_mos.evaluation.figures import bootstrap_intervals
 from fastreid_mos.evaluation.protocols import select_protocols
 from fastreid_mos.evaluation.ranking import normalized, rank_features, rank_metrics
-from fastreid_mos.evaluation.reranking import rerank
+from fastreid_mos.evaluation.reranking import expand_queries, rerank
 
 PROTOCOLS, NAMES = EvalSettings().protocols, ("ALL", "O2S", "S2O")
 ALL, A2O, O2S = ("ALL", "all", "all"), ("A2O", "all", "optical"), ("O2S", "optical", "sar")
