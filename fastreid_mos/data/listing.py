@@ -49,16 +49,14 @@ def _name_parser(pattern: str, form: str) -> Parse:
         match = compiled.fullmatch(stem)
         if match is None:
             return f"named other than {form}"
-        if int(match[1]) < DISTRACTOR:
-            return "of a negative identity other than -1, the distractors'"
         return int(match[1]), OPTICAL if match[2].lower() == "rgb" else SAR
 
     return parse
 
 
 # <identity>_..._RGB or _SAR in any case; -1 is the identity of all distractors. In OptiSar_Pair it is the second field.
-parse_hoss_name = _name_parser(r"(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<identity>_..._RGB or _SAR")
-parse_pair_name = _name_parser(r"[^_]*_(-?[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<any>_<identity>_..._RGB or _SAR")
+parse_hoss_name = _name_parser(r"(-1|[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<identity>_..._RGB or _SAR")
+parse_pair_name = _name_parser(r"[^_]*_(-1|[0-9]{1,18})_(?:.*_)?(rgb|sar)", "<any>_<identity>_..._RGB or _SAR")
 
 
 def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
@@ -73,10 +71,8 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
     for name in names:
         path, (stem, extension) = os.path.join(folder, name), os.path.splitext(name)
         meaning: tuple[int, int] | str
-        if not os.path.isfile(path):
-            meaning = "not an ordinary file"
-        elif name.startswith("."):
-            meaning = "hidden"
+        if name.startswith(".") or not os.path.isfile(path):
+            meaning = "hidden, or not an ordinary file"
         elif extension.lower() not in EXTENSIONS:
             meaning = f"with an extension other than {' '.join(EXTENSIONS)}"
         else:
