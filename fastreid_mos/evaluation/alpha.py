@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import sem
 from scipy.stats import t as student_t
 
 from .chips import Chips
@@ -76,11 +77,11 @@ def measure_curves(
     dealt = []
     for split in splits:
         query, gallery = (np.array([row_of[item[0]] for item in part], np.int64) for part in split)
-        dealt.append(select_protocols(chips, settings.protocols, query, gallery)[0])
+        dealt += select_protocols(chips, settings.protocols, query, gallery)[0]
 
     def measure(features: NDArray[Any]) -> dict[str, _Precisions]:
         found: dict[str, _Precisions] = {name: [] for name, *_ in settings.protocols}
-        for protocol in (protocol for protocols in dealt for protocol in protocols):
+        for protocol in dealt:
             result = rank_protocol(chips, features, protocol, settings)
             ships = chips.ids[protocol.query[result.valid]]
             found[protocol.name].append((ships, 100 * np.asarray(result.ap[result.valid], np.float64)))
@@ -115,9 +116,7 @@ def _by_ship(ships: Ints, values: Doubles) -> Doubles:
 
 
 def _standard_error(by_ship: Doubles) -> Doubles:
-    if len(by_ship) < 2:
-        return np.full(by_ship.shape[1:], np.nan)
-    return np.asarray(by_ship.std(axis=0, ddof=1) / np.sqrt(len(by_ship)))
+    return sem(by_ship) if len(by_ship) > 1 else np.full(by_ship.shape[1:], np.nan)
 
 
 def evidence(curves: Iterable[Curve]) -> tuple[float, float]:

@@ -104,8 +104,8 @@ class FusionReidEvaluator(ChipPass):
         part = ProtocolReport(protocol, rankings["model"])
         if fusion is not None:
             fused = rank_protocol(chips, fusion.features(chips, protocol.name), protocol, settings, top_k=TOP)
-            counts = fusion.counts(protocol.query), fusion.counts(protocol.gallery)
-            part, rankings["fused"] = replace(part, fused=fused, fused_counts=counts), fused
+            counts = [np.isin(rows, fusion.generated.owner).sum() for rows in (protocol.query, protocol.gallery)]
+            part, rankings["fused"] = replace(part, fused=fused, fused_counts=list(map(int, counts))), fused
         result = part.result
         if not result.num_valid:
             return part

@@ -92,10 +92,6 @@ class Fusion:
             return chips.features
         return self.generated.fused(normalized(chips.features), choice)
 
-    def counts(self, rows: Ints) -> int:
-        """How many of the rows have a generated chip."""
-        return int(np.isin(rows, self.generated.owner).sum())
-
     def as_dict(self) -> dict[str, Any]:
         """The part ``fusion`` of ``results.json``."""
         alpha, k = ({name: choice[part] for name, choice in self.choices.items()} for part in (0, 1))

@@ -50,7 +50,7 @@ class ProtocolReport:
     fused_above: dict[str, Row] = field(default_factory=dict)  # fused less model, the same resamplings
     wilson: tuple[float, float] = (float("nan"), float("nan"))  # of the model's Rank-1, in percent
     fused: RankResult | None = None
-    fused_counts: tuple[int, int] | None = None  # queries and gallery chips that have generated chips
+    fused_counts: Sequence[int] | None = None  # queries and gallery chips that have generated chips
 
 
 def compare_rows(
