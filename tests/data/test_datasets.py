@@ -101,7 +101,7 @@ def test_odd_names(hoss_root, hoss, log, odd_words):
     assert len(data.train) == 19 and pids(data.train).count(500) == 2
     assert {(str(path), 301, OPTICAL) for path in paths} <= set(data.query)
     assert len(data.skipped) == data.summary()["skipped"] == 10
-    text, other = log(), str(train / "0001-RGB.tif")
+    text, other = log(), str(train / "-7_s01c1_RGB.tif")
     assert all(words in text for words in ("10 files skipped", "6 named other than <", "1 of identity -1", other))
 
 
