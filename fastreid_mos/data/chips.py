@@ -14,7 +14,6 @@ from .decoding import Stored, decode
 from .doubts import AS_IQ, COLOUR_SAR, CUT, FEWER_BITS, MUCH_CUT, optical_doubts, sar_doubts
 from .modality import OPTICAL, SAR, Modality, modality_from_name
 
-MIN_SIDE = 2
 # Pixels, where they hold no data, doubts.
 Meaning = tuple[NDArray[Any], NDArray[np.bool_], list[str]]
 
@@ -65,8 +64,8 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
     kind = modality_from_name(path) if modality is None else Modality(modality)
     stored = decode(path)
     height, width = stored.pixels.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise ChipError(path, f"is {width} x {height} pixels; a chip needs at least {MIN_SIDE} a side")
+    if min(height, width) < 2:
+        raise ChipError(path, f"is {width} x {height} pixels; a chip needs at least 2 a side")
     if kind is None:
         kind = OPTICAL if _is_colour(stored.channels) else SAR
     pixels, mask, doubts = _optical_pixels(path, stored) if kind == OPTICAL else _sar_pixels(path, stored, channel)
@@ -85,8 +84,7 @@ def _optical_pixels(path: str, stored: Stored) -> Meaning:
     channels, count = stored.channels, stored.channels.shape[2]
     # Backscatter is a small number as a rule: taken for grey it would be a nearly black chip, and no error.
     if channels.dtype.kind == "c" or (channels.dtype.kind == "f" and count < 3):
-        what = f"{channels.dtype} values of {count} channel(s)"
-        raise ChipError(path, f"is read as optical but holds {what}; is it a SAR chip?")
+        raise ChipError(path, f"is read as optical but holds {channels.dtype} of {count} channel(s); is it a SAR chip?")
     if count > 4:
         raise ChipError(path, f"has {count} channels; an optical chip has 1, 3 or 4")
     channels = channels[..., : 3 if count > 2 else 1]

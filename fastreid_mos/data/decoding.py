@@ -73,13 +73,12 @@ def decode(path: str | os.PathLike[str]) -> Stored:
             raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
         try:
             tiff = start.startswith(_TIFF_STARTS)
-            stored = _decode_tiff(path, stream, facts.st_size) if tiff else _decode_pil(path, stream)
+            return _decode_tiff(path, stream, facts.st_size) if tiff else _decode_pil(path, stream)
         except ChipError:
             raise
         # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
         except Exception as error:
             raise ChipError(path, f"cannot be decoded: {one_line(error)}; it may be damaged or cut off") from None
-    return stored
 
 
 def _check_size(path: Any, width: int, height: int, pixel_bytes: int) -> None:
@@ -211,7 +210,6 @@ def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
             upright = upright.convert("L" if upright.mode == "1" else "RGB")  # palettes (grey too), CMYK, YCbCr ...
         pixels = np.asarray(upright)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    if pixels.shape[2] not in (2, 4):
-        return Stored(pixels)
+    alpha = pixels.shape[2] in (2, 4)
     mask = pixels[..., -1:] == 0
-    return Stored(pixels, mask if mask.any() else None, alpha=True)
+    return Stored(pixels, mask if alpha and mask.any() else None, alpha)

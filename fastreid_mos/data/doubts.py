@@ -23,11 +23,9 @@ NEARLY_BLACK = "are nearly black"
 NEARLY_WHITE = "are nearly white"
 
 # Real and simulated chips stay far from these: optical 110 levels and means of 26 to 183, SAR 19 and means up to 0.58.
-_SAMPLE, _FEWEST_PIXELS = 4096, 64
-_FEW_OPTICAL, _FEW_SAR = 24, 8
+_SAMPLE, _FEWEST_PIXELS, _FEW_OPTICAL, _FEW_SAR = 4096, 64, 24, 8
 _DARK, _LIGHT, _LIGHT_SAR = 4.0, 251.0, 0.97
-_FILLED, _FAR, _FAR_ABOVE = 0.01, 3.0, 1e4
-MUCH_CUT = 0.05
+_FILLED, _FAR, _FAR_ABOVE, MUCH_CUT = 0.01, 3.0, 1e4, 0.05
 
 
 class Doubts:

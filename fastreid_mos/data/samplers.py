@@ -39,10 +39,8 @@ class IdentitySampler(Sampler[list[int]]):
     In one pass each identity's chips are shuffled and cut into groups of K (of fewer chips one group is drawn with
     replacement); a batch takes one group of each of P identities, until fewer than P identities have groups left.
 
-    Args:
-        items: (path, identity, modality) of every chip.
-        batch_size, num_instances: chips of a batch, all processes together, and K.
-        seed: the same in all processes, which share each batch out.
+    ``items`` are (path, identity, modality), ``batch_size`` chips of all processes together, ``num_instances`` K; the
+    processes have the same ``seed`` and share each batch out.
 
     Raises:
         ValueError: the batch does not come out even, or there are fewer than P identities.

@@ -51,10 +51,6 @@ def test_doubtful_and_ordinary_sar(sar_path):
         assert wanted in found and set(found) <= {wanted, doubts.NEGATIVE}
     for pixels in ORDINARY_SAR:
         assert not read_tiff(sar_path, pixels).doubts
-    phase = np.random.default_rng(0).uniform(0, 2 * np.pi, SHIP.shape)
-    pair, layout = np.stack([np.cos(phase), np.sin(phase)], -1) * SHIP[..., None], {"photometric": "minisblack"}
-    assert read_tiff(sar_path, pair, planarconfig="contig", **layout).doubts == (doubts.AS_IQ,)
-    assert not read_tiff(sar_path, pair, channel="magnitude", planarconfig="contig", **layout).doubts
 
 
 def test_doubtful_and_ordinary_optical(rgb_path):
