@@ -51,9 +51,8 @@ def test_a_whole_folder(folder):
     generated = open_generated(folder / "out")
     assert [(one.identity, one.sample) for one in generated.records] == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1)]
     assert generated.records[0].source_size == (14, 40) and generated.facts.modalities == (0, 1)
-    odd = dataclasses.replace(
-        generated.records[0], source="HOSS/query/caf\udce9 \n_RGB.tif"
-    )  # a name that is not UTF-8
+    # A name that is not UTF-8.
+    odd = dataclasses.replace(generated.records[0], source="HOSS/query/caf\udce9 \n_RGB.tif")
     assert ChipRecord.from_json(odd.to_json()) == odd and "\n" not in odd.to_json()
     (folder / "out" / "notes.txt").write_text("")
     generated.verify()

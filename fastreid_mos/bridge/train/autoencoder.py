@@ -31,35 +31,26 @@ Images = Sequence[NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder is, and how it is trained.
+    """What an autoencoder is, and how it is trained."""
 
-    Args:
-        channels: width of each level; every level after the first halves height and width.
-        latent_channels, codes, layers: channels of the latents, entries of the codebook, residual blocks a level.
-        normalize: ``scaling_factor`` of the result makes the latents' standard deviation 1; without, it is 1.
-        steps, batch, lr: steps of Adam, images in a step of one process, rate.
-        commitment: weight of diffusers' commitment and codebook loss beside the L1 error of the images.
-        restart: steps between two replacements of codes that nothing used; they end after 3/4 of the training. 0: none.
-        flip: probability of mirroring an image left to right.
-        checkpoint: steps between two checkpoints; 0: none, a killed training begins anew.
-        precision: "no", "bf16" or "fp16".
-        seed: of the weights, the order of the images, the flips and the codes.
-    """
-
-    channels: tuple[int, ...] = (32, 64, 128)
+    channels: tuple[int, ...] = (
+        32,
+        64,
+        128,
+    )  # width of each level; every level after the first halves height and width
     latent_channels: int = 3
-    codes: int = 1024
-    layers: int = 1
-    normalize: bool = True
-    steps: int = 5000
-    batch: int = 8
+    codes: int = 1024  # entries of the codebook
+    layers: int = 1  # residual blocks a level
+    normalize: bool = True  # scaling_factor of the result makes the latents' standard deviation 1; without, it is 1
+    steps: int = 5000  # of Adam
+    batch: int = 8  # images in a step of one process
     lr: float = 1e-4
-    commitment: float = 1.0
-    restart: int = 100
-    flip: float = 0.5
-    checkpoint: int = 500
-    precision: str = "no"
-    seed: int = 0
+    commitment: float = 1.0  # weight of diffusers' commitment and codebook loss beside the L1 error of the images
+    restart: int = 100  # steps between two replacements of unused codes, which end after 3/4 of the training; 0: none
+    flip: float = 0.5  # probability of mirroring an image left to right
+    checkpoint: int = 500  # steps between two checkpoints; 0: none, a killed training starts over
+    precision: str = "no"  # "bf16" or "fp16"
+    seed: int = 0  # of the weights, the order of the images, the flips and the codes
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> AutoencoderSettings:
@@ -225,9 +216,9 @@ class _Training:
             state = torch.load(file, map_location="cpu", weights_only=True)
             same = json.loads(state["plan"]) == plan
         except Exception as error:  # torch raises what it likes on broken files
-            raise MOSError(f"{file}: cannot be read ({one_line(error)}); remove it to train anew") from None
+            raise MOSError(f"{file}: cannot be read ({one_line(error)}); remove it to start over") from None
         if not same:
-            raise MOSError(f"{file}: is of a training with other settings or images; remove it to train anew")
+            raise MOSError(f"{file}: is of a training with other settings or images; remove it to start over")
         self.bare.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
@@ -273,7 +264,7 @@ class _Training:
 
     @torch.no_grad()
     def _renew(self, everything: bool) -> None:
-        """New codes from the first process, the same in all; in the optimizer's state their rows begin anew."""
+        """New codes from the first process, the same in all; in the optimizer's state their rows start at 0."""
         uses = self.accelerator.reduce(self.codebook.uses, reduction="sum")
         self.codebook.uses.zero_()
         unused = torch.ones_like(uses, dtype=torch.bool) if everything else uses == 0
