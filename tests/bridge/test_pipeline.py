@@ -176,13 +176,11 @@ def test_wrong_calls_are_refused_before_the_network_runs(monkeypatch):
     monkeypatch.setattr(UNet2DModel, "forward", lambda *_, **__: pytest.fail("the network ran"))
     for words, call in (
         (r"image: .*\[B, 3, 16, 8\]", {"image": torch.zeros(1, 3, 8, 8)}),
-        ("image: .*float", {"image": torch.zeros(1, 3, 16, 8, dtype=torch.uint8)}),
         ("image: .*-1 to 1", {"image": torch.full((1, 3, 16, 8), float("nan"))}),
         (r"image: .*\[H, W, 3\]", {"image": np.zeros((16, 8, 4), np.uint8)}),
         ("image: .*uint8", {"image": np.zeros((16, 8, 3), np.int64)}),
         ("image: .*0 to 1", {"image": np.full((16, 8, 3), 255.0)}),
         ("image: .*chip_reader", {"image": Image.fromarray(np.zeros((16, 8), np.float32))}),
-        ("image: .*str", {"image": "ship.png"}),
         ("image: ", {"image": []}),
         ("num_images_per_prompt", {"num_images_per_prompt": 0}),
         ("eta", {"eta": 1.5}),
@@ -197,12 +195,10 @@ def test_wrong_calls_are_refused_before_the_network_runs(monkeypatch):
 def test_parts_that_do_not_fit_are_refused():
     for words, settings in (
         ("direction", {"direction": "sar2opt"}),
-        ("resize", {"resize": "cubic"}),
         ("height and width", {"height": 16}),
         ("image: .*multiples of 2", {"height": 15, "width": 8}),
         ("unet: .*in_channels 4", {"inside": 4}),
         ("unet: .*5 channels", {"vae": tiny_vae(vq_embed_dim=5)}),
-        ("vae", {"vae": tiny_vae(in_channels=1)}),
         ("vae", {"vae": tiny_unet()}),
         ("scheduler", {"scheduler": DDIMScheduler()}),
     ):

@@ -49,16 +49,16 @@ def test_schedule(values):
 
 def test_timesteps_of_bbdm(values, golden):
     """Some grids as values; all 996 as one checksum of theirs."""
-    names = [name for name in values if name.startswith("timesteps_linear_")]
-    assert len(names) == 8
-    for name in names:
-        assert of(int(name.rpartition("_")[2])).timesteps.tolist() == values[name].tolist()
-    digest, listed = hashlib.sha256(), golden("bbdm_grid")
+    listed = {f"S{name.rpartition('_')[2]}": grid for name, grid in values.items() if "timesteps_linear_" in name}
+    assert len(listed) == 8
+    digest, listed = hashlib.sha256(), listed | golden("bbdm_grid")
     for count in range(3, 999):
         steps = of(count).timesteps.numpy()
         digest.update(steps.astype("<i8").tobytes())
         assert steps.tolist() == listed.pop(f"S{count}", steps).tolist()
-    assert not listed and digest.hexdigest() == "e1c517df52997a940130ba21bd05660e2d71f3b78487f351c28d3578ab3d0d86"
+    for name, grid in listed.items():
+        assert of(int(name[1:])).timesteps.tolist() == grid.tolist()
+    assert digest.hexdigest() == "e1c517df52997a940130ba21bd05660e2d71f3b78487f351c28d3578ab3d0d86"
 
 
 @pytest.mark.parametrize("course", ["linear", "sin"])
@@ -90,18 +90,15 @@ def test_sampling(values):
         np.testing.assert_allclose(x, values[stem + "final"], rtol=0, atol=1e-5, err_msg=stem)
 
 
-@pytest.mark.parametrize(
-    "spacing, grids",
-    [
-        # Karras et al., equation 5 with rho 7, by hand: sigma goes from 44.699 (m 0.999) to 0.044744 (m 0.001), by
-        # 3.209 in 3 steps and by 13.546, 3.209 and 0.5224 in 5; m = sigma^2 / (2 + sigma^2), t = 999 (m - .001) / .998.
-        ("variance", ["999 837 0", "999 989 837 119 0", "999 997 992 974 911 713 337 78 10 0"]),
-        ("linspace", ["999 0", "999 500 0", "999 749 500 250 0"]),
-        ("leading", ["999 0", "999 333 0", "999 600 400 200 0"]),
-        ("trailing", ["999 500", "999 666 333", "999 799 599 400 200"]),
-        ("quadratic", ["999 250", "999 444 111", "999 639 360 160 40"]),
-    ],
-)
+@pytest.mark.parametrize("spacing, grids", [
+    # Karras et al., equation 5 with rho 7, by hand: sigma goes from 44.699 (m 0.999) to 0.044744 (m 0.001), by
+    # 3.209 in 3 steps and by 13.546, 3.209 and 0.5224 in 5; m = sigma^2 / (2 + sigma^2), t = 999 (m - .001) / .998.
+    ("variance", ["999 837 0", "999 989 837 119 0", "999 997 992 974 911 713 337 78 10 0"]),
+    ("linspace", ["999 0", "999 500 0", "999 749 500 250 0"]),
+    ("leading", ["999 0", "999 333 0", "999 600 400 200 0"]),
+    ("trailing", ["999 500", "999 666 333", "999 799 599 400 200"]),
+    ("quadratic", ["999 250", "999 444 111", "999 639 360 160 40"]),
+])  # fmt: skip
 def test_spacings(spacing, grids):
     for steps in ([int(step) for step in grid.split()] for grid in grids):
         assert of(len(steps), step_rule="dbim", timestep_spacing=spacing).timesteps.tolist() == steps
@@ -159,35 +156,19 @@ def test_dtype_is_kept_and_rows_may_have_their_own_timesteps(dtype, rule):
         assert torch.equal(noisy[part], scheduler.add_noise(x0[part], source[part], noise[part], t))
 
 
-@pytest.mark.parametrize("settings", [{"step_rule": "dbim"}, EVERY])
-def test_no_step_and_no_noising_waits_for_the_device(settings):
-    """No value of a tensor on the device "meta" can be read on the host: .item(), bool(), int() and .cpu() raise."""
-    scheduler = BrownianBridgeScheduler(**settings)
-    scheduler.set_timesteps(5, device="meta")
-    scheduler.set_begin_index(0)
-    x = source = torch.empty(2, 3, 4, 4, device="meta")
-    for t in scheduler.timesteps:
-        x = scheduler.step(x, t, x, source).prev_sample
-    rows = torch.empty(2, dtype=torch.long, device="meta")
-    assert scheduler.add_noise(x, source, x, rows).device.type == x.device.type == "meta"
-
-
 def test_wrong_arguments_and_wrong_use_are_named():
     made, multistep, (x,) = of(2), of(5, **EVERY), draws(1)
     for call, words in (
         (lambda: of(2, objective="x0"), "objective"),
-        (lambda: of(2, timestep_spacing="even"), "timestep_spacing"),
         (lambda: of(2, eta=1.5), "eta"),
         (lambda: of(2, max_var=0.0), "max_var"),
         (lambda: of(2, m_min=0.9, m_max=0.1), "m_min"),
         (lambda: of(2, num_train_timesteps=0), "num_train_timesteps"),
-        (lambda: of(2, solver_order=2, eta=0.0), "solver_order"),
         (lambda: of(2, solver_order=3, step_rule="dbim", eta=1e-3), "solver_order"),
         (lambda: of(1001), "num_inference_steps"),
         (lambda: made.set_timesteps(timesteps=[5, 5]), "timesteps"),
         (lambda: made.set_timesteps(timesteps=[3, -1]), "timesteps"),
         (lambda: made.step(x, 500, x, x), "timestep 500"),
-        (lambda: made.step(x, torch.tensor([999, 500]), x, x), "timestep 500"),
         (lambda: multistep.step(x, torch.tensor([499, 0, 0]), x, x), ".*solver_order"),
         (lambda: BrownianBridgeScheduler().step(x, 999, x, x), ".*set_timesteps"),
     ):
