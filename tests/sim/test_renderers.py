@@ -108,8 +108,10 @@ def test_height_lays_over_towards_the_radar_and_leans_in_the_optical_view(box_sh
     assert sign * (high - low) > 3.0
 
 
-def test_paint_is_seen_by_light_alone(box_ship, clear_optical, clear_sar):
-    painted, bare = box_ship(Part(0.0, 60.0, 8.0, 8.0, 5.0, 0.0, WHITE, "paint", round=True)), box_ship()
+def test_paint_is_seen_by_light_alone(box_ship, clear_optical, clear_sar, monkeypatch):
+    monkeypatch.setattr(Ship, "mean_height", property(lambda ship: ship.freeboard))  # for one frame
+    hatch, paint = (Part(0, 60, size, size, 5, 3, (0.3,) * 3, kind) for size, kind in ((10, "hatch"), (8, "paint")))
+    painted, bare = box_ship(hatch, replace(paint, colour=WHITE, round=True)), box_ship(hatch)
     assert np.abs(render_optical(painted, clear_optical).astype(int) - render_optical(bare, clear_optical)).max() > 50
     np.testing.assert_array_equal(render_sar(painted, clear_sar), render_sar(bare, clear_sar))
 
@@ -233,8 +235,14 @@ def test_clouds_and_haze_veil_the_ship_and_shadow_follows_the_sun(box_ship, clea
         return render_optical(ship, replace(clear_optical, **fields)).astype(float)
 
     assert chip(haze=0.2).min() > chip().min() + 30 and np.abs(chip(cloud=0.9) - chip()).mean() > 10
-    for sun, side in ((90.0, -1), (270.0, 1)):  # sun below: the shadow falls upwards
-        grey = chip(sun_azimuth=sun, sun_elevation=45.0).mean(2)
+    bar = replace(box_ship(), bars=(Bar((-3, 60, 15.5), (3, 60, 15.5), 3, WHITE),))
+    for shown, sun, side in (
+        (ship, 90.0, -1),
+        (ship, 270.0, 1),
+        (bar, 90.0, -1),
+    ):  # sun below: the shadow falls upwards
+        p = replace(clear_optical, sun_azimuth=sun, sun_elevation=45.0)
+        grey = render_optical(shown, p).astype(float).mean(2)
         h, m = (size // 2 for size in grey.shape)
         above, below = (grey[h + s * 14 - 3 : h + s * 14 + 3, m - 3 : m + 3].mean() for s in (-1, 1))
         assert (above - below) * side > 5

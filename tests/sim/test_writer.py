@@ -79,6 +79,7 @@ def test_modalities_and_single_modality_identities():
     single = {pid for pid, names in by_id.items() if not any("SAR" in n for n in names)}
     assert (len(single & tested), len(single - tested)) == (8, 12)
     assert sum(c.name.startswith("-1") for c in chips) == round(0.6 * 40)
+    assert sum(c.folder == "query" for c in chips) == len(tested) == 40
     none = {"test_fraction": 0.0, "single_modality_fraction": 0.0, "distractors_per_test_id": 0.0}
     chips = writer.plan(SimConfig(30, 1, chips_per_id=6, **none))
     assert len({c.name for c in chips}) == len(chips) == 180 and {c.folder for c in chips} == {"bounding_box_train"}

@@ -204,8 +204,8 @@ def start(tmp_path):
 
 
 def test_init_from_starts_from_the_averaged_weights_and_remembers_what_they_saw(start, tmp_path):
-    other = write_pairs(tmp_path / "more", "xy", seed=9)
-    folder = train(cfg_of(other, tmp_path / "out", {"BRIDGE.INIT_FROM": start}, STEPS=1, LR=1e-9))
+    more, again = write_pairs(tmp_path / "more", "xy", seed=9), write_pairs(tmp_path / "again" / "first", "z", seed=8)
+    folder = train(cfg_of(f"{more}','{again}", tmp_path / "out", {"BRIDGE.INIT_FROM": start}, STEPS=1, LR=1e-9))
     config = BrownianBridgePipeline.from_pretrained(folder).config
     assert same(weights(folder), weights(start), atol=1e-7) and config.info["started_from"] == pipeline_id(start)
     assert config.trained_identities == {"first": [0, 1, 2, 3, 4], "more": [0, 1]}

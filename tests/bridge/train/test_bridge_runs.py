@@ -156,7 +156,7 @@ def test_a_run_is_bound_to_its_pairs_and_the_keys_that_it_uses(tmp_path, before,
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(pairs, tmp_path, monkeypatch):
-    cfg = cfg_of(pairs, tmp_path / "out", CHECKPOINT_PERIOD=2)
+    cfg = cfg_of(pairs, tmp_path / "out", {"SEED": -1}, CHECKPOINT_PERIOD=2)
     interrupted(cfg, monkeypatch, step=5)
     newest = tmp_path / "out" / "checkpoints" / "step_4"
     for name in ("model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "state.json"):
@@ -165,6 +165,9 @@ def test_a_damaged_checkpoint_is_named(pairs, tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="step_4.* remove "):
             train(cfg)
         (newest / name).write_bytes(whole)
+    drawn = json.loads(whole)["seed"]
+    train(cfg)
+    assert json.loads((newest.with_name("step_8") / "state.json").read_text())["seed"] == drawn
 
 
 def test_folders_of_others_and_of_a_run_at_work_are_left_alone(pairs, tmp_path, monkeypatch):
