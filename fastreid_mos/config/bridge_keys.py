@@ -16,7 +16,7 @@ BRIDGE_KEYS = (
         "Data sets whose training chips are paired: HOSS, OptiSarPair, QXSSAROPT; or a folder of files <name>_RGB.* "
         "and <name>_SAR.* side by side.", different("data sets or folders of pairs", least=1)),
     Key("BRIDGE.DATA.PAIRING", "random",
-        "Several chips of one ship: 'random' takes every source once an epoch with a target drawn anew each time, "
+        "Several chips of one ship: 'random' takes every source once an epoch with a target drawn again each time, "
         "'all' goes through every combination, 'ordered' pairs them in the order of their names.",
         one_of("random", "all", "ordered")),
     Key("BRIDGE.DATA.FLIP", 0.5, "Probability of mirroring a pair left to right, both chips alike.", between(0, 1)),

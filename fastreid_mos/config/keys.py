@@ -42,7 +42,7 @@ MOS_KEYS = (
         Rule("'auto', 'magnitude', 'mean' or a channel number", re.compile("auto|magnitude|mean|[0-9]+").fullmatch)),
     Key("INPUT.SAR.CACHE", "none",
         "Keep decoded chips, SAR ones denoised: 'none', 'memory' (up to 1 GiB per loader worker) or 'disk' (in "
-        "CACHE_DIR). A chip is read anew when its file or these settings change.", one_of("none", "memory", "disk")),
+        "CACHE_DIR). A chip is read again when its file or these settings change.", one_of("none", "memory", "disk")),
     Key("INPUT.SAR.CACHE_DIR", "", "Folder of the cache on disk."),
     Key("INPUT.RESIZE.TRAIN", "bicubic", "Interpolation of the resize, with antialiasing.", one_of(*FILTERS)),
     Key("INPUT.RESIZE.TEST", "bilinear", "The same at test.", one_of(*FILTERS)),

@@ -105,7 +105,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_files(refused, tmp_path):
 def test_fastreids_samplers_train_too(call, tmp_path):
     for sampler in ("NaiveIdentitySampler", "TrainingSampler"):
         words = ("DATALOADER.SAMPLER_TRAIN", sampler, "SOLVER.MAX_EPOCH", "1", "DATASETS.TESTS", "()")
-        assert call("OUTPUT_DIR", tmp_path / sampler, *words) == 0
+        assert call("OUTPUT_DIR", tmp_path / sampler, *words, "TEST.HOLDOUT.FRACTION", "0") == 0
+        assert all("total_loss" in row for row in losses(tmp_path / sampler))
 
 
 @pytest.mark.parametrize("combineall", ["False", "True"])
