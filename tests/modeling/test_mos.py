@@ -86,8 +86,8 @@ def test_stripes_keep_where_something_is_and_the_modality_join_cancels_an_offset
     torch.testing.assert_close(first.view(5, 2), second.view(5, 2).flip(1))
     model = head(join=["modality"]).eval()
     torch.testing.assert_close(model(FEATURES, modalities=MODALITIES), POOLED)  # at first as without it
-    model.modality_join.shift.data[1] = -3.0
-    shifted = FEATURES + 3.0 * MODALITIES.view(-1, 1, 1, 1)
+    model.modality_join.shift.data[1], model.modality_join.scale.data[0] = -3.0, 1.0
+    shifted = FEATURES / (2.0 - MODALITIES.view(-1, 1, 1, 1)) + 3.0 * MODALITIES.view(-1, 1, 1, 1)
     torch.testing.assert_close(model(shifted, modalities=MODALITIES.bool()), POOLED)
 
 

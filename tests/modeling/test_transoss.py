@@ -84,6 +84,8 @@ def test_what_does_not_fit(small):
         with pytest.raises(ModelInputError, match=words) as error:
             small()(*batch)
         assert isinstance(error.value, MOSError)
+    with pytest.raises(ModelInputError, match="modalities"):
+        small(mie=False)(IMAGES)
 
 
 @pytest.mark.slow
