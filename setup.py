@@ -1,6 +1,6 @@
 """Packaging of fastreid-mos. Every dependency says why it is there.
 
-Lower bounds are the first releases for NumPy 2 unless a line says otherwise; the suite was tried near them.
+Lower bounds are the first releases for NumPy 2 unless a line says otherwise; CONTRIBUTING.md says how they were tried.
 """
 
 import re
