@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,4 +207,10 @@ def _exit_on_lost_batch(worker: int) -> None:
     def end(error: BaseException, batch: Any) -> None:
         os._exit(errno.EMFILE if is_file_limit(error) else 1)
 
+    def report(kind: type[BaseException], error: BaseException, where: Any) -> None:
+        if not isinstance(error, (OSError, EOFError)):
+            hook(kind, error, where)
+
     Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+    # The thread that hands tensors over has lost the first process, which reports itself why it ends.
+    hook, sys.excepthook = sys.excepthook, report

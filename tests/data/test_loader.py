@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from itertools import islice
+from multiprocessing.queues import Queue
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ from fastreid_mos.cli import run
 from fastreid_mos.data import HOSS, build, build_test_loader, build_train_loader, ship_size_features
 from fastreid_mos.data.build import build_generated_loader, check_shared_memory
 from fastreid_mos.data.listing import as_numbers, identity_key
-from fastreid_mos.data.loader import TrainDraws
+from fastreid_mos.data.loader import TrainDraws, _exit_on_lost_batch
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS
 from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ChipError, ConfigError
@@ -340,3 +341,12 @@ def test_what_workers_take_of_shared_memory(make_cfg, monkeypatch, tmp_path, opt
         refused = pytest.raises(ConfigError, match=rf"DATALOADER.NUM_WORKERS 4.*{needed / 1e6:.0f} MB.*--shm-size")
         with refused if needed > free else nullcontext():
             check_shared_memory(cfg, **asked)
+
+
+def test_a_worker_does_not_report_that_the_first_process_has_ended(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(Queue, "_on_queue_feeder_error", None)
+    _exit_on_lost_batch(0)
+    for error in (ConnectionResetError(), EOFError(), KeyError("ours")):
+        sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err.splitlines() == ["KeyError: 'ours'"]
