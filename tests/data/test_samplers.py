@@ -87,8 +87,9 @@ def test_an_epoch_is_one_pass_of_the_authors_sampler(shared_dir):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_processes_share_one_batch(name, monkeypatch):
+def test_seed_decides_and_processes_share_one_batch(name, monkeypatch):
     whole, shares = batches_of(name), []
+    assert whole == batches_of(name) != batches_of(name, seed=1)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     for rank in (0, 1):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
