@@ -39,7 +39,7 @@ def simulate(folder: Path, ids: int, seed: int = 0, **settings: Any) -> Path:
 
 
 def run(config: str, data: Path, output: Path, *options: Any, eval_only: bool = False) -> dict[str, Any]:
-    """One run of ``tools/train_net.py``; a finished one is read, a stopped one is gone on with.
+    """One run of ``tools/train_net.py``; a finished one is read, a stopped one is resumed.
 
     Args:
         config: config file, relative to the repository.

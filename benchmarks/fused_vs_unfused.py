@@ -4,7 +4,7 @@
     python benchmarks/fused_vs_unfused.py              # 3 seeds, about 100 minutes on 2 cores
 
 Each seed trains its own re-identifier and its own bridge, neither on the held-out training ships; data and test split
-stay. Every run is kept in --output; called again, it goes on where it stopped. Rows:
+stay. Every run is kept in --output; called again, it resumes where it stopped. Rows:
 
   fused, auto       alpha and K chosen on the held-out training ships, by protocol
   fused, 0.02       the paper's alpha

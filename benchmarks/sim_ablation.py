@@ -4,7 +4,7 @@
     python benchmarks/sim_ablation.py                 # 3 seeds, about 50 minutes on 2 cores
     python benchmarks/sim_ablation.py --seeds 5 --config configs/HOSS/mos_vit.yml --output output/ablation_vit
 
-Every run is a whole run of tools/train_net.py, kept in --output; called again, it goes on where it stopped. The seed
+Every run is a whole run of tools/train_net.py, kept in --output; called again, it resumes where it stopped. The seed
 changes weights, batches and augmentation; data and test split stay. Spread: standard deviation over seeds.
 """
 

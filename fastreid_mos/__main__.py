@@ -57,13 +57,16 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _datasets() -> Iterator[tuple[str, str]]:
     root = dataset_root()
     yield "FASTREID_DATASETS", root
-    yield "", "set it to the folder that holds HOSS; the README says where to get it"
+    missing = False
     for name in ("HOSS", "HOSS_O2S", "HOSS_S2O", "OptiSarPair"):
         try:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
             yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
         except MOSError as error:  # less the layout and where to get the data set, which are the same for all
+            missing = True
             yield name, str(error).partition(". Expected ")[0]
+    if missing:
+        yield "", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"
 
 
 def main() -> int:

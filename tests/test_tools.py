@@ -17,7 +17,7 @@ def test_health_reports_once_each_what_is_not_found(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["mos-health"])
     assert health.main() == 0
     out = capsys.readouterr().out
-    assert out.count(f"{tmp_path / 'HOSS'}: not found") == 3 and "set it to the folder that holds HOSS" in out
+    assert out.count(f"{tmp_path / 'HOSS'}: not found") == 3 and "set FASTREID_DATASETS to the folder" in out
 
 
 def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path):

@@ -68,7 +68,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc
         mt_type: course of m_t, ``linear`` or ``sin`` (BBDM's name of a geometric one).
         max_var: s, scale of the variance.
         objective: what the network predicts: ``grad`` m_t (y - x_0) + sqrt(d_t) e, ``noise`` e, or ``ysubx`` y - x_0.
-        eta: 0..1, share of the noise that is drawn anew at each step.
+        eta: 0..1, share of fresh noise at each step.
         clip_sample: clamp the predicted target to -1..1.
         step_rule: ``bbdm`` or ``dbim``.
         solver_order: 1, or with the dbim rule and eta 0 also 2 or 3.
