@@ -29,6 +29,7 @@ from fastreid_mos.data.build import build_generated_loader, check_shared_memory
 from fastreid_mos.data.listing import as_numbers, identity_key
 from fastreid_mos.data.loader import TrainDraws, _exit_on_lost_batch
 from fastreid_mos.data.samplers import FASTREID_SAMPLERS, IDENTITY_SAMPLERS
+from fastreid_mos.engine import MOSTrainer
 from fastreid_mos.errors import ChipError, ConfigError
 
 TENSORS = ("images", "sizes", "metres", "targets", "camids", "modalities")
@@ -199,6 +200,25 @@ def test_bad_chip_is_a_chip_error_here(make_cfg, items, workers, kind):
             pass
     assert caught.value.path == path and str(caught.value).startswith(f"{path}: is not a TIFF")
     # While the error and its traceback are still held: workers must not wait for the garbage collector.
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_training_with_empty_test_folders_and_one_with_a_bad_chip(hoss_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(hoss_root))
+    # Of the training chips 4 identities are left, all of them in every batch.
+    for part in ("query/*", "bounding_box_test/*", "bounding_box_train/00[01][79]_*"):
+        for path in (hoss_root / "HOSS").glob(part):
+            path.unlink()
+    opts = ["OUTPUT_DIR", str(tmp_path), "TEST.HOLDOUT.FRACTION", "0.0", "DATALOADER.NUM_WORKERS", "1",
+            "DATALOADER.NUM_INSTANCE", "2", "SOLVER.MAX_EPOCH", "1"]  # fmt: skip
+    cfg = load_cfg("configs/HOSS/demo/debug.yml", opts)
+    assert MOSTrainer(cfg).train() == {} and (tmp_path / "model_final.pth").is_file()
+    assert not multiprocessing.active_children()
+    (hoss_root / "HOSS/bounding_box_train/0002_s01c0_RGB.tif").write_bytes(b"II*\0")
+    trainer = MOSTrainer(cfg)
+    with pytest.raises(ChipError, match="0002_s01c0_RGB.tif: "):
+        trainer.train()
     assert not multiprocessing.active_children()
 
 
