@@ -31,7 +31,7 @@ def _are_protocols(rows: Any) -> bool:
     return bool(rows) and complete and len({row[0] for row in rows}) == len(rows)
 
 
-MOS_KEYS = (
+MOS_KEYS = [
     Key("SEED", 0, "Seed of batches, augmentation and weights; -1: a new one in each run.", between(-1, 2**32 - 1)),
     Key("INPUT.SAR.TRANSFORM", "SARDenoise", "SAR chip to image: a name in TRANSFORM_REGISTRY, such as SARMaxScale."),
     Key("INPUT.SAR.LOW_PERCENTILE", 5.0, "Percentile of the pixels that SARDenoise maps to 0."),
@@ -117,7 +117,7 @@ MOS_KEYS = (
         "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.", one_of(*DIRECTIONS)),
     Key("TEST.FUSION.ALLOW_MISSING", False, "Let a chip have fewer than K generated ones, or none, without an error."),
     *BRIDGE_KEYS,
-)  # fmt: skip
+]  # fmt: skip
 # fast-reid's own keys, by rule. torchvision checks those of INPUT.CJ, fast-reid that of CLIP_TYPE.
 FASTREID_RULES = {
     key: rule

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, one_line
-from .keys import RULES, get_cfg
+from .keys import MOS_KEYS, RULES, get_cfg
+from .rules import Key, Rule
 
 _BASE = "_BASE_"
 _WORDS = {str: "text", bool: "True or False", float: "a number", int: "a whole number", list: "a list", tuple: "a list"}
@@ -28,6 +29,14 @@ def merge_file(cfg: Any, config_file: str) -> None:
                 _set(cfg, str(key), value)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+
+
+def add_key(name: str, default: Any, meaning: str, rule: Rule | None = None) -> None:
+    """Add a key for a part of your own, as the table in ``keys.py`` has them, before a config is read."""
+    MOS_KEYS.append(Key(name, default, meaning, rule))
+    if rule is not None:
+        RULES[name] = rule
+    _defaults.cache_clear()
 
 
 def merge_options(cfg: Any, opts: list[str]) -> None:
