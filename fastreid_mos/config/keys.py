@@ -77,6 +77,11 @@ MOS_KEYS = [
     Key("MODEL.LOSSES.CMAL.MEAN_WEIGHT", 1.0, "Weight of its term on means.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.VAR_WEIGHT", 1.0, "Weight of its term on variances.", at_least(0)),
     Key("MODEL.LOSSES.CMAL.GATHER", False, "Compute it on the batch of all processes, not on each one's share."),
+    Key("MODEL.LOSSES.INFONCE.SCALE", 1.0, "Weight of CrossModalInfoNCE.", at_least(0)),
+    Key("MODEL.LOSSES.INFONCE.TEMPERATURE", 0.1, "Its cosines are divided by this.", above(0)),
+    Key("MODEL.LOSSES.CROSS_TRI.SCALE", 1.0, "Weight of CrossModalTriplet.", at_least(0)),
+    Key("MODEL.LOSSES.CROSS_TRI.MARGIN", 0.0, "Its margin; 0: the soft one.", at_least(0)),
+    Key("MODEL.LOSSES.CROSS_TRI.GAIN", 10.0, "Factor of its cosines under the soft margin.", above(0)),
     # SCHED WarmupCosineLR: linear from WARMUP_FACTOR, then a cosine that counts from epoch 0.
     Key("SOLVER.WARMUP_EPOCHS", 5, "Epochs of the linear warm-up of WarmupCosineLR.", at_least(0)),
     Key("SOLVER.ETA_MIN_FACTOR", 0.002, "Where its cosine ends, times BASE_LR.", between(0, 1)),

@@ -2,6 +2,7 @@
 
 from .building import build_checked_model
 from .cmal import CMALLoss, cmal_loss
+from .cross_modal import cross_modal_infonce, cross_modal_triplet
 from .heads import CMALHead
 from .inputs import ModelInputError
 from .losses import LOSS_REGISTRY, batch_hard_triplet_loss, cross_entropy_loss, pair_contrastive_loss, pair_logits
@@ -24,6 +25,8 @@ __all__ = [
     "build_timm_backbone",
     "build_transoss_backbone",
     "cmal_loss",
+    "cross_modal_infonce",
+    "cross_modal_triplet",
     "cross_entropy_loss",
     "load_reid_weights",
     "pair_contrastive_loss",

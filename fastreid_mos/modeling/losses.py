@@ -20,11 +20,17 @@ from fastreid.utils.registry import Registry
 from torch import Tensor, nn
 
 from .cmal import CMALLoss
+from .cross_modal import cross_modal_infonce, cross_modal_triplet
 from .inputs import ModelInputError, no_autocast
 
 LOSS_REGISTRY = Registry("LOSS")
 # Loss: (its node below MODEL.LOSSES, its name in the log); the others have NAME and loss_name, without the word "loss".
-_NAMES = {"CrossEntropyLoss": ("ce", "loss_cls"), "TripletLoss": ("tri", "loss_triplet")}
+_NAMES = {
+    "CrossEntropyLoss": ("ce", "loss_cls"),
+    "TripletLoss": ("tri", "loss_triplet"),
+    "CrossModalInfoNCE": ("infonce", "loss_infonce"),
+    "CrossModalTriplet": ("cross_tri", "loss_cross_triplet"),
+}
 
 
 class WeightedLoss(nn.Module):
@@ -150,5 +156,13 @@ def Cosface(features: Tensor, targets: Tensor, margin: float, gamma: float) -> A
     return pairwise_cosface(features, targets, margin, gamma)
 
 
-for _loss in (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface):
+def CrossModalInfoNCE(features: Tensor, targets: Tensor, modalities: Tensor, temperature: float) -> Tensor:
+    return cross_modal_infonce(features, targets, modalities, temperature)
+
+
+def CrossModalTriplet(features: Tensor, targets: Tensor, modalities: Tensor, margin: float, gain: float) -> Tensor:
+    return cross_modal_triplet(features, targets, modalities, margin, gain)
+
+
+for _loss in (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface, CrossModalInfoNCE, CrossModalTriplet):
     LOSS_REGISTRY.register(_loss)
