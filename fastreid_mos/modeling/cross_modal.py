@@ -44,7 +44,7 @@ def cross_modal_triplet(
 
 
 def _across(features: Tensor, targets: Tensor, modalities: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cosines of all pairs of rows, which pairs are one ship in two modalities, which two modalities; the modalities."""
+    """Cosines of all pairs of rows, which are one ship in two modalities, which two modalities; the modalities."""
     modalities = check_modalities(modalities, features.shape[0])
     with no_autocast(features.device):
         unit = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
