@@ -18,6 +18,7 @@ from fastreid_mos.evaluation.report import FUSED_RANKS, RANKS, RESULTS
 from fastreid_mos.files import atomic_write
 
 METRICS = ("mAP", "Rank-1")
+BASELINES = ("size-only", "random")
 SAMPLES = 1000  # resamplings of the ships
 
 
@@ -64,7 +65,7 @@ def compare(tested: Sequence[Tested], rows: Sequence[str]) -> dict[Key, Figure]:
                     gain = gains[number] if gains else None
                     found[name, data, protocol, metric] = Figure(mean(column), deviation, len(column), gain)
         some = _results(next(run for run in tested if run.data == data))
-        for name in ("size-only", "random"):
+        for name in BASELINES:
             for protocol, part in some.items():
                 for metric in METRICS:
                     if name in part:
@@ -72,8 +73,25 @@ def compare(tested: Sequence[Tested], rows: Sequence[str]) -> dict[Key, Figure]:
     return found
 
 
+def _read(run: Tested) -> dict[str, Any]:
+    return dict(json.loads((run.folder / RESULTS).read_text(encoding="utf-8")))
+
+
 def _results(run: Tested) -> dict[str, Any]:
-    return dict(json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))["protocols"])
+    return dict(_read(run)["protocols"])
+
+
+def _about(tested: Sequence[Tested]) -> str:
+    """A line for each data set: whether its ships are simulated, and its queries and gallery."""
+    lines = []
+    for data, run in {run.data: run for run in tested}.items():
+        content = _read(run)
+        sizes = [
+            f"{name} {part['queries_valid']} queries, gallery {part['gallery']}"
+            for name, part in content["protocols"].items()
+        ]
+        lines.append(f"{data}: {'SIMULATED ships' if content['simulated'] else 'real ships'}; {'; '.join(sizes)}")
+    return "\n".join(lines)
 
 
 def per_query(folder: Path, kind: str) -> dict[str, dict[tuple[str, str], tuple[float, float]]]:
@@ -102,7 +120,7 @@ def _differences(pairs: Sequence[tuple[Tested, Tested]], protocol: str) -> list[
 def write_tables(tested: Sequence[Tested], rows: Sequence[str], folder: Path) -> str:
     """Write table.md, table.csv, table.tex and table.png; returns the first's text."""
     found = compare(tested, rows)
-    names = [name for name in (*rows, "size-only", "random") if any(key[0] == name for key in found)]
+    names = [name for name in (*rows, *BASELINES) if any(key[0] == name for key in found)]
     columns = list(dict.fromkeys((data, protocol) for _, data, protocol, _ in found))
     heads = [f"{data} {protocol}" for data, protocol in columns]
 
@@ -125,7 +143,7 @@ def write_tables(tested: Sequence[Tested], rows: Sequence[str], folder: Path) ->
     )
     title = f"mAP / Rank-1 in percent, mean ± standard deviation over seeds (runs: {runs})"
     second = f"less {rows[0]}, the same queries and seeds [95 % interval over ships]"
-    text = f"{title}\n\n{table('pipe', figure)}\n\n{second}\n\n{table('pipe', difference)}\n"
+    text = f"{title}\n\n{_about(tested)}\n\n{table('pipe', figure)}\n\n{second}\n\n{table('pipe', difference)}\n"
     with atomic_write(folder / "table.md") as stream:
         stream.write(text)
     with atomic_write(folder / "table.tex") as stream:
@@ -136,27 +154,28 @@ def write_tables(tested: Sequence[Tested], rows: Sequence[str], folder: Path) ->
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["row", "data", "protocol", "metric", "mean", "std", "runs", "difference", "low", "high"])
         for key, value in found.items():
-            writer.writerow([*key, value.mean, value.deviation, value.runs, *(value.difference or ())])
+            writer.writerow([*key, value.mean, value.deviation, value.runs, *(value.difference or [None] * 3)])
     _draw(found, names, columns, rows[0], folder / "table.png")
     return text
 
 
 def _draw(found: dict[Key, Figure], names: list[str], columns: list[tuple[str, str]], first: str, path: Path) -> None:
-    """One panel a data set and protocol: mAP of each row, with its deviation over seeds."""
+    """mAP of each row, with its deviation over seeds: a line of panels for each data set, one for each protocol."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(2.6 + 2.4 * len(columns), 1.2 + 0.32 * len(names)), layout="constrained")
-    panels = canvas.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for panel, column in zip(panels, columns, strict=True):
-        for index, name in enumerate(names):
-            if figure := found.get((name, *column, "mAP")):
-                colour = "tab:gray" if name in ("size-only", "random") else "tab:blue"
-                panel.errorbar(figure.mean, index, xerr=figure.deviation or 0, fmt="o", color=colour, capsize=3)
-        if start := found.get((first, *column, "mAP")):
-            panel.axvline(start.mean, color="0.8", zorder=0)
-        panel.set_title(" ".join(column), fontsize=9)
-        panel.set_xlabel("mAP")
-    panels[0].set_yticks(range(len(names)), names)
+    sets, protocols = (list(dict.fromkeys(part)) for part in zip(*columns, strict=True))
+    canvas = Canvas(figsize=(3 + 2.4 * len(protocols), len(sets) * (1 + 0.28 * len(names))), layout="constrained")
+    for panels, data in zip(canvas.subplots(len(sets), len(protocols), sharey=True, squeeze=False), sets, strict=True):
+        for panel, protocol in zip(panels, protocols, strict=True):
+            for index, name in enumerate(names):
+                if figure := found.get((name, data, protocol, "mAP")):
+                    colour = "tab:blue" if name not in BASELINES else "tab:gray"
+                    panel.errorbar(figure.mean, index, xerr=figure.deviation or 0, fmt="o", color=colour, capsize=3)
+            if start := found.get((first, data, protocol, "mAP")):
+                panel.axvline(start.mean, color="0.8", zorder=0)
+            panel.set_title(f"{data} {protocol}, mAP", fontsize=9)
+            panel.grid(axis="x", color="0.93")
+        panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     with atomic_write(path, "wb") as stream:
         canvas.savefig(stream, format="png", dpi=130)

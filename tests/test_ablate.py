@@ -1,0 +1,103 @@
+"""tools/ablate.py: the table by hand, a grid from end to end, and grids that are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import ablate
+from tools.ablation_table import Tested, write_tables
+
+SMALL = """
+options: {TEST.RANDOM_DRAWS: 2, SOLVER.MAX_EPOCH: 1}
+rows:
+  baseline: {INPUT.SAR.TRANSFORM: SARMaxScale}
+  broken: {from: baseline, SOLVER.BASE_LR: 1.0e+30, SOLVER.WARMUP_EPOCHS: 0}
+  "flip": {from: baseline, weights: baseline, only_test: true, TEST.FLIP.ENABLED: true}
+"""
+
+
+def write_run(folder, precisions, first_ranks, simulated=False):
+    """What a test leaves: queries a, b (ship 1) and c (ship 2)."""
+    folder.mkdir()
+    rows = zip("abc", (1, 1, 2), first_ranks, precisions, strict=True)
+    lines = [f"ALL,{query},{ship},{rank},{ap}" for query, ship, rank, ap in rows]
+    (folder / "query_ranks.csv").write_text("\n".join(["protocol,query,identity,first_rank,AP", *lines, "ALL,d,3,,"]))
+    model = {"mAP": 100 * np.mean(precisions), "Rank-1": 100 * np.mean(np.equal(first_ranks, 1))}
+    part = {"queries_valid": 3, "gallery": 9, "model": model, "random": {"mAP": 7.0, "Rank-1": 1.0}}
+    (folder / "results.json").write_text(json.dumps({"simulated": simulated, "protocols": {"ALL": part}}))
+
+
+def test_table_by_hand(tmp_path):
+    """A row's seeds are paired with the first row's own; a row that lost a seed is compared over the others."""
+    write_run(tmp_path / "one", [0.2, 0.4, 0.6], [2, 1, 1], simulated=True)
+    write_run(tmp_path / "two", [0.4, 0.6, 0.8], [1, 1, 1], simulated=True)
+    write_run(tmp_path / "own", [0.5, 0.7, 0.8], [1, 1, 1], simulated=True)
+    runs = [Tested("first", "sim", seed, tmp_path / name, "model") for seed, name in enumerate(("one", "two"))]
+    text = write_tables(
+        [*runs, Tested("second", "sim", 1, tmp_path / "own", "model")], ["first", "gone", "second"], tmp_path
+    )
+    assert "first 2, second 1" in text and "sim: SIMULATED ships; ALL 3 queries, gallery 9" in text
+    cells = {tuple(row[:4]): row[4:] for row in csv.reader((tmp_path / "table.csv").open())}
+    numbers = {key[0::3]: [float(cell) for cell in row if cell] for key, row in cells.items() if key[0] != "row"}
+    assert numbers["first", "mAP"] == pytest.approx([50, np.std([40, 60], ddof=1), 2])
+    assert numbers["first", "Rank-1"] == pytest.approx([250 / 3, np.std([200 / 3, 100], ddof=1), 2])
+    # Seed 1 alone: 0.1, 0.1 and 0 better; a draw of ships has ship 1 only, both, or ship 2 only.
+    assert numbers["second", "mAP"] == pytest.approx([200 / 3, 1, 20 / 3, 0, 10])
+    assert numbers["random", "mAP"] == [7, 1] and ("gone", "mAP") not in numbers
+    assert "50.0 ± 14.1 / 83.3 ± 23.6" in text and "+6.7 [+0.0, +10.0]" in text
+    assert "50.0 ± 14.1" in (tmp_path / "table.tex").read_text() and Image.open(tmp_path / "table.png").size[0] > 300
+
+
+@pytest.mark.slow
+def test_a_grid_is_run_once_and_a_failed_row_loses_no_other(tiny_hoss, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    (tmp_path / "grid.yml").write_text(SMALL)
+    words = ["--config-file", "configs/HOSS/demo/debug.yml", "--grid", str(tmp_path / "grid.yml"), "--seeds", "1"]
+    words += ["--output", str(tmp_path / "out")]
+    assert ablate.main([*words, "--jobs", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert "broken, seed 0" in err and "loss is not finite" in err and "broken_seed0/output.txt" in err
+    assert "| flip" in out and "| broken" not in out and "random" in out
+    table = (tmp_path / "out/table.csv").read_text()
+    weights = (tmp_path / "out/baseline_seed0/model_final.pth").stat().st_mtime_ns
+    # Again, without the broken row and with one whose test was lost: only that is done.
+    (tmp_path / "grid.yml").write_text("\n".join(line for line in SMALL.splitlines() if "broken" not in line))
+    shutil.rmtree(tmp_path / "out/flip_seed0")
+    assert ablate.main(words) == 0
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if "train_net" in line] == ["flip_seed0/HOSS"]
+    assert (tmp_path / "out/baseline_seed0/model_final.pth").stat().st_mtime_ns == weights
+    assert (tmp_path / "out/table.csv").read_text() == table
+    # Changed settings do not pass as the earlier run's.
+    (tmp_path / "grid.yml").write_text("rows: {baseline: {INPUT.SAR.TRANSFORM: SARMaxScale, SOLVER.BASE_LR: 0.1}}")
+    assert ablate.main(words) == 2
+    assert "BASE_LR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("rows: [a", "grid.yml: cannot be read"),
+        ("row: {a: {}}", "'rows' is missing"),
+        ("rows: {}", "'rows' is missing"),
+        ("rows: {a: {}}\ncolumns: 3", "columns"),
+        ("rows: {a: {from: b}}", "row 'a': no row 'b' before it"),
+        ("rows: {a: {only_test: true}}", "row 'a': only_test needs 'weights'"),
+        ("rows: {a: {wieghts: b}}", "row 'a'.*wieghts"),
+        ("rows: {a: {train: mars}}", "row 'a': no data set mars"),
+        ("rows: {a: {SOLVER.MAX_EPOHC: 3}}", "SOLVER.MAX_EPOHC"),
+        ("data: {real: /no/such}\nrows: {a: {}}", "data 'real': no folder HOSS in /no/such"),
+        ("data: {sim: {ships: 3}}\nrows: {a: {}}", "data 'sim'.*num_ids"),
+    ],
+)
+def test_grids_that_are_refused(tiny_hoss, tmp_path, monkeypatch, text, words):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    (tmp_path / "grid.yml").write_text(text)
+    with pytest.raises(ablate.ConfigError, match=words):
+        ablate.read_grid(tmp_path / "grid.yml", "configs/HOSS/demo/debug.yml", tmp_path / "out")
