@@ -7,6 +7,7 @@ from .heads import CMALHead
 from .inputs import ModelInputError
 from .losses import LOSS_REGISTRY, batch_hard_triplet_loss, cross_entropy_loss, pair_contrastive_loss, pair_logits
 from .mos import MOS
+from .sdf import SharedSpecificHead, orthogonality, structure_consistency, structure_vector
 from .timm_backbone import TimmBackbone, build_timm_backbone
 from .transoss import TransOSS, build_transoss_backbone
 from .weights import WeightsReport, load_reid_weights
@@ -17,6 +18,7 @@ __all__ = [
     "CMALHead",
     "CMALLoss",
     "ModelInputError",
+    "SharedSpecificHead",
     "TimmBackbone",
     "TransOSS",
     "WeightsReport",
@@ -30,5 +32,8 @@ __all__ = [
     "cross_entropy_loss",
     "load_reid_weights",
     "pair_contrastive_loss",
+    "orthogonality",
     "pair_logits",
+    "structure_consistency",
+    "structure_vector",
 ]

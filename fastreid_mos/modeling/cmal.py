@@ -52,16 +52,7 @@ class CMALLoss(nn.Module):
             return self._loss(unit, targets, modalities)
 
     def _loss(self, features: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
-        group, share, identities = _groups(targets, modalities, features.dtype)
-        # At most half as many identities as rows can have both modalities, so every shape is known without reading
-        # the data, and the host need not wait for the device.
-        most = max(len(features) // 2, 1)
-
-        def average(rows: Tensor) -> Tensor:
-            return rows.new_zeros(2 * most, rows.shape[1]).index_add(0, group, rows * share)
-
-        mean = average(features)
-        variance = average((features - mean.index_select(0, group)).square())
+        mean, variance, identities = class_statistics(features, targets, modalities)
         # A difference no larger than rounding is zero: its direction is noise.
         rounding = 8.0 * torch.finfo(features.dtype).eps
         mean_term = _distances(mean, rounding).sum() / identities
@@ -80,6 +71,21 @@ def cmal_loss(
     """:class:`CMALLoss` as a function."""
     loss: Tensor = CMALLoss(mean_weight, var_weight, gather)(features, targets, modalities)
     return loss
+
+
+def class_statistics(features: Tensor, targets: Tensor, modalities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance of each identity's optical and SAR rows, one after the other, ``[2 n, D]``, and how many
+    of the n are identities with both modalities, at least 1; the others are zero."""
+    group, share, identities = _groups(targets, modalities, features.dtype)
+    # At most half as many identities as rows can have both modalities, so every shape is known without reading the
+    # data, and the host need not wait for the device.
+    most = max(len(features) // 2, 1)
+
+    def average(rows: Tensor) -> Tensor:
+        return rows.new_zeros(2 * most, rows.shape[1]).index_add(0, group, rows * share)
+
+    mean = average(features)
+    return mean, average((features - mean.index_select(0, group)).square()), identities
 
 
 def _groups(targets: Tensor, modalities: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

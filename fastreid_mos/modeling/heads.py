@@ -171,7 +171,7 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         if self.training and len(features) < 2 and has_batch_norm:
             raise ModelInputError("SOLVER.IMS_PER_BATCH: batch norm cannot train on one chip per process; raise it")
         with no_autocast(features.device):
-            pooled = self._pool(features.float())
+            pooled, parts = self._combine(self._pool(features.float()), modalities)
             if self.modality_join is not None:
                 pooled = self.modality_join(pooled, check_modalities(modalities, len(pooled)))
             if self.size_join is not None:
@@ -189,7 +189,12 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
                 "cls_outputs": self.cls_layer(logits.clone(), targets),
                 "pred_class_logits": logits.mul(self.cls_layer.s),
                 "features": before if self.neck_feat == "before" else after,
+                **parts,
             }
+
+    def _combine(self, pooled: Tensor, modalities: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pooled feature before the joins, and parts of it that losses need."""
+        return pooled, {}
 
     def _pool(self, features: Tensor) -> Tensor:
         name = type(self.pool_layer).__name__

