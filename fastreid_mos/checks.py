@@ -93,6 +93,8 @@ def _check_model(cfg: Any) -> None:
         (fastreids_head and head.STRIPES, f"MODEL.HEADS.STRIPES: {unknown}"),
         (fastreids_head and transoss,
          f"MODEL.HEADS.NAME: {head.NAME} pools a map, and TransOSS gives a vector; set CMALHead"),
+        (cfg.TEST.ADAPT_BN.WEIGHT and cfg.TEST.FUSION.ENABLED,
+         "TEST.ADAPT_BN.WEIGHT: cannot adapt to generated chips; set it to 0, or TEST.FUSION.ENABLED to False"),
         (transoss and list(cfg.INPUT.SIZE_TRAIN) != list(cfg.INPUT.SIZE_TEST),
          "INPUT.SIZE_TEST: TransOSS has one position grid; set it to INPUT.SIZE_TRAIN"),
     ))  # fmt: skip

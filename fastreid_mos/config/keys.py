@@ -116,6 +116,9 @@ MOS_KEYS = [
         "Share of the training identities set aside for choosing; 0: train on all, choose nothing.", between(0, 0.9)),
     Key("TEST.HOLDOUT.SPLITS", 1, "Seeded query/gallery splits of the hold-out.", at_least(1)),
     Key("TEST.HOLDOUT.SEED", 0, "Their seed.", at_least(0)),
+    Key("TEST.ADAPT_BN.WEIGHT", 0.0,
+        "Share of the backbone's batch-norm statistics taken, by modality and without labels, from the chips that are "
+        "tested (transductive).", between(0, 1)),
     Key("TEST.FUSION.ENABLED", False, "Fuse features with those of generated chips."),
     Key("TEST.FUSION.ROOT", "", "Folder of the generated chips, with its manifest."),
     Key("TEST.FUSION.K", 5, "Generated chips used for each source: the first K.", at_least(1)),

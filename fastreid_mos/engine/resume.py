@@ -25,7 +25,7 @@ _FREE = tuple(
 # ... but these decide which identities are trained on and which checkpoint is the best.
 _BOUND = ("TEST.HOLDOUT.", "TEST.BEST_METRIC")
 # What a chip's features depend on beside the weights: how its image is made, and all of the model ...
-_OF_FEATURES = ("INPUT.SIZE_TEST", "INPUT.RESIZE.TEST", "TEST.FLIP.", "MODEL.")
+_OF_FEATURES = ("INPUT.SIZE_TEST", "INPUT.RESIZE.TEST", "TEST.FLIP.", "TEST.ADAPT_BN.", "MODEL.")
 # ... except what acts in training only.
 _IN_TRAINING = tuple(
     """

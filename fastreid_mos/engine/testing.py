@@ -26,6 +26,7 @@ from ..evaluation.figures import summarize_splits
 from ..evaluation.report import RESULTS, simulation_of
 from ..files import atomic_write
 from ..modeling import load_reid_weights
+from ..modeling.adapt_bn import AdaptedModel
 from .folder import claim_folder, results_folder
 from .fusing import FusedTests, fusion_settings
 from .resume import TAG, feature_differences, last_checkpoint
@@ -60,8 +61,9 @@ def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
     return max(*passes, len(fused.files) if fused else 0, 0)
 
 
-def infer(cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
-    """Pass a loader's batches through the model, in evaluation mode, into an evaluator."""
+def infer(cfg: Any, model: Any, loader: Any, evaluator: Any, adapt: float = 0.0) -> dict[str, Any]:
+    """Pass a loader's batches through the model, in evaluation mode, into an evaluator; ``adapt`` as AdaptedModel's
+    weight."""
     # Processes may hold different numbers of batches: DDP's own forward would wait for the others.
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     if comm.get_world_size() > 1:
@@ -70,7 +72,8 @@ def infer(cfg: Any, model: Any, loader: Any, evaluator: Any) -> dict[str, Any]:
             dist.broadcast(buffer, 0)
     modes = {module: module.training for module in bare.modules()}
     try:
-        return dict(inference_on_dataset(bare, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
+        tested = AdaptedModel(bare, loader, adapt) if adapt else bare
+        return dict(inference_on_dataset(tested, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED))
     finally:
         # fast-reid sets all of them to the model's own mode, frozen ones (MODEL.FREEZE_LAYERS) too.
         for module, training in modes.items():
@@ -95,7 +98,7 @@ def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | 
         folder = cfg.OUTPUT_DIR if len(datasets) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
         fusion = fused.fusion(name) if fused else None
         evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", fusion)
-        results[name] = infer(cfg, model, loader, evaluator)
+        results[name] = infer(cfg, model, loader, evaluator, cfg.TEST.ADAPT_BN.WEIGHT)
         if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
             _report_flat(cfg, name, dataset, results[name], folder)
     return next(iter(results.values())) if len(results) == 1 else results

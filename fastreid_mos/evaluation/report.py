@@ -27,7 +27,7 @@ from .settings import EvalSettings
 TOP = 10
 RESULTS, RANKS, FUSED_RANKS = "results.json", "query_ranks.csv", "fused_query_ranks.csv"
 # Settings of the evaluator in results.json.
-_RECORDED = ("metric", "remove_same_camera", "rerank", "aqe", "fusion", "protocols", "random_draws",
+_RECORDED = ("metric", "remove_same_camera", "rerank", "aqe", "adapt_bn", "fusion", "protocols", "random_draws",
              "bootstrap_samples", "bootstrap_seed")  # fmt: skip
 logger = logging.getLogger("fastreid_mos.evaluation")
 
@@ -148,6 +148,8 @@ def log_report(report: Report) -> None:
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
     title = f"{about['dataset'] or 'Chips'}, {where}, {kind}"
+    if about["settings"]["adapt_bn"] and about["split"] != "held-out":
+        title += f", batch norm adapted to them (transductive, weight {about['settings']['adapt_bn']:g})"
     lines = [
         [part.protocol.name, name, *(_cell(row, metric) for metric in row.figures)]
         for part in report.protocols for name, row in part.rows.items()

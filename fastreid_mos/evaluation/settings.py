@@ -24,6 +24,7 @@ class EvalSettings:
     bootstrap_seed: int = 0
     rerank: tuple[int, int, float] | None = None  # k1 and k2 (from 1, k2 at most k1) and lambda (0..1); None: off
     aqe: tuple[int, int, float] | None = None  # times and neighbours (from 1) and exponent (from 0); None: off
+    adapt_bn: float = 0.0  # for the record: the tested chips' share in the batch norm's statistics
     fusion: bool = False  # whether features are to be fused with those of generated chips
     seed: int | None = None  # this and the rest: the run's, for the record
     weights: str = ""
@@ -44,6 +45,7 @@ class EvalSettings:
             bootstrap_seed=test.BOOTSTRAP.SEED,
             rerank=(rerank.K1, rerank.K2, rerank.LAMBDA) if rerank.ENABLED else None,
             aqe=(aqe.QE_TIME, aqe.QE_K, aqe.ALPHA) if aqe.ENABLED else None,
+            adapt_bn=test.ADAPT_BN.WEIGHT,
             fusion=test.FUSION.ENABLED,
             seed=cfg.SEED,
             weights=cfg.MODEL.WEIGHTS,

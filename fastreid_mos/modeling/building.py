@@ -13,6 +13,7 @@ from torch import nn
 
 from ..config import building, require, require_device
 from ..errors import ConfigError, one_line
+from .adapt_bn import norm_layers
 from .weights import load_reid_weights
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def build_checked_model(cfg: Any) -> nn.Module:
             batch = {"images": torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN), "modalities": zero, "camids": zero}
             model.eval()({**batch, "sizes": torch.ones(1, 3), "metres": torch.ones(1, 2)})
         model.train()
+        if cfg.TEST.ADAPT_BN.WEIGHT:
+            norm_layers(model)
     for layer in settings.FREEZE_LAYERS:  # fast-reid says nothing where a pattern matches no weight
         found = any(re.match(layer, name) for name, _ in model.named_parameters())
         parts = ", ".join(name for name, _ in model.named_children())
