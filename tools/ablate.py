@@ -33,6 +33,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -114,7 +115,14 @@ def read_grid(path: Path, config: str, output: Path) -> Grid:
         if found[name].only_test and not found[name].weights:
             raise ConfigError(f"{where}: only_test needs 'weights', the row whose weights are tested")
         load_cfg(found[name].config, found[name].words(0))  # a wrong key is found before hours of training
+    if twins := [name for name, count in Counter(map(stem, map(str, rows))).items() if count > 1]:
+        raise ConfigError(f"{path}: rows of one folder name, {twins[0]}; give them more different names")
     return Grid(list(found.values()), data)
+
+
+def stem(row: str) -> str:
+    """A row's name as a part of file names."""
+    return re.sub("[^a-z0-9]+", "_", row.lower()).strip("_")
 
 
 def _data_sets(path: Path, given: Mapping[str, Any] | None, output: Path) -> Iterator[tuple[str, Path]]:
@@ -140,7 +148,7 @@ class Runs:
         self.grid, self.output, self.threads = grid, output, threads
 
     def folder(self, row: str, seed: int) -> Path:
-        return self.output / f"{re.sub(r'[^a-z0-9]+', '_', row.lower()).strip('_')}_seed{seed}"
+        return self.output / f"{stem(row)}_seed{seed}"
 
     def all(self, seeds: int, jobs: int) -> tuple[list[Tested], dict[str, str]]:
         """All runs, seed by seed, so that what was stopped early has every row; and the errors of those that failed."""
