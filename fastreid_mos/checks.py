@@ -77,7 +77,7 @@ def check_config(cfg: Any) -> None:
 
 
 def _check_model(cfg: Any) -> None:
-    model, head, arch = cfg.MODEL, cfg.MODEL.HEADS, cfg.MODEL.META_ARCHITECTURE
+    model, head, arch, ensemble = cfg.MODEL, cfg.MODEL.HEADS, cfg.MODEL.META_ARCHITECTURE, cfg.TEST.ENSEMBLE
     transoss = model.BACKBONE.NAME == "build_transoss_backbone"
     other = arch != "MOS"
     fastreids_head = REID_HEADS_REGISTRY.get(head.NAME).__module__.startswith("fastreid.")
@@ -95,6 +95,8 @@ def _check_model(cfg: Any) -> None:
          f"MODEL.HEADS.NAME: {head.NAME} pools a map, and TransOSS gives a vector; set CMALHead"),
         (cfg.TEST.ADAPT_BN.WEIGHT and cfg.TEST.FUSION.ENABLED,
          "TEST.ADAPT_BN.WEIGHT: cannot adapt to generated chips; set it to 0, or TEST.FUSION.ENABLED to False"),
+        (ensemble.WEIGHTS and ensemble.METHOD == "rrf" and (cfg.TEST.RERANK.ENABLED or cfg.TEST.AQE.ENABLED),
+         "TEST.ENSEMBLE.METHOD: rrf unites plain rankings; set it to cosine, or TEST.RERANK and TEST.AQE to False"),
         (transoss and list(cfg.INPUT.SIZE_TRAIN) != list(cfg.INPUT.SIZE_TEST),
          "INPUT.SIZE_TEST: TransOSS has one position grid; set it to INPUT.SIZE_TRAIN"),
     ))  # fmt: skip

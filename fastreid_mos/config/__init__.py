@@ -2,9 +2,9 @@
 
 from .check import building, check_values, refuse, require, require_device, settle_output
 from .keys import add_mos_config, get_cfg
-from .load import add_key, merge_file, merge_options
+from .load import add_key, merge_file, merge_options, merge_values
 
 __all__ = [
-    "add_key", "add_mos_config", "building", "check_values", "get_cfg", "merge_file", "merge_options", "refuse",
-    "require", "require_device", "settle_output",
+    "add_key", "add_mos_config", "building", "check_values", "get_cfg", "merge_file", "merge_options", "merge_values",
+    "refuse", "require", "require_device", "settle_output",
 ]  # fmt: skip

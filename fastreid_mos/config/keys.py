@@ -119,6 +119,12 @@ MOS_KEYS = [
     Key("TEST.ADAPT_BN.WEIGHT", 0.0,
         "Share of the backbone's batch-norm statistics taken, by modality and without labels, from the chips that are "
         "tested (transductive).", between(0, 1)),
+    Key("TEST.ENSEMBLE.WEIGHTS", [],
+        "Checkpoints of other runs, of any backbone: the row `ensemble` is of them and the tested model together."),
+    Key("TEST.ENSEMBLE.METHOD", "cosine", "'cosine': the mean of the cosines; 'rrf': reciprocal rank fusion.",
+        one_of("cosine", "rrf")),
+    Key("TEST.ENSEMBLE.K", 3.0, "rrf: a rank r counts 1 / (K + r).", at_least(0)),
+    Key("TEST.ENSEMBLE.DEPTH", 100, "rrf: ranks beyond it count nothing.", at_least(1)),
     Key("TEST.FUSION.ENABLED", False, "Fuse features with those of generated chips."),
     Key("TEST.FUSION.ROOT", "", "Folder of the generated chips, with its manifest."),
     Key("TEST.FUSION.K", 5, "Generated chips used for each source: the first K.", at_least(1)),

@@ -7,7 +7,7 @@ import difflib
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -25,8 +25,7 @@ def merge_file(cfg: Any, config_file: str) -> None:
     """Lay a YAML file, over the one that its ``_BASE_`` names, over ``cfg``, in place, or raise a ConfigError."""
     for path, values in _read_with_bases(config_file):
         try:
-            for key, value in values.items():
-                _set(cfg, str(key), value)
+            merge_values(cfg, values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -37,6 +36,12 @@ def add_key(name: str, default: Any, meaning: str, rule: Rule | None = None) -> 
     if rule is not None:
         RULES[name] = rule
     _defaults.cache_clear()
+
+
+def merge_values(cfg: Any, values: Mapping[Any, Any]) -> None:
+    """Lay values, by key or nested, over ``cfg``, in place, or raise a ConfigError naming the key."""
+    for key, value in values.items():
+        _set(cfg, str(key), value)
 
 
 def merge_options(cfg: Any, opts: list[str]) -> None:

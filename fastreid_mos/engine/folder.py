@@ -80,11 +80,14 @@ def claim_folder(folder: str, cfg: Any, name: str) -> None:
         logger.addHandler(file)
 
 
-def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: Mapping[str, Any] | None = None) -> str:
+def results_folder(
+    cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: Mapping[str, Any] | None = None,
+    ensemble: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
     """Where ``--eval-only`` writes: ``OUTPUT_DIR``, or its first ``eval_1`` ... without results of another test."""
-    folder, number = cfg.OUTPUT_DIR, 0
+    folder, number, others = cfg.OUTPUT_DIR, 0, {"fusion": fusion, "ensemble": ensemble}
     while not all(
-        _may_replace(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, data, cfg, fusion)
+        _may_replace(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, data, cfg, others)
         for name, data in datasets.items()
     ):
         number += 1
@@ -92,8 +95,9 @@ def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: 
     return str(comm.all_gather(folder)[0])  # the first process may have written before another one looks
 
 
-def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fusion: Mapping[str, Any] | None) -> bool:
-    """Whether a folder's results, if any, are of the same test; fused ones hold the unfused ones and replace them."""
+def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, others: Mapping[str, Any]) -> bool:
+    """Whether a folder's results, if any, are of the same test; fused ones and an ensemble's hold the model's own, and
+    replace them."""
     path = Path(folder, RESULTS)
     if not os.path.lexists(path):
         return True
@@ -112,7 +116,7 @@ def _may_replace(run: str, folder: str, weights: str, dataset: Any, cfg: Any, fu
             and earlier["dataset"] == type(dataset).__name__
             and (chips["query"], chips["gallery"]) == (len(dataset.query), len(dataset.gallery))
             and (earlier.get("evaluator") == "ReidEvaluator") == (cfg.TEST.EVALUATOR == "ReidEvaluator")
-            and ("fusion" not in earlier or earlier["fusion"].get("settings") == fusion)
+            and all(earlier[name].get("settings") == own for name, own in others.items() if name in earlier)
             and not feature_differences({"config": config}, cfg)
             and os.path.realpath(query) in (os.path.realpath(item[0]) for item in dataset.query)
         )

@@ -27,6 +27,7 @@ from ..evaluation.report import RESULTS, simulation_of
 from ..files import atomic_write
 from ..modeling import load_reid_weights
 from ..modeling.adapt_bn import AdaptedModel
+from .ensemble import EnsembleTests, ensemble_settings, member_configs
 from .folder import claim_folder, results_folder
 from .fusing import FusedTests, fusion_settings
 from .resume import TAG, feature_differences, last_checkpoint
@@ -80,24 +81,31 @@ def infer(cfg: Any, model: Any, loader: Any, evaluator: Any, adapt: float = 0.0)
             module.training = training
 
 
-def build_evaluator(cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str, fusion: Any = None) -> Any:
-    """The evaluator ``TEST.EVALUATOR``; others' evaluators need not know of fusion."""
+def build_evaluator(cfg: Any, num_query: int, folder: str | None, dataset: Any, split: str, **more: Any) -> Any:
+    """The evaluator ``TEST.EVALUATOR``; others' evaluators need not know of fusion and ensembles (``more``)."""
     if cfg.TEST.EVALUATOR == "ReidEvaluator":
         return ReidEvaluator(cfg, num_query, folder)
-    options = {"output_dir": folder, "dataset": dataset, "split": split, **({"fusion": fusion} if fusion else {})}
+    more = {name: value for name, value in more.items() if value is not None}
+    options = {"output_dir": folder, "dataset": dataset, "split": split, **more}
     return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, num_query, **options)
 
 
 def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | None) -> dict[str, Any]:
     """:meth:`fastreid_mos.engine.MOSTrainer.test` on open data sets and generated chips."""
+    united = EnsembleTests(cfg, datasets) if cfg.TEST.ENSEMBLE.WEIGHTS else None
+    if united is not None:
+        united.run(infer)
     if fused is not None:
         fused.run(lambda loader, evaluator: infer(cfg, model, loader, evaluator))
     results: dict[str, dict[str, Any]] = {}
     for name, dataset in datasets.items():
         loader = build_test_loader(cfg, [*dataset.query, *dataset.gallery])
         folder = cfg.OUTPUT_DIR if len(datasets) == 1 else os.path.join(cfg.OUTPUT_DIR, name)
-        fusion = fused.fusion(name) if fused else None
-        evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", fusion)
+        parts = {
+            "fusion": fused.fusion(name) if fused else None,
+            "ensemble": united.ensemble(name) if united else None,
+        }
+        evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", **parts)
         results[name] = infer(cfg, model, loader, evaluator, cfg.TEST.ADAPT_BN.WEIGHT)
         if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
             _report_flat(cfg, name, dataset, results[name], folder)
@@ -136,9 +144,10 @@ def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
     cfg.defrost()
     # Recorded so that it is the same file wherever the next test is run from.
     cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
+    member_configs(cfg)  # refuses what cannot be read
     fused = prepare_fusion(cfg, datasets)
     check_shared_memory(cfg, largest_pass(datasets, fused))
-    folder = results_folder(cfg, weights, datasets, fusion_settings(cfg))
+    folder = results_folder(cfg, weights, datasets, fusion_settings(cfg), ensemble_settings(cfg))
     if folder != cfg.OUTPUT_DIR:
         logger.warning(f"{cfg.OUTPUT_DIR} holds results of another test; these are written to {folder}")
     cfg.OUTPUT_DIR = folder

@@ -25,6 +25,7 @@ from ..data.samplers import IDENTITY_SAMPLERS, epoch_batches
 from ..errors import CheckpointError, DatasetError, one_line
 from ..modeling import build_checked_model, load_reid_weights
 from . import testing
+from .ensemble import member_configs
 from .folder import LOSSES
 from .hooks import Checkpoints, HoldoutEval, LearningRate, LossLog, Writers
 from .loop import MOSTrainStep
@@ -101,6 +102,7 @@ class MOSTrainer(DefaultTrainer):
         except testing.NothingToTest as error:  # may be meant so
             logger.warning(str(error))
             return 0
+        member_configs(cfg)
         return testing.largest_pass(datasets, testing.prepare_fusion(_changed(cfg, "MODEL.WEIGHTS", ""), datasets))
 
     @staticmethod

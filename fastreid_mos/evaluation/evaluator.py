@@ -13,6 +13,7 @@ from fastreid.utils.registry import Registry
 
 from ..errors import ConfigError, MOSError
 from .chips import ChipPass, Chips
+from .ensemble import Ensemble
 from .figures import query_metrics, random_metrics, wilson_interval
 from .fusion import Fusion
 from .protocols import Protocol, rank_protocol, select_protocols
@@ -40,6 +41,7 @@ class FusionReidEvaluator(ChipPass):
         split: ``"test"`` or ``"held-out"``: on held-out chips checkpoints are chosen, and nothing is fused.
         fusion: given, each protocol is ranked a second time, by fused features (MOS, section CDGF): the row ``fused``
             stands beside ``model``, with the paired interval of their difference.
+        ensemble: given, so is each protocol by several models together: the row ``ensemble``.
 
     Raises:
         ConfigError: the settings ask for fusion on the test split, and there is nothing to fuse.
@@ -48,10 +50,10 @@ class FusionReidEvaluator(ChipPass):
     @configurable
     def __init__(
         self, num_query: int, settings: EvalSettings | None = None, output_dir: str | None = None,
-        dataset: Any = None, split: str = "test", fusion: Fusion | None = None,
+        dataset: Any = None, split: str = "test", fusion: Fusion | None = None, ensemble: Ensemble | None = None,
     ) -> None:  # fmt: skip
         super().__init__(num_query, 0 if dataset is None else len(dataset.query) + len(dataset.gallery))
-        self.settings, self.fusion = settings or EvalSettings(), fusion
+        self.settings, self.fusion, self.ensemble = settings or EvalSettings(), fusion, ensemble
         self.output_dir, self.dataset, self.split = output_dir, dataset, split
         self.report: Report | None = None
         if self.settings.fusion and fusion is None and split != "held-out":
@@ -68,8 +70,8 @@ class FusionReidEvaluator(ChipPass):
 
         Returns:
             For each protocol that can be measured the metrics in percent: ``mAP``, ``mINP`` and ``Rank-<k>`` for each
-            of ``TEST.CMC_RANKS``, of the fused ranking where there is one. Empty in other processes than the first,
-            and where no query has a match (unknown ships): their rankings are written all the same.
+            of ``TEST.CMC_RANKS``, of the ensemble's or the fused ranking where there is one. Empty in other processes
+            than the first, and where no query has a match (unknown ships): their rankings are written all the same.
 
         Raises:
             MOSError: chips missing or counted twice, features that are not finite, or no protocol with chips to rank.
@@ -91,11 +93,13 @@ class FusionReidEvaluator(ChipPass):
         about = describe(self.settings, self.dataset, self.split, chips)
         if self.fusion is not None:
             about["fusion"] = self.fusion.as_dict()
+        if self.ensemble is not None:
+            about["ensemble"] = dict(self.ensemble.record)
         self.report = Report(about, reports, left_out, ranked_only)
         log_report(self.report)
         if self.output_dir is not None:
             write_report(self.report, chips, self.output_dir)
-        row = "model" if self.fusion is None else "fused"
+        row = "ensemble" if self.ensemble is not None else "model" if self.fusion is None else "fused"
         return OrderedDict((part.protocol.name, dict(part.rows[row].figures)) for part in reports)
 
     def _measure(self, chips: Chips, protocol: Protocol) -> ProtocolReport:
@@ -106,6 +110,8 @@ class FusionReidEvaluator(ChipPass):
             fused = rank_protocol(chips, fusion.features(chips, protocol.name), protocol, settings, top_k=TOP)
             counts = [np.isin(rows, fusion.generated.owner).sum() for rows in (protocol.query, protocol.gallery)]
             part, rankings["fused"] = replace(part, fused=fused, fused_counts=list(map(int, counts))), fused
+        if self.ensemble is not None:
+            rankings["ensemble"] = self.ensemble.rank(chips, protocol, settings, top_k=TOP)
         result = part.result
         if not result.num_valid:
             return part
@@ -117,9 +123,9 @@ class FusionReidEvaluator(ChipPass):
         matches, ranked = result.num_matches[result.valid], result.num_ranked[result.valid]
         per_query["random"] = random_metrics(matches, ranked, ranks, settings.random_draws, seed)
         ships = chips.ids[protocol.query[result.valid]]
-        rows, above, fused_above = compare_rows(per_query, ships, settings.bootstrap_samples, seed)
+        compared: dict[str, Any] = {**compare_rows(per_query, ships, settings.bootstrap_samples, seed)}
         low, high = wilson_interval(int(per_query["model"]["Rank-1"].sum()), result.num_valid)
-        return replace(part, rows=rows, above=above, fused_above=fused_above, wilson=(100 * low, 100 * high))
+        return replace(part, **compared, wilson=(100 * low, 100 * high))
 
 
 def check_fusion(cfg: Any) -> None:

@@ -115,16 +115,29 @@ def rank_protocol(
     Without a query that has a match the figures are 0.
     """
     query, gallery = features[protocol.query], features[protocol.gallery]
+    if settings.aqe is not None:
+        query, gallery = expand_queries(query, gallery, *settings.aqe, block_mb=settings.block_mb)
+    if settings.rerank is not None:
+        if settings.metric == "cosine":
+            query, gallery = normalized(query), normalized(gallery)
+        distances = rerank(query, gallery, *settings.rerank)
+        return rank_distances(chips, distances, protocol, settings, top_k=top_k)
+    common = _common(chips, protocol, settings, top_k)
+    return rank_features(query, gallery, metric=settings.metric, block_mb=settings.block_mb, **common)
+
+
+def rank_distances(
+    chips: Chips, distances: NDArray[Any], protocol: Protocol, settings: EvalSettings, *, top_k: int = 0
+) -> RankResult:
+    """As :func:`rank_protocol`, by distances ``[queries, gallery]``."""
+    return rank_metrics(distances, **_common(chips, protocol, settings, top_k))
+
+
+def _common(chips: Chips, protocol: Protocol, settings: EvalSettings, top_k: int) -> dict[str, Any]:
     common: dict[str, Any] = dict(
         query_ids=chips.ids[protocol.query], gallery_ids=chips.ids[protocol.gallery], exclude=protocol.own,
         max_rank=max(settings.cmc_ranks), top_k=top_k, allow_empty=True,
     )  # fmt: skip
     if settings.remove_same_camera:
         common |= dict(query_cams=chips.cameras[protocol.query], gallery_cams=chips.cameras[protocol.gallery])
-    if settings.aqe is not None:
-        query, gallery = expand_queries(query, gallery, *settings.aqe, block_mb=settings.block_mb)
-    if settings.rerank is not None:
-        if settings.metric == "cosine":
-            query, gallery = normalized(query), normalized(gallery)
-        return rank_metrics(rerank(query, gallery, *settings.rerank), **common)
-    return rank_features(query, gallery, metric=settings.metric, block_mb=settings.block_mb, **common)
+    return common

@@ -45,9 +45,10 @@ class ProtocolReport:
 
     protocol: Protocol
     result: RankResult  # the model's
-    rows: dict[str, Row] = field(default_factory=dict)  # model, fused (with fusion), size-only and random
+    rows: dict[str, Row] = field(default_factory=dict)  # model, fused and ensemble (if asked for), size-only, random
     above: dict[str, Row] = field(default_factory=dict)  # the model less size-only and random, the same resamplings
     fused_above: dict[str, Row] = field(default_factory=dict)  # fused less model, the same resamplings
+    ensemble_above: dict[str, Row] = field(default_factory=dict)  # ensemble less model, the same resamplings
     wilson: tuple[float, float] = (float("nan"), float("nan"))  # of the model's Rank-1, in percent
     fused: RankResult | None = None
     fused_counts: Sequence[int] | None = None  # queries and gallery chips that have generated chips
@@ -55,11 +56,12 @@ class ProtocolReport:
 
 def compare_rows(
     per_query: Mapping[str, Mapping[str, NDArray[np.float64]]], ships: NDArray[np.int64], samples: int, seed: list[int]
-) -> tuple[dict[str, Row], dict[str, Row], dict[str, Row]]:
-    """``rows``, ``above`` and ``fused_above`` of a report, from what each valid query adds by row and metric."""
+) -> dict[str, dict[str, Row]]:
+    """``rows``, ``above``, ``fused_above`` and ``ensemble_above`` of a report, from what each valid query adds by row
+    and metric."""
     columns = {name: np.stack([*metrics.values()], axis=1) for name, metrics in per_query.items()}
-    pairs = [("model", name) for name in columns if name not in ("model", "fused")]
-    pairs += [("fused", "model")] if "fused" in columns else []
+    pairs = [("model", name) for name in columns if name not in ("model", "fused", "ensemble")]
+    pairs += [(name, "model") for name in ("fused", "ensemble") if name in columns]
     differences = [columns[left] - columns[right] for left, right in pairs]
     table = np.stack([*columns.values(), *differences], axis=1)
     intervals = 100 * bootstrap_intervals(table.reshape(len(ships), -1), ships, samples, seed)
@@ -69,8 +71,9 @@ def compare_rows(
         for means, pairs in zip((100 * table.mean(axis=0)).tolist(), ends.tolist(), strict=True)
     ]
     compared = list(zip(pairs, rows[len(columns) :], strict=True))
-    above, fused_above = ({right: row for (left, right), row in compared if left == own} for own in ("model", "fused"))
-    return dict(zip(columns, rows, strict=False)), above, fused_above
+    parts = {"above": "model", "fused_above": "fused", "ensemble_above": "ensemble"}
+    above = {part: {right: row for (left, right), row in compared if left == own} for part, own in parts.items()}
+    return {"rows": dict(zip(columns, rows, strict=False)), **above}
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def _protocol_dict(part: ProtocolReport) -> dict[str, Any]:
         "gallery": len(part.protocol.gallery), "own_files_left_out": int((part.protocol.own >= 0).sum()),
         **listed(part.rows), "rank1_wilson": part.wilson, "model_above": listed(part.above),
     }  # fmt: skip
+    if part.ensemble_above:
+        content["ensemble_above"] = listed(part.ensemble_above)
     if part.fused_counts is not None:
         content["fused_above"] = listed(part.fused_above)
         content["fused_chips"] = dict(zip(("queries", "gallery"), part.fused_counts, strict=True))
@@ -163,7 +168,7 @@ def log_report(report: Report) -> None:
     for part in (*report.protocols, *report.ranked_only):
         name, queries, gallery = part.protocol.name, len(part.protocol.query), len(part.protocol.gallery)
         logger.info(f"{name}: {part.result.num_valid} of {queries} queries have a match among {gallery} gallery chips")
-        for left, above in (("model", part.above), ("fused", part.fused_above)):
+        for left, above in (("model", part.above), ("fused", part.fused_above), ("ensemble", part.ensemble_above)):
             for right, row in above.items():
                 figures = ", ".join(f"{metric} {_cell(row, metric, '+.1f')}" for metric in ("mAP", "Rank-1"))
                 logger.info(f"{name}: {left} above {right}: {figures}")

@@ -39,8 +39,9 @@ class Split:
             inputs = {name: torch.from_numpy(values[part]) for name, values in arrays.items()}
             yield {**inputs, "img_paths": list(self.paths[part])}, torch.from_numpy(self.features[part])
 
-    def evaluator(self, output_dir=None, dataset=None, split="test", fused=None, **settings):
-        return FusionReidEvaluator(self.num_query, EvalSettings(**settings), output_dir, dataset, split, fused)
+    def evaluator(self, output_dir=None, dataset=None, split="test", fused=None, ensemble=None, **settings):
+        parts = (output_dir, dataset, split, fused, ensemble)
+        return FusionReidEvaluator(self.num_query, EvalSettings(**settings), *parts)
 
     def run(self, evaluator, size=7):
         evaluator.reset()

@@ -1,0 +1,69 @@
+"""``TEST.ENSEMBLE``: checkpoints of other runs, each with its own config, on the chips of a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..compat.checkpoints import read_checkpoint, saved_config
+from ..config import get_cfg, merge_values
+from ..data import build_test_loader
+from ..errors import ConfigError, WeightsError
+from ..evaluation.chips import ChipPass
+from ..evaluation.ensemble import Ensemble
+from ..modeling import build_checked_model, load_reid_weights
+
+# What a member takes from the test, not from its own run.
+_SHARED = ("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "TEST.NUM_WORKERS", "TEST.IMS_PER_BATCH")
+
+
+def member_configs(cfg: Any) -> dict[str, Any]:
+    """The config of each checkpoint of ``TEST.ENSEMBLE.WEIGHTS``, or a ConfigError that names it."""
+    members = {}
+    for path in cfg.TEST.ENSEMBLE.WEIGHTS:
+        saved, own = saved_config(read_checkpoint(path)), get_cfg()
+        if not saved:
+            raise ConfigError(
+                f"TEST.ENSEMBLE.WEIGHTS: {path}: holds no config; name a checkpoint of tools/train_net.py"
+            )
+        merge_values(own, saved)
+        for key in _SHARED:
+            group, _, name = key.partition(".")
+            own[group][name] = cfg[group][name]
+        own.MODEL.BACKBONE.PRETRAIN, own.MODEL.WEIGHTS = False, path
+        members[os.path.abspath(path)] = own
+    return members
+
+
+class EnsembleTests:
+    """The members' features of the chips of some data sets."""
+
+    def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
+        self.cfg, self.datasets, self.members = cfg, datasets, member_configs(cfg)
+        self._features: dict[str, list[Any]] = {name: [] for name in datasets}
+
+    def run(self, infer: Callable[[Any, Any, Any, Any], Any]) -> None:
+        """Extract the features, one model at a time; ``infer`` runs a loader through a model into an evaluator."""
+        for path, cfg in self.members.items():
+            model = build_checked_model(cfg)
+            if missing := [n for n in load_reid_weights(model, path).missing if not n.startswith("heads.weight")]:
+                raise WeightsError(f"TEST.ENSEMBLE.WEIGHTS: {path}: lacks {len(missing)} weights, {missing[0]} first")
+            for name, dataset in self.datasets.items():
+                items = [*dataset.query, *dataset.gallery]
+                made = ChipPass(len(dataset.query), len(items))
+                infer(cfg, model, build_test_loader(cfg, items), made)
+                if made.chips is not None:  # the first process
+                    self._features[name].append(made.chips.features)
+
+    def ensemble(self, name: str) -> Ensemble:
+        """Of a data set, after :meth:`run`."""
+        own = self.cfg.TEST.ENSEMBLE
+        record = {"settings": ensemble_settings(self.cfg)}
+        return Ensemble(self._features[name], own.METHOD, own.K, own.DEPTH, record)
+
+
+def ensemble_settings(cfg: Any) -> dict[str, Any] | None:
+    """``TEST.ENSEMBLE`` for the record; None without members."""
+    own = cfg.TEST.ENSEMBLE
+    return {**own, "WEIGHTS": [os.path.realpath(path) for path in own.WEIGHTS]} if own.WEIGHTS else None
