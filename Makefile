@@ -32,6 +32,7 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy --strict --follow-imports=silent fastreid_mos/config fastreid_mos/modeling fastreid_mos/bridge
 
 clean:
 	rm -rf output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
