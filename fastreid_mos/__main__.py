@@ -62,7 +62,7 @@ def _datasets() -> Iterator[tuple[str, str]]:
         try:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
             yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
-        except MOSError as error:  # less the layout and where to get the data set, which are the same for all
+        except MOSError as error:  # without the layout and the source, the same for all
             missing = True
             yield name, str(error).partition(". Expected ")[0]
     if missing:

@@ -37,7 +37,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run(program: Callable[[], Any], traceback: bool = False) -> int:
-    """Run a program, report what stops it in one line on standard error, or whole, and return the exit status.
+    """Run a program and return its exit status; an error is one line on standard error, or a whole traceback.
 
     0, :data:`BAD_INPUT` after a MOSError, :data:`STOPPED` after Ctrl-C, 1 after a system's error such as a full disk.
     """
@@ -57,7 +57,7 @@ def run(program: Callable[[], Any], traceback: bool = False) -> int:
 
 
 def start_processes(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace, device: str) -> None:
-    """Run ``program(args)`` in as many processes as ``--num-gpus`` and its like ask for, on ``MODEL.DEVICE``."""
+    """Run ``program(args)`` in as many processes as ``--num-gpus`` and ``--num-machines`` say, on ``MODEL.DEVICE``."""
     if (args.num_gpus, args.num_machines) == (1, 1):
         program(args)
         return
@@ -84,7 +84,7 @@ def _report(error: Exception, traceback: bool, rank: int) -> int:
     if isinstance(error, RuntimeError) and known is None:
         raise error
     if rank:
-        time.sleep(OTHERS_WAIT)  # if the first process meets it too, its end ends this one meanwhile
+        time.sleep(OTHERS_WAIT)  # if the first process meets it too, it stops this one before the sleep is over
     if traceback:
         cause: BaseException | None = error
         while cause is not None:

@@ -16,7 +16,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What another library says of a failure, as one line short enough for a message."""
+    """Another library's error text, as one line short enough for a message."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError's own text is a repr
     return " ".join(str(text).split())[:300] or type(error).__name__
 

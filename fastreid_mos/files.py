@@ -65,8 +65,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 def whole_folder(path: str | os.PathLike[str], last: str = "") -> Iterator[str]:
     """A temporary folder beside ``path``, which is absent or empty, that is renamed to it on success.
 
-    An exception or a kill inside the block leaves ``path`` as it was. With ``last``, the file without which the folder
-    is none of its kind, a filled ``path`` is updated file by file: its own ``last`` goes first, the new one comes last.
+    An exception or a kill inside the block leaves ``path`` as it was. With ``last``, the file that makes the folder
+    valid, a filled ``path`` is updated file by file: the old ``last`` is removed first, the new one written last.
 
     Raises:
         MOSError: ``path`` holds files already, or cannot be written.
@@ -77,7 +77,7 @@ def whole_folder(path: str | os.PathLike[str], last: str = "") -> Iterator[str]:
         raise MOSError(f"{target}: no folder can be written there ({reason}); give another")
     filled = os.path.isdir(target) and bool(os.listdir(target))
     if filled and not last:
-        raise MOSError(f"{target}: is there already; give another folder or remove it")
+        raise MOSError(f"{target}: already exists; give another folder or remove it")
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         with naming(target):
@@ -111,7 +111,7 @@ def _move(files: list[str], temporary: str, target: str, last: str) -> None:
 
 
 def _disk_fault(error: BaseException, folder: str) -> str:
-    """Why a file could not be written, "" for an error of another kind. torch does not tell: the disk is asked."""
+    """Why a file could not be written, "" for an error of another kind. torch's does not tell: check the disk."""
     if isinstance(error, OSError):
         return error.strerror or one_line(error)
     if type(error).__name__ == "SafetensorError":
@@ -131,11 +131,11 @@ def in_the_way(folder: str | os.PathLike[str]) -> str:
     if os.path.isdir(path) or not os.path.lexists(path):
         return ""
     dangling = os.path.islink(path) and not os.path.exists(path)
-    return f"{path} is a " + (f"link to {os.readlink(path)}, which is not there" if dangling else "file")
+    return f"{path} is a " + (f"link to {os.readlink(path)}, which does not exist" if dangling else "file")
 
 
 def keep_lines_before(path: str, key: str, limit: int) -> None:
-    """Keep the lines whose ``key`` is below ``limit``; others go, and so does one cut off by a kill."""
+    """Keep the lines whose ``key`` is below ``limit``; drop the others, and a line cut off by a kill."""
     if not os.path.isfile(path):
         return
     kept = []
@@ -181,6 +181,6 @@ def only_run(folder: str, main: bool = True) -> Iterator[None]:
         except OSError as error:
             raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
         if not free:
-            raise MOSError(f"OUTPUT_DIR {folder}: another process is at work there; let it end, or set another")
+            raise MOSError(f"OUTPUT_DIR {folder}: another process is using it; wait until it ends, or set another")
         with naming(folder):
             yield

@@ -23,7 +23,7 @@ _loader_with_cuda, _batches_with_cuda = DataLoaderX.__init__, DataLoaderX.__iter
 _read_image, _combine_all = data_utils.read_image, Dataset.combine_all
 
 
-# In place: it stays the class that others have imported, subclassed or ask about.
+# Patched in place: other modules have imported or subclassed this class, or test for it with isinstance.
 @replaces(DataLoaderX, "__init__", "torch.cuda.Stream", _CUDA)
 def loader_init(self: Any, local_rank: int, **kwargs: Any) -> None:
     if torch.cuda.is_available():

@@ -22,7 +22,7 @@ from .registry import record
 
 INSTALL = "pip install --no-deps fastreid==1.4.0"
 
-# Imported while the stand-ins below are in place, so that none of them has to stay behind.
+# Imported while the stand-ins below exist, so that none of them has to remain afterwards.
 _MODULES = """
 config utils utils.compute_dist utils.checkpoint utils.visualizer utils.summary data data.transforms.build
 layers solver modeling evaluation evaluation.rank evaluation.rerank evaluation.roc engine engine.launch
@@ -84,7 +84,7 @@ def _binary_loads(folder: Path) -> bool:
 
 
 def _has_line(start: str) -> bool:
-    """Whether an import at the left margin of the files at fault begins so: git's master differs from 1.4.0."""
+    """Whether a top-level line of the affected files starts with ``start``: git's master differs from 1.4.0."""
     folder = Path(str(importlib.util.find_spec("fastreid").origin)).parent  # type: ignore[union-attr]
     files = (folder / "data/build.py", folder / "evaluation/testing.py")
     return any(line.startswith(start) for file in files for line in file.read_text(encoding="utf-8").splitlines())

@@ -78,8 +78,8 @@ def _ending_together() -> Iterator[None]:
         processes = [process for process in mp.active_children() if process not in others]
         posix = os.name == "posix"
         interrupt = (lambda process: os.kill(process.pid, signal.SIGINT)) if posix else mp.Process.terminate
-        # Nothing at first: Ctrl-C has reached them too, and a second one would disturb their clearing up. Killed is one
-        # that waits for another one inside a library, where it hears no other signal.
+        # Wait first: Ctrl-C has reached them too, and a second one would disturb their cleanup. Kill last: a process
+        # that waits for another inside a library reacts to no other signal.
         for end_it, seconds in ((lambda _: None, 1.0), (interrupt, 20.0), (lambda process: process.kill(), 10.0)):
             end = time.monotonic() + seconds
             for process in processes:
@@ -118,7 +118,7 @@ def _worker(
     if on_gpu:
         _leave_groups()
         return
-    # Taking gloo's groups apart can deadlock: it waits for gloo's threads while it holds the interpreter's lock, which
+    # Destroying gloo's groups can deadlock: it waits for gloo's threads while it holds the interpreter's lock, which
     # such a thread needs to finish. All processes are done here (the synchronize above), so this one ends at once.
     logging.shutdown()
     sys.stdout.flush()

@@ -31,7 +31,7 @@ def record(name: str, reason: str, active: bool, version: str = "fast-reid 1.4.0
 
 
 def source_has(item: Any, fault: str) -> bool:
-    """Whether the source of a fast-reid function, class or module holds a fault's text; without a source it does."""
+    """Whether the source of a fast-reid function, class or module holds a fault's text; True if there is no source."""
     try:
         return fault in inspect.getsource(item)
     except (OSError, TypeError):

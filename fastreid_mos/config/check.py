@@ -22,14 +22,14 @@ def require(condition: Any, message: str) -> None:
 
 
 def refuse(faults: Iterable[tuple[Any, str]]) -> None:
-    """Raise a ConfigError with the message of the first fault that is there."""
+    """Raise a ConfigError with the message of the first fault that is true."""
     for fault, message in faults:
         require(not fault, message)
 
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Turn what a constructor raises over a wrong value, but not a bug of ours, into a ConfigError about ``what``."""
+    """Turn a constructor's error about a wrong value, but not a bug of ours, into a ConfigError about ``what``."""
     try:
         yield
     except (ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError) as error:

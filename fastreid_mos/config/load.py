@@ -88,7 +88,7 @@ def _read(path: str) -> dict[Any, Any]:
 
 
 def _refuse_repeated(path: str, node: Any, lines: dict[str, int], prefix: str = "") -> None:
-    """Of two equal keys YAML keeps the last, and what stood under the first is lost."""
+    """Refuse a key that occurs twice: YAML would keep the last one and silently drop the first."""
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if name in lines:
@@ -144,7 +144,7 @@ def _as_type(value: Any, default: Any, kind: type | None = None) -> Any:
     if isinstance(default, str):
         if isinstance(value, str):
             return literal if isinstance(literal, str) else value
-        # None is a key in YAML with nothing behind it.
+        # None: a YAML key without a value.
         return "" if value is None else None if isinstance(value, (bool, list, dict)) else str(value)
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(str(literal).lower())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """What is wanted, in words, whether a value is that, and a number's type where the key's default does not tell."""
+    """The wanted value in words, a test for it, and a number's type where the key's default does not tell it."""
 
     wanted: str
     holds: Callable[[Any], Any]

@@ -22,7 +22,7 @@ from .loader import AHEAD, ChipDataset, ChipLoader, GeneratedDataset, TrainDraws
 from .reader import ChipReader
 from .samplers import build_batches
 
-# Where Linux keeps what processes hand to each other; 64 MB in a container, unless it was given more.
+# Linux's shared memory between processes; 64 MB in a container by default.
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -77,7 +77,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
-    """A loader of a known length over every chip once, in order; several processes share the batches out.
+    """A loader of a known length over every chip once, in order; several processes divide the batches among them.
 
     ``items`` are (path, identity, modality), and ``targets`` these identities as they are.
 
@@ -104,7 +104,7 @@ def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
 
 
 def _in_order(cfg: Any, dataset: ChipDataset) -> ChipLoader:
-    # Several processes share out whole batches: in a batch of another size a chip's feature has other last digits.
+    # Processes divide whole batches: a chip's feature has other last digits in a batch of another size.
     batches = list(BatchSampler(range(len(dataset)), cfg.TEST.IMS_PER_BATCH, drop_last=False))
     own = [batches[number] for number in InferenceSampler(len(batches))]
     return ChipLoader(dataset, own, _test_workers(cfg), **_device(cfg))

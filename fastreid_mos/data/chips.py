@@ -82,7 +82,7 @@ def _is_colour(channels: NDArray[Any]) -> bool:
 
 def _optical_pixels(path: str, stored: Stored) -> Meaning:
     channels, count = stored.channels, stored.channels.shape[2]
-    # Backscatter is a small number as a rule: taken for grey it would be a nearly black chip, and no error.
+    # Backscatter is usually a small number: read as grey it would give a nearly black chip without an error.
     if channels.dtype.kind == "c" or (channels.dtype.kind == "f" and count < 3):
         raise ChipError(path, f"is read as optical but holds {channels.dtype} of {count} channel(s); is it a SAR chip?")
     if count > 4:
@@ -167,7 +167,7 @@ def _select_channel(
 
 
 def _is_iq(path: str, channels: NDArray[Any], empty: NDArray[np.bool_]) -> bool:
-    """Whether the first two channels are I and Q; a ChipError where they have either sign, but together.
+    """Whether the first two channels are I and Q; a ChipError where both signs occur but are correlated.
 
     The phase of speckle is uniform: of I and Q each is above zero as often as below, and their signs are independent.
     """

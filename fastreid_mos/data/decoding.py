@@ -125,7 +125,7 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
 
 
 def _check_segments(path: Any, page: Any, size: int) -> None:
-    """Strips and tiles must lie inside the file, but for GDAL's "sparse" ones, without offset and bytes: no data."""
+    """Strips and tiles must lie inside the file, except GDAL's "sparse" ones (offset and size 0): no data."""
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) == 0 or len(offsets) != len(counts):
         raise ChipError(path, "is damaged: its pixel data cannot be located")
@@ -133,7 +133,7 @@ def _check_segments(path: Any, page: Any, size: int) -> None:
         raise ChipError(path, "is cut off: its pixel data goes beyond the end of the file")
     sparse = sum(o == c == 0 for o, c in zip(offsets, counts, strict=True))
     asked = page.imagewidth * page.imagelength * page.bitspersample
-    # Of a sparse image only that a segment is not empty: the last strip may have few rows.
+    # In a sparse image only empty segments are checked: the last strip may have few rows.
     if (page.compression == 1 and not sparse and sum(counts) * 8 < asked) or counts.count(0) > sparse:
         raise ChipError(path, "is damaged: it holds less pixel data than its size asks for")
 

@@ -27,7 +27,7 @@ def split_holdout(
     """The remaining training items in their order, and the query and gallery items (by path) of each split.
 
     The share is taken of the identities with both modalities and of the others alike, at least one that has both;
-    negative identities stay in training. Each split deals the same chips out again, as in HOSS's test: of each modality
+    negative identities stay in training. Each split divides the same chips again, as in HOSS's test: of each modality
     one chip is a query where another of it stays in the gallery; where an identity with both cannot spare one of each,
     optical and SAR queries take turns over the identities. A single chip is a distractor.
 

@@ -28,7 +28,7 @@ logger = logging.getLogger("fastreid_mos.data")
 # Raised when the same settings no longer give the same image.
 CACHE_VERSION = 2
 Transform = Callable[[Chip], NDArray[np.uint8]]
-# What tells one content of a file from another: time of the last change in ns, and size in bytes.
+# Identifies a file's content: time of the last change in ns, and size in bytes.
 Stamp = tuple[int, int]
 
 
@@ -143,7 +143,7 @@ class ChipReader:
 
     @property
     def settings(self) -> str:
-        """All that an image depends on beside its file, as text."""
+        """Everything except its file that an image depends on, as text."""
         kind = type(self.sar_transform)
         values = sorted((name, repr(value)) for name, value in vars(self.sar_transform).items())
         return f"{kind.__module__}.{kind.__qualname__} {values} channel={self.channel} pillow={PIL.__version__}"
