@@ -56,6 +56,14 @@ def test_by_hand():
     assert cross_modal_triplet(features, targets, modalities, margin=0.6).item() == pytest.approx(hinge, rel=1e-5)
 
 
+def test_a_direction_without_a_negative_does_not_count():
+    # Ship 0 has both modalities, ship 1 SAR only: the SAR chip of ship 0 meets no other ship's optical chip.
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
+    value = cross_modal_triplet(features, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), margin=0.5)
+    assert value.item() == pytest.approx(0.8 - 0.6 + 0.5)
+    assert cross_modal_triplet(features, torch.zeros(3).long(), torch.tensor([0, 1, 1]), margin=0.5).item() == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_to_loops(seed):
     features, targets, modalities = batch(seed)

@@ -82,6 +82,13 @@ def test_by_hand():
     assert orthogonality(torch.tensor([[1.0, 0], [1, 1]]), torch.tensor([[-3.0, 0], [1, -1]])).item() == 0.5
 
 
+def test_the_linear_maps_are_shared_optical_and_sar():
+    head, modalities = SharedSpecificHead(feat_dim=4, specific_dim=3, num_classes=2).train(), torch.tensor([0, 1])
+    nn.init.zeros_(head.maps[1].weight)
+    outputs = head(torch.rand(2, 4), torch.tensor([0, 1]), modalities)
+    assert not outputs["specific"][0].any() and outputs["specific"][1].all() and outputs["shared"].all()
+
+
 def test_weights_of_a_plain_transoss_start_one_with_the_specific_token(tmp_path):
     plain, model = TransOSS(**TINY), TransOSS(**TINY, specific_token=True)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
