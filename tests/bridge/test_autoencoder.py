@@ -121,3 +121,19 @@ def test_every_epoch_has_every_image_once_and_mirrors_them_as_often_as_asked():
     for flip, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
         rows = batch(images, batch=200, flip=flip)
         assert low <= int((rows[:, 0, 0, 0] > rows[:, 0, 0, 3]).sum()) <= high
+
+
+def test_replaced_codes_are_pixels_and_lose_their_moments():
+    training = _Training(ships(8), SETTINGS, Accelerator())
+    weight, book = training.codebook.weight, training.codebook
+    with torch.no_grad():
+        weight.fill_(1e3)  # far from every pixel but for the code 3
+        weight[3] = 0
+        latents = training.model.encode(to_tensor(np.stack(ships(8)))).latents
+        training.model.quantize(latents)
+    assert book.uses.tolist() == [0, 0, 0, 8 * 8 * 4] + 12 * [0]
+    average = torch.ones_like(weight)
+    training.optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": average}
+    training._renew(everything=False)
+    assert not weight[3].any() and weight.abs().max() <= latents.abs().max() * 1.2
+    assert average.sum(1).tolist() == [0, 0, 0, 2] + 12 * [0] and not book.uses.any()
