@@ -21,7 +21,6 @@ ships (what is drawn is a ship with all its queries, each query's mean over the 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 from dataclasses import replace
@@ -33,12 +32,14 @@ from _runs import ROOT, bridge, figures, machine, run, simulate, spread_table
 from bridge_steps import BRIDGE, REID, interval
 from tabulate import tabulate
 
+from tools.ablation_table import per_query
+
 HELD = ["TEST.HOLDOUT.FRACTION", 0.2]
 
 
 def fused(data: Path, reid: Path, folder: Path, root: Path, seed: int, alpha: str, k: int) -> dict[str, Any]:
     """One fused test of a trained re-identifier."""
-    fusion = {"ENABLED": True, "ROOT": root, "K": k, "ALPHA": alpha, "MODE": "mean"}
+    fusion = {"ENABLED": True, "ROOT": root, "K": k, "ALPHA": alpha}
     options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", value)]
     weights = ["MODEL.WEIGHTS", reid / "model_final.pth"]
     return run(REID, data, folder, "SEED", seed, *HELD, *weights, *options, eval_only=True)
@@ -110,20 +111,9 @@ def pretrained(output: Path, data: Path, ids: int, k: int) -> Path:
     return output / "bridge_tuned" / "synthetic"
 
 
-def per_query(folder: Path, stem: str) -> dict[str, dict[tuple[str, str], tuple[float, float]]]:
-    """By protocol and (query, its identity): average precision and hit at rank 1, in percent."""
-    found: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
-    with open(folder / f"{stem}.csv", encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["AP"]:
-                hit = 100.0 * (int(row["first_rank"]) <= 1)
-                found.setdefault(row["protocol"], {})[row["query"], row["identity"]] = (100 * float(row["AP"]), hit)
-    return found
-
-
 def difference_cells(folders: list[Path]) -> list[str]:
     """Fused less unfused by protocol: mAP and Rank-1 with intervals over ships, over the queries of all runs."""
-    runs = [(per_query(folder, "fused_query_ranks"), per_query(folder, "query_ranks")) for folder in folders]
+    runs = [(per_query(folder, "fused"), per_query(folder, "model")) for folder in folders]
     cells = []
     for protocol in runs[0][1]:
         queries = sorted(runs[0][1][protocol])

@@ -18,10 +18,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from _runs import ROOT, bridge, machine, run, simulate
+from _runs import ROOT, bridge, line, machine, run, simulate
 from bridge_steps import BRIDGE, REID
 from fused_vs_unfused import HELD, pretrain
-from sim_to_real import line
 from tabulate import tabulate
 
 ALPHAS = ("0.02", "0.2")

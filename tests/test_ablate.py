@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from tools import ablate
 from tools.ablation_table import Tested, write_tables
 
+ROOT = Path(__file__).parents[1]
 SMALL = """
 options: {TEST.RANDOM_DRAWS: 2, SOLVER.MAX_EPOCH: 1}
 rows:
@@ -102,3 +104,14 @@ def test_grids_that_are_refused(tiny_hoss, tmp_path, monkeypatch, text, words):
     (tmp_path / "grid.yml").write_text(text)
     with pytest.raises(ablate.ConfigError, match=words):
         ablate.read_grid(tmp_path / "grid.yml", "configs/HOSS/demo/debug.yml", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "grid, config", [("parts", "mos_demo"), ("transoss_parts", "transoss_tiny"), ("sim_to_real", "real_finetune")]
+)
+def test_shipped_grids(tiny_hoss, tmp_path, monkeypatch, grid, config):
+    monkeypatch.setenv("REAL", str(tiny_hoss))
+    monkeypatch.setattr("fastreid_mos.sim.write_hoss", lambda *_, **__: tiny_hoss)
+    path = ROOT / f"benchmarks/grids/{grid}.yml"
+    read = ablate.read_grid(path, f"configs/HOSS/demo/{config}.yml", tmp_path)
+    assert len(read.rows) >= 3 and f"configs/HOSS/demo/{config}.yml" in path.read_text(encoding="utf-8")
