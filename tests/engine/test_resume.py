@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import pytest
 import torch
@@ -69,6 +70,7 @@ def test_the_best_checkpoint_and_the_logged_figures_across_a_restart(trained, tm
     """Of two equal figures the earlier one is the best; tensorboard has every epoch's figures once."""
     trained(tmp_path / "first", (30.0, 30.0, 10.0))
     resumed, better = (killed_after(1, tmp_path / "first", tmp_path / name) for name in ("resumed", "better"))
+    time.sleep(1.0)  # tensorboard orders files by the second in their names
     trained(resumed, (25.0,), resume=True)
     best, final = (load(resumed / f"model_{name}.pth") for name in ("best", "final"))
     assert (best["epoch"], best["best_metric"]) == (0, 30.0)
