@@ -16,7 +16,6 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-ROWS = ("model", "size-only", "random")
 
 
 def machine() -> str:
@@ -121,15 +120,3 @@ def spread_table(rows: Sequence[tuple[str, Sequence[dict[str, tuple[float, float
             cells.append(" / ".join(parts))
         lines.append([label, str(len(runs)), *cells])
     return tabulate(lines, headers=["", "runs", *(f"{name} mAP / R1" for name in protocols)], tablefmt="pipe")
-
-
-def line(label: str, results: dict[str, Any], row: str = "model") -> list[str]:
-    """A table row of one run: its label, and mAP / Rank-1 with their intervals by protocol."""
-    cells = [label]
-    for part in results["protocols"].values():
-        found = part[row]
-        cells.append(
-            f"{found['mAP']:.1f} [{found['intervals']['mAP'][0]:.0f}, {found['intervals']['mAP'][1]:.0f}] / "
-            f"{found['Rank-1']:.1f} [{found['intervals']['Rank-1'][0]:.0f}, {found['intervals']['Rank-1'][1]:.0f}]"
-        )
-    return cells

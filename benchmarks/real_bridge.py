@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from _runs import ROOT, bridge, line, machine, run, simulate
+from _runs import ROOT, bridge, machine, run, simulate
 from bridge_steps import BRIDGE, REID
 from fused_vs_unfused import HELD, pretrain
 from tabulate import tabulate
@@ -60,6 +60,18 @@ def page(path: Path, data: Path, dump: Path, results: dict[str, Any], title: str
     ]
     inputs = MethodInputs(results=results, ships=ships, facts=facts, command="python benchmarks/real_bridge.py")
     method_page(path, inputs, title=title)
+
+
+def line(label: str, results: dict[str, Any], row: str = "model") -> list[str]:
+    """A table row of one run: its label, and mAP / Rank-1 with their intervals by protocol."""
+    cells = [label]
+    for part in results["protocols"].values():
+        found = part[row]
+        cells.append(
+            f"{found['mAP']:.1f} [{found['intervals']['mAP'][0]:.0f}, {found['intervals']['mAP'][1]:.0f}] / "
+            f"{found['Rank-1']:.1f} [{found['intervals']['Rank-1'][0]:.0f}, {found['intervals']['Rank-1'][1]:.0f}]"
+        )
+    return cells
 
 
 def main() -> None:

@@ -47,14 +47,14 @@ for words in json.load(sys.stdin):
 def python(code, folder, text="", **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     options = {"cwd": folder, "env": environment, "input": text, "capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run([sys.executable, "-c", code], **options)
-    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+    return subprocess.run([sys.executable, "-c", code], **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
 def test_python_blocks_run(block, tmp_path):
-    python(block, tmp_path, PYTHONPATH=str(ROOT))
+    done = python(block, tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
 @pytest.mark.slow
@@ -66,7 +66,8 @@ def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
     for words in calls:
         words += ["--help"] if words[0].startswith("benchmarks/") else SHORT.get(words[0], "").split()
     assert len(calls) >= 4
-    python(DRIVER, tmp_path, json.dumps(calls), FASTREID_DATASETS=str(tiny_hoss), PYTHONPATH="")
+    done = python(DRIVER, tmp_path, json.dumps(calls), FASTREID_DATASETS=str(tiny_hoss), PYTHONPATH="")
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
 def test_make_targets_and_files_that_it_names_are_there():

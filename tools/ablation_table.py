@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -50,21 +51,25 @@ Key = tuple[str, str, str, str]  # row, data set, protocol, metric
 def compare(tested: Sequence[Tested], rows: Sequence[str]) -> dict[Key, Figure]:
     """Figures of every row by data set, protocol and metric; size-only and random at the end."""
     found: dict[Key, Figure] = {}
+    results_of, ranks_of = cache(_results), cache(per_query)  # each file is read once
     for data in dict.fromkeys(run.data for run in tested):
         runs = {name: {run.seed: run for run in tested if (run.row, run.data) == (name, data)} for name in rows}
         first = runs[rows[0]]
         for name in rows:
-            results = [(_results(run), run) for run in runs[name].values()]
+            results = [(results_of(run), run) for run in runs[name].values()]
             for protocol in results[0][0] if results else ():
                 values = [[part[protocol][run.kind][metric] for metric in METRICS] for part, run in results]
                 common = [seed for seed in runs[name] if seed in first] if name != rows[0] else []
-                gains = _differences([(runs[name][seed], first[seed]) for seed in common], protocol)
+                pairs = [(runs[name][seed], first[seed]) for seed in common]
+                gains = _differences(
+                    [tuple(ranks_of(run.folder, run.kind)[protocol] for run in pair) for pair in pairs]
+                )
                 for number, metric in enumerate(METRICS):
                     column = [value[number] for value in values]
                     deviation = stdev(column) if len(column) > 1 else None
                     gain = gains[number] if gains else None
                     found[name, data, protocol, metric] = Figure(mean(column), deviation, len(column), gain)
-        some = _results(next(run for run in tested if run.data == data))
+        some = results_of(next(run for run in tested if run.data == data))
         for name in BASELINES:
             for protocol, part in some.items():
                 for metric in METRICS:
@@ -105,11 +110,13 @@ def per_query(folder: Path, kind: str) -> dict[str, dict[tuple[str, str], tuple[
     return found
 
 
-def _differences(pairs: Sequence[tuple[Tested, Tested]], protocol: str) -> list[tuple[float, float, float]]:
-    """Each metric's paired difference, mean over queries and seeds, with its 95 % interval over ships."""
-    if not pairs:
+def _differences(runs: Sequence[tuple[Any, ...]]) -> list[tuple[float, float, float]]:
+    """Each metric's paired difference, mean over queries and seeds, with its 95 % interval over ships.
+
+    ``runs`` are pairs, a row's own and the first row's, of what :func:`per_query` gives for one protocol.
+    """
+    if not runs:
         return []
-    runs = [tuple(per_query(run.folder, run.kind)[protocol] for run in pair) for pair in pairs]
     queries = sorted(runs[0][1])
     gains = np.mean([[np.subtract(own[query], other[query]) for query in queries] for own, other in runs], axis=0)
     ships: NDArray[Any] = np.array([identity for _, identity in queries])

@@ -36,6 +36,15 @@ def member_configs(cfg: Any) -> dict[str, Any]:
     return members
 
 
+def load_whole(model: Any, weights: str) -> None:
+    """Load weights to be tested: a WeightsError if any but the classifier's is missing."""
+    if missing := [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]:
+        raise WeightsError(
+            f"{weights}: lacks {len(missing)} of the model's weights, {missing[0]} first; test with the config of its "
+            "training"
+        )
+
+
 class EnsembleTests:
     """The members' features of the chips of some data sets."""
 
@@ -47,8 +56,7 @@ class EnsembleTests:
         """Extract the features, one model at a time; ``infer`` runs a loader through a model into an evaluator."""
         for path, cfg in self.members.items():
             model = build_checked_model(cfg)
-            if missing := [n for n in load_reid_weights(model, path).missing if not n.startswith("heads.weight")]:
-                raise WeightsError(f"TEST.ENSEMBLE.WEIGHTS: {path}: lacks {len(missing)} weights, {missing[0]} first")
+            load_whole(model, path)
             for name, dataset in self.datasets.items():
                 items = [*dataset.query, *dataset.gallery]
                 made = ChipPass(len(dataset.query), len(items))

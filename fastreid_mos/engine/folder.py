@@ -80,12 +80,12 @@ def claim_folder(folder: str, cfg: Any, name: str) -> None:
         logger.addHandler(file)
 
 
-def results_folder(
-    cfg: Any, weights: str, datasets: Mapping[str, Any], fusion: Mapping[str, Any] | None = None,
-    ensemble: Mapping[str, Any] | None = None,
-) -> str:  # fmt: skip
-    """Where ``--eval-only`` writes: ``OUTPUT_DIR``, or its first ``eval_1`` ... without results of another test."""
-    folder, number, others = cfg.OUTPUT_DIR, 0, {"fusion": fusion, "ensemble": ensemble}
+def results_folder(cfg: Any, weights: str, datasets: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """Where ``--eval-only`` writes: ``OUTPUT_DIR``, or its first ``eval_1`` ... without results of another test.
+
+    ``others`` are the settings of further rows, by the name of their part of ``results.json``.
+    """
+    folder, number = cfg.OUTPUT_DIR, 0
     while not all(
         _may_replace(folder, folder if len(datasets) == 1 else os.path.join(folder, name), weights, data, cfg, others)
         for name, data in datasets.items()

@@ -20,14 +20,13 @@ from ..data import build_test_loader
 from ..data.build import check_shared_memory
 from ..data.datasets import open_dataset
 from ..data.holdout import Split
-from ..errors import MOSError, WeightsError
+from ..errors import MOSError
 from ..evaluation import EVALUATOR_REGISTRY
 from ..evaluation.figures import summarize_splits
 from ..evaluation.report import RESULTS, simulation_of
 from ..files import atomic_write
-from ..modeling import load_reid_weights
 from ..modeling.adapt_bn import AdaptedModel
-from .ensemble import EnsembleTests, ensemble_settings, member_configs
+from .ensemble import EnsembleTests, ensemble_settings, load_whole
 from .folder import claim_folder, results_folder
 from .fusing import FusedTests, fusion_settings
 from .resume import TAG, feature_differences, last_checkpoint
@@ -54,6 +53,11 @@ def open_tests(cfg: Any, show: bool = True) -> dict[str, Any]:
 def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
     """Open and verify the generated chips that the tests of these data sets fuse; None without TEST.FUSION."""
     return FusedTests(cfg, datasets) if cfg.TEST.FUSION.ENABLED and datasets else None
+
+
+def prepare_ensemble(cfg: Any, datasets: Mapping[str, Any]) -> EnsembleTests | None:
+    """Read the configs of TEST.ENSEMBLE's members; None without any."""
+    return EnsembleTests(cfg, datasets) if cfg.TEST.ENSEMBLE.WEIGHTS and datasets else None
 
 
 def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
@@ -90,9 +94,10 @@ def build_evaluator(cfg: Any, num_query: int, folder: str | None, dataset: Any, 
     return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, num_query, **options)
 
 
-def test(cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | None) -> dict[str, Any]:
-    """:meth:`fastreid_mos.engine.MOSTrainer.test` on open data sets and generated chips."""
-    united = EnsembleTests(cfg, datasets) if cfg.TEST.ENSEMBLE.WEIGHTS else None
+def test(
+    cfg: Any, model: Any, datasets: Mapping[str, Any], fused: FusedTests | None, united: EnsembleTests | None
+) -> dict[str, Any]:
+    """:meth:`fastreid_mos.engine.MOSTrainer.test` on open data sets, generated chips and an ensemble."""
     if united is not None:
         united.run(infer)
     if fused is not None:
@@ -132,27 +137,22 @@ def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
     if not cfg.MODEL.WEIGHTS and not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, TAG)):
         raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
     weights = cfg.MODEL.WEIGHTS or last_checkpoint(cfg.OUTPUT_DIR)
-    missing = [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]
-    if missing:
-        raise WeightsError(
-            f"{weights}: lacks {len(missing)} of the model's weights, {missing[0]} first; test with the config of its "
-            "training"
-        )
+    load_whole(model, weights)
     for difference in feature_differences(read_torch(weights) if weights.endswith(".pth") else None, cfg):
         logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = open_tests(cfg)
     cfg.defrost()
     # Recorded so that it is the same file wherever the next test is run from.
     cfg.MODEL.WEIGHTS = os.path.abspath(weights) if os.path.isfile(weights) else weights
-    member_configs(cfg)  # refuses what cannot be read
-    fused = prepare_fusion(cfg, datasets)
+    united, fused = prepare_ensemble(cfg, datasets), prepare_fusion(cfg, datasets)
     check_shared_memory(cfg, largest_pass(datasets, fused))
-    folder = results_folder(cfg, weights, datasets, fusion_settings(cfg), ensemble_settings(cfg))
+    others = {"fusion": fusion_settings(cfg), "ensemble": ensemble_settings(cfg)}
+    folder = results_folder(cfg, weights, datasets, others)
     if folder != cfg.OUTPUT_DIR:
         logger.warning(f"{cfg.OUTPUT_DIR} holds results of another test; these are written to {folder}")
     cfg.OUTPUT_DIR = folder
     claim_folder(folder, cfg, "eval_config.yaml")
-    return test(cfg, model, datasets, fused)
+    return test(cfg, model, datasets, fused, united)
 
 
 def _report_flat(cfg: Any, name: str, dataset: Any, figures: Mapping[str, Any], folder: str) -> None:

@@ -209,7 +209,8 @@ class MOSTrainer(DefaultTrainer):
         fused ones; by data set first when there are several.
         """
         datasets = testing.open_tests(cfg)
-        return testing.test(cfg, model, datasets, testing.prepare_fusion(cfg, datasets))
+        fused, united = testing.prepare_fusion(cfg, datasets), testing.prepare_ensemble(cfg, datasets)
+        return testing.test(cfg, model, datasets, fused, united)
 
     def test_holdout(self) -> tuple[dict[str, Any], float]:
         """Test on the held-out training identities, every seeded split of them."""

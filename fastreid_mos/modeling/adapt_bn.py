@@ -35,8 +35,10 @@ class AdaptedModel(nn.Module):
         sums = [torch.zeros_like(own), torch.zeros_like(own)]
         counts = own.new_zeros(2)
         with torch.no_grad(), self._lent():
+            self._set(own.clone())  # written into below
             for layer in self.layers:
                 layer.train().momentum = 1.0  # the running statistics are the batch's
+                layer.num_batches_tracked = None
             for batch in batches:
                 for modality, rows, part in _by_modality(batch):
                     if len(rows) > 1:
@@ -74,9 +76,6 @@ class AdaptedModel(nn.Module):
         """The layers have their own statistics and modes again afterwards."""
         kept = ("running_mean", "running_var", "num_batches_tracked", "momentum", "training")
         before = [{name: getattr(layer, name) for name in kept} for layer in self.layers]
-        self._set(self._statistics())  # copies, which training writes into
-        for layer in self.layers:
-            layer.num_batches_tracked = None
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from fastreid.layers.gather_layer import GatherLayer
 from torch import Tensor, nn
 
-from .inputs import ModelInputError, check_modalities, no_autocast
+from .inputs import ModelInputError, check_modalities, full_precision, no_autocast
 
 
 class CMALLoss(nn.Module):
@@ -43,7 +43,7 @@ class CMALLoss(nn.Module):
             raise ModelInputError(f"CMAL: features [B, D], targets [B], got {features.shape} and {targets.shape}")
         modalities = check_modalities(modalities, features.shape[0])
         with no_autocast(features.device):
-            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            features = full_precision(features)
             if self.gather and dist.is_available() and dist.is_initialized():
                 features, targets, modalities = _gather(features), _gather(targets), _gather(modalities)
             # A feature of length zero has no direction: it stays zero, and so does its gradient.

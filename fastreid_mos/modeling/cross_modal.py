@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .inputs import check_modalities, no_autocast
+from .inputs import check_modalities, full_precision, no_autocast
 
 
 def cross_modal_infonce(features: Tensor, targets: Tensor, modalities: Tensor, temperature: float = 0.1) -> Tensor:
@@ -47,7 +47,7 @@ def _across(features: Tensor, targets: Tensor, modalities: Tensor) -> tuple[Tens
     """Cosines of all pairs of rows, which are one ship in two modalities, which two modalities; the modalities."""
     modalities = check_modalities(modalities, features.shape[0])
     with no_autocast(features.device):
-        unit = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+        unit = F.normalize(full_precision(features), dim=1)
         other = modalities[:, None] != modalities
         return unit @ unit.t(), other & (targets[:, None] == targets), other, modalities
 

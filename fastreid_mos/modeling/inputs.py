@@ -56,6 +56,11 @@ def check_sizes(sizes: Tensor | None, rows: int) -> Tensor:
     return sizes
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """Values in float32, or in float64 if they are that already."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def no_autocast(device: torch.device) -> Any:
     """A context in which autocast is off on the device's kind."""
     if not torch.amp.is_autocast_available(device.type):

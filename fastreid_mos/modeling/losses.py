@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .cmal import CMALLoss
 from .cross_modal import cross_modal_infonce, cross_modal_triplet
-from .inputs import ModelInputError, no_autocast
+from .inputs import ModelInputError, full_precision, no_autocast
 from .sdf import orthogonality, structure_consistency
 
 LOSS_REGISTRY = Registry("LOSS")
@@ -96,7 +96,7 @@ def batch_hard_triplet_loss(features: Tensor, targets: Tensor, margin: float = 0
         margin: 0 for the soft margin ``log(1 + exp(d_pos - d_neg))``, else of ``max(d_pos - d_neg + margin, 0)``.
     """
     with no_autocast(features.device):
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        features = full_precision(features)
         square = features.square().sum(dim=1)
         distances = square[:, None] + square[None, :] - 2.0 * features @ features.t()
         # The square root's slope is infinite at 0, where a row meets itself: below the clamp the gradient is zero.
@@ -157,22 +157,15 @@ def Cosface(features: Tensor, targets: Tensor, margin: float, gamma: float) -> A
     return pairwise_cosface(features, targets, margin, gamma)
 
 
-def CrossModalInfoNCE(features: Tensor, targets: Tensor, modalities: Tensor, temperature: float) -> Tensor:
-    return cross_modal_infonce(features, targets, modalities, temperature)
-
-
-def CrossModalTriplet(features: Tensor, targets: Tensor, modalities: Tensor, margin: float, gain: float) -> Tensor:
-    return cross_modal_triplet(features, targets, modalities, margin, gain)
-
-
-def StructureLoss(structure: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
-    return structure_consistency(structure, targets, modalities)
-
-
-def OrthogonalityLoss(shared: Tensor, specific: Tensor) -> Tensor:
-    return orthogonality(shared, specific)
-
-
-_CROSS_MODAL = (CMALLoss, CrossModalInfoNCE, CrossModalTriplet, StructureLoss, OrthogonalityLoss)
-for _loss in (CrossEntropyLoss, TripletLoss, CircleLoss, Cosface, *_CROSS_MODAL):
-    LOSS_REGISTRY.register(_loss)
+for _name, _loss in {
+    "CrossEntropyLoss": CrossEntropyLoss,
+    "TripletLoss": TripletLoss,
+    "CircleLoss": CircleLoss,
+    "Cosface": Cosface,
+    "CMALLoss": CMALLoss,
+    "CrossModalInfoNCE": cross_modal_infonce,
+    "CrossModalTriplet": cross_modal_triplet,
+    "StructureLoss": structure_consistency,
+    "OrthogonalityLoss": orthogonality,
+}.items():
+    LOSS_REGISTRY._do_register(_name, _loss)
