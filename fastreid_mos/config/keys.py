@@ -65,6 +65,8 @@ MOS_KEYS = [
     Key("MODEL.TRANSOSS.GRAD_CHECKPOINT", False, "Recompute the blocks in the backward pass: less memory, more time."),
     Key("MODEL.TRANSOSS.SPECIFIC_TOKEN", False,
         "SDF-Net's second class token, one per modality; its feature comes beside the first one's: FEAT_DIM doubles."),
+    Key("MODEL.BACKBONE.SAR_LAYERS", [],
+        "Layers of the backbone of which SAR chips have a copy of their own, such as ['conv1', 'bn1']."),
     Key("MODEL.STRUCTURE.LAYER", "",
         "For StructureLoss: the backbone's layer whose output it compares, such as 'blocks.5' or 'layer2'."),
     Key("MODEL.TIMM.NAME", "efficientnet_lite0", "Model of build_timm_backbone (extra `pretrained` installs timm)."),

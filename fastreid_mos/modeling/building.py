@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.meta_arch import build_model
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import building, require, require_device
 from ..errors import ConfigError, one_line
@@ -64,7 +67,62 @@ def build_backbone(cfg: Any) -> nn.Module:
         raise ConfigError(f"{which} {reason}") from error
     if load_here:
         load_reid_weights(backbone, settings.PRETRAIN_PATH)
-    return backbone
+    return TwoBranchBackbone(backbone, settings.SAR_LAYERS) if settings.SAR_LAYERS else backbone
+
+
+class TwoBranchBackbone(nn.Module):
+    """A backbone that has some of its layers twice: one copy for optical chips, one for SAR chips.
+
+    The two-stream network of visible-infrared re-identification (Ye et al., AGW, TPAMI 2021, arXiv 2001.04193), where
+    usually the first layers are split; both copies start from the same weights.
+
+    Args:
+        backbone: gives features for images alone.
+        layers: names of its layers, e.g. ``("conv1", "bn1")``; only those through which every chip passes.
+
+    Raises:
+        ValueError: no layer of that name, or a backbone that treats the modalities by itself.
+    """
+
+    def __init__(self, backbone: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        if "modalities" in inspect.signature(backbone.forward).parameters:
+            raise ValueError(f"layers: {type(backbone).__name__} has layers for each modality already")
+        self.backbone, self.num_features = backbone, getattr(backbone, "num_features", None)
+        known = dict(backbone.named_modules())
+        for name in layers:
+            if not name or name not in known:
+                raise ValueError(f"layers: no layer {name!r} in {type(backbone).__name__}; it has: {', '.join(known)}")
+            parent, _, child = name.rpartition(".")
+            setattr(known[parent], child, _ByModality(known[name]))
+
+    def forward(self, images: Tensor, modalities: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` and modalities ``[B]`` (0 optical, 1 SAR) -> the backbone's features."""
+        rows = [(modalities == modality).nonzero().ravel() for modality in (0, 1)]
+        for layer in self.modules():
+            if isinstance(layer, _ByModality):
+                layer.rows = rows
+        features: Tensor = self.backbone(images)
+        return features
+
+
+class _ByModality(nn.Module):
+    """A layer, and the copy of it that SAR chips pass through."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.optical, self.sar = layer, copy.deepcopy(layer)
+        self.rows: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        pairs = list(zip((self.optical, self.sar), self.rows, strict=True))
+        features = torch.cat([layer(images[rows]) for layer, rows in pairs if len(rows)])[
+            torch.cat(self.rows).argsort()
+        ]
+        if self.training:  # several processes wait for every weight's gradient, in a batch of one modality too
+            unused = [weight.sum() for layer, rows in pairs if not len(rows) for weight in layer.parameters()]
+            features = features + 0 * sum(unused)
+        return features
 
 
 def started(cfg: Any, backbone: Backbone) -> Backbone:
