@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, VQModel
 
 from ..errors import MOSError, one_line
@@ -21,6 +23,17 @@ def latent_channels(vae: Any) -> int:
 def latent_factor(vae: Any) -> int:
     """Pixels for each latent, along a side; 1 without an autoencoder."""
     return 1 if vae is None else int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def patch_side(unet: Any, vae: Any) -> int:
+    """P of a network that works on patches: the P x P pixels (or latents) of each are its channels."""
+    return math.isqrt(unet.config.out_channels // latent_channels(vae))
+
+
+def call_network(unet: Any, x: torch.Tensor, t: torch.Tensor, patch: int = 1) -> torch.Tensor:
+    """What a network predicts for ``[B, C, H, W]`` at timesteps t; ``unet`` is called in patches and its own dtype."""
+    output: torch.Tensor = unet(F.pixel_unshuffle(x, patch), t, return_dict=False)[0]
+    return F.pixel_shuffle(output, patch)
 
 
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:

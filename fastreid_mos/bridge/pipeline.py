@@ -18,7 +18,16 @@ from huggingface_hub import create_repo
 from ..config.bridge_keys import DIRECTIONS, FILTERS
 from ..errors import MOSError, one_line
 from ..files import whole_folder
-from .autoencoder import check_autoencoder, check_is_there, decode, encode, latent_channels, latent_factor
+from .autoencoder import (
+    call_network,
+    check_autoencoder,
+    check_is_there,
+    decode,
+    encode,
+    latent_channels,
+    latent_factor,
+    patch_side,
+)
 from .card import CARD, model_card
 from .images import BridgeImages, source_tensor
 from .scheduler import BrownianBridgeScheduler
@@ -43,7 +52,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
     What was trained, on what and how it reads SAR chips is recorded in ``config`` and so in ``model_index.json``.
 
     Args:
-        unet: a UNet2DModel of C or 2 C channels in and C out; C is 3 in pixels, else the autoencoder's.
+        unet: a UNet2DModel of C or 2 C channels in and C out; C is 3 in pixels, else the autoencoder's. With P^2 times
+            as many it works on patches: the P x P pixels of each are its channels.
         scheduler: the bridge. With ``vae`` its ``clip_sample`` is turned off: latents are not bound to -1..1.
         vae: a VQModel or AutoencoderKL of RGB images in -1..1, or None.
         direction: ``optical_to_sar`` or ``sar_to_optical``.
@@ -97,7 +107,8 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
         if (height is None) != (width is None):
             raise ValueError(f"height and width: give both or neither, got {height} and {width}")
         if height is None and (side := unet.config.sample_size) is not None:
-            height, width = (n * latent_factor(vae) for n in ((side, side) if isinstance(side, int) else side))
+            unit = latent_factor(vae) * patch_side(unet, vae)
+            height, width = (n * unit for n in ((side, side) if isinstance(side, int) else side))
         if height is not None:
             _check_divisible(unet, vae, height, width)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
@@ -117,7 +128,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def conditioned(self) -> bool:
         """Whether the network is given the source beside x_t."""
-        return bool(self.unet.config.in_channels == 2 * latent_channels(self.vae))
+        return bool(self.unet.config.in_channels == 2 * self.unet.config.out_channels)
 
     def chip_reader(self) -> BridgeImages:
         """A reader of chip files as this bridge was trained: ``.read(path, modality)`` gives ``[H, W, 3]`` uint8.
@@ -197,7 +208,7 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
                     break
                 given = self.scheduler.scale_model_input(latents, t)
                 given = torch.cat([given, source], dim=1) if self.conditioned else given
-                output = self.unet(given.to(self.unet.dtype), t).sample.float()
+                output = call_network(self.unet, given.to(self.unet.dtype), t, patch_side(self.unet, self.vae)).float()
                 # x stays in float32 whatever the network computes in: rounding it at each step would add noise.
                 latents = self.scheduler.step(output, t, latents, source, generator=generator, eta=eta).prev_sample
                 if callback_on_step_end is not None:
@@ -247,14 +258,15 @@ class BrownianBridgePipeline(DiffusionPipeline):  # type: ignore[misc]
 def _check_channels(unet: Any, vae: Any) -> None:
     channels = latent_channels(vae)
     inside, outside = unet.config.in_channels, unet.config.out_channels
-    if inside not in (channels, 2 * channels) or outside != channels:
+    if inside not in (outside, 2 * outside) or outside != channels * patch_side(unet, vae) ** 2 or not outside:
         where = "pixels" if vae is None else "the latents of this autoencoder"
         wanted = f"takes {channels} channels (x_t alone) or {2 * channels} (the source beside it) and gives {channels}"
+        wanted += ", or P^2 times as many"
         raise ValueError(f"unet: in {where} it {wanted}, but it has in_channels {inside} and out_channels {outside}")
 
 
 def _check_divisible(unet: Any, vae: Any, height: Any, width: Any) -> None:
-    unit = latent_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
+    unit = latent_factor(vae) * patch_side(unet, vae) * 2 ** (len(unet.config.block_out_channels) - 1)
     if height % unit or width % unit:
         raise ValueError(f"image: height and width must be multiples of {unit}, got {height} and {width}")
 

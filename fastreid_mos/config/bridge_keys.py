@@ -26,6 +26,9 @@ BRIDGE_KEYS = (
     Key("BRIDGE.SCHEDULER.M_MAX", 0.999, "m_t at the end."),
     Key("BRIDGE.SCHEDULER.MAX_VAR", 1.0, "Variance factor s."),
     Key("BRIDGE.SCHEDULER.OBJECTIVE", "grad", "What the network predicts: 'grad', 'noise' or 'ysubx'."),
+    Key("BRIDGE.UNET.PATCH", 1,
+        "Side of the patches that the network works on, P x P pixels as channels: a quarter of the work at 2. The "
+        "bridge itself stays in pixels or latents.", at_least(1)),
     Key("BRIDGE.UNET.CHANNELS", [128, 512, 1024], "Channels of each level.", each(at_least(1), least=1)),
     Key("BRIDGE.UNET.LAYERS", 2, "Residual blocks a level.", at_least(1)),
     Key("BRIDGE.UNET.ATTENTION", [0, 1, 2], "Levels with attention, from 0; the middle always has it."),

@@ -28,9 +28,11 @@ def tiny_vae(seed: int = 0, kind=VQModel, **settings) -> VQModel:
     return _built(kind, seed, "DownEncoder", "UpDecoder", **own)
 
 
-def tiny_pipeline(seed: int = 0, inside: int = 3, vae=None, scheduler=None, **settings) -> BrownianBridgePipeline:
+def tiny_pipeline(
+    seed: int = 0, inside: int = 3, vae=None, scheduler=None, outside: int = 3, **settings
+) -> BrownianBridgePipeline:
     """A quiet pipeline with random weights."""
-    unet = tiny_unet(seed, SIZE if vae is None else (8, 8), inside)
+    unet = tiny_unet(seed, SIZE if vae is None else (8, 8), inside, outside)
     scheduler = scheduler or BrownianBridgeScheduler(clip_sample=vae is None)
     pipeline = BrownianBridgePipeline(unet, scheduler, vae, **settings)
     pipeline.set_progress_bar_config(disable=True)

@@ -34,16 +34,16 @@ def build_unet(cfg: Any, vae: Any = None) -> Any:
     unet = cfg.BRIDGE.UNET
     channels, factor = latent_channels(vae), latent_factor(vae)
     height, width = cfg.BRIDGE.SIZE
-    shrinks = factor * 2 ** (len(unet.CHANNELS) - 1)  # by the autoencoder and by the network
+    shrinks = factor * unet.PATCH * 2 ** (len(unet.CHANNELS) - 1)  # by the autoencoder and by the network
     if height % shrinks or width % shrinks:
         raise ConfigError(f"BRIDGE.SIZE: height and width must be multiples of {shrinks}, got {[height, width]}")
     plain = "Resnet{}sampleBlock2D" if unet.RESAMPLE == "resnet" else "{}Block2D"
     kinds = ["Attn{}Block2D" if level in unet.ATTENTION else plain for level in range(len(unet.CHANNELS))]
     with building("BRIDGE.UNET: the network"):
         return UNet2DModel(
-            sample_size=(height // factor, width // factor),
-            in_channels=channels * (2 if unet.CONDITION == "concat" else 1),
-            out_channels=channels,
+            sample_size=(height // factor // unet.PATCH, width // factor // unet.PATCH),
+            in_channels=channels * unet.PATCH**2 * (2 if unet.CONDITION == "concat" else 1),
+            out_channels=channels * unet.PATCH**2,
             block_out_channels=tuple(unet.CHANNELS),
             layers_per_block=unet.LAYERS,
             down_block_types=tuple(kind.format("Down") for kind in kinds),

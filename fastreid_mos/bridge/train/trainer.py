@@ -27,6 +27,7 @@ from ...config import require_device
 from ...data.seeding import spread_seed
 from ...errors import MOSError
 from ...files import keep_lines_before
+from ..autoencoder import call_network
 from ..images import to_tensor
 from ..pipeline import BrownianBridgePipeline
 from .batches import Latents, PairBatch, PairBatches
@@ -170,7 +171,7 @@ class BridgeTrainer:
         goal = self.scheduler.get_target(target, source, noise, t)
         seen = torch.cat([noisy, source], dim=1) if self.cfg.BRIDGE.UNET.CONDITION == "concat" else noisy
         seen = seen.contiguous(memory_format=self.layout)
-        output = self.model(seen, t.to(device, non_blocking=True), return_dict=False)[0]
+        output = call_network(self.model, seen, t.to(device, non_blocking=True), self.cfg.BRIDGE.UNET.PATCH)
         return F.l1_loss(output, goal) if self.solver.LOSS == "l1" else F.mse_loss(output, goal)
 
     def _finite(self, step: int, values: torch.Tensor) -> list[float]:

@@ -31,14 +31,14 @@ def averaged(decay, one, other):
     return {name: decay * one[name] + (1 - decay) * other[name] for name in one}
 
 
-@pytest.mark.parametrize("condition", ["none", "concat"])
-def test_the_loss_is_bbdms(pairs, tmp_path, condition):
-    keys = {"BRIDGE.UNET.CONDITION": condition, "BRIDGE.DATA.FLIP": 0.0}
+@pytest.mark.parametrize(("condition", "patch"), [("none", 1), ("concat", 1), ("concat", 2)])
+def test_the_loss_is_bbdms(pairs, tmp_path, condition, patch):
+    keys = {"BRIDGE.UNET.CONDITION": condition, "BRIDGE.DATA.FLIP": 0.0, "BRIDGE.UNET.PATCH": patch}
     trainer, seen = trainer_of(cfg_of(pairs, tmp_path, keys, LOSS="l2")), {}
 
     def network(x, t, return_dict):
-        seen.update(x=x, t=t)
-        return (torch.zeros_like(x[:, :3]),)
+        seen.update(x=torch.nn.functional.pixel_shuffle(x, patch), t=t)
+        return (torch.zeros_like(x[:, : 3 * patch**2]),)
 
     trainer.model, batch = network, trainer.batches.batch(3)
     loss = trainer.loss(batch, 3)
