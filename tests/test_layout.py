@@ -20,11 +20,13 @@ FLOORS = {
     "data": {"errors", "files", "config", "compat"},
     "sim": {"errors", "files", "data", "cli"},
     "page": {"errors", "files", "data"},
-    "modeling": {"errors", "files", "config", "compat", "data"},
+    "zoo": {"errors"},
+    "modeling": {"errors", "files", "config", "compat", "data", "zoo"},
     "synthetic": {"errors", "files", "config", "compat", "data"},
-    "bridge": {"errors", "files", "config", "compat", "data", "synthetic"},
+    "bridge": {"errors", "files", "config", "compat", "data", "synthetic", "zoo"},
     "evaluation": {"errors", "files", "config", "compat", "data", "synthetic"},
     "engine": {"errors", "files", "config", "checks", "compat", "cli", "data", "synthetic", "modeling", "evaluation"},
+    "predict": {"errors", "files", "config", "compat", "data", "modeling", "bridge", "evaluation", "engine"},
 }
 
 

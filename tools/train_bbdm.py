@@ -4,6 +4,7 @@
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --init-from output/hoss/bbdm_pretrain_qxs/pipeline
     python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --dump-only BRIDGE.SAMPLE.STEPS 10
+    python tools/train_bbdm.py --config-file configs/HOSS/bbdm.yml --dump-only --init-from zoo:bridge
 
 Killed anywhere, the same command resumes. ``--num-gpus N`` starts N processes, each on a GPU of its own, or with
 MODEL.DEVICE cpu on the CPU; so does ``accelerate launch tools/train_bbdm.py ...``. KEY VALUE pairs come last.
@@ -71,8 +72,10 @@ def start(args: Namespace) -> None:
 def parse(argv: list[str]) -> Namespace:
     parser = ArgumentParser(prog="train_bbdm.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config-file", default="", metavar="FILE", help="such as configs/HOSS/bbdm.yml")
-    parser.add_argument("--dump-only", action="store_true", help="generate chips with OUTPUT_DIR/pipeline")
-    parser.add_argument("--init-from", default="", metavar="FOLDER", help="start from the weights of a pipeline folder")
+    dump = "generate chips with OUTPUT_DIR/pipeline or, where there is none, with --init-from"
+    parser.add_argument("--dump-only", action="store_true", help=dump)
+    start = "start from the weights of a pipeline folder; zoo:bridge is the one that comes with the package"
+    parser.add_argument("--init-from", default="", metavar="FOLDER", help=start)
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, VQModel
 
 from ..errors import MOSError, one_line
+from ..zoo import zoo_path
 
 _CLASSES: dict[str, Any] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 
@@ -73,12 +74,13 @@ def check_autoencoder(vae: Any) -> None:
 
 
 def load_autoencoder(path: str | os.PathLike[str], normalize: bool = True) -> Any:
-    """A VQModel or AutoencoderKL from the folder or hub id of it or of a pipeline with it as ``vae`` or ``vqvae``.
+    """A VQModel or AutoencoderKL from the folder or hub id of it or of a pipeline (``zoo:<name>`` too) with it as
+    ``vae`` or ``vqvae``.
 
     Without ``normalize`` its ``scaling_factor`` and ``shift_factor`` become 1 and 0: the bridge runs in the latents as
     they are. MOSError: no such folder, another kind of model, or weights that cannot be read.
     """
-    name = os.fspath(path)
+    name = zoo_path(path, bridge=True)
     check_is_there(name, "folder of an autoencoder")
     subfolder, kind = _find(name)
     if kind not in _CLASSES:

@@ -11,13 +11,16 @@ import numpy as np
 import torch
 import yaml
 from fastreid.utils.checkpoint import Checkpointer
+from safetensors import safe_open
 
-from ..errors import CheckpointError, WeightsError
+from ..errors import CheckpointError, WeightsError, one_line
 from ..files import atomic_write
 from .registry import replaces
 
 _HALF = "a kill while writing leaves half a file under the final name"
 _load_model = Checkpointer._load_model
+# In the metadata of an exported file: its format, and the texts it may hold.
+EXPORT, EXPORT_VERSION, EXPORTED = "fastreid_mos", "1", ("config", "calibration", "facts")
 
 
 @replaces(Checkpointer, "save", "torch.save(data, f)", _HALF)
@@ -85,9 +88,30 @@ def read_torch(path: str) -> Any:
         raise CheckpointError(f"{path}: {reason}") from None
 
 
+def read_safetensors(path: str) -> dict[str, Any]:
+    """The tensors of a safetensors file, on the CPU, under ``model``; of one of ``tools/export_weights.py`` beside them
+    the texts of its metadata: ``config`` (YAML), ``calibration`` and ``facts`` (JSON)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors has its own error class, and lets OSError through
+        raise CheckpointError(f"{path}: not there, truncated or not safetensors ({one_line(error)})") from None
+    version = metadata.get(EXPORT)
+    if version not in (None, EXPORT_VERSION):
+        what = f"has format {version[:9]!r} of tools/export_weights.py, this version reads {EXPORT_VERSION}"
+        raise CheckpointError(f"{path}: {what}; update fastreid-mos, or export the weights again")
+    return {"model": tensors, **{name: metadata[name] for name in EXPORTED if version and name in metadata}}
+
+
+def read_file(path: str) -> Any:
+    """As :func:`read_safetensors` or, for a name that does not end so, :func:`read_torch`."""
+    return read_safetensors(path) if path.endswith(".safetensors") else read_torch(path)
+
+
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """As :func:`read_torch`, a dictionary with the weights under ``model``."""
-    checkpoint = read_torch(path)
+    """As :func:`read_file`, a dictionary with the weights under ``model``."""
+    checkpoint = read_file(path)
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         return checkpoint
     if isinstance(checkpoint, dict) and checkpoint and all(map(torch.is_tensor, checkpoint.values())):
@@ -100,9 +124,9 @@ def saved_config(checkpoint: Any) -> dict[str, Any]:
     """The config in a checkpoint, by key; empty where it holds none (checkpoints of fast-reid and of others)."""
     try:
         values = yaml.safe_load(checkpoint["config"])
-    except (LookupError, AttributeError, TypeError, yaml.YAMLError):
+        return dict(_flat(values)) if isinstance(values, dict) else {}
+    except (LookupError, AttributeError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return dict(_flat(values)) if isinstance(values, dict) else {}
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -63,13 +63,25 @@ def read_chip(path: str | bytes | os.PathLike[str], modality: int | None = None,
     path = os.fsdecode(path)
     kind = modality_from_name(path) if modality is None else Modality(modality)
     stored = decode(path)
-    height, width = stored.pixels.shape[:2]
-    if min(height, width) < 2:
-        raise ChipError(path, f"is {width} x {height} pixels; a chip needs at least 2 a side")
     if kind is None:
         kind = OPTICAL if _is_colour(stored.channels) else SAR
-    pixels, mask, doubts = _optical_pixels(path, stored) if kind == OPTICAL else _sar_pixels(path, stored, channel)
-    return Chip(pixels, kind, (width, height), mask if mask.any() else None, tuple(doubts))
+    return make_chip(path, stored, kind, channel)
+
+
+def make_chip(name: str, stored: Stored, modality: int, channel: str = "auto") -> Chip:
+    """The chip that an image holds, as of :func:`read_chip`; ``name`` is what a ChipError calls it."""
+    height, width = stored.pixels.shape[:2]
+    if min(height, width) < 2:
+        raise ChipError(name, f"is {width} x {height} pixels; a chip needs at least 2 a side")
+    pixels, mask, doubts = _optical_pixels(name, stored) if modality == OPTICAL else _sar_pixels(name, stored, channel)
+    return Chip(pixels, Modality(modality), (width, height), mask if mask.any() else None, tuple(doubts))
+
+
+def modality_from_pixels(stored: Stored) -> Modality | None:
+    """Optical for 8-bit colour, SAR for one or two channels of floats or complex numbers, None for what can be both."""
+    if _is_colour(stored.channels):
+        return OPTICAL
+    return SAR if stored.channels.dtype.kind in "fc" and stored.channels.shape[2] < 3 else None
 
 
 def _is_colour(channels: NDArray[Any]) -> bool:

@@ -33,6 +33,13 @@ Draw = tuple[int, int | None]
 Augmentation = Callable[[np.ndarray], torch.Tensor]
 
 
+def model_inputs(chip: ChipImage, metres: np.ndarray, augmentation: Augmentation) -> dict[str, Any]:
+    """What a model is given of a chip: ``images``, ``sizes``, ``metres`` (width, height) and ``modalities``."""
+    sizes = ship_size_features(metres[0], metres[1], SAR)  # a SAR pixel is 1 m
+    numbers = {name: torch.from_numpy(value).float() for name, value in (("sizes", sizes), ("metres", metres))}
+    return {"images": augmentation(chip.image), **numbers, "modalities": chip.modality}
+
+
 class ChipDataset(Dataset[Any]):
     """Chips as tensors; ``relabel`` numbers the identities from 0 on in their sorted order, for a classifier."""
 
@@ -64,13 +71,8 @@ class ChipDataset(Dataset[Any]):
         except ChipError as error:
             return error
         with PrivateGenerators(seed) if seed is not None else contextlib.nullcontext():
-            image = self.augmentation(chip.image)
-        sizes = ship_size_features(metres[0], metres[1], SAR)  # a SAR pixel is 1 m
-        return {
-            "images": image, "sizes": torch.from_numpy(sizes).float(), "metres": torch.from_numpy(metres).float(),
-            "targets": self.labels[pid], "camids": camera, "modalities": chip.modality, "img_paths": path,
-            "doubts": chip.doubts,
-        }  # fmt: skip
+            inputs = model_inputs(chip, metres, self.augmentation)
+        return {**inputs, "targets": self.labels[pid], "camids": camera, "img_paths": path, "doubts": chip.doubts}
 
 
 class GeneratedDataset(ChipDataset):
@@ -110,7 +112,7 @@ def collate(samples: list[Any]) -> dict[str, Any] | ChipError:
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
     for name in _STACKED:
         batch[name] = torch.stack(batch[name])
-    for name in _NUMBERS:
+    for name in batch.keys() & {*_NUMBERS}:
         batch[name] = torch.tensor(batch[name], dtype=torch.int64)
     return batch
 

@@ -158,12 +158,15 @@ class ChipReader:
             kept = self.cache.load(path, modality, stamp)
             if kept is not None:
                 return kept
-        chip = read_chip(path, modality, self.channel)
-        pixels = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
-        image = ChipImage(pixels, chip.modality, chip.size, chip.doubts)
+        image = self.image(read_chip(path, modality, self.channel))
         if self.cache is not None and stamp is not None:
             self.cache.save(path, modality, stamp, image)
         return image
+
+    def image(self, chip: Chip) -> ChipImage:
+        """A chip that is in memory, its pixels through the SAR transform if it is a SAR chip."""
+        pixels = chip.pixels if chip.modality == OPTICAL else self.sar_transform(chip)
+        return ChipImage(pixels, chip.modality, chip.size, chip.doubts)
 
 
 def read_generated(path: str | os.PathLike[str]) -> NDArray[np.uint8]:

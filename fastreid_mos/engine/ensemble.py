@@ -6,39 +6,35 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..compat.checkpoints import read_checkpoint, saved_config
-from ..config import get_cfg, merge_values
 from ..data import build_test_loader
-from ..errors import ConfigError, WeightsError
+from ..errors import WeightsError
 from ..evaluation.chips import ChipPass
 from ..evaluation.ensemble import Ensemble
 from ..modeling import build_checked_model, load_reid_weights
+from ..modeling.heads import classifier_weights
+from ..modeling.weights_files import find_weights
+from .rebuilding import rebuilding_config
 
 # What a member takes from the test, not from its own run.
 _SHARED = ("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "TEST.NUM_WORKERS", "TEST.IMS_PER_BATCH")
 
 
 def member_configs(cfg: Any) -> dict[str, Any]:
-    """The config of each checkpoint of ``TEST.ENSEMBLE.WEIGHTS``, or a ConfigError that names it."""
+    """The config of each file of ``TEST.ENSEMBLE.WEIGHTS``, or a CheckpointError that names it."""
     members = {}
-    for path in cfg.TEST.ENSEMBLE.WEIGHTS:
-        saved, own = saved_config(read_checkpoint(path)), get_cfg()
-        if not saved:
-            raise ConfigError(
-                f"TEST.ENSEMBLE.WEIGHTS: {path}: holds no config; name a checkpoint of tools/train_net.py"
-            )
-        merge_values(own, saved)
+    for path in map(find_weights, cfg.TEST.ENSEMBLE.WEIGHTS):
+        own, _ = rebuilding_config(path)
         for key in _SHARED:
             group, _, name = key.partition(".")
             own[group][name] = cfg[group][name]
-        own.MODEL.BACKBONE.PRETRAIN, own.MODEL.WEIGHTS = False, path
         members[os.path.abspath(path)] = own
     return members
 
 
 def load_whole(model: Any, weights: str) -> None:
-    """Load weights to be tested: a WeightsError if any but the classifier's is missing."""
-    if missing := [name for name in load_reid_weights(model, weights).missing if not name.startswith("heads.weight")]:
+    """Load weights to be tested: a WeightsError if any but a classifier's is missing."""
+    not_needed = classifier_weights(model)
+    if missing := [name for name in load_reid_weights(model, weights).missing if name not in not_needed]:
         raise WeightsError(
             f"{weights}: lacks {len(missing)} of the model's weights, {missing[0]} first; test with the config of its "
             "training"
@@ -74,4 +70,4 @@ class EnsembleTests:
 def ensemble_settings(cfg: Any) -> dict[str, Any] | None:
     """``TEST.ENSEMBLE`` for the record; None without members."""
     own = cfg.TEST.ENSEMBLE
-    return {**own, "WEIGHTS": [os.path.realpath(path) for path in own.WEIGHTS]} if own.WEIGHTS else None
+    return {**own, "WEIGHTS": [os.path.realpath(find_weights(path)) for path in own.WEIGHTS]} if own.WEIGHTS else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compat.checkpoints import read_torch, saved_config
+from ..compat.checkpoints import read_file, saved_config
 from ..data.build import build_generated_loader, build_test_loader
 from ..data.datasets import base_name, join_items, open_training
 from ..data.holdout import Split, hold_out
@@ -21,10 +21,11 @@ from ..evaluation.alpha import choose, evidence, measure_curves
 from ..evaluation.chips import ChipPass
 from ..evaluation.fusion import Choice, Fusion, GeneratedChips
 from ..evaluation.settings import EvalSettings
+from ..modeling.weights_files import find_weights
 from ..synthetic.folder import GeneratedSet, open_generated
 
 # Which identities are held out depends on these.
-_HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
+HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
 _OR_A_NUMBER = "or set TEST.FUSION.ALPHA to a number (the paper's is 0.02)"
 _SPLITS = 4  # that alpha is chosen on, at least: ranking the same features once more costs little
 logger = logging.getLogger("fastreid_mos.engine")
@@ -177,14 +178,14 @@ def check_holdout_agrees(cfg: Any) -> None:
     path = cfg.MODEL.WEIGHTS
     if not path:
         return
-    saved = saved_config(read_torch(path) if path.endswith(".pth") and os.path.isfile(path) else None)
+    saved = saved_config(read_file(find_weights(path)))
     own = saved_config({"config": cfg.dump()})
-    if not set(_HOLDOUT_KEYS) <= set(saved):
+    if not set(HOLDOUT_KEYS) <= set(saved):
         raise CheckpointError(
             f"{path}: does not say which identities its training held out, on which TEST.FUSION.ALPHA auto chooses; "
             f"test a checkpoint of tools/train_net.py, {_OR_A_NUMBER}"
         )
-    if differing := [f"{key} {saved[key]} (now {own[key]})" for key in _HOLDOUT_KEYS if saved[key] != own[key]]:
+    if differing := [f"{key} {saved[key]} (now {own[key]})" for key in HOLDOUT_KEYS if saved[key] != own[key]]:
         raise CheckpointError(
             f"{path}: was trained with {', '.join(differing)}, so on identities held out here, on which "
             f"TEST.FUSION.ALPHA auto chooses; test with its settings, {_OR_A_NUMBER}"

@@ -31,7 +31,7 @@ _IN_TRAINING = tuple(
     """
     MODEL.BACKBONE.ATT_DROP_RATE MODEL.BACKBONE.DROP_ MODEL.BACKBONE.PRETRAIN MODEL.DEVICE MODEL.FREEZE_LAYERS
     MODEL.HEADS.CLS_LAYER MODEL.HEADS.JOIN_GAIN MODEL.HEADS.MARGIN MODEL.HEADS.NECK_FEAT MODEL.HEADS.NUM_CLASSES
-    MODEL.HEADS.SCALE MODEL.LOSSES. MODEL.QUEUE_SIZE MODEL.TRANSOSS.GRAD_CHECKPOINT MODEL.WEIGHTS
+    MODEL.HEADS.SCALE MODEL.LOSSES. MODEL.QUEUE_SIZE MODEL.STRUCTURE. MODEL.TRANSOSS.GRAD_CHECKPOINT MODEL.WEIGHTS
     """.split()
 )
 
@@ -48,6 +48,11 @@ def last_checkpoint(folder: str) -> str:
     if not os.path.isfile(path):
         raise CheckpointError(f"{tag}: {name[:99]!r} is no file there; write the checkpoint's name into it")
     return path
+
+
+def is_of_features(key: str) -> bool:
+    """Whether a chip's features depend on a key beside the weights, ``INPUT.SAR`` apart."""
+    return key.startswith(_OF_FEATURES) and not key.startswith(_IN_TRAINING)
 
 
 def _differences(checkpoint: Any, cfg: Any) -> dict[str, tuple[Any, Any]]:
@@ -79,6 +84,6 @@ def feature_differences(checkpoint: Any, cfg: Any) -> list[str]:
     sar = {name: saved.get(f"INPUT.SAR.{key}", cfg.INPUT.SAR[key]) for name, key in SAR_KEYS.items()}
     differing = {one.key: (one.there, one.here) for one in sar_differences(sar, cfg)}
     for key, values in _differences(checkpoint, cfg).items():
-        if key.startswith(_OF_FEATURES) and not key.startswith(_IN_TRAINING):
+        if is_of_features(key):
             differing[key] = values
     return [f"{key} {here} (trained with {there})" for key, (there, here) in differing.items()]

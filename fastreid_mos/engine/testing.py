@@ -15,7 +15,7 @@ from fastreid.evaluation.reid_evaluation import ReidEvaluator
 from fastreid.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat.checkpoints import read_torch
+from ..compat.checkpoints import read_file
 from ..data import build_test_loader
 from ..data.build import check_shared_memory
 from ..data.datasets import open_dataset
@@ -26,6 +26,7 @@ from ..evaluation.figures import summarize_splits
 from ..evaluation.report import RESULTS, simulation_of
 from ..files import atomic_write
 from ..modeling.adapt_bn import AdaptedModel
+from ..modeling.weights_files import find_weights
 from .ensemble import EnsembleTests, ensemble_settings, load_whole
 from .folder import claim_folder, results_folder
 from .fusing import FusedTests, fusion_settings
@@ -138,7 +139,7 @@ def evaluate(cfg: Any, model: Any) -> dict[str, Any]:
         raise MOSError(f"--eval-only: set MODEL.WEIGHTS to a checkpoint ({cfg.OUTPUT_DIR} holds none)")
     weights = cfg.MODEL.WEIGHTS or last_checkpoint(cfg.OUTPUT_DIR)
     load_whole(model, weights)
-    for difference in feature_differences(read_torch(weights) if weights.endswith(".pth") else None, cfg):
+    for difference in feature_differences(read_file(find_weights(weights)), cfg):
         logger.warning(f"{weights}: tested with {difference}; its figures are not those of its training")
     datasets = open_tests(cfg)
     cfg.defrost()

@@ -18,6 +18,12 @@ from .transoss import NUM_MODALITIES
 _COSINE_LIMIT = 1.0 - 1e-6
 
 
+def classifier_weights(model: nn.Module) -> list[str]:
+    """Names of the weights over training identities, in any of fast-reid's heads; no feature depends on them."""
+    heads = (name for name, module in model.named_modules() if hasattr(module, "cls_layer"))
+    return [f"{name}.weight".removeprefix(".") for name in heads]
+
+
 class SizeJoin(nn.Module):
     """Logarithms of the ship's width and length, standardized over the training batches, beside the pooled feature.
 

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compat.checkpoints import read_torch, saved_config
-from ..errors import CheckpointError, WeightsError, one_line
+from ..compat.checkpoints import read_file, saved_config
+from ..errors import CheckpointError, WeightsError
+from ..zoo import zoo_path
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
 
 
 def find_weights(path: str | os.PathLike[str]) -> str:
-    """The file behind a path, or behind ``package:NAME``: the one .pth file inside an installed Python package."""
-    name = os.fspath(path)
+    """The file behind a path, behind ``zoo:NAME`` (see :func:`fastreid_mos.zoo.zoo_path`), or behind ``package:NAME``:
+    the one .pth file inside an installed Python package."""
+    name = zoo_path(path)
     if not name.startswith("package:"):
         return name
     package = name.removeprefix("package:")
@@ -37,7 +39,7 @@ def find_weights(path: str | os.PathLike[str]) -> str:
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a weights file by name, on the CPU, and the config of their training by key, if it is there."""
     file = os.fspath(path)
-    content = _read_safetensors(file) if file.endswith(".safetensors") else read_torch(file)
+    content = read_file(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not weights by name")
     config = saved_config(content)
@@ -51,12 +53,3 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
     return tensors, config
-
-
-def _read_safetensors(file: str) -> Mapping[Any, Any]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file, device="cpu")
-    except Exception as error:  # safetensors has its own error class, and lets OSError through
-        raise CheckpointError(f"{file}: not there, truncated or not safetensors ({one_line(error)})") from None

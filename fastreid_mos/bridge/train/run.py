@@ -25,7 +25,7 @@ from .autoencoder import AutoencoderSettings, train_autoencoder
 from .batches import ChipStore, Latents, PairBatches
 from .checkpoints import AUTOENCODER, CONFIG, FINISHED, PIPELINE, bound_config, resume_point
 from .leaks import BridgeData
-from .start import check_network, open_autoencoder
+from .start import check_network, open_autoencoder, start_folder
 from .trainer import BridgeTrainer, make_accelerator
 
 logger = logging.getLogger("fastreid_mos.bridge")
@@ -116,7 +116,7 @@ def _save(trainer: BridgeTrainer, folder: str, data: BridgeData, start: Any, pai
     info |= {"schedule": solver.SCHED, "loss": solver.LOSS, "ema": solver.EMA, "precision": solver.PRECISION}
     info["seed"] = trainer.seed
     if start is not None:
-        info["started_from"] = pipeline_id(os.path.expanduser(cfg.BRIDGE.INIT_FROM))
+        info["started_from"] = pipeline_id(start_folder(cfg))
         for name, identities in start.config.trained_identities.items():
             trained[name] = sorted({*trained.get(name, ()), *identities})
     trainer.pipeline(trained, info).save_pretrained(folder)
@@ -126,11 +126,13 @@ def _save(trainer: BridgeTrainer, folder: str, data: BridgeData, start: Any, pai
 
 
 def bridge_folder(cfg: Any) -> str:
-    """The folder of the trained bridge."""
+    """The folder of the bridge that ``OUTPUT_DIR`` holds; where it holds none, that of ``BRIDGE.INIT_FROM``."""
     folder = os.path.join(cfg.OUTPUT_DIR, PIPELINE)
-    if not os.path.isfile(os.path.join(folder, "model_index.json")):
-        raise MOSError(f"{folder}: no bridge there; train it first, without --dump-only")
-    return folder
+    if os.path.isfile(os.path.join(folder, "model_index.json")):
+        return folder
+    if start := start_folder(cfg):
+        return start
+    raise MOSError(f"{folder}: no bridge there; train it first, without --dump-only, or add --init-from zoo:bridge")
 
 
 def start_log(main: bool) -> None:

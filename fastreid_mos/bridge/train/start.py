@@ -10,6 +10,7 @@ import torch
 
 from ...data.transforms import sar_differences
 from ...errors import CheckpointError, MOSError, one_line
+from ...zoo import zoo_path
 from ..autoencoder import load_autoencoder, scaling
 from ..dump.generate import sar_record
 from ..pipeline import BrownianBridgePipeline, load_pipeline
@@ -20,9 +21,14 @@ from .network import SCHEDULER_KEYS, build_scheduler, build_unet
 logger = logging.getLogger("fastreid_mos.bridge")
 
 
+def start_folder(cfg: Any) -> str:
+    """The folder that ``BRIDGE.INIT_FROM`` names, which may be ``zoo:<name>``; "" for none."""
+    return zoo_path(os.path.expanduser(cfg.BRIDGE.INIT_FROM), bridge=True)
+
+
 def open_start(cfg: Any, data: BridgeData) -> BrownianBridgePipeline | None:
     """The pipeline of ``BRIDGE.INIT_FROM``, or None; it may not have seen ships that are tested on or set aside."""
-    folder = os.path.expanduser(cfg.BRIDGE.INIT_FROM)
+    folder = start_folder(cfg)
     if not folder:
         return None
     try:
@@ -64,7 +70,7 @@ def check_start(start: BrownianBridgePipeline, folder: str, cfg: Any) -> None:
 
 def open_autoencoder(cfg: Any, start: BrownianBridgePipeline | None) -> Any:
     """The trained autoencoder, of ``BRIDGE.LATENT.PATH`` or of the pipeline started from; None: none, or a new one."""
-    latent, folder = cfg.BRIDGE.LATENT, cfg.BRIDGE.INIT_FROM
+    latent, folder = cfg.BRIDGE.LATENT, start_folder(cfg)
     if latent.PATH:
         vae = load_autoencoder(os.path.expanduser(latent.PATH), latent.NORMALIZE)
     elif latent.TRAIN and start is not None:

@@ -1,0 +1,95 @@
+"""From the cosine of two features to the probability that they are of one ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError, MOSError, one_line
+
+PAIRS = ("O-O", "O-S", "S-S")  # by the sum of the two modalities
+Curve = tuple[list[float], list[float]]  # cosines, rising, and probabilities
+_FEWEST = 10  # pairs of one ship, and of two, that a curve is drawn from
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A curve from the cosine to the probability for each pair of modalities that there are chips of."""
+
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)  # where it comes from: ``source``, ``ships``, ``pairs``
+
+    @classmethod
+    def fit(cls, features: Any, identities: Any, modalities: Any, source: str) -> Calibration:
+        """Isotonic regression on all pairs of chips, those of one ship together as heavy as those of two.
+
+        Of two distractors it is not known whether they are one ship: they make no pair. A probability is never nearer
+        to 0 or 1 than 1 in n + 2, n pairs of one ship: so much no number of pairs shows.
+
+        Args:
+            features: ``[N, D]``, rows of length 1, of ships that were not trained on.
+            identities, modalities: ``[N]``.
+        """
+        from sklearn.isotonic import IsotonicRegression
+
+        identities, modalities = np.asarray(identities), np.asarray(modalities)
+        first, second = np.triu_indices(len(identities), 1)
+        known = (identities[first] >= 0) | (identities[second] >= 0)
+        first, second = first[known], second[known]
+        kinds, one_ship = modalities[first] + modalities[second], identities[first] == identities[second]
+        cosines = (features @ features.T)[first, second]
+        curves: dict[str, Curve] = {}
+        counts: dict[str, list[int]] = {}
+        for kind, name in enumerate(PAIRS):
+            same = one_ship[kinds == kind]
+            number = np.array([(~same).sum(), same.sum()])
+            counts[name] = [int(number[1]), int(number[0])]
+            if number.min() < _FEWEST:
+                continue
+            least = 1 / (number[1] + 2)
+            regression = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            regression.fit(cosines[kinds == kind], same, sample_weight=(0.5 / number)[same.astype(int)])
+            points = regression.X_thresholds_, regression.y_thresholds_
+            curves[name] = tuple(np.round(values.astype(float), 6).tolist() for values in points)  # type: ignore[assignment]
+        ships = len(np.unique(identities[identities >= 0]))
+        return cls(curves, {"source": source, "ships": ships, "chips": len(identities), "pairs": counts})
+
+    @classmethod
+    def from_text(cls, file: str, text: str | None) -> Calibration:
+        """Of the metadata of an exported file; without any it has no curves. A CheckpointError for what is damaged."""
+        if text is None:
+            return cls()
+        try:
+            content = json.loads(text)
+            curves = {str(name): _checked(points) for name, points in content["curves"].items() if name in PAIRS}
+            return cls(curves, dict(content["facts"]))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file}: its calibration is damaged ({one_line(error)}); export it again") from None
+
+    def to_text(self) -> str:
+        return json.dumps({"curves": self.curves, "facts": self.facts})
+
+    def __call__(self, weights: str, cosines: Any, rows: Any, columns: Any) -> NDArray[np.float32]:
+        """Probabilities for cosines ``[A, B]`` of chips with these modalities, ``[A]`` and ``[B]``."""
+        kinds = np.add.outer(rows, columns)
+        result = np.empty(cosines.shape, np.float32)
+        for kind in np.unique(kinds):
+            if PAIRS[kind] not in self.curves:
+                what = f"have no calibration for {PAIRS[kind]} (O optical, S SAR)"
+                raise MOSError(f"{weights}: {what}, only for {', '.join(self.curves)}")
+            result[kinds == kind] = np.interp(cosines[kinds == kind], *self.curves[PAIRS[kind]])
+        return result
+
+
+def _checked(points: Any) -> Curve:
+    x, y = (np.array(values, np.float64) for values in points)
+    if x.ndim != 1 or x.shape != y.shape or not len(x) or not np.isfinite(x).all():
+        raise ValueError("no curve")
+    if (np.diff(x) < 0).any() or (np.diff(y) < 0).any() or not (0 <= y.min() and y.max() <= 1):
+        raise ValueError("no rising curve of probabilities")
+    return x.tolist(), y.tolist()

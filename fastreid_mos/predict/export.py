@@ -1,0 +1,139 @@
+"""A trained model as one file, or a bridge's folder, in half precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..compat.checkpoints import EXPORT, EXPORT_VERSION, saved_config
+from ..config import get_cfg, merge_values
+from ..data.datasets import HOSS, join_items, open_training
+from ..data.holdout import hold_out
+from ..data.listing import Item
+from ..engine.rebuilding import keys_to_export, rebuilding_config
+from ..errors import CheckpointError, MOSError
+from ..files import atomic_write, whole_folder
+from ..modeling import build_checked_model
+from ..modeling.heads import classifier_weights
+from .calibration import Calibration
+from .predictor import Predictor
+
+HELD_OUT, INDEX = "holdout", "model_index.json"
+
+
+def export_weights(checkpoint: str, output: str, calibrate: str = "") -> dict[str, Any]:
+    """Write what a checkpoint of ``tools/train_net.py`` needs to be used, without its classifier and optimizer.
+
+    Args:
+        output: a new file that ends in ``.safetensors``; its tensors are as of :func:`halved`, and its metadata holds
+            the config, the calibration and facts.
+        calibrate: the ships from which :meth:`Predictor.same` is calibrated: ``holdout``, those that the run held out
+            (``TEST.HOLDOUT``) of the data sets it was trained on; or a folder with a HOSS, its test ships; "": none.
+
+    Returns:
+        The facts in the file.
+
+    Raises:
+        MOSError: a checkpoint that cannot be used, an output of another ending or one that cannot be written, or ships
+            that cannot be calibrated on.
+    """
+    if not output.endswith(".safetensors"):
+        raise MOSError(f"{output}: must end in .safetensors")
+    cfg, content = rebuilding_config(checkpoint)
+    unused = classifier_weights(build_checked_model(cfg))
+    tensors = {name: halved(value) for name, value in content["model"].items() if name not in unused}
+    saved = saved_config(content)
+    facts = {"epochs": content["epoch"] + 1} if isinstance(content.get("epoch"), int) else {}
+    metadata = {EXPORT: EXPORT_VERSION, "format": "pt", "config": yaml.safe_dump(keys_to_export(saved))}
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "weights.safetensors")
+        _write(file, tensors, metadata)
+        predictor = Predictor(file, device="cpu")  # also the proof that the file can be used
+        calibration = Calibration()
+        if calibrate:
+            items, source = _held_out(checkpoint, content, saved) if calibrate == HELD_OUT else _tested(calibrate)
+            paths, identities, modalities = zip(*items, strict=True)
+            features = predictor.extract(paths, [int(one) for one in modalities])
+            calibration = Calibration.fit(features, identities, modalities, source)
+            if not calibration.curves:
+                counts = calibration.facts["pairs"]
+                raise MOSError(f"--calibrate {calibrate}: too few pairs of one ship and of two ({counts})")
+            metadata["calibration"] = calibration.to_text()
+    _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
+    return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
+
+
+def export_bridge(folder: str, output: str, replace: bool = False, trained_on: str = "") -> None:
+    """Write a bridge's pipeline folder again with its weights in half precision; a MOSError where it cannot be.
+
+    ``trained_on`` comes before the names of the data sets that it was trained on: the identities of a simulated HOSS
+    are not those of HOSS, on which a bridge is not tested or trained further if it has seen them.
+    """
+    from ..bridge.pipeline import load_pipeline  # needs diffusers
+
+    load_pipeline(folder)
+    with whole_folder(output, last=INDEX if replace else "") as target:
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        for root, _, names in os.walk(target):
+            for path in (os.path.join(root, name) for name in names if name.endswith(".safetensors")):
+                with safe_open(path, framework="pt") as file:
+                    tensors = {name: halved(file.get_tensor(name)) for name in file.keys()}
+                    metadata = file.metadata()
+                _write(path, tensors, metadata or {})
+        index = os.path.join(target, INDEX)
+        with open(index, encoding="utf-8") as stream:
+            content = json.load(stream)
+        identities = content.get("trained_identities") or {}
+        content["trained_identities"] = {f"{trained_on} {name}".strip(): pids for name, pids in identities.items()}
+        with atomic_write(index) as stream:
+            json.dump(content, stream, indent=2)
+        load_pipeline(target)
+
+
+def halved(value: Tensor) -> Tensor:
+    """A tensor in float16; unchanged if its numbers are whole, or too large for that."""
+    half = value.to(torch.float16) if value.is_floating_point() else value
+    return (half if bool(torch.isfinite(half).all()) else value).contiguous()
+
+
+def _write(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    try:
+        with atomic_write(path, "wb") as stream:
+            stream.write(save(dict(tensors), dict(metadata)))
+    except OSError as error:
+        raise MOSError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _held_out(path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[list[Item], str]:
+    """The chips that the run held out, and where they are from."""
+    cfg = get_cfg()
+    merge_values(cfg, {key: value for key, value in saved.items() if key.startswith(("DATASETS.", "TEST.HOLDOUT."))})
+    if cfg.TEST.HOLDOUT.FRACTION <= 0:
+        what = "its run held out no ships (TEST.HOLDOUT.FRACTION 0)"
+        raise MOSError(f"--calibrate {HELD_OUT}: {path}: {what}; name a folder with a HOSS/ instead")
+    kept, splits = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))
+    trained, ships = checkpoint.get("num_classes"), len({pid for _, pid, _ in kept})
+    if trained not in (None, ships):
+        what = f"was trained on {trained} ships, and without its held-out ones {ships} are here"
+        raise CheckpointError(f"{path}: {what}; set FASTREID_DATASETS to the data of its training")
+    items = sorted({item for part in splits[0] for item in part})
+    return items, f"ships that the training held out of {', '.join(cfg.DATASETS.NAMES)}"
+
+
+def _tested(folder: str) -> tuple[list[Item], str]:
+    """The test chips of a folder with a HOSS, each once, and where they are from."""
+    dataset = HOSS(root=folder)
+    items = sorted({*dataset.query, *dataset.gallery})
+    if not items:
+        raise MOSError(f"--calibrate {folder}: its query/ and bounding_box_test/ hold no chips")
+    return items, f"test ships of {os.path.basename(os.path.abspath(folder))}"
