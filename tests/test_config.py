@@ -32,7 +32,10 @@ MODEL.LOSSES.TRI.HARD_MINING True MODEL.LOSSES.CMAL.SCALE 2 TEST.METRIC cosine T
 def test_every_shipped_config_reads_and_mos_vit_is_the_papers_recipe():
     for path in CONFIGS.rglob("*.yml"):
         model = fastreid_mos.load_cfg(str(path)).MODEL
-        assert (model.META_ARCHITECTURE, model.DEVICE) == ("MOS", "cpu" if path.parent.name in ("demo", "zoo") else "cuda")
+        assert (model.META_ARCHITECTURE, model.DEVICE) == (
+            "MOS",
+            "cpu" if path.parent.name in ("demo", "zoo") else "cuda",
+        )
     assert fastreid_mos.load_cfg(VIT, RECIPE.split()).dump() == fastreid_mos.load_cfg(VIT).dump()
 
 

@@ -25,9 +25,14 @@ _HEIGHTS = (192, 144, 112, 80)
 class MethodInputs:
     """What the page shows; whatever is empty or None is called missing in its place."""
 
-    results: Results | None = None  # results.json of MOS
-    # Name -> results.json of TransOSS, + denoise, + CMAL, in the order of the table; None: not run.
+    results: Results | None = None  # results.json of the model that the page is about
+    model: str = "MOS"  # its name in the table
+    # Name -> results.json of others, in the order of the table; None: not run.
     variants: Mapping[str, Results | None] = field(default_factory=dict)
+    # Name -> results.json of further fused tests of the model, such as with a perfect generator's chips.
+    fused: Mapping[str, Results | None] = field(default_factory=dict)
+    # What is compared with what -> paired differences by protocol, as "fused_above" in results.json.
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: Mapping[str, Lines] = field(default_factory=dict)  # name of a run -> the lines of its metrics.json
     ships: Sequence[Ship] = ()  # whose chips are shown beside generated ones
     lists: Mapping[str, Sequence[TopList]] = field(default_factory=dict)  # title -> rows of nearest gallery chips
@@ -75,11 +80,14 @@ def method_page(
 def _values(inputs: MethodInputs) -> dict[str, Any]:
     """What the template shows beside pictures."""
     results = inputs.results or {}
-    protocols, fusion = results.get("protocols", {}), results.get("fusion") or {}
+    protocols, fusion = _protocols(results), results.get("fusion") or {}
     simulated = inputs.simulated
     if simulated is None:
         simulated = any(part["simulated"] for part in (results, *inputs.variants.values()) if part)
-    above = {name: part["fused_above"]["model"] for name, part in protocols.items() if part.get("fused_above")}
+    compared = dict(inputs.differences)
+    for label, part in {"fused": results, **inputs.fused}.items():
+        above = {name: row["fused_above"]["model"] for name, row in _protocols(part).items() if row.get("fused_above")}
+        compared |= {f"{inputs.model} {label} less {inputs.model} unfused": above} if above else {}
     notes = {
         name: f"alpha {alpha:g}, K {fusion['k'][name]:g}" if alpha else "alpha 0: as unfused"
         for name, alpha in fusion.get("alpha", {}).items()
@@ -89,8 +97,9 @@ def _values(inputs: MethodInputs) -> dict[str, Any]:
         TableRow("random", _row(results, "random"), "gallery in random order"),
         TableRow("size-only", _row(results, "size-only"), "by the chip's length and width alone"),
         *(TableRow(name, _row(part, "model")) for name, part in inputs.variants.items()),
-        TableRow("MOS unfused", _row(results, "model"), own=True),
-        TableRow("MOS fused", _row(results, "fused"), notes, own=True),
+        TableRow(f"{inputs.model} unfused", _row(results, "model"), own=True),
+        TableRow(f"{inputs.model} fused", _row(results, "fused"), notes, own=True),
+        *(TableRow(f"{inputs.model} {name}", _row(part, "fused")) for name, part in inputs.fused.items()),
     ]
     charts = []
     for name, lines in inputs.training.items():
@@ -102,16 +111,19 @@ def _values(inputs: MethodInputs) -> dict[str, Any]:
         "simulated": simulated,
         "facts": inputs.facts,
         "command": inputs.command,
-        "warnings": _disagreements(results, inputs.variants),
+        "warnings": _disagreements(results, {**inputs.variants, **inputs.fused}),
         "table": protocols and results_table(
             rows, {name: _counts(part) for name, part in protocols.items()}, _caption(results, simulated)
         ),
         "absent": [row.name for row in rows if row.figures is None],
-        "differences": above and difference_table(
-            above,
-            "MOS fused less MOS unfused, in points; the 95 % interval is of the difference, over the same resampled "
-            "ships. One that holds 0 shows no difference.",
-        ),
+        "differences": [
+            difference_table(
+                rows,
+                f"{label}, in points; the 95 % interval is of the difference, over the same resampled ships. One that "
+                "holds 0 shows no difference.",
+            )
+            for label, rows in compared.items()
+        ],
         "alpha_charts": [
             alpha_chart(name, curve, fusion["alpha"][name], fusion["k"][name])
             for name, curve in fusion.get("curves", {}).items()
@@ -144,10 +156,14 @@ def _caption(results: Results, simulated: bool) -> str:
     )
 
 
+def _protocols(results: Results | None) -> Mapping[str, Any]:
+    protocols: Mapping[str, Any] = (results or {}).get("protocols", {})
+    return protocols
+
+
 def _row(results: Results | None, name: str) -> dict[str, Any] | None:
     """A row of results.json by protocol; None if no protocol has it."""
-    protocols = (results or {}).get("protocols", {})
-    return {protocol: part[name] for protocol, part in protocols.items() if name in part} or None
+    return {protocol: part[name] for protocol, part in _protocols(results).items() if name in part} or None
 
 
 def _counts(part: Mapping[str, Any]) -> str:
@@ -163,5 +179,5 @@ def _disagreements(results: Results, variants: Mapping[str, Results | None]) -> 
         keys = ("dataset", "split", "simulated", "simulation", "chips")
         other = [key for key in keys if part and results and part.get(key) != results.get(key)]
         if other:
-            found.append(f"{name} was tested on another {other[0].replace('chips', 'number of chips')} than MOS")
+            found.append(f"{name} was tested on another {other[0].replace('chips', 'number of chips')} than the model")
     return found

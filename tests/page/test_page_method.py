@@ -27,6 +27,8 @@ def inputs(results, ships, tmp_path):
     return MethodInputs(
         results=results,
         variants={"TransOSS": plain, "+ denoise": plain, "+ CMAL": None},
+        fused={"fused, perfect chips": results},
+        differences={"+ denoise less TransOSS": {"ALL": made_row(7.0, 6.0, 8.0)}},
         training={"MOS": [{"iteration": 1, **line}], "bridge": [{"step": 1, "loss": 1.0}]},
         ships=[Ship(f"ship {n}", part["RGB"][0], [made], part["SAR"][:1]) for n, part in enumerate(ships[:2])],
         lists={"O2S": lists, "O2S, fused": lists},
@@ -50,11 +52,22 @@ def page(tmp_path):
 
 def test_the_whole_page(inputs, page):
     found = page(inputs)
-    names = ["random", "size-only", "TransOSS", "+ denoise", "+ CMAL", "MOS unfused", "MOS fused"]
+    names = [
+        "random",
+        "size-only",
+        "TransOSS",
+        "+ denoise",
+        "+ CMAL",
+        "MOS unfused",
+        "MOS fused",
+        "MOS fused, perfect chips",
+    ]
     rows = [found.text.index(name) for name in names]
     assert rows == sorted(rows) and len(found.all("img")) == 2 * 3 + 2 * 2 * 2
     for words in ("41.0 [35.5, 46.2]", "43.0 [37.5, 48.2]", "12.0 [9.0, 15.0]", "+2.0 [+0.5, +3.2] higher",
-                  "−1.0 [−2.0, −0.5] lower", "10 queries, 31 in the gallery, 2 queries without a match left out",
+                  "+ denoise less TransOSS, in points", "+7.0 [+6.0, +8.0] higher",
+                  "MOS fused, perfect chips less MOS unfused", "−1.0 [−2.0, −0.5] lower",
+                  "10 queries, 31 in the gallery, 2 queries without a match left out",
                   "ALL: left out, it was not asked for", "no such run or figure: + CMAL", "alpha 0.1, K 2",
                   "alpha 0: as unfused", "chosen: alpha 0.1, K 2", "MOS: mAP while it learns", "bridge: losses",
                   "python tools/demo.py --output <here>"):  # fmt: skip
