@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from .registry import replaces
 
 _HALF = "a kill while writing leaves half a file under the final name"
 _load_model = Checkpointer._load_model
-# In the metadata of an exported file: its format, and the texts it may hold.
+# In the metadata of an exported file: its format, and what else it may hold.
 EXPORT, EXPORT_VERSION, EXPORTED = "fastreid_mos", "1", ("config", "calibration", "facts")
 
 
@@ -90,7 +91,7 @@ def read_torch(path: str) -> Any:
 
 def read_safetensors(path: str) -> dict[str, Any]:
     """The tensors of a safetensors file, on the CPU, under ``model``; of one of ``tools/export_weights.py`` beside them
-    the texts of its metadata: ``config`` (YAML), ``calibration`` and ``facts`` (JSON)."""
+    what its metadata holds as JSON: ``config`` (by key), ``calibration`` and ``facts``."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -101,7 +102,11 @@ def read_safetensors(path: str) -> dict[str, Any]:
     if version not in (None, EXPORT_VERSION):
         what = f"has format {version[:9]!r} of tools/export_weights.py, this version reads {EXPORT_VERSION}"
         raise CheckpointError(f"{path}: {what}; update fastreid-mos, or export the weights again")
-    return {"model": tensors, **{name: metadata[name] for name in EXPORTED if version and name in metadata}}
+    try:
+        texts = {name: metadata[name] for name in EXPORTED if version and name in metadata}
+        return {"model": tensors, **{name: dict(json.loads(text)) for name, text in texts.items()}}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({one_line(error)}); export it again") from None
 
 
 def read_file(path: str) -> Any:
@@ -123,7 +128,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 def saved_config(checkpoint: Any) -> dict[str, Any]:
     """The config in a checkpoint, by key; empty where it holds none (checkpoints of fast-reid and of others)."""
     try:
-        values = yaml.safe_load(checkpoint["config"])
+        values = checkpoint["config"]
+        values = values if isinstance(values, dict) else yaml.safe_load(values)
         return dict(_flat(values)) if isinstance(values, dict) else {}
     except (LookupError, AttributeError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,19 +59,15 @@ class Calibration:
         return cls(curves, {"source": source, "ships": ships, "chips": len(identities), "pairs": counts})
 
     @classmethod
-    def from_text(cls, file: str, text: str | None) -> Calibration:
+    def from_file(cls, file: str, content: Any) -> Calibration:
         """Of the metadata of an exported file; without any it has no curves. A CheckpointError for what is damaged."""
-        if text is None:
+        if content is None:
             return cls()
         try:
-            content = json.loads(text)
             curves = {str(name): _checked(points) for name, points in content["curves"].items() if name in PAIRS}
             return cls(curves, dict(content["facts"]))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: its calibration is damaged ({one_line(error)}); export it again") from None
-
-    def to_text(self) -> str:
-        return json.dumps({"curves": self.curves, "facts": self.facts})
 
     def __call__(self, weights: str, cosines: Any, rows: Any, columns: Any) -> NDArray[np.float32]:
         """Probabilities for cosines ``[A, B]`` of chips with these modalities, ``[A]`` and ``[B]``."""

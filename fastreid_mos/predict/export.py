@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import yaml
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,8 +20,9 @@ from ..config import get_cfg, merge_values
 from ..data.datasets import HOSS, join_items, open_training
 from ..data.holdout import hold_out
 from ..data.listing import Item
+from ..engine.ensemble import load_whole
 from ..engine.rebuilding import keys_to_export, rebuilding_config
-from ..errors import CheckpointError, MOSError
+from ..errors import CheckpointError, DatasetError, MOSError
 from ..files import atomic_write, whole_folder
 from ..modeling import build_checked_model
 from ..modeling.heads import classifier_weights
@@ -50,11 +51,13 @@ def export_weights(checkpoint: str, output: str, calibrate: str = "") -> dict[st
     if not output.endswith(".safetensors"):
         raise MOSError(f"{output}: must end in .safetensors")
     cfg, content = rebuilding_config(checkpoint)
-    unused = classifier_weights(build_checked_model(cfg))
+    model = build_checked_model(cfg)
+    load_whole(model, checkpoint)
+    unused = classifier_weights(model)
     tensors = {name: halved(value) for name, value in content["model"].items() if name not in unused}
     saved = saved_config(content)
     facts = {"epochs": content["epoch"] + 1} if isinstance(content.get("epoch"), int) else {}
-    metadata = {EXPORT: EXPORT_VERSION, "format": "pt", "config": yaml.safe_dump(keys_to_export(saved))}
+    metadata = {EXPORT: EXPORT_VERSION, "format": "pt", "config": json.dumps(keys_to_export(saved))}
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "weights.safetensors")
         _write(file, tensors, metadata)
@@ -68,7 +71,7 @@ def export_weights(checkpoint: str, output: str, calibrate: str = "") -> dict[st
             if not calibration.curves:
                 counts = calibration.facts["pairs"]
                 raise MOSError(f"--calibrate {calibrate}: too few pairs of one ship and of two ({counts})")
-            metadata["calibration"] = calibration.to_text()
+            metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
     _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
 
@@ -132,7 +135,11 @@ def _held_out(path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any]
 
 def _tested(folder: str) -> tuple[list[Item], str]:
     """The test chips of a folder with a HOSS, each once, and where they are from."""
-    dataset = HOSS(root=folder)
+    try:
+        dataset = HOSS(root=folder)
+    except DatasetError:
+        what = "holds no HOSS/ with bounding_box_train/, query/ and bounding_box_test/"
+        raise MOSError(f"--calibrate {folder}: {what}") from None
     items = sorted({*dataset.query, *dataset.gallery})
     if not items:
         raise MOSError(f"--calibrate {folder}: its query/ and bounding_box_test/ hold no chips")

@@ -60,7 +60,7 @@ class Predictor:
         file = find_weights(self.weights)
         self.cfg, content = rebuilding_config(file)
         self.device = self.cfg.MODEL.DEVICE = _usable(device)
-        self.calibration = Calibration.from_text(file, content.get("calibration"))
+        self.calibration = Calibration.from_file(file, content.get("calibration"))
         try:
             with PrivateGenerators(0):  # a model starts with random weights
                 model = build_checked_model(self.cfg)
