@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+from made_checkpoint import save_checkpoint
 
-from fastreid_mos import Predictor, load_cfg
+from fastreid_mos import Predictor
 from fastreid_mos.data.datasets import HOSS
-from fastreid_mos.data.holdout import hold_out
-from fastreid_mos.modeling import build_checked_model
 from fastreid_mos.predict.export import export_weights
-from tests.conftest import DEBUG
-
-
-def save_checkpoint(path, hoss, *options):
-    """A checkpoint of the debug config with these options, trained on the ships of a folder."""
-    cfg = load_cfg(DEBUG, [*map(str, options)])
-    kept, _ = hold_out(cfg, HOSS(root=hoss).train)
-    cfg.MODEL.HEADS.NUM_CLASSES = ships = len({pid for _, pid, _ in kept})
-    torch.manual_seed(3)
-    model = build_checked_model(cfg)
-    torch.save({"model": model.state_dict(), "config": cfg.dump(), "epoch": 1, "num_classes": ships}, path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_checkpoint import save_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,7 +24,6 @@ from fastreid_mos.modeling.weights_files import find_weights
 from fastreid_mos.predict.calibration import Calibration
 from fastreid_mos.predict.export import export_weights, halved
 from fastreid_mos.zoo import zoo_path
-from tests.predict.conftest import save_checkpoint
 from tools.export_weights import main as export
 
 ROOT = Path(__file__).parents[2]
