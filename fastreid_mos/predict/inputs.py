@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -23,28 +23,29 @@ _CHANNELS = 4
 
 
 def as_list(name: str, chips: Any) -> list[Any]:
-    """One chip, or any sequence of them, as a list; a ValueError about ``name`` for anything else, or without any."""
+    """One chip, or any number of them in order, as a list; a ValueError about ``name`` for anything else, or none."""
     dimensions = chips.ndim if isinstance(chips, np.ndarray) else 1
     if isinstance(chips, PATH) or dimensions in (2, 3):
         return [chips]
-    if not isinstance(chips, (Sequence, np.ndarray)) or dimensions == 0:
+    if not isinstance(chips, Iterable) or isinstance(chips, (Mapping, Set)) or dimensions == 0:
         raise ValueError(f"{name}: a path, an array or a list of them is needed, got {type(chips).__name__}")
-    if not len(chips):
+    listed = list(chips)
+    if not listed:
         raise ValueError(f"{name}: is empty; give at least one chip")
-    return list(chips)
+    return listed
 
 
 def as_modalities(modalities: Any, count: int) -> list[Modality | None]:
     """One for each chip; None where the chip has to tell. ValueError for other names, and another number of them."""
-    if not isinstance(modalities, (Sequence, np.ndarray)) or isinstance(modalities, str):
-        modalities = [modalities] * count
+    each = isinstance(modalities, Iterable) and not isinstance(modalities, str) and getattr(modalities, "ndim", 1)
+    modalities = list(modalities) if each else [modalities] * count
     if len(modalities) != count:
         raise ValueError(f"modalities: {len(modalities)} of them for {count} chips; give one for all, or one for each")
     found = []
     for one in modalities:
         key = one.lower() if isinstance(one, str) else one
         if not isinstance(key, (str, int, np.integer, type(None))) or key not in _NAMES:
-            raise ValueError(f"modalities: 'optical' (0), 'sar' (1) or None, got {one!r}")
+            raise ValueError(f"modalities: 'optical' (0), 'sar' (1) or None, got {' '.join(repr(one).split())[:80]}")
         found.append(_NAMES[key])
     return found
 

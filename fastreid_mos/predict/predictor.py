@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import building
 from ..config.keys import RULES
 from ..data.augment import build_augmentation
 from ..data.doubts import Doubts
@@ -61,16 +62,15 @@ class Predictor:
         self.cfg, content = rebuilding_config(file)
         self.device = self.cfg.MODEL.DEVICE = _usable(device)
         self.calibration = Calibration.from_file(file, content.get("calibration"))
-        try:
-            with PrivateGenerators(0):  # a model starts with random weights
-                model = build_checked_model(self.cfg)
-        except ConfigError as error:
-            raise CheckpointError(f"{file}: its config cannot be used here: {error}") from None
-        load_whole(model, file)
-        self._model = model.eval()
         self._inputs = ChipInputs(ChipReader.from_cfg(self.cfg), build_augmentation(self.cfg, train=False))
-        made, _ = self._inputs("", np.arange(8, dtype=np.float32).reshape(4, 2), None, None)
-        self.dim = int(self._run([made]).shape[1])
+        try:
+            with PrivateGenerators(0), building(f"INPUT.SIZE_TEST {self.cfg.INPUT.SIZE_TEST}: its model"):
+                self._model = build_checked_model(self.cfg).eval()  # it starts with random weights
+                made, _ = self._inputs("", np.arange(8, dtype=np.float32).reshape(4, 2), None, None)
+                self.dim = int(self._run([made]).shape[1])
+        except (ConfigError, MemoryError) as error:
+            raise CheckpointError(f"{file}: its config cannot be used here: {one_line(error)}") from None
+        load_whole(self._model, file)
 
     @property
     def calibrated(self) -> tuple[str, ...]:

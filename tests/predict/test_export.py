@@ -143,6 +143,7 @@ BAD_FILES = [
     (config(**TIMM), "its config .*MODEL.TIMM.NAME"),
     (config(MODEL__TRANSOSS__DEPTH="__import__('os').mkdir('exploded')"), "its config .*MODEL.TRANSOSS.DEPTH"),
     (config(MODEL__TRANSOSS__NUM_HEADS=5), "its config .*MODEL.TRANSOSS"),
+    (config(INPUT__CROP__ENABLED=True, INPUT__CROP__SIZE=[48, 24]), "its config .*INPUT.SIZE_TEST"),
     (config(MODEL__TRANSOSS__DEPTH=3), "lacks .* of the model's weights, backbone.blocks.2"),
     (config(MODEL__BACKBONE__NAME="build_resnet_backbone"), ""),
     (config(MODEL__BACKBONE__NAME=None), ""),

@@ -46,10 +46,12 @@ def test_chips_in_every_form(predictor, items, tmp_path, arrays):
         (np.array([path[0], path[1]]), ["Optical", 1]),
         ((pixels[0], pixels[1]), None),
         ([pixels[0], path[1]], ("optical", None)),
+        (iter([pixels[0], path[1]]), iter([0, "SAR"])),
         ([pixels[0], pixels[1][..., None]], np.array([0, 1])),
     ):
         np.testing.assert_allclose(predictor.extract(chips, modalities), both, **CLOSE)
-    np.testing.assert_allclose(predictor.extract(pixels[1], "sar"), sar, **CLOSE)
+    for modality in ("sar", np.int64(1), [1], np.array([1])):
+        np.testing.assert_allclose(predictor.extract(pixels[1], modality), sar, **CLOSE)
     np.testing.assert_allclose(predictor.extract(np.stack([pixels[0]] * 2)), np.concatenate([optical] * 2), **CLOSE)
     # What is said goes before the name; grey is either.
     grey = np.ascontiguousarray(pixels[0][..., 0])
@@ -115,6 +117,8 @@ BAD_CHIPS = [
     (["grey.tif"], {}, ChipError, "grey.tif: neither its name .*; give modalities"),
     ([NUMBERS], {"modalities": ["sar", "sar"]}, ValueError, "modalities: 2 of them for 1 chips"),
     ([NUMBERS], {"modalities": "radar"}, ValueError, "modalities: .* got 'radar'"),
+    ({path for path in "ab"}, {}, ValueError, "chips: a path, an array or a list"),
+    ([NUMBERS], {"modalities": np.array(1)}, ValueError, "modalities: .* got array"),
     ([NUMBERS], {"modalities": 2}, ValueError, "modalities: .* got 2"),
     ([NUMBERS], {"modalities": [[1]]}, ValueError, r"modalities: .* got \[1\]"),
     ([NUMBERS], {"sizes": [20, 90, 3]}, ValueError, "sizes: "),
