@@ -37,8 +37,8 @@ def as_list(name: str, chips: Any) -> list[Any]:
 
 def as_modalities(modalities: Any, count: int) -> list[Modality | None]:
     """One for each chip; None where the chip has to tell. ValueError for other names, and another number of them."""
-    each = isinstance(modalities, Iterable) and not isinstance(modalities, str) and getattr(modalities, "ndim", 1)
-    modalities = list(modalities) if each else [modalities] * count
+    single = isinstance(modalities, str) or not isinstance(modalities, Iterable) or getattr(modalities, "ndim", 1) == 0
+    modalities = [modalities] * count if single else list(modalities)
     if len(modalities) != count:
         raise ValueError(f"modalities: {len(modalities)} of them for {count} chips; give one for all, or one for each")
     found = []
