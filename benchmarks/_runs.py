@@ -1,4 +1,4 @@
-"""What the benchmarks that train share: whole runs of tools/train_net.py, kept and read again, and their tables."""
+"""What the benchmarks that train share: whole runs of tools/train_net.py, kept and read again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
-
-from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -94,29 +91,3 @@ def _call(tool: str, arguments: Sequence[str], data: Path, output: Path, options
     if finished.returncode:
         print(finished.stdout[-2000:], finished.stderr[-2000:], sep="\n", file=sys.stderr)
         raise SystemExit(f"{' '.join(command)} ended with status {finished.returncode}")
-
-
-def figures(results: dict[str, Any], row: str) -> dict[str, tuple[float, float]]:
-    """mAP and Rank-1 of one row (``model``, ``size-only``, ``random``) by protocol, in percent."""
-    return {name: (part[row]["mAP"], part[row]["Rank-1"]) for name, part in results["protocols"].items() if row in part}
-
-
-def spread_table(rows: Sequence[tuple[str, Sequence[dict[str, tuple[float, float]]]]]) -> str:
-    """mAP / Rank-1 by protocol as a Markdown table, mean and standard deviation over runs.
-
-    Args:
-        rows: a label and the figures of its runs.
-    """
-    protocols = list(rows[0][1][0])
-    lines = []
-    for label, runs in rows:
-        cells = []
-        for protocol in protocols:
-            parts = []
-            for number in range(2):
-                values = [run[protocol][number] for run in runs]
-                spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-                parts.append(f"{mean(values):.1f}{spread}")
-            cells.append(" / ".join(parts))
-        lines.append([label, str(len(runs)), *cells])
-    return tabulate(lines, headers=["", "runs", *(f"{name} mAP / R1" for name in protocols)], tablefmt="pipe")

@@ -6,11 +6,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_dump import lines, make_dump, rewrite
 from PIL import Image
 
+from fastreid_mos.data import HOSS
 from tools import ablate
 from tools.ablation_table import Tested, write_tables
 
@@ -24,27 +27,39 @@ rows:
 """
 
 
-def write_run(folder, precisions, first_ranks, simulated=False):
-    """What a test leaves: queries a, b (ship 1) and c (ship 2)."""
-    folder.mkdir()
+def write_run(folder, precisions, first_ranks, simulated=False, alpha=None):
+    """What a test leaves: queries a, b (ship 1) and c (ship 2), in another order with ``alpha`` and fused."""
+    folder.mkdir(parents=True)
+    fused = alpha is not None
     rows = zip("abc", (1, 1, 2), first_ranks, precisions, strict=True)
-    lines = [f"ALL,{query},{ship},{rank},{ap}" for query, ship, rank, ap in rows]
-    (folder / "query_ranks.csv").write_text("\n".join(["protocol,query,identity,first_rank,AP", *lines, "ALL,d,3,,"]))
+    lines = [f"ALL,{query},{ship},{rank},{ap}" for query, ship, rank, ap in rows][:: -1 if fused else 1]
+    text = "\n".join(["protocol,query,identity,first_rank,AP", *lines, "ALL,d,3,,"])
+    (folder / f"{'fused_' * fused}query_ranks.csv").write_text(text)
     model = {"mAP": 100 * np.mean(precisions), "Rank-1": 100 * np.mean(np.equal(first_ranks, 1))}
-    part = {"queries_valid": 3, "gallery": 9, "model": model, "random": {"mAP": 7.0, "Rank-1": 1.0}}
-    (folder / "results.json").write_text(json.dumps({"simulated": simulated, "protocols": {"ALL": part}}))
+    part = {
+        "queries_valid": 3,
+        "gallery": 9,
+        "model": {"mAP": 1.0, "Rank-1": 1.0},
+        "random": {"mAP": 7.0, "Rank-1": 1.0},
+    }
+    part["fused" if fused else "model"] = model
+    content = {"simulated": simulated, "protocols": {"ALL": part}, "fusion": {"alpha": {"ALL": alpha}, "k": {"ALL": 2}}}
+    (folder / "results.json").write_text(json.dumps(content))
 
 
 def test_table_by_hand(tmp_path):
     """A row's seeds are paired with the first row's own; a row that lost a seed is compared over the others."""
     write_run(tmp_path / "one", [0.2, 0.4, 0.6], [2, 1, 1], simulated=True)
     write_run(tmp_path / "two", [0.4, 0.6, 0.8], [1, 1, 1], simulated=True)
-    write_run(tmp_path / "own", [0.5, 0.7, 0.8], [1, 1, 1], simulated=True)
+    write_run(tmp_path / "own", [0.5, 0.7, 0.8], [1, 1, 1], simulated=True, alpha=0.25)
     runs = [Tested("first", "sim", seed, tmp_path / name, "model") for seed, name in enumerate(("one", "two"))]
     text = write_tables(
-        [*runs, Tested("second", "sim", 1, tmp_path / "own", "model")], ["first", "gone", "second"], tmp_path
+        [*runs, Tested("second", "sim", 1, tmp_path / "own", "fused")], ["first", "gone", "second"], tmp_path
     )
-    assert "first 2, second 1" in text and "sim: SIMULATED ships; ALL 3 queries, gallery 9" in text
+    assert text.endswith(
+        "alpha (K) of each seed\n\n|        | sim ALL   |\n|:-------|:----------|\n| second | 0.25 (2)  |\n"
+    )
+    assert "first 2; second 1" in text and "sim: SIMULATED ships; ALL 3 queries, gallery 9" in text
     cells = {tuple(row[:4]): row[4:] for row in csv.reader((tmp_path / "table.csv").open())}
     numbers = {key[0::3]: [float(cell) for cell in row if cell] for key, row in cells.items() if key[0] != "row"}
     assert numbers["first", "mAP"] == pytest.approx([50, np.std([40, 60], ddof=1), 2])
@@ -82,6 +97,81 @@ def test_a_grid_is_run_once_and_a_failed_row_loses_no_other(tiny_hoss, tmp_path,
     assert "BASE_LR" in capsys.readouterr().err
 
 
+FUSED = """
+data: {sim: $SIM, real: $REAL}
+rows:
+  unfused: {}
+  fused:
+    weights: unfused
+    only_test: true
+    test: [sim, real]
+    bridge: {config: configs/HOSS/demo/bbdm_debug.yml, BRIDGE.SAMPLE.K: 3}
+    TEST.FUSION.ALPHA: 0.4
+  fused more: {from: fused, TEST.FUSION.ALPHA: 0.7}
+  perfect: {from: fused, generated: perfect}
+  other: {from: fused more, test: [sim], generated: other}
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss, tmp_path, monkeypatch, capsys, jobs):
+    """Without the runs themselves: what would be called."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/HOSS").symlink_to(tiny_hoss / "HOSS")
+    for name, folder in (("SIM", tiny_hoss), ("REAL", tmp_path / "real")):
+        monkeypatch.setenv(name, str(folder))
+    calls, items = [], {"query": HOSS(root=str(tiny_hoss)).query[:4]}
+
+    def ran(command, env, **_):
+        words = command[2:]
+        options = {word: words[n + 1] for n, word in enumerate(words[:-1]) if word[0].isupper()}
+        folder = Path(options["OUTPUT_DIR"])
+        calls.append(
+            (Path(command[1]).stem, str(folder.relative_to(tmp_path / "out")), env["FASTREID_DATASETS"], options)
+        )
+        if command[1].endswith("train_bbdm.py"):
+            make_dump(options["BRIDGE.SAMPLE.OUTPUT"], items, env["FASTREID_DATASETS"])
+        else:
+            alpha = options.get("TEST.FUSION.ALPHA")
+            shutil.rmtree(folder)
+            write_run(folder, [0.5] * 3, [1] * 3, "real" not in env["FASTREID_DATASETS"], alpha and float(alpha))
+            (folder / "model_final.pth").touch()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(ablate.subprocess, "run", ran)
+    (tmp_path / "grid.yml").write_text(FUSED)
+    words = ["--config-file", "configs/HOSS/demo/debug.yml", "--grid", str(tmp_path / "grid.yml"), "--seeds", "2"]
+    assert ablate.main([*words, "--output", str(tmp_path / "out"), "--jobs", str(jobs)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("perfect on real: left out") == 2
+    # One bridge a seed, one dump a seed and data set; real tests of all rows but the last two.
+    assert sorted(call[1:3] for call in calls if call[0] == "train_bbdm") == sorted(
+        (f"fused_seed{seed}/bridge", str(data)) for seed in (0, 1) for data in (tiny_hoss, tmp_path / "real")
+    )
+    tests = {call[1]: call[3] for call in calls if call[0] == "train_net"}
+    assert len(tests) == len([call for call in calls if call[0] == "train_net"]) == 2 * (1 + 2 + 2 + 1 + 1)
+    for seed in (0, 1):
+        bridge = tmp_path / f"out/fused_seed{seed}/bridge"
+        for row, alpha, more in (("fused", 0.4, ""), ("fused_more", 0.7, ""), ("perfect", 0.4, "_perfect"),
+                                 ("other", 0.7, "_other")):  # fmt: skip
+            options = tests[f"{row}_seed{seed}/sim"]
+            assert (
+                options["TEST.FUSION.ROOT"] == str(bridge / f"generated_sim{more}")
+                and float(options["TEST.FUSION.ALPHA"]) == alpha
+            )
+            assert options["MODEL.WEIGHTS"] == str(tmp_path / f"out/unfused_seed{seed}/model_final.pth")
+            assert options["SEED"] == str(seed)
+    # Nothing is done again but what was fused with chips that are others now.
+    done = len(calls)
+    assert ablate.main([*words, "--output", str(tmp_path / "out")]) == 0 and len(calls) == done
+    chips = tmp_path / "out/fused_seed1/bridge/generated_sim"
+    rewrite(chips, lines(chips), seed=5)
+    assert ablate.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert {call[1] for call in calls[done:]} == {
+        f"{row}_seed1/sim" for row in ("fused", "fused_more", "perfect", "other")
+    }
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -92,6 +182,12 @@ def test_a_grid_is_run_once_and_a_failed_row_loses_no_other(tiny_hoss, tmp_path,
         ("rows: {+ a: {}, a: {}}", "one folder name, a"),
         ("rows: {a: {from: b}}", "row 'a': no row 'b' before it"),
         ("rows: {a: {only_test: true}}", "row 'a': only_test needs 'weights'"),
+        ("rows: {a: {}, b: {bridge: c}}", "row 'b': no row 'c' before it"),
+        ("rows: {a: {}, b: {bridge: a}}", "row 'b': row 'a' trains no bridge"),
+        ("rows: {a: {bridge: {SEED: 2}}}", "row 'a': bridge: 'config' is missing"),
+        ("rows: {a: {bridge: {config: configs/HOSS/demo/bbdm_debug.yml, BRIDGE.SAMPLE.KK: 2}}}", "BRIDGE.SAMPLE.KK"),
+        ("rows: {a: {bridge: {config: configs/HOSS/demo/bbdm_debug.yml}, generated: gray}}", "grey.*'gray'"),
+        ("rows: {a: {generated: grey}}", "row 'a': generated: .*beside 'bridge'"),
         ("rows: {a: {wieghts: b}}", "row 'a'.*wieghts"),
         ("rows: {a: {train: mars}}", "row 'a': no data set mars"),
         ("rows: {a: {SOLVER.MAX_EPOHC: 3}}", "SOLVER.MAX_EPOHC"),
@@ -107,7 +203,13 @@ def test_grids_that_are_refused(tiny_hoss, tmp_path, monkeypatch, text, words):
 
 
 @pytest.mark.parametrize(
-    "grid, config", [("parts", "mos_demo"), ("transoss_parts", "transoss_tiny"), ("sim_to_real", "real_finetune")]
+    "grid, config",
+    [
+        ("parts", "mos_demo"),
+        ("transoss_parts", "transoss_tiny"),
+        ("sim_to_real", "real_finetune"),
+        ("fusion", "mos_demo"),
+    ],
 )
 def test_shipped_grids(tiny_hoss, tmp_path, monkeypatch, grid, config):
     monkeypatch.setenv("REAL", str(tiny_hoss))

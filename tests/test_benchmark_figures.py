@@ -27,14 +27,3 @@ def test_distances_of_known_distributions_and_pictures():
     assert picture_distances([image], [image])[0] == pytest.approx(1)
     near = picture_distances([image], [image + np.uint8(3)])
     assert near > picture_distances([image], [far]) and near[1] == pytest.approx(10 * np.log10(255**2 / 9), abs=0.2)
-
-
-def test_differences_are_paired_by_query(tmp_path):
-    """In another order, and one query without a match."""
-    from fused_vs_unfused import difference_cells
-
-    head = "protocol,query,identity,first_rank,AP\nALL,d,3,,\n"
-    (tmp_path / "query_ranks.csv").write_text(head + "ALL,c,-1,2,.7\nALL,b,1,2,.5\nALL,a,0,2,.2")
-    (tmp_path / "fused_query_ranks.csv").write_text(head + "ALL,a,0,1,.3\nALL,b,1,2,.6\nALL,c,-1,2,.8")
-    (cell,) = difference_cells([tmp_path])
-    assert cell.startswith("+10.0 [+10.0, +10.0] / +33.3 [")

@@ -15,10 +15,11 @@ A grid is a YAML file:
       baseline: {INPUT.SAR.TRANSFORM: SARMaxScale}
       + denoising: {from: baseline, INPUT.SAR.TRANSFORM: SARDenoise}
 
-A row holds config keys, and in small letters: ``from`` (that row's keys first), ``weights`` (that row's, to start
+A row holds config keys, and in small letters: ``from`` (all of that row first), ``weights`` (that row's, to start
 from), ``only_test: true``, ``config``, ``train`` and ``test`` in place of the command's and the grid's, ``bridge`` (a
-mapping of ``config`` and config keys: train that bridge, and fuse the chips that it generates). Without ``data``, rows
-train and are tested on FASTREID_DATASETS.
+mapping of ``config`` and config keys: train that bridge, and fuse the chips that it generates; or the name of a row:
+fuse those of its bridge) and ``generated`` (what is fused in their place, see tools/stand_ins.py: perfect, grey or
+other; perfect leaves out real data). Without ``data``, rows train and are tested on FASTREID_DATASETS.
 
 Every run is kept in its own folder below --output. The same command again resumes a run that was stopped, tries one
 that failed again, and only reads what is finished. table.md, .csv, .tex and .png there hold mean and standard
@@ -33,6 +34,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +52,7 @@ from fastreid_mos import load_cfg
 from fastreid_mos.cli import run
 from fastreid_mos.errors import ConfigError, MOSError
 from fastreid_mos.files import atomic_write, only_run
+from fastreid_mos.synthetic.manifest import MANIFEST, file_sha256
 from tools.ablation_table import Tested, write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,11 +70,31 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = ""  # the row whose weights it starts from
     only_test: bool = False
-    bridge: dict[str, Any] = field(default_factory=dict)
+    bridge: dict[str, Any] | str = ""  # how it is trained, or the row that trains it
+    generated: str = ""  # what is fused in place of its chips
+
+    @property
+    def bridge_row(self) -> str:
+        """The row that trains its bridge; "" without one."""
+        return self.bridge if isinstance(self.bridge, str) else self.name
+
+    @property
+    def needs(self) -> list[str]:
+        """Rows whose runs come first."""
+        return [row for row in (self.weights, self.bridge_row) if row not in ("", self.name)]
 
     def words(self, seed: int) -> list[str]:
         """KEY VALUE pairs of its runs."""
-        return [str(word) for pair in {"SEED": seed, **self.options}.items() for word in pair]
+        return _words({"SEED": seed, **self.options})
+
+    def bridge_call(self, seed: int, **options: Any) -> tuple[str, list[str]]:
+        """Config file and KEY VALUE pairs of its own bridge, with other pairs at their end."""
+        config, keys = self.bridge.get("config", ""), {**self.bridge, **options}  # type: ignore[union-attr]
+        return config, _words({"SEED": seed, **{key: value for key, value in keys.items() if key != "config"}})
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    return [str(word) for pair in options.items() for word in pair]
 
 
 @dataclass
@@ -100,24 +123,45 @@ def read_grid(path: Path, config: str, output: Path) -> Grid:
     for name, given in rows.items():
         where = f"{path}: row {name!r}"
         keys = {key: value for key, value in (given or {}).items() if key.split(".")[0].isupper()}
-        own = {**defaults, **{key: value for key, value in (given or {}).items() if key not in keys}}
-        base = own.pop("from", None)
-        for row in filter(None, (base, own.get("weights"))):
-            if row not in found:
+        own = {key: value for key, value in (given or {}).items() if key not in keys}
+        base, bridge = own.pop("from", None), own.get("bridge", "")
+        for row in (base, own.get("weights"), bridge if isinstance(bridge, str) else ""):
+            if row and row not in found:
                 raise ConfigError(f"{where}: no row {row!r} before it")
-        options = {**(found[base].options if base else content.get("options") or {}), **keys}
+        if base:
+            above = vars(found[base]) | {"bridge": found[base].bridge_row}
+        else:
+            above = {**defaults, "options": content.get("options") or {}}
         try:
-            found[name] = Row(str(name), options=options, **own)
+            row = Row(**{**above, **own, "name": str(name), "options": {**above["options"], **keys}})
         except TypeError as error:
             raise ConfigError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
-        if missing := {found[name].train, *found[name].test} - set(data):
+        if missing := {row.train, *row.test} - set(data):
             raise ConfigError(f"{where}: no data set {', '.join(missing)}; 'data' has {', '.join(data)}")
-        if found[name].only_test and not found[name].weights:
+        if row.only_test and not row.weights:
             raise ConfigError(f"{where}: only_test needs 'weights', the row whose weights are tested")
-        load_cfg(found[name].config, found[name].words(0))  # a wrong key is found before hours of training
+        _check_bridge(row, where, found)
+        found[name] = row
+        load_cfg(row.config, row.words(0))  # a wrong key is found before hours of training
     if twins := [name for name, count in Counter(map(stem, map(str, rows))).items() if count > 1]:
         raise ConfigError(f"{path}: rows of one folder name, {twins[0]}; give them more different names")
     return Grid(list(found.values()), data)
+
+
+def _check_bridge(row: Row, where: str, above: Mapping[str, Row]) -> None:
+    if isinstance(row.bridge, str):
+        if row.bridge and not isinstance(above[row.bridge].bridge, dict):
+            raise ConfigError(f"{where}: row {row.bridge!r} trains no bridge; name one that does")
+    elif "config" not in row.bridge:
+        raise ConfigError(f"{where}: bridge: 'config' is missing, the config file that it is trained by")
+    else:
+        load_cfg(*row.bridge_call(0))
+    if row.generated:
+        from tools.stand_ins import STAND_INS
+
+        if row.generated not in STAND_INS or not row.bridge:
+            kinds = f"one of {', '.join(STAND_INS)}, beside 'bridge'"
+            raise ConfigError(f"{where}: generated: must be {kinds}, got {row.generated!r}")
 
 
 def stem(row: str) -> str:
@@ -146,6 +190,8 @@ class Runs:
 
     def __init__(self, grid: Grid, output: Path, threads: int) -> None:
         self.grid, self.output, self.threads = grid, output, threads
+        self.rows = {row.name: row for row in grid.rows}
+        self._sharing = threading.Lock()  # what rows share is made by the first that needs it
 
     def folder(self, row: str, seed: int) -> Path:
         return self.output / f"{stem(row)}_seed{seed}"
@@ -156,7 +202,7 @@ class Runs:
         with ThreadPoolExecutor(jobs) as pool:
             for seed in range(seeds):
                 for row in self.grid.rows:
-                    before = waiting.get((row.weights, seed))
+                    before = {name: waiting[name, seed] for name in row.needs}
                     waiting[row.name, seed] = pool.submit(self._row, row, seed, before)
             try:
                 done = {key: future.exception() for key, future in waiting.items()}
@@ -168,45 +214,67 @@ class Runs:
             raise bug
         return [test for key, future in waiting.items() if not done[key] for test in future.result()], failed
 
-    def _row(self, row: Row, seed: int, before: Future[list[Tested]] | None) -> list[Tested]:
+    def _row(self, row: Row, seed: int, before: Mapping[str, Future[list[Tested]]]) -> list[Tested]:
         """Train one row with one seed, and test it on each of its data sets."""
         folder, words = self.folder(row.name, seed), row.words(seed)
+        if failed := [name for name, run in before.items() if run.exception()]:
+            raise MOSError(f"it needs row {failed[0]!r}, which failed")
         weights: list[Any] = []
-        if before is not None:
-            if before.exception():
-                raise MOSError(f"there are no weights of {row.weights!r}")
+        if row.weights:
             weights = ["MODEL.WEIGHTS", self.folder(row.weights, seed) / "model_final.pth"]
         if not row.only_test:
             self._call("train_net", row.config, row.train, folder, [*words, *weights], "--resume")
             weights = ["MODEL.WEIGHTS", folder / "model_final.pth"]
         kind, tested = "fused" if row.bridge else "model", []
         for name in row.test:
+            chips: Path | None = None
             fusion: list[Any] = []
             if row.bridge:
-                fusion = [f"{FUSION}.ENABLED", True, f"{FUSION}.ROOT", self._generated(row, seed, name)]
+                chips = self._chips(row, seed, name)
+                if chips is None:
+                    print(f"{row.name} on {name}: left out; the simulator cannot draw real ships again", flush=True)
+                    continue
+                fusion = [f"{FUSION}.ENABLED", True, f"{FUSION}.ROOT", chips]
             where = folder
             if fusion or row.only_test or name != row.train:
                 where = folder / name
-                self._call("train_net", row.config, name, where, [*words, *weights, *fusion], "--eval-only")
+                options = [*words, *weights, *fusion]
+                self._call("train_net", row.config, name, where, options, "--eval-only", chips=chips)
             tested.append(Tested(row.name, name, seed, where, kind))
         return tested
 
+    def _chips(self, row: Row, seed: int, name: str) -> Path | None:
+        """What a row fuses with the chips of the data set ``name``; None: there cannot be any."""
+        if row.bridge_row == row.name and not row.generated:
+            return self._generated(row, seed, name)
+        from tools.stand_ins import is_simulated, stand_in
+
+        if row.generated == "perfect" and not is_simulated(self.grid.data[name]):
+            return None
+        with self._sharing:
+            chips = self._generated(self.rows[row.bridge_row], seed, name)
+            if not row.generated:
+                return chips
+            folder = chips.with_name(f"{chips.name}_{row.generated}")
+            return stand_in(row.generated, chips, self.grid.data[name], folder, self.threads)
+
     def _generated(self, row: Row, seed: int, name: str) -> Path:
-        """Chips of the data set ``name`` that the row's bridge has generated."""
+        """Chips of the data set ``name`` that the row's own bridge has generated."""
         folder = self.folder(row.name, seed) / "bridge"
-        options = {"SEED": seed, **row.bridge, "BRIDGE.SAMPLE.OUTPUT": folder / f"generated_{row.train}"}
-        config = options.pop("config")
 
-        def call(data: str, *flags: str) -> None:
-            self._call("train_bbdm", config, data, folder, [word for pair in options.items() for word in pair], *flags)
+        def call(data: str, *flags: str) -> Path:
+            chips = folder / f"generated_{data}"
+            config, words = row.bridge_call(seed, **{"BRIDGE.SAMPLE.OUTPUT": chips})
+            self._call("train_bbdm", config, data, folder, words, *flags)
+            return chips
 
-        call(row.train)
-        if name != row.train:
-            options["BRIDGE.SAMPLE.OUTPUT"] = folder / f"generated_{name}"
-            call(name, "--dump-only")
-        return Path(options["BRIDGE.SAMPLE.OUTPUT"])
+        trained = call(row.train)
+        return trained if name == row.train else call(name, "--dump-only")
 
-    def _call(self, tool: str, config: str, data: str, folder: Path, options: list[Any], *flags: str) -> None:
+    def _call(
+        self, tool: str, config: str, data: str, folder: Path, options: list[Any], *flags: str,
+        chips: Path | None = None,
+    ) -> None:  # fmt: skip
         """One run of a tool, unless its folder holds the end of the same; or a MOSError with the run's own message."""
         words = ["--config-file", config, *flags, "OUTPUT_DIR", str(folder), *map(str, options)]
         record = folder / f"done_{data}.json" if tool == "train_bbdm" else folder / "done.json"
@@ -215,6 +283,8 @@ class Runs:
             "call": [tool, *words],
             "config": load_cfg(config, words[len(flags) + 2 :]).dump(),
         }
+        if chips is not None:  # those of a bridge that was trained again are others, in the same folder
+            call["chips"] = file_sha256(chips / MANIFEST)
         if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == call:
             return
         if "--eval-only" in flags:  # of another call: the tool would keep them, and write these beside them

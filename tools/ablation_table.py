@@ -99,6 +99,22 @@ def _about(tested: Sequence[Tested]) -> str:
     return "\n".join(lines)
 
 
+def _chosen(tested: Sequence[Tested]) -> str:
+    """A table of the weight, and in brackets the number, of generated chips of every fused run, seed after seed."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in tested:
+        if run.kind == "fused":
+            fusion, cells = _read(run)["fusion"], found.setdefault(run.row, {})
+            for protocol, alpha in fusion["alpha"].items():
+                cells.setdefault(f"{run.data} {protocol}", []).append(f"{alpha:g} ({fusion['k'][protocol]})")
+    if not found:
+        return ""
+    heads = list(dict.fromkeys(head for cells in found.values() for head in cells))
+    lines = [[row, *(", ".join(cells.get(head, ())) for head in heads)] for row, cells in found.items()]
+    table = tabulate(lines, ["", *heads], tablefmt="pipe", disable_numparse=True)
+    return f"\nalpha (K) of each seed\n\n{table}\n"
+
+
 def per_query(folder: Path, kind: str) -> dict[str, dict[tuple[str, str], tuple[float, float]]]:
     """By protocol and (query, its identity): average precision and hit at rank 1, in percent."""
     found: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
@@ -145,12 +161,13 @@ def write_tables(tested: Sequence[Tested], rows: Sequence[str], folder: Path) ->
         gains = [metric.difference for metric in metrics if metric and metric.difference]
         return " / ".join(f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" for gain, low, high in gains)
 
-    runs = ", ".join(
+    runs = "; ".join(
         f"{name} {max(f.runs for key, f in found.items() if key[0] == name)}" for name in names if name in rows
     )
     title = f"mAP / Rank-1 in percent, mean ± standard deviation over seeds (runs: {runs})"
     second = f"less {rows[0]}, the same queries and seeds [95 % interval over ships]"
     text = f"{title}\n\n{_about(tested)}\n\n{table('pipe', figure)}\n\n{second}\n\n{table('pipe', difference)}\n"
+    text += _chosen(tested)
     with atomic_write(folder / "table.md") as stream:
         stream.write(text)
     with atomic_write(folder / "table.tex") as stream:
