@@ -231,9 +231,10 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, monkey
     seen, chosen = [], []
     true, true_tests = fusing.measure_curves, testing.open_tests
 
-    def watched(chips, *rest):
-        seen.append(dict(zip(chips.paths, chips.ids, strict=True)))
-        return true(chips, *rest)
+    def watched(chips, splits, generated, *rest):
+        seen.append(list(zip(chips.paths, chips.ids, strict=True)))
+        assert {*generated.index} == {0, 1, 2}
+        return true(chips, splits, generated, *rest)
 
     def hidden(items):
         return [(path, Unreadable(), modality) for path, _, modality in items]
@@ -250,9 +251,9 @@ def test_alpha_is_chosen_without_the_labels_of_the_test_split(data, dump, monkey
         found = fusion(dump, *AUTO).as_dict()
         chosen.append([found[name] for name in ("alpha", "k", "curves")])
     assert chosen[0] == chosen[1] and any(chosen[0][0].values())
-    # And what it was given are held-out training chips, all of them and no others.
-    held = {item[0]: item[1] for part in held_out(data)[0] for item in part}
-    assert seen == [held, held] and "bounding_box_train" in next(iter(held))
+    # And what it was given are held-out training chips, all of them, in their order, and no others.
+    held = [(item[0], item[1]) for part in held_out(data)[0] for item in part]
+    assert seen == [held, held] and "bounding_box_train" in held[0][0]
 
 
 def test_auto_refuses_identities_that_the_bridge_was_trained_on(data, own_dump, tmp_path):
