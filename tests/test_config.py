@@ -51,12 +51,15 @@ def test_the_table_holds_every_key_once_and_defaults_keep_their_rules():
     assert one.TEST.PROTOCOLS != other.TEST.PROTOCOLS == fastreid_mos.get_cfg().TEST.PROTOCOLS
 
 
-def test_what_a_run_saves_reads_as_the_same_config_and_a_key_that_is_gone_is_ignored(tmp_path):
+def test_what_a_run_saves_reads_as_the_same_config_whatever_the_version(tmp_path, caplog):
     cfg = fastreid_mos.load_cfg(VIT, ["INPUT.SAR.CHANNEL", "1", "OUTPUT_DIR", "12"])
-    path = tmp_path / "saved.yml"
-    for text in (cfg.dump(), cfg.dump().replace("    FUSION:\n", "    FUSION:\n      MODE: mean\n")):
-        path.write_text(text)
-        assert fastreid_mos.load_cfg(str(path), ["TEST.FUSION.MODE", "mean"]) == cfg
+    path, line = tmp_path / "saved.yml", "    MODE: mean\n"
+    assert cfg.dump().count(line) == 1
+    for value in (line, "", line.replace("mean", "densest"), line.replace("mean", "inverse_variance")):
+        caplog.clear()
+        path.write_text(cfg.dump().replace(line, value))
+        assert fastreid_mos.load_cfg(str(path)) == cfg
+        assert ("mean is taken" in caplog.text) == (value not in (line, ""))
 
 
 FILES = [
@@ -154,6 +157,7 @@ TEST.ROC.ENABLED=True | ReidEvaluator
 TEST.RERANK.ENABLED=True TEST.RERANK.K2=21 | K1
 TEST.FUSION.ENABLED=True | TEST.FUSION.ROOT
 TEST.FUSION.ALPHA=1.2 | auto
+TEST.FUSION.MODE=median | mapped
 TEST.FUSION.SAMPLES=[1,1]
 TEST.EVALUATOR=ReidEvaluator TEST.FUSION.ROOT=x TEST.FUSION.ENABLED=True | FusionReidEvaluator
 TEST.FUSION.ENABLED=True TEST.FUSION.ROOT=x TEST.HOLDOUT.FRACTION=0 TEST.FUSION.ALPHA=auto | TEST.HOLDOUT.FRACTION

@@ -138,6 +138,10 @@ MOS_KEYS = [
         "evaluation/alpha.py).", Rule("'auto' or a number 0 to 1", _is_alpha)),
     Key("TEST.FUSION.ALPHAS", [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         "What ALPHA 'auto' chooses from.", each(between(0, 1), least=1)),
+    Key("TEST.FUSION.MODE", "mean",
+        "'mean': the features of the generated chips as they are (the paper); 'mapped': after a linear map to those of "
+        "real chips, fitted on training ships, of which the folder holds generated chips too (evaluation/mapping.py).",
+        one_of("mean", "mapped")),
     Key("TEST.FUSION.DIRECTION", "optical_to_sar",
         "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.", one_of(*DIRECTIONS)),
     Key("TEST.FUSION.ALLOW_MISSING", False, "Let a chip have fewer than K generated ones, or none, without an error."),
@@ -179,6 +183,8 @@ FASTREID_RULES = {
     )
     for key in keys.split()
 }  # fmt: skip
+# Values of earlier versions, by key, so that configs of earlier runs can be read: the default is taken, with a line.
+GONE = {"TEST.FUSION.MODE": ("inverse_variance", "densest")}
 RULES = {**{key.name: key.rule for key in MOS_KEYS if key.rule}, **FASTREID_RULES}
 
 
@@ -190,8 +196,6 @@ def add_mos_config(cfg: Any) -> None:
         for group in groups:
             node = node.setdefault(group, type(cfg)())
         node[last] = copy.deepcopy(default)
-    # A key of earlier versions, ignored with a line in the log, so that configs of earlier runs can be read.
-    cfg.register_deprecated_key("TEST.FUSION.MODE")
 
 
 def get_cfg() -> Any:

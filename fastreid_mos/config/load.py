@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,10 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, one_line
-from .keys import MOS_KEYS, RULES, get_cfg
+from .keys import GONE, MOS_KEYS, RULES, get_cfg
 from .rules import Key, Rule
 
+logger = logging.getLogger("fastreid_mos.config")
 _BASE = "_BASE_"
 _WORDS = {str: "text", bool: "True or False", float: "a number", int: "a whole number", list: "a list", tuple: "a list"}
 
@@ -111,7 +113,8 @@ def _defaults() -> dict[str, Any]:
 
 
 def _set(cfg: Any, name: str, value: Any) -> None:
-    if cfg.key_is_deprecated(name):  # yacs logs that it is ignored
+    if value in GONE.get(name, ()):
+        logger.warning(f"{name}: {value} is no more; {_defaults()[name]} is taken")
         return
     if name in _defaults():
         group, _, last = name.rpartition(".")

@@ -13,16 +13,17 @@ from ..compat.checkpoints import read_file, saved_config
 from ..data.build import build_generated_loader, build_test_loader
 from ..data.datasets import base_name, join_items, open_training
 from ..data.holdout import Split, hold_out
-from ..data.listing import of_modality
+from ..data.listing import Item, of_modality
 from ..data.modality import MODALITY_NAMES
 from ..data.transforms import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import choose, evidence, measure_curves
 from ..evaluation.chips import ChipPass
 from ..evaluation.fusion import Choice, Fusion, GeneratedChips
+from ..evaluation.mapping import FEWEST, FeatureMap, fit_map
 from ..evaluation.settings import EvalSettings
 from ..modeling.weights_files import find_weights
-from ..synthetic.folder import GeneratedSet, open_generated
+from ..synthetic.folder import GeneratedSet, checksums, open_generated
 
 # Which identities are held out depends on these.
 HOLDOUT_KEYS = ("TEST.HOLDOUT.FRACTION", "TEST.HOLDOUT.SEED", "DATASETS.NAMES", "DATASETS.COMBINEALL")
@@ -39,7 +40,7 @@ class FusedTests:
     """The generated chips of the tests of some data sets, their features and their weight.
 
     All refusals are in the constructor, before the model runs; :meth:`run` passes each file through the model once. The
-    labels of test chips are not read.
+    labels of test chips are not read, but to leave their ships out of the map of ``TEST.FUSION.MODE`` mapped.
     """
 
     def __init__(self, cfg: Any, datasets: Mapping[str, Any]) -> None:
@@ -68,11 +69,38 @@ class FusedTests:
                     f"({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), {_OR_A_NUMBER}"
                 )
             self._held_match = self._match("held-out training identities", self._held_out)
+        self._learnt_on = self._map_items(datasets) if fusion.MODE == "mapped" else []
+        self._map: FeatureMap | None = None
         self.generated.verify()
         self._features: dict[str, Any] = {}
         self._choices: dict[str, Choice] = {}
         self._curves: dict[str, Any] = {}
         self._evidence: dict[str, float] | None = None
+
+    def _map_items(self, datasets: Mapping[str, Any]) -> list[Item]:
+        """Real chips of the training ships with generated ones, which are matched; refuses too few to learn from."""
+        source, target = self.generated.facts.modalities
+        items = training_ships(self.cfg, datasets)
+        sources = of_modality(items, source)
+        found = self.generated.match([path for path, *_ in sources])
+        with_chips = {pid for (_, pid, _), own in zip(sources, found, strict=True) if own}
+        ships = with_chips & {pid for _, pid, _ in of_modality(items, target)}
+        if len(ships) < FEWEST:
+            fault = f"has generated chips of {len(ships)} training ships that have {MODALITY_NAMES[target]} ones too"
+            raise DatasetError(
+                f"{self.generated.root}: {fault}, and TEST.FUSION.MODE mapped learns from at least {FEWEST}, neither "
+                f"held out nor tested; generate them ({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS "
+                "\"['train']\"), or set it to mean"
+            )
+        items = [item for item in items if item[1] in ships]
+        self._map_owners = of_modality(items, source)
+        self._map_match = self._match("training ships of the map", self._map_owners)
+        return of_modality(items, target)
+
+    @property
+    def largest_pass(self) -> int:
+        """The most chips that one of its passes reads."""
+        return max(len(self.files), len(self._learnt_on))
 
     def _match(self, name: str, chips: Sequence[tuple[str, Any, int]]) -> _Match:
         modality = self.generated.facts.modalities[0]
@@ -102,6 +130,8 @@ class FusedTests:
             infer(build_generated_loader(self.cfg, list(self.files.items()), target), made)
             if made.chips is not None:  # the first process
                 self._features = dict(zip(made.chips.paths, made.chips.features, strict=True))
+        if self._learnt_on:
+            self._learn_map(infer)
         if not self._splits:
             alpha = float(fusion.ALPHA)
             self._choices = {name: Choice(alpha, len(self.samples) * bool(alpha)) for name, *_ in settings.protocols}
@@ -114,6 +144,22 @@ class FusedTests:
             self._choices = choose(curves, settings)
             self._curves = {name: curve.as_dict() for name, curve in curves.items()}
             self._evidence = dict(zip(("found", "needed"), evidence(curves.values()), strict=True))
+
+    def _learn_map(self, infer: Callable[[Any, Any], Any]) -> None:
+        """Fit the map, and put the mapped features in place of those of all generated chips."""
+        real = ChipPass(expected=len(self._learnt_on))
+        infer(build_test_loader(self.cfg, self._learnt_on), real)
+        if real.chips is None:
+            return
+        made = self._generated_chips(self._map_match)
+        owners = np.array([self._map_owners[row][1] for row in made.owner], np.int64)
+        self._map = fit_map(made.features, owners, real.chips.features, real.chips.ids)
+        mapped = self._map(np.stack(list(self._features.values())))
+        self._features = dict(zip(self._features, mapped, strict=True))
+        facts = (
+            "strength {strength:.3g}, fitted on {ships} training ships; of left-out ships it explains {explained:.0%}"
+        )
+        logger.info(f"TEST.FUSION.MODE mapped: {facts.format(**self._map.record)} of the variance")
 
     def _generated_chips(self, match: _Match) -> GeneratedChips:
         used = match[0] if self._features else []  # none in other processes than the first
@@ -131,6 +177,8 @@ class FusedTests:
             "settings": fusion_settings(self.cfg),
             "curves": self._curves,
             "evidence": self._evidence,  # of auto, in standard errors over ships
+            "mode": self.cfg.TEST.FUSION.MODE,
+            **({"map": self._map.record} if self._map else {}),
         }
         return Fusion(self._generated_chips(self._matches[name]), self._choices, record)
 
@@ -156,6 +204,22 @@ def hold_out_splits(cfg: Any) -> tuple[list[Split], dict[str, set[Any]]]:
         if own := {pid for path, pid, _ in dataset.train if path in held}:
             identities.setdefault(base_name(dataset), set()).update(own)
     return splits, identities
+
+
+def training_ships(cfg: Any, datasets: Mapping[str, Any]) -> list[Item]:
+    """Training chips, without ships that are held out or tested: by identity in the same data set, or by content."""
+    trained = open_training(cfg)
+    items = join_items(dataset.train for dataset in trained)
+    own = [(base_name(dataset), pid) for dataset in trained for _, pid, _ in dataset.train]
+    tests = [(base_name(one), item) for one in datasets.values() for item in (*one.query, *one.gallery)]
+    known = {(name, pid) for name, (_, pid, _) in tests}
+    kept, splits = hold_out(cfg, items)
+    held = [item for part in splits[:1] for side in part for item in side]
+    left_out = {*checksums({path for path, *_ in (*(item for _, item in tests), *held)})}
+    out = {pid for (_, pid, _), ship in zip(items, own, strict=True) if ship in known}
+    contents = checksums(path for path, *_ in kept)
+    out |= {pid for (_, pid, _), content in zip(kept, contents, strict=True) if content in left_out}
+    return [item for item in kept if item[1] not in out and item[1] >= 0]
 
 
 def check_settings_agree(generated: GeneratedSet, cfg: Any) -> None:

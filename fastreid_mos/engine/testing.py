@@ -64,7 +64,7 @@ def prepare_ensemble(cfg: Any, datasets: Mapping[str, Any]) -> EnsembleTests | N
 def largest_pass(datasets: Mapping[str, Any], fused: FusedTests | None) -> int:
     """The most chips that one pass of a test of these data sets reads."""
     passes = (len(dataset.query) + len(dataset.gallery) for dataset in datasets.values())
-    return max(*passes, len(fused.files) if fused else 0, 0)
+    return max(*passes, fused.largest_pass if fused else 0, 0)
 
 
 def infer(cfg: Any, model: Any, loader: Any, evaluator: Any, adapt: float = 0.0) -> dict[str, Any]:

@@ -95,4 +95,4 @@ class Fusion:
     def as_dict(self) -> dict[str, Any]:
         """The part ``fusion`` of ``results.json``."""
         alpha, k = ({name: choice[part] for name, choice in self.choices.items()} for part in (0, 1))
-        return {**self.record, "mode": "mean", "alpha": alpha, "k": k}
+        return {"mode": "mean", **self.record, "alpha": alpha, "k": k}

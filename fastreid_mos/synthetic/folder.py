@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ChipError, DatasetError
@@ -62,10 +62,7 @@ class GeneratedSet:
         They are found by the bytes of the source's file: a copy, as in ``subset/O2S/query``, has its original's.
         A chip that the manifest knows by its name but with other bytes is a DatasetError.
         """
-        try:
-            contents = [file_sha256(path) for path in paths]
-        except OSError as error:
-            raise ChipError(str(error.filename), f"cannot be read ({error.strerror})") from None
+        contents = checksums(paths)
         by_content: dict[str, dict[int, ChipRecord]] = {}
         by_name: dict[str, set[str]] = {}
         for record in self.records:
@@ -110,6 +107,14 @@ def open_generated(root: str | os.PathLike[str]) -> GeneratedSet:
     if not records:
         raise DatasetError(f"{path}: lists no chip; run: {facts.remedy}")
     return GeneratedSet(root, facts, tuple(records))
+
+
+def checksums(paths: Iterable[str]) -> list[str]:
+    """SHA-256 of each file; a ChipError for one that cannot be read."""
+    try:
+        return [file_sha256(path) for path in paths]
+    except OSError as error:
+        raise ChipError(str(error.filename), f"cannot be read ({error.strerror})") from None
 
 
 def is_intact(path: str, sha256: str) -> bool:
