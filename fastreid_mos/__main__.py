@@ -1,4 +1,4 @@
-"""``python -m fastreid_mos``: what is installed, what was patched and why, and which data sets are found."""
+"""``python -m fastreid_mos``: what is installed, what was patched and why, which weights and data sets are found."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .cli import run
 from .compat import PATCHES
 from .data import dataset_root
 from .errors import MOSError
+from .zoo import PREFIX, zoo_names
 
 PACKAGES = (
     "fastreid", "torch", "torchvision", "numpy", "pillow", "tifffile", "opencv-python-headless", "timm", "diffusers",
@@ -28,8 +29,9 @@ PACKAGES = (
 def report() -> None:
     print(f"fastreid-mos {__version__}")
     patches = ((patch.name, f"{'active' if patch.active else 'not needed'}: {patch.reason}") for patch in PATCHES)
-    sections = (_versions(), _devices(), patches, _datasets())
-    for title, rows in zip(("Versions", "Devices", "Patches of fast-reid", "Data sets"), sections, strict=True):
+    sections = {"Versions": _versions(), "Devices": _devices(), "Patches of fast-reid": patches}
+    sections |= {"Weights that come with the package": _zoo(), "Data sets": _datasets()}
+    for title, rows in sections.items():
         print(f"\n{title}")
         for name, value in rows:
             print(f"  {name:<28} {value}")
@@ -52,6 +54,12 @@ def _devices() -> Iterator[tuple[str, str]]:
         yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
     if not torch.cuda.device_count():
         yield "cuda", "none; add MODEL.DEVICE cpu to a command, as the demo's configs have it"
+
+
+def _zoo() -> Iterator[tuple[str, str]]:
+    for bridges, what in ((False, "a re-identifier"), (True, "a bridge")):
+        for name in zoo_names(bridges):
+            yield f"{PREFIX}{name}", what
 
 
 def _datasets() -> Iterator[tuple[str, str]]:
