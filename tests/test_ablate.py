@@ -110,9 +110,11 @@ rows:
   fused more: {from: fused, TEST.FUSION.ALPHA: 0.7}
   perfect: {from: fused, generated: perfect}
   other: {from: fused more, test: [sim], generated: other}
+  taught: {synthetic: fused}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss, tmp_path, monkeypatch, capsys, jobs):
     """Without the runs themselves: what would be called."""
@@ -149,7 +151,7 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
         (f"fused_seed{seed}/bridge", str(data)) for seed in (0, 1) for data in (tiny_hoss, tmp_path / "real")
     )
     tests = {call[1]: call[3] for call in calls if call[0] == "train_net"}
-    assert len(tests) == len([call for call in calls if call[0] == "train_net"]) == 2 * (1 + 2 + 2 + 1 + 1)
+    assert len(tests) == len([call for call in calls if call[0] == "train_net"]) == 2 * (1 + 2 + 2 + 1 + 1 + 1)
     for seed in (0, 1):
         bridge = tmp_path / f"out/fused_seed{seed}/bridge"
         for row, alpha, more in (("fused", 0.4, ""), ("fused_more", 0.7, ""), ("perfect", 0.4, "_perfect"),
@@ -161,13 +163,14 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
             )
             assert options["MODEL.WEIGHTS"] == str(tmp_path / f"out/unfused_seed{seed}/model_final.pth")
             assert options["SEED"] == str(seed)
+        assert tests[f"taught_seed{seed}"]["DATASETS.SYNTHETIC"] == f"['{bridge}/generated_sim']"
     # Nothing is done again but what was fused with chips that are others now.
     done = len(calls)
     assert ablate.main([*words, "--output", str(tmp_path / "out")]) == 0 and len(calls) == done
     chips = tmp_path / "out/fused_seed1/bridge/generated_sim"
     rewrite(chips, lines(chips), seed=5)
     assert ablate.main([*words, "--output", str(tmp_path / "out")]) == 0
-    assert {call[1] for call in calls[done:]} == {
+    assert {call[1] for call in calls[done:]} == {"taught_seed1"} | {
         f"{row}_seed1/sim" for row in ("fused", "fused_more", "perfect", "other")
     }
 
@@ -184,6 +187,8 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
         ("rows: {a: {only_test: true}}", "row 'a': only_test needs 'weights'"),
         ("rows: {a: {}, b: {bridge: c}}", "row 'b': no row 'c' before it"),
         ("rows: {a: {}, b: {bridge: a}}", "row 'b': row 'a' trains no bridge"),
+        ("rows: {a: {}, b: {synthetic: c}}", "row 'b': no row 'c' before it"),
+        ("rows: {a: {}, b: {synthetic: a}}", "row 'b': row 'a' trains no bridge"),
         ("rows: {a: {bridge: {SEED: 2}}}", "row 'a': bridge: 'config' is missing"),
         ("rows: {a: {bridge: {config: configs/HOSS/demo/bbdm_debug.yml, BRIDGE.SAMPLE.KK: 2}}}", "BRIDGE.SAMPLE.KK"),
         ("rows: {a: {bridge: {config: configs/HOSS/demo/bbdm_debug.yml}, generated: gray}}", "grey.*'gray'"),

@@ -18,8 +18,9 @@ A grid is a YAML file:
 A row holds config keys, and in small letters: ``from`` (all of that row first), ``weights`` (that row's, to start
 from), ``only_test: true``, ``config``, ``train`` and ``test`` in place of the command's and the grid's, ``bridge`` (a
 mapping of ``config`` and config keys: train that bridge, and fuse the chips that it generates; or the name of a row:
-fuse those of its bridge) and ``generated`` (what is fused in their place, see tools/stand_ins.py: perfect, grey or
-other; perfect leaves out real data). Without ``data``, rows train and are tested on FASTREID_DATASETS.
+fuse those of its bridge), ``generated`` (what is fused in their place, see tools/stand_ins.py: perfect, grey or other;
+perfect leaves out real data), ``synthetic`` (a row: train on its bridge's chips of training ships too). Without
+``data``, rows train and are tested on FASTREID_DATASETS.
 
 Every run is kept in its own folder below --output. The same command again resumes a run that was stopped, tries one
 that failed again, and only reads what is finished. table.md, .csv, .tex and .png there hold mean and standard
@@ -72,6 +73,7 @@ class Row:
     only_test: bool = False
     bridge: dict[str, Any] | str = ""  # how it is trained, or the row that trains it
     generated: str = ""  # what is fused in place of its chips
+    synthetic: str = ""  # the row whose bridge's chips it is trained on too
 
     @property
     def bridge_row(self) -> str:
@@ -81,7 +83,7 @@ class Row:
     @property
     def needs(self) -> list[str]:
         """Rows whose runs come first."""
-        return [row for row in (self.weights, self.bridge_row) if row not in ("", self.name)]
+        return [row for row in (self.weights, self.bridge_row, self.synthetic) if row not in ("", self.name)]
 
     def words(self, seed: int) -> list[str]:
         """KEY VALUE pairs of its runs."""
@@ -125,7 +127,7 @@ def read_grid(path: Path, config: str, output: Path) -> Grid:
         keys = {key: value for key, value in (given or {}).items() if key.split(".")[0].isupper()}
         own = {key: value for key, value in (given or {}).items() if key not in keys}
         base, bridge = own.pop("from", None), own.get("bridge", "")
-        for row in (base, own.get("weights"), bridge if isinstance(bridge, str) else ""):
+        for row in (base, own.get("weights"), bridge if isinstance(bridge, str) else "", own.get("synthetic")):
             if row and row not in found:
                 raise ConfigError(f"{where}: no row {row!r} before it")
         if base:
@@ -149,12 +151,12 @@ def read_grid(path: Path, config: str, output: Path) -> Grid:
 
 
 def _check_bridge(row: Row, where: str, above: Mapping[str, Row]) -> None:
-    if isinstance(row.bridge, str):
-        if row.bridge and not isinstance(above[row.bridge].bridge, dict):
-            raise ConfigError(f"{where}: row {row.bridge!r} trains no bridge; name one that does")
-    elif "config" not in row.bridge:
-        raise ConfigError(f"{where}: bridge: 'config' is missing, the config file that it is trained by")
-    else:
+    for other in filter(None, (row.bridge, row.synthetic)):
+        if isinstance(other, str) and not isinstance(above[other].bridge, dict):
+            raise ConfigError(f"{where}: row {other!r} trains no bridge; name one that does")
+    if isinstance(row.bridge, dict):
+        if "config" not in row.bridge:
+            raise ConfigError(f"{where}: bridge: 'config' is missing, the config file that it is trained by")
         load_cfg(*row.bridge_call(0))
     if row.generated:
         from tools.stand_ins import STAND_INS
@@ -223,12 +225,16 @@ class Runs:
         if row.weights:
             weights = ["MODEL.WEIGHTS", self.folder(row.weights, seed) / "model_final.pth"]
         if not row.only_test:
-            self._call("train_net", row.config, row.train, folder, [*words, *weights], "--resume")
+            chips, more = None, list[Any]()
+            if row.synthetic:
+                with self._sharing:
+                    chips = self._generated(self.rows[row.synthetic], seed, row.train)
+                more = ["DATASETS.SYNTHETIC", f"['{chips}']"]
+            self._call("train_net", row.config, row.train, folder, [*words, *weights, *more], "--resume", chips=chips)
             weights = ["MODEL.WEIGHTS", folder / "model_final.pth"]
         kind, tested = "fused" if row.bridge else "model", []
         for name in row.test:
-            chips: Path | None = None
-            fusion: list[Any] = []
+            chips, fusion = None, []
             if row.bridge:
                 chips = self._chips(row, seed, name)
                 if chips is None:

@@ -96,6 +96,6 @@ BRIDGE_KEYS = (
     Key("BRIDGE.SAMPLE.PRECISION", "no", "Mixed precision of the network, not of an autoencoder.", one_of(*PRECISIONS)),
     Key("BRIDGE.SAMPLE.SPLITS", ["query", "gallery", "holdout"],
         "What is dumped after training: 'query', 'gallery', 'holdout' (the training identities of TEST.HOLDOUT, on "
-        "which alpha is chosen), 'train' (all training chips).", any_of("query", "gallery", "holdout", "train")),
+        "which alpha is chosen), 'train' (the other ones).", any_of("query", "gallery", "holdout", "train")),
     Key("BRIDGE.SAMPLE.OUTPUT", "", "Folder of the dump; empty: OUTPUT_DIR/synthetic."),
 )  # fmt: skip

@@ -33,6 +33,11 @@ def _are_protocols(rows: Any) -> bool:
 
 MOS_KEYS = [
     Key("SEED", 0, "Seed of batches, augmentation and weights; -1: a new one in each run.", between(-1, 2**32 - 1)),
+    Key("DATASETS.SYNTHETIC", [],
+        "Folders of generated chips: those of the training ships (BRIDGE.SAMPLE.SPLITS 'train') are trained on too, as "
+        "chips of their source's identity and of the modality that they were generated in.",
+        different("folders of generated chips")),
+    Key("DATASETS.SYNTHETIC_K", 1, "How many of each training chip: the first K.", at_least(1)),
     Key("INPUT.SAR.TRANSFORM", "SARDenoise", "SAR chip to image: a name in TRANSFORM_REGISTRY, such as SARMaxScale."),
     Key("INPUT.SAR.LOW_PERCENTILE", 5.0, "Percentile of the pixels that SARDenoise maps to 0."),
     Key("INPUT.SAR.HIGH_PERCENTILE", 100.0, "Percentile of the pixels that SARDenoise maps to 255."),

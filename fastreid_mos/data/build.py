@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..errors import DatasetError
 from .augment import build_augmentation
 from .datasets import dataset_root
 from .listing import Item, as_numbers
-from .loader import AHEAD, ChipDataset, ChipLoader, GeneratedDataset, TrainDraws
+from .loader import AHEAD, ChipDataset, ChipLoader, TrainDraws
 from .reader import ChipReader
 from .samplers import build_batches
 
@@ -52,14 +52,17 @@ def check_shared_memory(cfg: Any, tested: int, training: bool = False, held_out:
     )
 
 
-def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> ChipLoader:
+def build_train_loader(
+    cfg: Any, items: Sequence[Item], start_iter: int = 0, generated: Mapping[str, tuple[int, int]] | None = None
+) -> ChipLoader:
     """The endless loader of training batches, from iteration ``start_iter`` on.
 
     The chips of iteration i and their augmentation depend on (``SEED``, i, rank, number of processes) alone; only
     fast-reid's random patch (``INPUT.RPT``) keeps a pool in each worker. ``SEED`` below 0 draws a fresh seed.
 
     ``items`` are (path, identity, modality); identities are numbered in their sorted order, fast-reid's texts too. The
-    loader's ``dataset`` knows its length and ``num_classes``; for the batches see :meth:`ChipLoader.__iter__`.
+    loader's ``dataset`` knows its length and ``num_classes``; for the batches see :meth:`ChipLoader.__iter__`. Files of
+    ``generated`` are read as :func:`build_generated_loader` does, and have the given (width, height) in pixels.
 
     Raises:
         DatasetError: no items.
@@ -73,7 +76,7 @@ def build_train_loader(cfg: Any, items: Sequence[Item], start_iter: int = 0) -> 
     with building(f"DATALOADER.SAMPLER_TRAIN {name}"):
         batches = build_batches(name, items, cfg.SOLVER.IMS_PER_BATCH, loading.NUM_INSTANCE, seed, loading.SET_WEIGHT)
     draws = TrainDraws(batches, seed, start_iter, comm.get_rank())
-    return ChipLoader(_dataset(cfg, items, train=True), draws, loading.NUM_WORKERS, **_device(cfg))
+    return ChipLoader(_dataset(cfg, items, train=True, generated=generated), draws, loading.NUM_WORKERS, **_device(cfg))
 
 
 def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
@@ -91,16 +94,21 @@ def build_test_loader(cfg: Any, items: Sequence[Item]) -> ChipLoader:
 
 
 def build_generated_loader(cfg: Any, files: Sequence[tuple[str, tuple[int, int]]], modality: int) -> ChipLoader:
-    """A loader over generated chips as of :func:`build_test_loader`; see :class:`GeneratedDataset`."""
-    return _in_order(cfg, GeneratedDataset(files, modality, build_augmentation(cfg, train=False)))
+    """A loader as of :func:`build_test_loader` over generated chips of a modality; ``targets`` are their rows.
+
+    ``files`` are (path, (width, height) of the source in pixels).
+    """
+    items = [(path, row, modality) for row, (path, _) in enumerate(files)]
+    return _in_order(cfg, ChipDataset(items, ChipReader(), build_augmentation(cfg, train=False), generated=dict(files)))
 
 
 def _test_workers(cfg: Any) -> int:
     return int(cfg.TEST.NUM_WORKERS if cfg.TEST.NUM_WORKERS >= 0 else cfg.DATALOADER.NUM_WORKERS)
 
 
-def _dataset(cfg: Any, items: Sequence[Item], train: bool) -> ChipDataset:
-    return ChipDataset(items, ChipReader.from_cfg(cfg, cached=True), build_augmentation(cfg, train), relabel=train)
+def _dataset(cfg: Any, items: Sequence[Item], train: bool, **options: Any) -> ChipDataset:
+    reader = ChipReader.from_cfg(cfg, cached=True)
+    return ChipDataset(items, reader, build_augmentation(cfg, train), relabel=train, **options)
 
 
 def _in_order(cfg: Any, dataset: ChipDataset) -> ChipLoader:

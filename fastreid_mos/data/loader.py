@@ -41,13 +41,18 @@ def model_inputs(chip: ChipImage, metres: np.ndarray, augmentation: Augmentation
 
 
 class ChipDataset(Dataset[Any]):
-    """Chips as tensors; ``relabel`` numbers the identities from 0 on in their sorted order, for a classifier."""
+    """Chips as tensors; ``relabel`` numbers the identities from 0 on in their sorted order, for a classifier.
+
+    ``generated`` has those of the files that a bridge generated, with the (width, height) of their source in pixels.
+    """
 
     def __init__(
-        self, items: Sequence[Item], reader: ChipReader, augmentation: Augmentation, relabel: bool = False
-    ) -> None:
+        self, items: Sequence[Item], reader: ChipReader, augmentation: Augmentation, relabel: bool = False,
+        generated: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
         self.items = list(items)
         self.reader = reader
+        self.generated = generated or {}
         self.augmentation = augmentation
         pids = sorted({item[1] for item in self.items})
         self.num_classes = len(pids)
@@ -57,8 +62,11 @@ class ChipDataset(Dataset[Any]):
         return len(self.items)
 
     def read(self, row: int) -> tuple[ChipImage, np.ndarray]:
-        """A chip, and its width and height in metres."""
+        """A chip, and its width and height in metres: of a generated one its source's, the ship's own (MOS, CDGF)."""
         path, _, camera = self.items[row]
+        if size := self.generated.get(path):
+            source = SAR if camera == OPTICAL else OPTICAL
+            return ChipImage(read_generated(path), camera, size), ship_metres(*size, source)
         chip = self.reader(path, item_modality(path, camera))
         return chip, ship_metres(*chip.size, chip.modality)
 
@@ -73,20 +81,6 @@ class ChipDataset(Dataset[Any]):
         with PrivateGenerators(seed) if seed is not None else contextlib.nullcontext():
             inputs = model_inputs(chip, metres, self.augmentation)
         return {**inputs, "targets": self.labels[pid], "camids": camera, "img_paths": path, "doubts": chip.doubts}
-
-
-class GeneratedDataset(ChipDataset):
-    """Generated chips of a modality: (path, (width, height) of the source in pixels); ``targets`` are their rows."""
-
-    def __init__(self, files: Sequence[tuple[str, tuple[int, int]]], modality: int, augmentation: Augmentation) -> None:
-        super().__init__([(path, row, modality) for row, (path, _) in enumerate(files)], ChipReader(), augmentation)
-        self.sizes = [size for _, size in files]
-
-    def read(self, row: int) -> tuple[ChipImage, np.ndarray]:
-        """A generated chip, and the size of its source in metres: the ship's own (MOS, CDGF)."""
-        path, _, modality = self.items[row]
-        size, source = self.sizes[row], SAR if modality == OPTICAL else OPTICAL
-        return ChipImage(read_generated(path), modality, size), ship_metres(*size, source)
 
 
 @dataclass(frozen=True)

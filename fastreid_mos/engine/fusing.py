@@ -222,6 +222,15 @@ def training_ships(cfg: Any, datasets: Mapping[str, Any]) -> list[Item]:
     return [item for item in kept if item[1] not in out and item[1] >= 0]
 
 
+def check_sar_agrees(generated: GeneratedSet, cfg: Any) -> None:
+    """Refuse chips of a bridge that read SAR chips otherwise than the model."""
+    for one in sar_differences(generated.facts.sar, cfg):
+        raise ConfigError(
+            f"{one.key}: {one.here}, but the bridge of {generated.root} was trained with {one.there}; set it to that, "
+            "or generate the chips by another bridge"
+        )
+
+
 def check_settings_agree(generated: GeneratedSet, cfg: Any) -> None:
     """Refuse chips generated in the other direction, or by a bridge that read SAR chips otherwise than the model."""
     facts = generated.facts
@@ -230,11 +239,7 @@ def check_settings_agree(generated: GeneratedSet, cfg: Any) -> None:
             f"TEST.FUSION.DIRECTION: {cfg.TEST.FUSION.DIRECTION}, but the chips in {generated.root} are "
             f"{facts.direction}; set it to that, or TEST.FUSION.ROOT to another folder"
         )
-    for one in sar_differences(facts.sar, cfg):
-        raise ConfigError(
-            f"{one.key}: {one.here}, but the bridge of {generated.root} was trained with {one.there}; test with that, "
-            "or generate the chips by another bridge"
-        )
+    check_sar_agrees(generated, cfg)
 
 
 def check_holdout_agrees(cfg: Any) -> None:

@@ -27,6 +27,7 @@ from ..modeling import build_checked_model, load_reid_weights
 from . import testing
 from .ensemble import member_configs
 from .folder import LOSSES
+from .generated import generated_items
 from .hooks import Checkpoints, HoldoutEval, LearningRate, LossLog, Writers
 from .loop import MOSTrainStep
 from .resume import check_resumable, last_checkpoint
@@ -54,12 +55,14 @@ class MOSTrainer(DefaultTrainer):
         if self.holdout_splits:
             held = len({pid for part in self.holdout_splits[0] for _, pid, _ in part})
             logger.info(f"Held out {held} training identities for choosing; the test split is read once, at the end")
+        self.generated = generated_items(cfg, self.items, self.holdout_splits)
+        self.items += self.generated.items
         held_out = max((len(query) + len(gallery) for query, gallery in self.holdout_splits), default=0)
         check_shared_memory(cfg, tested, training=True, held_out=held_out)
         self._warn_of_one_ship(cfg)
         if cfg.SEED >= 0:
             torch.manual_seed(cfg.SEED)
-        loader = build_train_loader(cfg, items=self.items)
+        loader = build_train_loader(cfg, items=self.items, generated=self.generated.sizes)
         # DefaultTrainer.auto_scale_hyperparams would write the config at once.
         classes = cfg.MODEL.HEADS.NUM_CLASSES or loader.dataset.num_classes
         self.cfg = cfg = _changed(cfg, "MODEL.HEADS.NUM_CLASSES", classes)
@@ -123,13 +126,14 @@ class MOSTrainer(DefaultTrainer):
         logger.info(f"Model: {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {millions:.2f} M parameters")
         return model
 
-    def run_facts(self) -> dict[str, int]:
+    def run_facts(self) -> dict[str, Any]:
         """What a resumed run must share with its beginning."""
         return {
             "iters_per_epoch": self.iters_per_epoch,
             "num_classes": int(self.cfg.MODEL.HEADS.NUM_CLASSES),
             "seed": int(self.cfg.SEED),
             "world_size": comm.get_world_size(),
+            **({"generated chips": self.generated.digest} if self.generated.digest else {}),
         }
 
     def build_hooks(self) -> list[Any]:
@@ -175,7 +179,7 @@ class MOSTrainer(DefaultTrainer):
             raise CheckpointError(f"{path}: its training state does not fit this run ({one_line(error)})") from error
         self.start_epoch = checkpoint["epoch"] + 1
         start_iter = self.start_epoch * self.iters_per_epoch
-        self._trainer.data_loader = build_train_loader(self.cfg, items=self.items, start_iter=start_iter)
+        self._trainer.data_loader = build_train_loader(self.cfg, self.items, start_iter, self.generated.sizes)
         if self.cfg.MODEL.FREEZE_LAYERS and self.cfg.SOLVER.FREEZE_ITERS > 0:
             done = min(start_iter, self.cfg.SOLVER.FREEZE_ITERS)  # checkpoints of earlier versions lack it
             self.optimizer.param_groups[0].setdefault("frozen_steps", done)

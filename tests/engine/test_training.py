@@ -123,9 +123,11 @@ def test_one_draw_holds_out_for_all_and_no_batch_has_it(debug_cfg, tmp_path, cap
     # Fusion and the bridge hold out the same chips, and those are dumped to choose alpha on.
     fused = {item[0] for part in hold_out_splits(cfg)[0][0] for item in part}
     assert fused == {item[0] for item in held_out(cfg)} == held
-    bridge = fastreid_mos.load_cfg(str(DEMO / "bbdm_debug.yml"), [*opts, "TEST.HOLDOUT.FRACTION", "0.25"])
-    dumped = split_items(bridge)["holdout"]
-    assert {item[0] for item in dumped} == {path for path in held if path.endswith("RGB.tif")} != set()
+    opts = [*opts, "TEST.HOLDOUT.FRACTION", "0.25", "BRIDGE.SAMPLE.SPLITS", "['train','holdout']"]
+    dumped = split_items(fastreid_mos.load_cfg(str(DEMO / "bbdm_debug.yml"), opts))
+    optical = {path for path in every if path.endswith("RGB.tif")}
+    found = {split: {item[0] for item in items} for split, items in dumped.items()}
+    assert found == {"train": optical - held, "holdout": optical & held} and all(found.values())
     # What batches hold, in five epochs, is of other ships.
     batches = iter(trainer.data_loader)
     read = {path for _ in range(5 * trainer.iters_per_epoch) for path in next(batches)["img_paths"]}

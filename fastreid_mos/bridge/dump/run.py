@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...data.datasets import dataset_root, join_items, open_training
+from ...data.holdout import hold_out
 from ...data.listing import Item, of_modality
 from ...errors import DatasetError
 from ...synthetic.manifest import DIRECTIONS, DumpFacts, pipeline_id
@@ -110,7 +111,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
     """The chips of the source modality in the splits of ``BRIDGE.SAMPLE.SPLITS``, by split.
 
     "query" and "gallery" are those of ``DATASETS.TESTS``, "holdout" the held-out training identities of
-    ``TEST.HOLDOUT``, "train" all training chips of ``DATASETS.NAMES``.
+    ``TEST.HOLDOUT``, "train" the other training chips of ``DATASETS.NAMES``.
     """
     splits = list(cfg.BRIDGE.SAMPLE.SPLITS)
     found: dict[str, list[Item]] = {}
@@ -118,8 +119,8 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
         tests = open_tests(cfg.DATASETS.TESTS)
         found = {split: getattr(tests, split) for split in ("query", "gallery") if split in splits}
     if "train" in splits:
-        found["train"] = join_items(dataset.train for dataset in open_training(cfg))
-    elif "holdout" in splits:
+        found["train"], _ = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))
+    if "holdout" in splits:
         found["holdout"] = held_out(cfg)
     modality = DIRECTIONS[cfg.BRIDGE.DIRECTION][0]
     chosen = {split: own for split, items in found.items() if (own := of_modality(items, modality))}
