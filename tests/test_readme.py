@@ -104,7 +104,7 @@ def test_python_blocks_run_in_their_order(name, tiny_hoss, tmp_path):
 @pytest.mark.slow
 def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
     """In a copy of the repository's tools and configs, so that nothing is written into the repository."""
-    for name in ("tools", "configs", "fastreid_mos", "benchmarks"):
+    for name in ("tools", "configs", "fastreid_mos", "benchmarks", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     calls = list(commands())
     assert len(calls) >= 16
