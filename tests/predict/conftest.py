@@ -8,33 +8,28 @@ from made_checkpoint import save_checkpoint
 
 from fastreid_mos import Predictor
 from fastreid_mos.data.datasets import HOSS
+from fastreid_mos.predict import calibration
 from fastreid_mos.predict.export import export_weights
 
 
 @pytest.fixture(scope="session")
-def hoss(tmp_path_factory):
-    """A simulated HOSS of more ships than the other tests need; not to be written to."""
-    from fastreid_mos.sim import write_hoss
-
-    return write_hoss(tmp_path_factory.mktemp("hoss"), 40, seed=6, chips_per_id=4, test_fraction=0.5)
-
-
-@pytest.fixture(scope="session")
-def items(hoss):
-    """(path, identity, modality) of its test chips."""
-    dataset = HOSS(root=hoss)
+def items(tiny_hoss):
+    """(path, identity, modality) of the simulated test chips."""
+    dataset = HOSS(root=tiny_hoss)
     return [*dataset.query, *dataset.gallery]
 
 
 @pytest.fixture(scope="session")
-def checkpoint(hoss, tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("run") / "model_final.pth", hoss, "TEST.FLIP.ENABLED", True)
+def checkpoint(tiny_hoss, tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "model_final.pth", tiny_hoss, "TEST.FLIP.ENABLED", True)
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint, hoss, tmp_path_factory):
+def exported(checkpoint, tiny_hoss, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "ships.safetensors"
-    export_weights(str(checkpoint), str(file), str(hoss))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "_FEWEST", 8)  # pairs of SAR chips of one ship that there are
+        export_weights(str(checkpoint), str(file), str(tiny_hoss))
     return file
 
 

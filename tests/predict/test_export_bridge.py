@@ -90,8 +90,8 @@ def test_names_of_the_zoo(folder, tmp_path, monkeypatch, bridge_cfg):
 
 
 @pytest.mark.slow
-def test_dump_and_training_from_the_zoo(hoss, tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTREID_DATASETS", str(hoss))
+def test_dump_and_training_from_the_zoo(tiny_hoss, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
     debug = ["--config-file", str(DEMO / "bbdm_debug.yml")]
     assert train_bbdm([*debug, "BRIDGE.SAMPLE.SPLITS", "[]", "OUTPUT_DIR", str(tmp_path / "first")]) == 0
     output = tmp_path / "zoo/bridge"

@@ -110,6 +110,7 @@ BAD_CHIPS = [
     ([NUMBERS[:1]], {}, ChipError, r"chips\[0\]: is 6 x 1 pixels"),
     ([np.ma.masked_all((8, 8))], {}, ChipError, r"chips\[0\]: holds no finite pixel"),
     ([NUMBERS.astype(np.uint8)], {}, ChipError, r"chips\[0\]: neither its name .*; give modalities"),
+    ([np.stack([NUMBERS] * 3, axis=2)], {}, ChipError, r"chips\[0\]: neither its name .*; give modalities"),
     ([NUMBERS], {"modalities": 0}, ChipError, r"chips\[0\]: is read as optical"),
     (["absent_SAR.tif"], {}, ChipError, "absent_SAR.tif: no such file"),
     (["cut_SAR.tif"], {}, ChipError, "cut_SAR.tif: "),
