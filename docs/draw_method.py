@@ -38,6 +38,7 @@ TOP, TALL = 4.55, 2.55  # of the chips
 INK, FAINT, PAPER = "#1f2933", "#6b7785", "#ffffff"
 OPTICAL, SAR, GENERATED, FUSED = "#2f6fb5", "#c2571a", "#2a8c74", "#6a4fa3"
 BRIGHTEN = 0.35  # exponent
+LIMIT = 200_000  # bytes
 
 
 def chips_of(ship: int, seed: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
@@ -129,6 +130,18 @@ def draw(optical: NDArray[Any], sar: list[NDArray[Any]], generated: list[NDArray
     return drawing.figure
 
 
+def packed(figure: Figure) -> bytes:
+    """The figure as a PNG of 256 colours, as large as LIMIT allows."""
+    for dpi in (150, 130, 110):
+        drawn, small = BytesIO(), BytesIO()
+        figure.savefig(drawn, format="png", dpi=dpi)
+        with Image.open(drawn) as picture:
+            picture.convert("RGB").quantize(256, kmeans=2).save(small, format="png", optimize=True)
+        if small.tell() <= LIMIT:
+            break
+    return small.getvalue()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bridge", default="zoo:bridge", help="zoo:<name>, or the pipeline folder of a bridge")
@@ -138,10 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     optical, sar = chips_of(args.ship, args.seed)
     figure = draw(optical, sar, generate(args.bridge, optical, 3))
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=165)
-    with Image.open(drawn) as picture, atomic_write(args.output, "wb") as stream:
-        picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(stream, format="png", optimize=True)
+    with atomic_write(args.output, "wb") as stream:
+        stream.write(packed(figure))
 
 
 if __name__ == "__main__":

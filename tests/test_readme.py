@@ -25,10 +25,12 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in [README, *sorte
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON = [name for name, text in PAGES.items() if "```python" in text]
 # So that a command ends in seconds here: thin, small, short.
-THIN = """MODEL.TRANSOSS.DEPTH 1 MODEL.TRANSOSS.EMBED_DIM 48 MODEL.TRANSOSS.NUM_HEADS 4 MODEL.BACKBONE.FEAT_DIM 48
-    INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]"""
-SMALL = """BRIDGE.SIZE [32,16] BRIDGE.UNET.CHANNELS [16,32] BRIDGE.UNET.LAYERS 1 BRIDGE.UNET.HEAD_DIM 8
-    BRIDGE.UNET.GROUPS 8 BRIDGE.LATENT.TRAIN False"""
+THIN = {
+    "tools/train_net.py": """MODEL.TRANSOSS.DEPTH 1 MODEL.TRANSOSS.EMBED_DIM 48 MODEL.TRANSOSS.NUM_HEADS 4
+        MODEL.BACKBONE.FEAT_DIM 48 INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]""",
+    "tools/train_bbdm.py": """BRIDGE.SIZE [32,16] BRIDGE.UNET.CHANNELS [16,32] BRIDGE.UNET.LAYERS 1
+        BRIDGE.UNET.HEAD_DIM 8 BRIDGE.UNET.GROUPS 8 BRIDGE.LATENT.TRAIN False""",
+}
 SHORT = {
     "tools/train_net.py": """MODEL.DEVICE cpu SOLVER.MAX_EPOCH 1 SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS 0
         TEST.RANDOM_DRAWS 5 TEST.BOOTSTRAP.SAMPLES 20 TEST.FUSION.K 1""",
@@ -55,6 +57,7 @@ for words in json.load(sys.stdin):
     child = os.fork()
     if not child:
         sys.argv = words
+        sys.path.insert(0, os.path.dirname(words[0]))
         runpy.run_path(words[0], run_name="__main__")
         sys.exit()
     if os.waitpid(child, 0)[1]:
@@ -67,26 +70,29 @@ def blocks(name, language):
 
 
 def lines(name):
-    return [line.split("  #")[0].strip() for body in blocks(name, "bash") for line in body.splitlines()]
+    bodies = [body.replace("\\\n", " ") for body in blocks(name, "bash")]
+    return [line.split("  #")[0].strip() for body in bodies for line in body.splitlines()]
 
 
 def commands():
     """Words of every Python command, each once, as short as it can be made; those that need an empty zoo left out."""
-    found = [line.partition("python ") for name in PAGES for line in lines(name) if "python " in line]
-    for line in dict.fromkeys(words for before, _, words in found if not before.strip() or "=" in before):
-        tool, *words = shlex.split(line.replace("output/run/", "output/debug/"))  # any run, with held-out ships
-        if tool.startswith("benchmarks/") or tool == "tools/ablate.py":
-            yield [tool, "--help"]
-        elif "zoo:" not in line:
-            small = {"tools/train_net.py": THIN, "tools/train_bbdm.py": SMALL}.get(tool, "")
-            yield [tool, *words, *small.split(), *SHORT.get(tool, "").split()]
-        elif zoo_names() and zoo_names(bridges=True):
-            yield [tool, *words, *SHORT.get(tool, "").split()]
+    found = [line.partition("python ") for name in PAGES for line in lines(name)]
+    calls = [short(*shlex.split(words)) for before, tool, words in found if tool and (not before or "=" in before)]
+    return [list(words) for words in dict.fromkeys(calls) if words]
+
+
+def short(tool, *words):
+    words = [word.replace("output/run/", "output/debug/") for word in words]  # any run, with held-out ships
+    if tool.startswith("benchmarks/") or tool == "tools/ablate.py":
+        return tool, "--help"
+    if not any("zoo:" in word for word in words):
+        return tool, *words, *THIN.get(tool, "").split(), *SHORT.get(tool, "").split()
+    return (tool, *words, *SHORT.get(tool, "").split()) if zoo_names() and zoo_names(bridges=True) else ()
 
 
 def python(code, folder, text="", **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    options = {"cwd": folder, "env": environment, "input": text, "capture_output": True, "text": True, "timeout": 300}
+    options = {"cwd": folder, "env": environment, "input": text, "capture_output": True, "text": True, "timeout": 360}
     return subprocess.run([sys.executable, "-c", code], **options)
 
 
@@ -106,7 +112,7 @@ def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
     """In a copy of the repository's tools and configs, so that nothing is written into the repository."""
     for name in ("tools", "configs", "fastreid_mos", "benchmarks", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    calls = list(commands())
+    calls = commands()
     assert len(calls) >= 16
     done = python(DRIVER, tmp_path, json.dumps(calls), FASTREID_DATASETS=str(tiny_hoss), PYTHONPATH="")
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
