@@ -145,8 +145,9 @@ MOS_KEYS = [
         "What ALPHA 'auto' chooses from.", each(between(0, 1), least=1)),
     Key("TEST.FUSION.MODE", "mean",
         "'mean': the features of the generated chips as they are (the paper); 'mapped': after a linear map to those of "
-        "real chips, fitted on training ships, of which the folder holds generated chips too (evaluation/mapping.py).",
-        one_of("mean", "mapped")),
+        "real chips, fitted on training ships, of which the folder holds generated chips too (evaluation/mapping.py); "
+        "'source': such a map of the source's own feature in their place, which tells what a generator adds to a map.",
+        one_of("mean", "mapped", "source")),
     Key("TEST.FUSION.DIRECTION", "optical_to_sar",
         "Which rows are fused: 'optical_to_sar' the optical ones, 'sar_to_optical' the SAR ones.", one_of(*DIRECTIONS)),
     Key("TEST.FUSION.ALLOW_MISSING", False, "Let a chip have fewer than K generated ones, or none, without an error."),

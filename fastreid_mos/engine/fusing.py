@@ -48,6 +48,7 @@ class FusedTests:
         self.cfg = cfg
         self.samples = sorted(fusion.SAMPLES) or list(range(fusion.K))
         self.files: dict[str, tuple[int, int]] = {}  # generated chips in use, and (width, height) of their source
+        self._sources: dict[str, str] = {}  # and their source
         try:
             self.generated = open_generated(fusion.ROOT)
         except DatasetError as error:
@@ -69,7 +70,7 @@ class FusedTests:
                     f"({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['holdout']\"), {_OR_A_NUMBER}"
                 )
             self._held_match = self._match("held-out training identities", self._held_out)
-        self._learnt_on = self._map_items(datasets) if fusion.MODE == "mapped" else []
+        self._learnt_on = self._map_items(datasets) if fusion.MODE != "mean" else []
         self._map: FeatureMap | None = None
         self.generated.verify()
         self._features: dict[str, Any] = {}
@@ -88,8 +89,8 @@ class FusedTests:
         if len(ships) < FEWEST:
             fault = f"has generated chips of {len(ships)} training ships that have {MODALITY_NAMES[target]} ones too"
             raise DatasetError(
-                f"{self.generated.root}: {fault}, and TEST.FUSION.MODE mapped learns from at least {FEWEST}, neither "
-                f"held out nor tested; generate them ({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS "
+                f"{self.generated.root}: {fault}, and the map of TEST.FUSION.MODE is learnt from at least {FEWEST}, "
+                f"neither held out nor tested; generate them ({self.generated.facts.remedy} BRIDGE.SAMPLE.SPLITS "
                 "\"['train']\"), or set it to mean"
             )
         items = [item for item in items if item[1] in ships]
@@ -111,7 +112,7 @@ class FusedTests:
         for owner, records in zip(owners, found, strict=True):
             for one in records:
                 path = self.generated.path(one)
-                self.files[path] = one.source_size
+                self.files[path], self._sources[path] = one.source_size, chips[owner][0]
                 used.append((path, owner, self.samples.index(one.sample)))
         without = sum(not records for records in found)
         fewer = sum(0 < len(records) < len(self.samples) for records in found)
@@ -124,11 +125,18 @@ class FusedTests:
     def run(self, infer: Callable[[Any, Any], Any]) -> None:
         """Extract features and settle alpha and k, in every process; ``infer`` runs a loader into an evaluator."""
         fusion, settings = self.cfg.TEST.FUSION, EvalSettings.from_cfg(self.cfg)
-        if self.files:
+        source, target = self.generated.facts.modalities
+        if self.files and fusion.MODE == "source":
+            paths = dict.fromkeys(self._sources.values())
+            own = ChipPass(expected=len(paths))
+            infer(build_test_loader(self.cfg, [(path, 0, source) for path in paths]), own)
+            if own.chips is not None:  # the first process
+                features = dict(zip(own.chips.paths, own.chips.features, strict=True))
+                self._features = {path: features[chip] for path, chip in self._sources.items()}
+        elif self.files:
             made = ChipPass(expected=len(self.files))
-            target = self.generated.facts.modalities[1]
             infer(build_generated_loader(self.cfg, list(self.files.items()), target), made)
-            if made.chips is not None:  # the first process
+            if made.chips is not None:
                 self._features = dict(zip(made.chips.paths, made.chips.features, strict=True))
         if self._learnt_on:
             self._learn_map(infer)
@@ -159,7 +167,7 @@ class FusedTests:
         facts = (
             "strength {strength:.3g}, fitted on {ships} training ships; of left-out ships it explains {explained:.0%}"
         )
-        logger.info(f"TEST.FUSION.MODE mapped: {facts.format(**self._map.record)} of the variance")
+        logger.info(f"TEST.FUSION.MODE {self.cfg.TEST.FUSION.MODE}: {facts.format(**self._map.record)} of the variance")
 
     def _generated_chips(self, match: _Match) -> GeneratedChips:
         used = match[0] if self._features else []  # none in other processes than the first

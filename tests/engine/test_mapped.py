@@ -51,6 +51,25 @@ def test_fused_row_is_that_of_mapped_features(data, dump, tmp_path):
     assert plain["protocols"]["O2S"]["fused"] != results["protocols"]["O2S"]["fused"]
 
 
+def test_a_map_of_the_sources_own_feature_needs_no_generated_pixel(data, dump, tmp_path):
+    results, hoss, cfg = (
+        results_of(dump, tmp_path, "MODE", "source", "K", 2, "ALPHA", 0.4, *ALL),
+        HOSS(str(data)),
+        config(dump, ""),
+    )
+    test, train = (chips_of(items, cfg) for items in ([*hoss.query, *hoss.gallery], hoss.train))
+    test = type(test)(**{**vars(test), "num_query": len(hoss.query)})
+    sar, both = train.modalities == 1, np.isin(train.ids, train.ids[train.modalities == 1])
+    owners = np.repeat(np.flatnonzero(~sar & both), 2)
+    found = fit_map(train.features[owners], train.ids[owners], train.features[sar], train.ids[sar])
+    optical = np.flatnonzero(test.modalities == 0)
+    fused = fuse_features(test.features, found(test.features[optical]), optical, 0.4)
+    for name in KINDS:
+        row = results["protocols"][name]["fused"]
+        assert (row["mAP"], row["Rank-1"]) == pytest.approx(figures(test, fused, name), abs=1e-3), name
+    assert results["fusion"]["mode"] == "source" and results["fusion"]["map"] == pytest.approx(found.record, rel=1e-4)
+
+
 @pytest.fixture
 def learnt(monkeypatch):
     """A function: dump, options -> the ships of generated and of real chips that the map was given."""
