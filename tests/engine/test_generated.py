@@ -66,6 +66,8 @@ def test_training_ships_get_their_generated_chips_and_held_out_ones_none(data, d
     # Ships without a SAR chip have one now.
     sar = {pid for _, pid, modality in real if modality == 1}
     assert {pid for _, pid, _ in real} - sar and {pid for _, pid, _ in made} == {pid for _, pid, m in real if m == 0}
+    # What a dump lists as held out is not taken, though nothing is held out here.
+    assert {pid for _, pid, _ in split(trainer(*ALL))[1]} == {pid for _, pid, _ in made}
 
 
 def test_without_the_key_nothing_is_added(data, debug_cfg, tmp_path):
