@@ -22,7 +22,7 @@ def test_health_reports_once_each_what_is_not_found(tmp_path, monkeypatch, capsy
 
 def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path):
     demo = tmp_path / "demo"
-    for name in ("data", "run", "bridge", "fused", "transoss_0", "index.html"):
+    for name in ("data", "zoo", "generated", "fused_perfect", "with_mos", "index.html"):
         Demo(argparse.Namespace(output=demo)).check_output()
         (demo / name).mkdir()
     (demo / "thesis.tex").write_text("")

@@ -61,9 +61,7 @@ def compare(tested: Sequence[Tested], rows: Sequence[str]) -> dict[Key, Figure]:
                 values = [[part[protocol][run.kind][metric] for metric in METRICS] for part, run in results]
                 common = [seed for seed in runs[name] if seed in first] if name != rows[0] else []
                 pairs = [(runs[name][seed], first[seed]) for seed in common]
-                gains = _differences(
-                    [tuple(ranks_of(run.folder, run.kind)[protocol] for run in pair) for pair in pairs]
-                )
+                gains = differences([tuple(ranks_of(run.folder, run.kind)[protocol] for run in pair) for pair in pairs])
                 for number, metric in enumerate(METRICS):
                     column = [value[number] for value in values]
                     deviation = stdev(column) if len(column) > 1 else None
@@ -126,7 +124,7 @@ def per_query(folder: Path, kind: str) -> dict[str, dict[tuple[str, str], tuple[
     return found
 
 
-def _differences(runs: Sequence[tuple[Any, ...]]) -> list[tuple[float, float, float]]:
+def differences(runs: Sequence[tuple[Any, ...]]) -> list[tuple[float, float, float]]:
     """Each metric's paired difference, mean over queries and seeds, with its 95 % interval over ships.
 
     ``runs`` are pairs, a row's own and the first row's, of what :func:`per_query` gives for one protocol.

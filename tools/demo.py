@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""The whole method end to end on a SIMULATED HOSS, and one page that shows it.
+"""The whole method on SIMULATED ships in a few minutes, and one page that shows it.
 
     python tools/demo.py --output output/demo
 
-Simulates ships; trains a small MOS, and a thin TransOSS without and with its parts to compare; trains a small Brownian
-bridge; generates SAR chips for the optical ones; tests with fused features, whose weight is chosen on held-out training
-ships; writes index.html. Run again, it keeps what is finished.
+Simulates ships; finds them with the weights that come with the package (zoo:mos), which have not seen these ships;
+trains one network shortly without and with MOS's parts, to compare; generates SAR chips for the optical ones with
+zoo:bridge, and draws those that a perfect generator would give; tests with features fused; writes index.html. Run
+again, it keeps what is finished.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-DEMO = ROOT / "configs/HOSS/demo"
+SHORT, BRIDGE = ROOT / "configs/HOSS/demo/mos_short.yml", ROOT / "configs/HOSS/zoo/bridge.yml"
 SHOWN = 3  # queries drawn of each protocol
 SHIPS = 6  # ships whose generated chips are shown
-HELD_OUT = ["TEST.HOLDOUT.FRACTION", "0.2"]
-PLAIN = '("CrossEntropyLoss", "TripletLoss")'
-ALIGNED = '("CrossEntropyLoss", "TripletLoss", "CMALLoss")'
-# A thin transformer from scratch, trained shortly: what the parts are, not what they can do.
+# The same network, data and number of steps.
 VARIANTS = {
-    "TransOSS (thin, 4 epochs from scratch)": ["INPUT.SAR.TRANSFORM", "SARMaxScale", "MODEL.LOSSES.NAME", PLAIN],
-    "+ denoise": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", PLAIN],
-    "+ CMAL": ["INPUT.SAR.TRANSFORM", "SARDenoise", "MODEL.LOSSES.NAME", ALIGNED],
-}
-SHORT = ["SOLVER.MAX_EPOCH", "4", "SOLVER.WARMUP_EPOCHS", "1", "TEST.RANDOM_DRAWS", "20"]
+    "short training, without MOS": [
+        "INPUT.SAR.TRANSFORM", "SARMaxScale", "MODEL.LOSSES.NAME", "('CrossEntropyLoss', 'TripletLoss')",
+        "DATALOADER.SAMPLER_TRAIN", "IdentitySampler",
+    ],
+    "short training, with MOS": [],
+}  # fmt: skip
+GAIN = "short training, with MOS less without"
+# Of generated chips; chosen on the simulated ships that zoo:bridge was tested on, before any of the demo's.
+K, ALPHA = 2, 0.3
 
 
 class Demo:
@@ -44,9 +47,9 @@ class Demo:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.output = Path(args.output).resolve()
-        self.data, self.run = self.output / "data", self.output / "run"
-        self.bridge, self.fused = self.output / "bridge", self.output / "fused"
-        self.variants = {name: self.output / f"transoss_{number}" for number, name in enumerate(VARIANTS)}
+        names = ("data", "zoo", "generated", "perfect", "fused", "fused_perfect", "without_mos", "with_mos")
+        self.folders = {name: self.output / name for name in names}
+        self.variants = dict(zip(VARIANTS, (self.folders["without_mos"], self.folders["with_mos"]), strict=True))
         self.page, self.results = self.output / "index.html", self.output / "results.json"
         self.picture = self.output / "top5.png"
         self.seconds: dict[str, float] = {}
@@ -59,8 +62,7 @@ class Demo:
         given = self.args.output
         if reason := in_the_way(given) if str(given).strip() else "it is empty":
             raise MOSError(f"--output {given}: no folder can be made there ({reason}); give another")
-        own = [self.data, self.run, self.bridge, self.fused, *self.variants.values()]
-        own += [self.page, self.results, self.picture]
+        own = [*self.folders.values(), self.page, self.results, self.picture]
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             names = sorted(path for path in self.output.iterdir() if not path.name.startswith("."))
@@ -68,9 +70,8 @@ class Demo:
             raise MOSError(f"--output {self.output}: cannot be used as a folder ({error.strerror})") from None
         foreign = [path.name for path in names if path not in own]
         if foreign:
-            raise MOSError(
-                f"--output {self.output}: holds {foreign[0]}, which is not an earlier demo's; give a new folder"
-            )
+            remedy = "remove it, or give a new folder"
+            raise MOSError(f"--output {self.output}: holds {foreign[0]}, which is not this demo's; {remedy}")
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -83,79 +84,128 @@ class Demo:
     def all(self) -> None:
         """Everything, in order."""
         from fastreid_mos.sim import write_hoss
+        from tools.stand_ins import stand_in
 
-        args, start = self.args, time.perf_counter()
+        args, start, folders = self.args, time.perf_counter(), self.folders
+        cores = os.cpu_count() or 1
         self.check_output()
         with self.step(f"Simulating {args.ids} ships"):
             write_hoss(
-                self.data, args.ids, args.seed, chips_per_id=args.chips_per_id, test_fraction=0.2,
-                workers=os.cpu_count() or 1,
+                folders["data"], args.ids, args.seed, chips_per_id=4, test_fraction=args.test_fraction, workers=cores
+            )
+        with self.step("Finding the test ships with zoo:mos, which has not seen them"):
+            self.test_zoo("zoo")
+            self.draw_picture()
+        say(read_json(folders["zoo"] / "results.json"), {"model": "zoo:mos", "size-only": "size-only"})
+        print(f"  Nearest chips of some queries: {self.picture}")
+        with self.step("Training the same network without and with MOS, both at once"):
+            self.train_variants(max(1, cores // len(VARIANTS)))
+        with self.step("Generating SAR chips with zoo:bridge"):
+            call(
+                "train_bbdm", self.folders["data"], BRIDGE, "--dump-only", "--init-from", "zoo:bridge",
+                "OUTPUT_DIR", folders["generated"], "BRIDGE.SAMPLE.K", K, "BRIDGE.SAMPLE.SPLITS", "['query','gallery']",
             )  # fmt: skip
-        os.environ["FASTREID_DATASETS"] = str(self.data)
-        with self.step("Training MOS"):
-            train("mos_demo.yml", self.run, self.seed, *HELD_OUT, *args.options, resume=True)
-        for name, folder in self.variants.items():
-            with self.step(f"Training {name}"):
-                train("transoss_tiny.yml", folder, self.seed, *VARIANTS[name], *SHORT, resume=True)
-        with self.step("Training the bridge and generating SAR chips"):
-            train_bridge(self.bridge, self.seed, *HELD_OUT, *args.bridge_options)
+        generated = folders["generated"] / "synthetic"
+        with self.step("Drawing the chips of a perfect generator"):
+            stand_in("perfect", generated, folders["data"], folders["perfect"], cores)
         with self.step("Testing with fused features"):
-            self.test_fused()
-        with self.step("Drawing"):
+            self.test_zoo("fused", generated)
+            self.test_zoo("fused_perfect", folders["perfect"])
+        with self.step("Drawing the page"):
             self.draw()
         self.say(time.perf_counter() - start)
 
-    @property
-    def seed(self) -> list[str]:
-        return ["SEED", str(self.args.seed)]
+    def test_zoo(self, name: str, chips: Path | None = None) -> None:
+        """A test of zoo:mos, fused with generated chips if there are any."""
+        fusion = {"ENABLED": True, "ROOT": chips, "K": K, "ALPHA": ALPHA} if chips else {}
+        options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", value)]
+        folder = self.folders[name]
+        config = ROOT / "configs/HOSS/zoo/mos.yml"
+        call(
+            "train_net", self.folders["data"], config, "--eval-only", "OUTPUT_DIR", folder,
+            "MODEL.WEIGHTS", "zoo:mos", *options,
+        )  # fmt: skip
 
-    def test_fused(self) -> None:
-        """One test of the trained MOS, unfused and fused; alpha from held-out training ships."""
-        fusion = {"ENABLED": True, "ROOT": self.bridge / "synthetic", "K": 2, "ALPHA": "auto"}
-        options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", str(value))]
-        weights = ["MODEL.WEIGHTS", str(self.run / "model_final.pth")]
-        train("mos_demo.yml", self.fused, self.seed, *HELD_OUT, *self.args.options, *weights, *options, eval_only=True)
+    def train_variants(self, threads: int) -> None:
+        """Both trainings, each in its own process; their output is in log.txt of their folders."""
+        from fastreid_mos.errors import MOSError
+
+        environment = {**os.environ, "FASTREID_DATASETS": str(self.folders["data"]), "OMP_NUM_THREADS": str(threads)}
+        processes = []
+        for name, folder in self.variants.items():
+            options = ["OUTPUT_DIR", folder, *VARIANTS[name], "SEED", self.args.seed, *self.args.options]
+            words = [ROOT / "tools/train_net.py", "--config-file", SHORT, "--resume", *options]
+            command = [sys.executable, *map(str, words)]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            processes.append((name, subprocess.Popen(command, env=environment, **quiet)))
+        errors = {name: process.communicate()[1] for name, process in processes}
+        for name, process in processes:
+            if process.returncode:
+                last = (errors[name].strip().splitlines() or [""])[-1]
+                raise MOSError(f"{name}: status {process.returncode}, {last}")
+
+    def draw_picture(self) -> None:
+        from fastreid_mos.evaluation.pictures import draw_top_lists
+
+        draw_top_lists(self.picture, [row for rows in self.lists("zoo").values() for row in rows], "SIMULATED ships")
+
+    def lists(self, name: str, kind: str = "query_ranks") -> dict[str, Any]:
+        """Queries with their nearest chips, by protocol."""
+        from fastreid_mos.evaluation.pictures import read_top_lists
+
+        folder = self.folders[name]
+        protocols = read_json(folder / "results.json")["protocols"]
+        return {one: read_top_lists(folder / f"{kind}.csv", one, SHOWN) for one in protocols}
 
     def draw(self) -> None:
-        """The page, the picture of top-5 lists, and the table as JSON."""
-        from fastreid_mos.evaluation.pictures import draw_top_lists, read_top_lists
+        """The page, and the table as JSON."""
         from fastreid_mos.files import atomic_write
         from fastreid_mos.page import MethodInputs, method_page, read_metrics
 
-        results = read_json(self.fused / "results.json")
-        lists = {
-            f"{name}, {kind}": read_top_lists(self.fused / f"{stem}.csv", name, SHOWN)
-            for name in results["protocols"]
-            for kind, stem in (("unfused", "query_ranks"), ("fused", "fused_query_ranks"))
-        }
-        drawn = [row for title, rows in lists.items() if "unfused" in title for row in rows]
-        draw_top_lists(self.picture, drawn, "SIMULATED ships")
+        fused, perfect = (read_json(self.folders[name] / "results.json") for name in ("fused", "fused_perfect"))
+        lists = {f"{name}, unfused": rows for name, rows in self.lists("fused").items()}
+        lists |= {f"{name}, fused": rows for name, rows in self.lists("fused", "fused_query_ranks").items()}
         # Steps finished by an earlier call keep their time.
         before = read_json(self.results)["seconds"] if self.results.is_file() else {}
         self.seconds = {title: max(spent, before.get(title, 0.0)) for title, spent in self.seconds.items()}
-        spent = {title: f"{seconds:.0f} s" for title, seconds in self.seconds.items()}
+        gain = self.gain()
         inputs = MethodInputs(
-            results=results,
+            results=fused,
+            model="zoo:mos",
             variants={name: read_json(folder / "results.json") for name, folder in self.variants.items()},
-            training={
-                "MOS": read_metrics(self.run / "metrics.json"),
-                "bridge": read_metrics(self.bridge / "metrics.json"),
-            },
+            fused={"fused with a perfect generator's chips": perfect},
+            differences={GAIN: gain},
+            training={name: read_metrics(folder / "metrics.json") for name, folder in self.variants.items()},
             ships=list(self.ships()),
-            lists=lists,
+            lists={title: lists[title] for title in sorted(lists)},
             facts={
                 "ships": self.args.ids,
                 "seed": self.args.seed,
-                "MOS": "EfficientNet-Lite0 from ImageNet weights",
-                "TransOSS rows": "6 thin blocks, 4 epochs from scratch: too short to learn much, compare them only",
-                **spent,
+                "zoo:mos, zoo:bridge": "weights of the package, trained on other simulated ships",
+                "short training": "EfficientNet-Lite0 from ImageNet weights, small chips",
+                **{title: f"{seconds:.0f} s" for title, seconds in self.seconds.items()},
             },
             command="make demo",
         )
         method_page(self.page, inputs, title="MOS on simulated ships")
         record = {"page": str(self.page), "picture": str(self.picture), "seconds": self.seconds}
+        short = {name: read_json(folder / "results.json")["protocols"] for name, folder in self.variants.items()}
         with atomic_write(self.results) as stream:
-            json.dump({**results, **record}, stream, indent=2)
+            more = {"short_training": short, "gain": gain, "perfect": perfect["protocols"]}
+            json.dump({**fused, **more, **record}, stream, indent=2)
+
+    def gain(self) -> dict[str, Any]:
+        """What MOS's parts bring to the short training, over the same queries, with intervals over ships."""
+        from tools.ablation_table import METRICS, differences, per_query
+
+        without, with_mos = (per_query(folder, "model") for folder in self.variants.values())
+        rows = {}
+        for protocol in with_mos:
+            found = differences([(with_mos[protocol], without[protocol])])
+            values = {metric: gain[0] for metric, gain in zip(METRICS, found, strict=True)}
+            ends = {metric: list(gain[1:]) for metric, gain in zip(METRICS, found, strict=True)}
+            rows[protocol] = {**values, "intervals": ends}
+        return rows
 
     def ships(self) -> Iterator[Any]:
         """Optical query chips with the chips generated from them and real SAR chips of the same ship."""
@@ -163,7 +213,7 @@ class Demo:
         from fastreid_mos.page import Ship
         from fastreid_mos.synthetic.folder import open_generated
 
-        dataset, made = HOSS(self.data), open_generated(self.bridge / "synthetic")
+        dataset, made = HOSS(self.folders["data"]), open_generated(self.folders["generated"] / "synthetic")
         tests = [*dataset.query, *dataset.gallery]
         real: dict[int, list[str]] = {}
         for path, pid, modality in tests:
@@ -175,14 +225,28 @@ class Demo:
             yield Ship(f"ship {pid}", path, [made.path(rows[k]) for k in sorted(rows)], real[pid][:2])
 
     def say(self, seconds: float) -> None:
-        """The table in short, and where everything is."""
+        """The figures in short, and where everything is."""
         results = read_json(self.results)
-        print(f"\nSIMULATED ships, percent. Done in {seconds:.0f} s.")
-        for name, part in results["protocols"].items():
-            for row, label in (("fused", "MOS fused"), ("model", "MOS unfused"), ("size-only",) * 2, ("random",) * 2):
-                print(f"  {name}  {label:<12} mAP {part[row]['mAP']:5.1f}   Rank-1 {part[row]['Rank-1']:5.1f}")
-        print(f"Table, curves, generated chips, top-5 lists: {self.page}")
-        print(f"The table with intervals: {self.results}\nRanks of each query: {self.fused / 'query_ranks.csv'}")
+        print(f"\nDone in {seconds:.0f} s.")
+        for name, protocols in results["short_training"].items():
+            say({"protocols": protocols}, {"model": name})
+        for protocol, row in results["gain"].items():
+            low, high = row["intervals"]["mAP"]
+            print(f"  {protocol}  {GAIN}: mAP {row['mAP']:+.1f} [{low:+.1f}, {high:+.1f}]")
+        say(results, {"model": "zoo:mos", "fused": "zoo:mos, fused", "size-only": "size-only", "random": "random"})
+        say({"protocols": results["perfect"]}, {"fused": "zoo:mos, fused with perfect chips"})
+        print(f"Tables, curves, generated chips, nearest chips: {self.page}")
+        print(
+            f"The table with intervals: {self.results}\nRanks of each query: {self.folders['zoo'] / 'query_ranks.csv'}"
+        )
+
+
+def say(results: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+    """Some rows of a results.json."""
+    print("SIMULATED ships, percent:")
+    for protocol, part in results["protocols"].items():
+        for row, label in labels.items():
+            print(f"  {protocol}  {label:<34} mAP {part[row]['mAP']:5.1f}   Rank-1 {part[row]['Rank-1']:5.1f}")
 
 
 def read_json(path: Path) -> Any:
@@ -190,37 +254,27 @@ def read_json(path: Path) -> Any:
         return json.load(stream)
 
 
-def train(config: str, folder: Path, *options: Any, resume: bool = False, eval_only: bool = False) -> None:
-    """One run of tools/train_net.py, in this process."""
-    from fastreid_mos.cli import argument_parser
-    from tools.train_net import start
+def call(tool: str, data: Path, config: Path, *words: Any) -> None:
+    """One run of tools/train_net.py or tools/train_bbdm.py, in this process."""
+    from tools import train_bbdm, train_net
 
-    flags = ["--resume"] * resume + ["--eval-only"] * eval_only
-    words = [*flags, "--config-file", str(DEMO / config), "OUTPUT_DIR", str(folder)]
-    start(argument_parser("").parse_args([*words, *flat(options)]))
+    os.environ["FASTREID_DATASETS"] = str(data)
+    arguments = ["--config-file", str(config), *map(str, words)]
+    if tool == "train_net":
+        from fastreid_mos.cli import argument_parser
 
-
-def train_bridge(folder: Path, *options: Any) -> None:
-    """One run of tools/train_bbdm.py, in this process."""
-    from tools import train_bbdm
-
-    words = ["--config-file", str(DEMO / "bbdm_demo.yml"), "OUTPUT_DIR", str(folder), *flat(options)]
-    train_bbdm.start(train_bbdm.parse(words))
-
-
-def flat(options: tuple[Any, ...]) -> list[str]:
-    """Options and lists of options as one list."""
-    return [str(word) for part in options for word in (part if isinstance(part, list) else [part])]
+        train_net.start(argument_parser("").parse_args(arguments))
+    else:
+        train_bbdm.start(train_bbdm.parse(arguments))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="output/demo")
     parser.add_argument("--ids", type=int, default=400, help="simulated ships")
-    parser.add_argument("--chips-per-id", type=int, default=4)
+    parser.add_argument("--test-fraction", type=float, default=0.5, help="share of them that are tested")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bridge-options", nargs="*", default=[], help="KEY VALUE pairs over bbdm_demo.yml")
-    parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_demo.yml")
+    parser.add_argument("options", nargs="*", help="KEY VALUE pairs over mos_short.yml, of both short trainings")
     args = parser.parse_args(argv)
     import tools  # noqa: F401  what all of them do first
     from fastreid_mos.cli import run
