@@ -71,7 +71,7 @@ def _datasets() -> Iterator[tuple[str, str]]:
             summary = DATASET_REGISTRY.get(name)(root=root).summary()
             yield name, ", ".join(f"{key} {value}" for key, value in summary.items())
         except MOSError as error:  # without the layout and the source, the same for all
-            missing = True
+            missing |= name == "HOSS"
             yield name, str(error).partition(". Expected ")[0]
     if missing:
         yield "", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"
