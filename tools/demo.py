@@ -18,14 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-SHORT, BRIDGE = ROOT / "configs/HOSS/demo/mos_short.yml", ROOT / "configs/HOSS/zoo/bridge.yml"
+SHORT = ROOT / "configs/HOSS/demo/mos_short.yml"
+ZOO, BRIDGE = ROOT / "configs/HOSS/zoo/mos.yml", ROOT / "configs/HOSS/zoo/bridge.yml"
 SHOWN = 3  # queries drawn of each protocol
 SHIPS = 6  # ships whose generated chips are shown
 # The same network, data and number of steps.
@@ -51,7 +52,7 @@ class Demo:
         self.folders = {name: self.output / name for name in names}
         self.variants = dict(zip(VARIANTS, (self.folders["without_mos"], self.folders["with_mos"]), strict=True))
         self.page, self.results = self.output / "index.html", self.output / "results.json"
-        self.picture = self.output / "top5.png"
+        self.picture, self.log = self.output / "top5.png", self.output / "log.txt"
         self.seconds: dict[str, float] = {}
 
     def check_output(self) -> None:
@@ -62,7 +63,7 @@ class Demo:
         given = self.args.output
         if reason := in_the_way(given) if str(given).strip() else "it is empty":
             raise MOSError(f"--output {given}: no folder can be made there ({reason}); give another")
-        own = [*self.folders.values(), self.page, self.results, self.picture]
+        own = [*self.folders.values(), self.page, self.results, self.picture, self.log]
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             names = sorted(path for path in self.output.iterdir() if not path.name.startswith("."))
@@ -82,13 +83,18 @@ class Demo:
         self.seconds[title] = round(time.perf_counter() - start, 1)
 
     def all(self) -> None:
-        """Everything, in order."""
+        """Everything, in order; what the runs log is in log.txt."""
+        start = time.perf_counter()
+        self.check_output()
+        with open(self.log, "a", encoding="utf-8") as self.logged:
+            self.steps()
+        self.say(time.perf_counter() - start)
+
+    def steps(self) -> None:
         from fastreid_mos.sim import write_hoss
         from tools.stand_ins import stand_in
 
-        args, start, folders = self.args, time.perf_counter(), self.folders
-        cores = os.cpu_count() or 1
-        self.check_output()
+        args, folders, cores = self.args, self.folders, os.cpu_count() or 1
         with self.step(f"Simulating {args.ids} ships"):
             write_hoss(
                 folders["data"], args.ids, args.seed, chips_per_id=4, test_fraction=args.test_fraction, workers=cores
@@ -101,8 +107,8 @@ class Demo:
         with self.step("Training the same network without and with MOS, both at once"):
             self.train_variants(max(1, cores // len(VARIANTS)))
         with self.step("Generating SAR chips with zoo:bridge"):
-            call(
-                "train_bbdm", self.folders["data"], BRIDGE, "--dump-only", "--init-from", "zoo:bridge",
+            self.call(
+                "train_bbdm", BRIDGE, "--dump-only", "--init-from", "zoo:bridge",
                 "OUTPUT_DIR", folders["generated"], "BRIDGE.SAMPLE.K", K, "BRIDGE.SAMPLE.SPLITS", "['query','gallery']",
             )  # fmt: skip
         generated = folders["generated"] / "synthetic"
@@ -113,18 +119,27 @@ class Demo:
             self.test_zoo("fused_perfect", folders["perfect"])
         with self.step("Drawing the page"):
             self.draw()
-        self.say(time.perf_counter() - start)
 
     def test_zoo(self, name: str, chips: Path | None = None) -> None:
         """A test of zoo:mos, fused with generated chips if there are any."""
         fusion = {"ENABLED": True, "ROOT": chips, "K": K, "ALPHA": ALPHA} if chips else {}
         options = [word for key, value in fusion.items() for word in (f"TEST.FUSION.{key}", value)]
-        folder = self.folders[name]
-        config = ROOT / "configs/HOSS/zoo/mos.yml"
-        call(
-            "train_net", self.folders["data"], config, "--eval-only", "OUTPUT_DIR", folder,
-            "MODEL.WEIGHTS", "zoo:mos", *options,
-        )  # fmt: skip
+        self.call(
+            "train_net", ZOO, "--eval-only", "OUTPUT_DIR", self.folders[name], "MODEL.WEIGHTS", "zoo:mos", *options
+        )
+
+    def call(self, tool: str, config: Path, *words: Any) -> None:
+        """One run of tools/train_net.py or tools/train_bbdm.py, in this process."""
+        from fastreid_mos.cli import argument_parser
+        from tools import train_bbdm, train_net
+
+        os.environ["FASTREID_DATASETS"] = str(self.folders["data"])
+        arguments = ["--config-file", str(config), *map(str, words)]
+        with redirect_stdout(self.logged):
+            if tool == "train_net":
+                train_net.start(argument_parser("").parse_args(arguments))
+            else:
+                train_bbdm.start(train_bbdm.parse(arguments))
 
     def train_variants(self, threads: int) -> None:
         """Both trainings, each in its own process; their output is in log.txt of their folders."""
@@ -252,20 +267,6 @@ def say(results: Mapping[str, Any], labels: Mapping[str, str]) -> None:
 def read_json(path: Path) -> Any:
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
-
-
-def call(tool: str, data: Path, config: Path, *words: Any) -> None:
-    """One run of tools/train_net.py or tools/train_bbdm.py, in this process."""
-    from tools import train_bbdm, train_net
-
-    os.environ["FASTREID_DATASETS"] = str(data)
-    arguments = ["--config-file", str(config), *map(str, words)]
-    if tool == "train_net":
-        from fastreid_mos.cli import argument_parser
-
-        train_net.start(argument_parser("").parse_args(arguments))
-    else:
-        train_bbdm.start(train_bbdm.parse(arguments))
 
 
 def main(argv: list[str] | None = None) -> int:
