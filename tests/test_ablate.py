@@ -210,7 +210,7 @@ def test_grids_that_are_refused(tiny_hoss, tmp_path, monkeypatch, text, words):
 @pytest.mark.parametrize(
     "grid, config",
     [
-        ("parts", "mos_demo"),
+        ("parts", "mos_short"),
         ("transoss_parts", "transoss_tiny"),
         ("sim_to_real", "real_finetune"),
         ("fusion", "mos_demo"),

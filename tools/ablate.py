@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train and test each row of a grid with several seeds, and compare the rows in one table.
 
-    python tools/ablate.py --config-file configs/HOSS/demo/mos_demo.yml --grid configs/HOSS/grids/parts.yml --seeds 3
+    python tools/ablate.py --config-file configs/HOSS/demo/mos_short.yml --grid benchmarks/grids/parts.yml --seeds 3
 
 A grid is a YAML file:
 
