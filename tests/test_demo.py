@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fastreid_mos.zoo import zoo_names
 from tools import demo
 
 SHORT = [
@@ -23,7 +22,6 @@ SHORT = [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (zoo_names() and zoo_names(bridges=True)), reason="the zoo's weights are not here")
 def test_the_demo_and_the_demo_again(tmp_path, capsys, monkeypatch):
     pytest.importorskip("timm")
     monkeypatch.setenv("FASTREID_DATASETS", "")

