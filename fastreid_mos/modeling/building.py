@@ -116,9 +116,8 @@ class _ByModality(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pairs = list(zip((self.optical, self.sar), self.rows, strict=True))
-        features = torch.cat([layer(images[rows]) for layer, rows in pairs if len(rows)])[
-            torch.cat(self.rows).argsort()
-        ]
+        parts = [layer(images[rows]) for layer, rows in pairs if len(rows)]
+        features = torch.cat(parts)[torch.cat(self.rows).argsort()]
         if self.training:  # several processes wait for every weight's gradient, in a batch of one modality too
             unused = [weight.sum() for layer, rows in pairs if not len(rows) for weight in layer.parameters()]
             features = features + 0 * sum(unused)
