@@ -77,6 +77,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
+            "mos = mos_tools:mos",
             "mos-train = mos_tools.train_net:main",
             "mos-train-bbdm = mos_tools.train_bbdm:main",
             "mos-make-sim-hoss = fastreid_mos.sim.cli:main",

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import fastreid
 import torch
@@ -77,9 +77,9 @@ def _datasets() -> Iterator[tuple[str, str]]:
         yield "", "set FASTREID_DATASETS to the folder that holds HOSS; the README says where to get it"
 
 
-def main() -> int:
-    """Entry point of the ``mos-health`` command."""
-    argparse.ArgumentParser(prog="mos-health", description=(__doc__ or "").partition(": ")[2]).parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mos health``, and ``mos-health`` of earlier versions."""
+    argparse.ArgumentParser(prog="mos health", description=(__doc__ or "").partition(": ")[2]).parse_args(argv)
     return run(report)
 
 

@@ -12,3 +12,10 @@ except Exception as error:  # fast-reid is missing: the message has the command 
     if type(error).__name__ != "MOSError":
         raise
     sys.exit(f"error: {error}")
+
+
+def mos() -> int:
+    """The program ``mos``."""
+    from fastreid_mos.commands import main
+
+    return main()

@@ -1,68 +1,14 @@
 #!/usr/bin/env python
-"""Train or test MOS, or any fast-reid model, with fast-reid's command line.
-
-    python tools/train_net.py --config-file configs/HOSS/mos_vit.yml
-    python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --resume
-    python tools/train_net.py --config-file configs/HOSS/mos_vit.yml --eval-only MODEL.WEIGHTS model_final.pth
-
-``--num-gpus N`` starts N processes, each on a GPU of its own, or with MODEL.DEVICE cpu on the CPU. KEY VALUE pairs
-come last.
-"""
-
-from __future__ import annotations
+"""Train or test MOS, or any fast-reid model. See ``--help``."""
 
 import sys
-from argparse import Namespace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import tools  # noqa: F401  what all of them do first
 
-from fastreid.utils import comm
-
-from fastreid_mos import load_cfg
-from fastreid_mos.cli import argument_parser, run, start_processes
-from fastreid_mos.config import require_device, settle_output
-from fastreid_mos.engine import MOSTrainer
-from fastreid_mos.engine.folder import claim_folder, refuse_earlier_run, setup
-from fastreid_mos.engine.testing import evaluate
-from fastreid_mos.errors import ConfigError
-from fastreid_mos.files import only_run
-
-
-def train_or_test(cfg: Any, args: Namespace) -> dict[str, Any]:
-    """One process of a run; the results are in the first."""
-    setup(cfg, args)
-    with only_run(cfg.OUTPUT_DIR, comm.is_main_process()):
-        if args.eval_only:
-            return evaluate(cfg, MOSTrainer.build_model(cfg))
-        refuse_earlier_run(cfg.OUTPUT_DIR, args.resume)
-        trainer = MOSTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        claim_folder(cfg.OUTPUT_DIR, trainer.cfg, "config.yaml")
-        return trainer.train()
-
-
-def start(args: Namespace) -> None:
-    """Read the config, so that a fault in it is reported once, and start the processes."""
-    if not args.config_file:
-        raise ConfigError("--config-file: name one, such as configs/HOSS/mos_vit.yml (configs/HOSS/demo/ for a CPU)")
-    cfg = load_cfg(args.config_file, args.opts)
-    require_device(cfg, args.num_gpus, args.num_machines)
-    if args.eval_only:
-        cfg.defrost()
-        cfg.MODEL.BACKBONE.PRETRAIN = False  # everything comes from MODEL.WEIGHTS
-    settle_output(cfg)
-    start_processes(partial(train_or_test, cfg), args, cfg.MODEL.DEVICE)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = argument_parser("Train or test MOS and any fast-reid model on HOSS.").parse_args(argv)
-    return run(lambda: start(args), args.traceback)
-
+from fastreid_mos.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

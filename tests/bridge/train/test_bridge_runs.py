@@ -25,11 +25,11 @@ from fastreid_mos.bridge.train.leaks import held_out
 from fastreid_mos.bridge.train.pairs import open_pairs
 from fastreid_mos.bridge.train.trainer import BridgeTrainer
 from fastreid_mos.cli import BAD_INPUT
+from fastreid_mos.commands import train_bbdm
 from fastreid_mos.errors import CheckpointError, ChipError, DatasetError, MOSError
 from fastreid_mos.files import only_run
 from fastreid_mos.synthetic.folder import open_generated
 from fastreid_mos.synthetic.manifest import pipeline_id
-from tools import train_bbdm
 
 
 def logged(output) -> list[tuple[int, float, float]]:

@@ -1,0 +1,35 @@
+"""The program ``mos``: one module for each subcommand, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Subcommand: what it is for. Its module has main(argv) -> exit status, and an epilog with an example that tests run.
+COMMANDS = {
+    "train": "train or test a re-identifier, with fast-reid's command line",
+    "train-bbdm": "train a bridge, and generate SAR chips with it",
+    "export": "weights that can be shared, without their run",
+    "simulate": "write simulated ships in HOSS's form",
+    "health": "versions, devices, weights and data sets that are found",
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: mos COMMAND ...", "", "Find ships again in optical and radar satellite images.", "",
+                      *lines, "", "mos COMMAND --help tells more about one, with an example."])  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``mos COMMAND ...``. Returns the exit status: 0, 2 after wrong input, 130 after Ctrl-C."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name not in COMMANDS:
+        print(f"error: mos has no command {name!r}\n\n{_help()}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f".{name.replace('-', '_')}", __name__).main(rest))

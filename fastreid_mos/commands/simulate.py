@@ -1,0 +1,5 @@
+"""``mos simulate``: simulated ships in HOSS's form."""
+
+from ..sim.cli import main
+
+__all__ = ["main"]
