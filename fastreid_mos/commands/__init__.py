@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "train or test a re-identifier, with fast-reid's command line",
     "train-bbdm": "train a bridge, and generate SAR chips with it",
     "export": "weights that can be shared, without their run",
-    "simulate": "write simulated ships in HOSS's form",
+    "simulate": "write simulated ships in HOSS's form, or as a table and a task",
     "health": "versions, devices, weights and data sets that are found",
 }
 

@@ -1,4 +1,4 @@
-"""``mos simulate``: simulated ships in HOSS's form."""
+"""``mos simulate``: simulated ships in HOSS's form, or as a table and a task."""
 
 from ..sim.cli import main
 

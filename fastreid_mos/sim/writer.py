@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -11,6 +13,7 @@ from functools import lru_cache
 from io import BytesIO
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -128,14 +131,33 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
     return stream.getvalue()
 
 
-def _write_some(job: tuple[str, SimConfig, list[ChipPlan]]) -> None:
-    root, config, chips = job
+def squared(pixels: NDArray[np.uint8] | NDArray[np.float32], side: int) -> NDArray[np.uint8]:
+    """The chip scaled to fit and padded with black to ``[side, side, 3]``, SAR in 8 bits as three equal channels.
+
+    SAR is stretched from 0 to the value that one pixel in 200 exceeds.
+    """
+    if pixels.ndim == 2:
+        bright = np.clip(pixels / max(float(np.percentile(pixels, 99.5)), 1e-6), 0, 1)
+        pixels = np.repeat((bright * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    wanted = max(1, round(width * scale)), max(1, round(height * scale))
+    shrunk = cv2.resize(pixels, wanted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    square = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - wanted[1]) // 2, (side - wanted[0]) // 2
+    square[top : top + wanted[1], left : left + wanted[0]] = shrunk
+    return square
+
+
+def _write_some(job: tuple[str, SimConfig, list[ChipPlan], int]) -> None:
+    root, config, chips, square = job
     cv2.setNumThreads(1)  # processes share the cores already; also makes the drawing order fixed
     for chip in chips:
         path = os.path.join(root, chip.folder, chip.name)
         if not os.path.exists(path):  # whole or absent: an earlier run was stopped
+            pixels = render(config, chip)
             with atomic_write(path, "wb") as stream:
-                stream.write(encode(render(config, chip)))
+                stream.write(encode(squared(pixels, square) if square else pixels))
 
 
 def write_hoss(
@@ -152,21 +174,38 @@ def write_hoss(
         ValueError: an argument out of range.
     """
     config = SimConfig(num_ids, seed, **parameters)
+    return write_set(output, "HOSS", FOLDERS, config, plan(config), workers)
+
+
+def write_set(
+    output: str | os.PathLike[str],
+    inside: str,
+    folders: SequenceOf[str],
+    config: SimConfig,
+    chips: list[ChipPlan],
+    workers: int,
+    record: Mapping[str, object] = MappingProxyType({}),
+    square: int = 0,
+    last: Callable[[Path], None] = lambda output: None,
+) -> Path:
+    """Write planned chips to ``output``/``inside``, then whatever ``last`` writes, then the manifest with ``record``.
+
+    ``square``: the side of square chips, see :func:`squared`. The errors are those of :func:`write_hoss`.
+    """
     if workers < 1:
         raise ValueError(f"workers: must be at least 1, got {workers}")
     if not os.fspath(output).strip():
         raise DatasetError("output: is empty; name the folder to write the simulated data set to")
     output = Path(output)
-    chips = plan(config)
     try:
-        root = output / "HOSS"
-        wanted = {"simulated": True, "version": SIM_VERSION, "parameters": asdict(config)}
+        root = output / inside
+        wanted = {"simulated": True, "version": SIM_VERSION, **record, "parameters": asdict(config)}
         if _begun(output, wanted):
             return output
-        for folder in FOLDERS:
+        for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
         _write_manifest(output, {**wanted, "complete": False})
-        jobs = [(str(root), config, chips[start : start + 24]) for start in range(0, len(chips), 24)]
+        jobs = [(str(root), config, chips[start : start + 24], square) for start in range(0, len(chips), 24)]
         if workers == 1:
             list(map(_write_some, jobs))
         else:
@@ -174,7 +213,8 @@ def write_hoss(
             context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
             with ProcessPoolExecutor(workers, mp_context=context) as pool:
                 list(pool.map(_write_some, jobs))
-        counts = {folder: sum(chip.folder == folder for chip in chips) for folder in FOLDERS}
+        last(output)
+        counts = {folder: sum(chip.folder == folder for chip in chips) for folder in folders}
         _write_manifest(output, {**wanted, "complete": True, "chips": counts})
         return output
     except BrokenProcessPool:
@@ -201,7 +241,7 @@ def _begun(output: Path, wanted: dict[str, object]) -> bool:
         raise DatasetError(f"{output}: holds {found[0]}, which this tool did not write; give a new folder")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        same = {key: content.get(key) for key in wanted} == wanted
+        same = {key: value for key, value in content.items() if key not in ("complete", "chips")} == wanted
     except (ValueError, AttributeError):
         raise DatasetError(f"{manifest}: is damaged; delete the folder or give a new one") from None
     if not same:

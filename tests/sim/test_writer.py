@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 import tifffile
 
 from fastreid_mos.data import read_chip
-from fastreid_mos.sim import SimConfig, write_hoss, writer
+from fastreid_mos.sim import SimConfig, write_hoss, write_list, writer
 from fastreid_mos.sim.cli import main
 
 IDS = 5
@@ -107,6 +108,29 @@ def test_a_stopped_run_resumes_and_a_finished_set_is_left_alone(written, tmp_pat
     assert write_hoss(output, IDS, 11) == output and files(output) == files(written)
 
 
+@pytest.mark.slow
+def test_a_set_with_a_table_has_a_task_that_can_be_solved(tmp_path):
+    output = write_list(tmp_path / "list", 14, 3, square=64, chips_per_id=3)
+    labels = list(csv.DictReader((output / "labels.csv").read_text().splitlines()))
+    task, truth = (json.loads((output / name).read_text()) for name in ("task.json", "truth.json"))
+    chips = {str(path.relative_to(output)) for path in output.rglob("*.tif")}
+    named = [row["image_path"] for part in (labels, task["queries"], task["gallery"]) for row in part]
+    assert set(named) == chips and list(labels[0]) == ["image_id", "ship_id", "modality", "image_path"]
+    for row in labels:
+        assert row["image_path"] == f"{row['modality']}/{row['image_id']}.tif"
+    ids = {row["image_id"]: row["modality"] for row in task["gallery"]}
+    kinds = {row["query_id"]: row["query_type"] for row in task["queries"]}
+    assert set(kinds.values()) == {"O2S", "S2O", "O2O"} and truth.keys() == kinds.keys()
+    wanted = {"O2S": "sar", "S2O": "optical", "O2O": "optical"}
+    assert all(found and {ids[i] for i in found} == {wanted[kinds[query]]} for query, found in truth.items())
+    for path in chips:
+        pixels = tifffile.imread(output / path)
+        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+        assert not path.startswith("sar/") or (pixels == pixels[..., :1]).all()
+    before = files(output)
+    assert files(write_list(output, 14, 3, square=64, chips_per_id=3)) == before
+
+
 def refused(capsys, *arguments) -> str:
     """The one line that the tool leaves with status 2."""
     assert main([str(argument) for argument in arguments]) == 2
@@ -116,7 +140,10 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_arguments_out_of_range(tmp_path, capsys):
-    for words in ("--ids 0", "--ids 3 --seed -1", "--ids 3 --distractors-per-test-id nan", "--ids 3 --workers 0"):
+    for words in (
+        "--ids 0", "--ids 3 --seed -1", "--ids 3 --distractors-per-test-id nan", "--ids 3 --workers 0",
+        "--ids 3 --square 64", "--ids 3 --layout list --square -1",
+    ):  # fmt: skip
         line = refused(capsys, *words.split(), "--output", tmp_path / "out")
         assert line.startswith(f"{words.split()[-2]}: ") and not (tmp_path / "out").exists()
 
