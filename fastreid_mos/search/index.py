@@ -1,0 +1,158 @@
+"""ChipIndex: an index that is opened and searched."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MOSError
+from ..predict.inputs import as_modalities
+from .folder import COLUMNS, chip_of, connect, expect_rows, read_state, reported, transaction
+from .nearest import nearest
+from .records import Floats, IndexedChip, Ints, Searchable
+
+MODALITIES = ("optical", "sar")
+
+
+def open_index(where: str | os.PathLike[str]) -> Searchable:
+    """The index of a folder."""
+    return ChipIndex.open(where)
+
+
+class ChipIndex:
+    """What ``mos index`` has made in a folder. It stays as it was opened, whatever is written there later.
+
+    Several threads may share one. Features stay in their file, which the system keeps in memory as it sees fit.
+
+    Attributes:
+        weights: name, id (SHA-256 of the file) and dim of the weights that its features are of.
+        roots: folders and files that were indexed.
+        version: rises whenever ``mos index`` has changed something.
+        rows: rows, those of chips that are gone too; ``len()`` counts chips.
+        chips: ``chips[row]`` is an :class:`IndexedChip`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._connection, self._lock = connect(folder), threading.Lock()
+        state = read_state(self._connection, folder)
+        with reported(folder), transaction(self._connection, "DEFERRED"):
+            state = read_state(self._connection, folder)  # in the transaction: all of one version
+            gone = self._connection.execute("SELECT row FROM chips WHERE dropped <= ?", (state.version,)).fetchall()
+            self.roots: Sequence[str] = [
+                path for (path,) in self._connection.execute("SELECT path FROM roots ORDER BY path")
+            ]
+        if not state.version:
+            what = f"is not finished, {expect_rows(folder, state)} chips so far"
+            raise MOSError(f"--index {folder}: {what}; run the same mos index again, it goes on")
+        if expect_rows(folder, state) < state.rows:
+            what = f"is damaged, its {state.features} is too short"
+            raise MOSError(f"--index {folder}: {what}; mos index of the same chips repairs it")
+        self._state, self.weights, self.version, self.rows = state, state.of, state.version, state.rows
+        file = os.path.join(folder, state.features)
+        self._features: Floats = np.asarray(np.memmap(file, np.float32, "r", shape=(state.rows, state.dim)))
+        self._here: NDArray[np.bool_] | None = None
+        if gone:
+            self._here = np.ones(state.rows, bool)
+            self._here[np.array(gone)[:, 0]] = False
+        self._count = state.rows - len(gone)
+        self.chips = _Chips(self)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ChipIndex:
+        """The index in a folder.
+
+        Raises:
+            MOSError: there is none, or it is unfinished or damaged.
+        """
+        return cls(os.path.abspath(os.fspath(path)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def search(
+        self,
+        features: Any,
+        k: int,
+        modality: Any = None,
+        length: Any = None,
+        max_length_difference: float | None = None,
+    ) -> tuple[Ints, Floats]:
+        """The most similar chips of those that the filters let through.
+
+        Args:
+            features: ``[Q, D]`` float32, rows of length 1, as ``Predictor.extract`` gives them.
+            k: chips for each query, at least 1.
+            modality: "optical" or "sar"; None: both.
+            length: of the queries' ships in metres, ``[Q]`` or one for all.
+            max_length_difference: only ships whose length differs from the query's by at most this share of it,
+                such as 0.1; None: any.
+
+        Returns:
+            Rows ``[Q, k]``, the most similar first, -1 where there are no more; and cosines ``[Q, k]``, NaN there.
+
+        Raises:
+            ValueError: an argument that is not as above.
+        """
+        queries = np.asarray(features, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.weights.dim or not np.isfinite(queries).all():
+            raise ValueError(f"features: finite numbers [Q, {self.weights.dim}] are needed, got {list(queries.shape)}")
+        if k < 1:
+            raise ValueError(f"k: at least 1, got {k}")
+        allowed, wanted = self._here, as_modalities(modality, 1)[0]
+        if wanted is not None:
+            own = self._filters[0] == wanted
+            allowed = own if allowed is None else own & allowed
+        if max_length_difference is None:
+            return self._nearest(queries, k, allowed)
+        lengths = np.broadcast_to(np.asarray(np.nan if length is None else length, np.float64), len(queries))
+        if not (max_length_difference >= 0) or not (lengths > 0).all():
+            what = f"a share such as 0.1, and the queries' lengths in metres, got {max_length_difference} and {length}"
+            raise ValueError(f"max_length_difference: {what}")
+        parts = []
+        for query, metres in zip(queries, lengths, strict=True):
+            near = np.abs(self._filters[1] - metres) <= max_length_difference * metres * (1 + 1e-9)
+            parts.append(self._nearest(query[None], k, near if allowed is None else near & allowed))
+        rows, cosines = zip(*parts, strict=True) if parts else ([np.empty((0, k), np.int64)], [np.empty((0, k))])
+        return np.concatenate(rows), np.concatenate(cosines)
+
+    def _nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None) -> tuple[Ints, Floats]:
+        rows, cosines = nearest(self._features, queries, k, allowed)
+        return rows, cosines.clip(-1, 1)
+
+    @cached_property
+    def _filters(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Modality and length of each row; read when first asked for."""
+        modalities, lengths = np.full(self.rows, -1, np.int8), np.full(self.rows, np.nan, np.float32)
+        with self._lock, reported(self.folder):
+            for number, name in enumerate(MODALITIES):
+                query = "SELECT row, length FROM chips WHERE modality = ? AND row < ?"
+                found = np.array(self._connection.execute(query, (name, self.rows)).fetchall(), np.float64)
+                if len(found):
+                    at = found[:, 0].astype(np.int64)
+                    modalities[at], lengths[at] = number, found[:, 1]
+        return modalities, lengths
+
+    def _chip(self, row: int) -> IndexedChip:
+        with self._lock, reported(self.folder):
+            query = f"SELECT {COLUMNS} FROM chips, state WHERE row = ? AND features = ?"
+            found = self._connection.execute(query, (int(row), self._state.features)).fetchone()
+        if found is None:
+            if not 0 <= row < self.rows:
+                raise IndexError(f"row {row}: the index has {self.rows}")
+            raise MOSError(f"--index {self.folder}: has been packed anew since it was opened; open it again")
+        return chip_of(found)
+
+
+class _Chips:
+    def __init__(self, index: ChipIndex) -> None:
+        self._index = index
+
+    def __getitem__(self, row: int) -> IndexedChip:
+        return self._index._chip(row)

@@ -1,0 +1,108 @@
+"""The writer of an index's folder: one at a time, killed at any moment without harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..errors import MOSError
+from ..files import in_the_way, locked, naming
+from .folder import COLUMNS, DATABASE, State, chip_of, connect, expect_rows, prepare, read_state, reported, transaction
+from .records import Floats, IndexedChip, Weights
+
+
+@contextlib.contextmanager
+def writing(folder: str, weights: Weights) -> Iterator[FolderStore]:
+    """The store in a folder, which is made if absent, with no other writer beside it.
+
+    Raises:
+        MOSError: the folder holds something else or an index of other weights, cannot be written, or has a writer.
+    """
+    folder = os.path.abspath(folder)
+    if reason := in_the_way(folder):
+        raise MOSError(f"--index {folder}: no folder can be made there ({reason}); give another")
+    with contextlib.ExitStack() as stack:
+        try:
+            if os.path.isdir(folder) and os.listdir(folder) and not os.path.exists(os.path.join(folder, DATABASE)):
+                raise MOSError(f"--index {folder}: holds other files and no index; give another, or an empty folder")
+            os.makedirs(folder, exist_ok=True)
+            free = stack.enter_context(locked(os.path.join(folder, ".lock")))
+        except OSError as error:
+            raise MOSError(f"--index {folder}: cannot be written to ({error.strerror})") from None
+        if not free:
+            raise MOSError(f"--index {folder}: another mos index is writing there; wait until it ends")
+        with reported(folder), contextlib.closing(connect(folder, write=True)) as connection:
+            prepare(connection, weights)
+            yield FolderStore(folder, weights, connection)
+
+
+class FolderStore:
+    """A :class:`fastreid_mos.search.records.Store` in a folder."""
+
+    def __init__(self, folder: str, weights: Weights, connection: sqlite3.Connection) -> None:
+        self._folder, self.weights, self._connection = folder, weights, connection
+        state = self._state
+        if state.weights_id != weights.id:
+            what = f"is of other weights ({state.weights}, SHA-256 {state.weights_id[:12]}...) than {weights.name}"
+            raise MOSError(f"--index {folder}: {what} ({weights.id[:12]}...); give another folder, or the same weights")
+        # Rows beyond a file that was cut off are gone; their chips are done again.
+        self._drop("row >= ? AND dropped IS NULL", expect_rows(folder, state))
+
+    @property
+    def _state(self) -> State:
+        return read_state(self._connection, self._folder)
+
+    @property
+    def _rows(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(max(row) + 1, 0) FROM chips").fetchone()[0])
+
+    def known(self) -> dict[str, tuple[int, IndexedChip]]:
+        found = self._connection.execute(f"SELECT row, {COLUMNS} FROM chips WHERE dropped IS NULL")
+        return {chip[0]: (row, chip_of(chip)) for row, *chip in found}
+
+    def features(self, rows: Sequence[int]) -> Floats:
+        state = self._state
+        count = expect_rows(self._folder, state)
+        file = np.memmap(self._file(state), np.float32, "r", shape=(count, state.dim))
+        return np.asarray(file[np.asarray(rows, np.int64)])
+
+    def add(self, chips: Sequence[IndexedChip], features: Floats) -> None:
+        state = self._state
+        first = self._rows
+        file, new = self._file(state), state.version + 1
+        with naming(file), open(file, "r+b" if os.path.exists(file) else "w+b") as stream:
+            stream.seek(first * 4 * state.dim)  # over what a killed run had not committed
+            stream.write(np.ascontiguousarray(features, "<f4").tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        records = [
+            (first + number, chip.path, chip.modality, *chip.size, *chip[3:], new) for number, chip in enumerate(chips)
+        ]
+        with transaction(self._connection):
+            self._drop("path = ? AND dropped IS NULL", *((chip.path,) for chip in chips))
+            places = ",".join("?" * len(records[0]))
+            self._connection.executemany(f"INSERT INTO chips (row, {COLUMNS}, added) VALUES ({places})", records)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        with transaction(self._connection):
+            self._drop("path = ? AND dropped IS NULL", *((path,) for path in paths))
+
+    def publish(self, roots: Sequence[str], kind: str) -> None:
+        rows, state = self._rows, self._state
+        if expect_rows(self._folder, state) < rows:  # a file that was cut off, and nothing came behind it
+            os.truncate(self._file(state), rows * 4 * state.dim)
+        with transaction(self._connection):
+            self._connection.executemany("INSERT OR IGNORE INTO roots VALUES (?)", [(root,) for root in roots])
+            self._connection.execute("UPDATE state SET version = version + 1, rows = ?, kind = ?", (rows, kind))
+
+    def _drop(self, where: str, *values: object) -> None:
+        new = self._state.version + 1
+        rows = [(new, *(value if isinstance(value, tuple) else (value,))) for value in values]
+        self._connection.executemany(f"UPDATE chips SET dropped = ? WHERE {where}", rows)
+
+    def _file(self, state: State) -> str:
+        return os.path.join(self._folder, state.features)

@@ -1,0 +1,151 @@
+"""An index's folder: what is found, what a reader sees while a writer works, what a kill leaves."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from fastreid_mos.errors import MOSError
+from fastreid_mos.search import ChipIndex, IndexedChip, Weights
+from fastreid_mos.search.writer import writing
+
+DIM, MODALITIES = 16, ("optical", "sar")
+WEIGHTS = Weights("zoo:mos", "ab" * 32, DIM)
+
+
+def features(count, seed=0):
+    rows = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def chips(numbers):
+    return [IndexedChip(f"/chips/{n}.tif", MODALITIES[n % 2], (10, 20), 20.0 + n, 100, n, f"{n:064x}") for n in numbers]
+
+
+def add(folder, count, first=0, publish=True, remove=()):
+    with writing(str(folder), WEIGHTS) as store:
+        for start in range(first, first + count, 7):
+            numbers = range(start, min(start + 7, first + count))
+            store.add(chips(numbers), features(first + count)[numbers])
+        store.remove([f"/chips/{n}.tif" for n in remove])
+        if publish:
+            store.publish(["/chips"], "auto")
+
+
+def expected(rows, query, k, allowed):
+    order = [row for row in np.argsort(-(rows @ query), kind="stable") if allowed[row]][:k]
+    return [*order, *[-1] * (k - len(order))]
+
+
+@pytest.mark.parametrize(
+    "modality, share, k", [(None, None, 5), ("sar", None, 5), ("SAR", 0.1, 7), (None, 0.05, 60), ("optical", None, 60)]
+)
+def test_the_nearest_of_those_that_the_filters_let_through(tmp_path, modality, share, k):
+    add(tmp_path, 50, remove=[3, 4])
+    index, rows, queries = ChipIndex.open(tmp_path), features(50), features(3, seed=1)
+    lengths = np.array([25.0, 44.0, 60.0])
+    found, cosines = index.search(queries, k, modality, lengths if share else None, share)
+    numbers = np.arange(50)
+    for own, products, query, length in zip(found, cosines, queries, lengths, strict=True):
+        allowed = ~np.isin(numbers, [3, 4])
+        if modality:
+            allowed &= numbers % 2 == (modality.lower() == "sar")
+        if share:
+            allowed &= np.abs(numbers + 20 - length) <= share * length
+        assert own.tolist() == expected(rows, query, k, allowed)
+        np.testing.assert_allclose(products[own >= 0], rows[own[own >= 0]] @ query, atol=1e-6)
+        assert np.isnan(products[own < 0]).all()
+    assert len(index) == 48 and index.chips[found[0, 0]].path == f"/chips/{found[0, 0]}.tif"
+
+
+def test_a_reader_sees_what_it_opened_and_an_unpublished_run_is_not_seen(tmp_path):
+    add(tmp_path, 20, publish=False)
+    with pytest.raises(MOSError, match="not finished, 20 chips so far; run the same mos index again"):
+        ChipIndex.open(tmp_path)
+    add(tmp_path, 0)
+    before = ChipIndex.open(tmp_path)
+    add(tmp_path, 10, first=20, publish=False, remove=[0])
+    query = features(30)[[0, 25]]
+    for index in (before, ChipIndex.open(tmp_path)):
+        assert len(index) == 20 and index.search(query, 1)[0][0, 0] == 0 and index.search(query, 1)[0].max() < 20
+    add(tmp_path, 0)
+    after = ChipIndex.open(tmp_path)
+    assert len(after) == 29 and after.search(query, 1)[0][1, 0] == 25 and after.search(query, 1)[0][0, 0] != 0
+    assert len(before) == 20 and before.search(query, 1)[0][0, 0] == 0 and before.chips[0].path == "/chips/0.tif"
+
+
+def test_a_changed_chip_takes_the_place_of_its_old_self(tmp_path):
+    add(tmp_path, 8)
+    with writing(str(tmp_path), WEIGHTS) as store:
+        row, chip = store.known()["/chips/2.tif"]
+        np.testing.assert_array_equal(store.features([row]), features(8)[[2]])
+        store.add([chip._replace(size=(30, 40))], -features(8)[[2]])
+        store.publish([], "auto")
+    index = ChipIndex.open(tmp_path)
+    rows, cosines = index.search(-features(8)[[2]], 8)
+    assert len(index) == 8 and rows[0, 0] == 8 and 2 not in rows and cosines[0, 0] > 0.999
+    assert index.chips[8].size == (30, 40) and index.roots == ["/chips"]
+
+
+def test_one_writer_at_a_time_and_of_the_same_weights(tmp_path):
+    add(tmp_path, 2)
+    with writing(str(tmp_path), WEIGHTS), pytest.raises(MOSError, match="another mos index is writing"):
+        with writing(str(tmp_path), WEIGHTS):
+            pass
+    with pytest.raises(MOSError, match="is of other weights"), writing(str(tmp_path), WEIGHTS._replace(id="c" * 64)):
+        pass
+
+
+def test_what_is_no_index_or_damaged_is_named(tmp_path):
+    add(tmp_path / "good", 9)
+    full = (tmp_path / "good/features-1.f32").read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file.txt").write_text("mine")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/chips.sqlite").write_text("no database" * 100)
+    for folder, words in (("none", "no such folder"), ("other", "is no index"), ("text", "not a database")):
+        with pytest.raises(MOSError, match=words):
+            ChipIndex.open(tmp_path / folder)
+    for folder, words in (("other", "holds other files"), ("other/file.txt", "is a file")):
+        with pytest.raises(MOSError, match=words), writing(str(tmp_path / folder), WEIGHTS):
+            pass
+    (tmp_path / "good/features-1.f32").write_bytes(full[:-70])
+    shutil.copytree(tmp_path / "good", tmp_path / "shorter")
+    with pytest.raises(MOSError, match="too short; mos index of the same chips repairs it"):
+        ChipIndex.open(tmp_path / "good")
+    with writing(str(tmp_path / "good"), WEIGHTS) as store:
+        assert len(store.known()) == 7
+        store.add(chips([7, 8]), features(9)[7:])
+        store.publish([], "auto")
+    index = ChipIndex.open(tmp_path / "good")
+    add(tmp_path / "shorter", 0)  # the chips are gone too
+    assert len(ChipIndex.open(tmp_path / "shorter")) == 7
+    assert len(index) == 9 and index.chips[int(index.search(features(9)[[8]], 1)[0][0, 0])].path == "/chips/8.tif"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((np.zeros((1, 3)), 5), "features: finite numbers"),
+        ((np.full((1, DIM), np.nan), 5), "features: finite numbers"),
+        ((features(1), 0), "k: at least 1"),
+        ((features(1), 5, "radar"), "modalities"),
+        ((features(1), 5, None, None, 0.1), "max_length_difference"),
+        ((features(1), 5, None, 20.0, -1), "max_length_difference"),
+    ],
+)
+def test_wrong_arguments(tmp_path, arguments, words):
+    add(tmp_path, 3)
+    with pytest.raises(ValueError, match=words):
+        ChipIndex.open(tmp_path).search(*arguments)
+
+
+def test_one_chip_at_a_time(tmp_path):
+    for number in range(3):
+        add(tmp_path, 1, first=number)
+    index = ChipIndex.open(tmp_path)
+    assert [index.chips[row].path for row in range(3)] == [f"/chips/{n}.tif" for n in range(3)]
+    with pytest.raises(IndexError, match="row 3: the index has 3"):
+        index.chips[3]
