@@ -41,6 +41,10 @@ class DatasetError(MOSError):
     """A data set whose layout cannot be used."""
 
 
+class TaskError(MOSError):
+    """A task file, or ranked lists, that cannot be used."""
+
+
 class ConfigError(MOSError):
     """A configuration with an unknown key, a wrong type or an impossible combination."""
 

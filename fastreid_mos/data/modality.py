@@ -25,6 +25,11 @@ PIXEL_METRES = np.array([0.75, 1.0])
 # SSE (TransOSS, ICCV 2025, section 3.3): unit, centre and spread of width and height over the chips.
 _UNITS, _CENTRES, _SPREADS = np.array([93.0, 427.0]), np.array([0.434, 0.461]), np.array([0.031, 0.031])
 
+# How tables and task files spell the modalities, in any case.
+MODALITY_WORDS = {
+    **dict.fromkeys(("optical", "opt", "optic", "o", "rgb", "eo", "visible", "vis"), OPTICAL),
+    **dict.fromkeys(("sar", "s", "radar", "vv", "vh", "hh", "hv"), SAR),
+}
 _NAME_WORDS = {"rgb": OPTICAL, "sar": SAR, "vv": SAR, "vh": SAR, "hh": SAR, "hv": SAR}  # the last: polarisations
 _FOLDER_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
 
@@ -34,6 +39,11 @@ def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
     folder, name = os.path.split(os.fspath(path))
     last = re.split(r"[_.\- ]", os.path.splitext(name)[0])[-1].lower()
     return _NAME_WORDS.get(last, _FOLDER_WORDS.get(os.path.basename(folder).lower()))
+
+
+def modality_from_word(word: str) -> Modality | None:
+    """The modality that a word of a table or a task file says; None for a word that is in no use."""
+    return MODALITY_WORDS.get(word.strip().lower())
 
 
 def item_modality(path: str, camera: int) -> Modality | None:
