@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -154,16 +155,28 @@ class Predictor:
             for row in range(start, min(start + self.batch_size, len(listed))):
                 chip = listed[row]
                 label = os.fsdecode(chip) if isinstance(chip, PATH) else f"{name}[{row}]"
-                sample, doubtful = self._inputs(label, chip, kinds[row], metres[row])
+                sample, doubtful = self.prepare(label, chip, kinds[row], metres[row])
                 doubts.note(label, doubtful)
                 samples.append(sample)
-            parts.append(self._run(samples))
+            parts.append(self.run(samples))
             found += [sample["modalities"] for sample in samples]
         doubts.report()
-        features = np.concatenate(parts)
+        return np.concatenate(parts), found
+
+    def prepare(self, name: str, chip: Any, modality: Any = None, metres: Any = None) -> tuple[Any, tuple[str, ...]]:
+        """One chip as :meth:`run` takes it, and its doubts: extract() in two steps, for many chips of which some fail.
+
+        It has ``modalities``, 0 or 1, and ``metres``, width and height. Arguments and errors are those of
+        :meth:`extract`; ``name`` is what a ChipError calls the chip.
+        """
+        return self._inputs(name, chip, modality, metres)
+
+    def run(self, samples: Sequence[Any]) -> Floats:
+        """Features ``[N, D]`` of prepared chips, together in one batch; as of :meth:`extract`."""
+        features = self._run(list(samples))
         if not np.isfinite(features).all():
             raise WeightsError(f"{self.weights}: gives features that are not finite for these chips")
-        return normalized(features).astype(np.float32), found
+        return normalized(features).astype(np.float32)
 
     @torch.no_grad()
     def _run(self, samples: list[Any]) -> Floats:
