@@ -36,23 +36,36 @@ class Ensemble:
         return rank_distances(chips, distances, protocol, settings, top_k=top_k)
 
 
+def reciprocal_rank(ranks: Any, k: float = 3.0) -> Any:
+    """What a list adds to the score of what it ranks: 1 / (k + rank), ranks from 1 on; 0 for an infinite rank, of what
+    it does not have (reciprocal rank fusion: Cormack et al., SIGIR 2009)."""
+    return 1 / (k + ranks)
+
+
 def reciprocal_rank_distances(
-    similarities: Sequence[Any], k: float = 3.0, depth: int = 100, exclude: Ints | None = None
+    similarities: Sequence[Any],
+    k: float = 3.0,
+    depth: int = 100,
+    exclude: Ints | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Doubles:
-    """Minus the sum over members of 1 / (k + rank), of the gallery rows that a member ranks up to ``depth`` (Cormack et
-    al., SIGIR 2009); rows in nobody's list follow by their mean similarity.
+    """Minus the sum over members of :func:`reciprocal_rank`, of the gallery rows that a member ranks up to ``depth``;
+    rows in nobody's list follow by their mean similarity.
 
     Args:
         similarities: of each member ``[Q, G]``, larger is nearer.
         exclude: ``[Q]`` a gallery row that takes no rank, or -1.
+        weights: how much each member counts, 1 by default.
     """
-    mean: Doubles = np.asarray(np.mean(similarities, axis=0, dtype=np.float64))
+    shares = np.ones(len(similarities)) if weights is None else np.asarray(weights, np.float64)
+    mean: Doubles = np.asarray(sum(w * np.asarray(s, np.float64) for w, s in zip(shares, similarities, strict=True)))
+    mean /= shares.sum()
     rows, scores = np.arange(len(mean))[:, None], np.zeros_like(mean)
-    for member in similarities:
+    for weight, member in zip(shares, similarities, strict=True):
         keys = -np.array(member, np.float64)
         if exclude is not None:
             own = np.flatnonzero(exclude >= 0)
             keys[own, exclude[own]] = np.inf
         nearest = np.argsort(keys, axis=1, kind="stable")[:, :depth]
-        scores[rows, nearest] += 1 / (k + 1 + np.arange(nearest.shape[1]))
+        scores[rows, nearest] += weight * reciprocal_rank(1 + np.arange(nearest.shape[1]), k)
     return np.asarray(np.where(scores > 0, -scores - _TIE * mean, 2 - mean))

@@ -26,6 +26,9 @@ def test_reciprocal_ranks_by_hand():
     # An own file takes no rank: the others move up.
     own = reciprocal_rank_distances(similarities, k=0, depth=1, exclude=np.array([0]))
     np.testing.assert_allclose(own[0, 1], -2, atol=1e-8)
+    # A member of weight 3 counts as three of it.
+    thrice = reciprocal_rank_distances([*similarities, similarities[1], similarities[1]], k=3, depth=2)
+    np.testing.assert_allclose(reciprocal_rank_distances(similarities, 3, 2, weights=[1, 3]), thrice, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", ["cosine", "rrf"])
