@@ -65,32 +65,40 @@ def decode(path: str | os.PathLike[str]) -> Stored:
     except (OSError, ValueError) as error:
         raise ChipError(path, f"cannot be opened: {one_line(error)}") from None
     with stream:
-        start = stream.read(16)
-        stream.seek(0)
-        if not start:
-            raise ChipError(path, "is empty")
-        if not start.startswith(_TIFF_STARTS + _PIL_STARTS):
-            raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
-        try:
-            tiff = start.startswith(_TIFF_STARTS)
-            return _decode_tiff(path, stream, facts.st_size) if tiff else _decode_pil(path, stream)
-        except ChipError:
-            raise
-        # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
-        except Exception as error:
-            raise ChipError(path, f"cannot be decoded: {one_line(error)}; it may be damaged or cut off") from None
+        return decode_stream(path, stream, facts.st_size)
 
 
-def _check_size(path: Any, width: int, height: int, pixel_bytes: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height * pixel_bytes > MAX_BYTES:
-        limit = f"at most {MAX_SIDE} pixels a side and {MAX_BYTES // 2**20} MiB"
+def decode_stream(path: str | os.PathLike[str], stream: BinaryIO, size: int, limit: int = MAX_BYTES) -> Stored:
+    """As :func:`decode`, of a stream of ``size`` bytes; ``path`` is what errors call it.
+
+    ``limit``: bytes that its pixels may take, checked before they are decoded.
+    """
+    start = stream.read(16)
+    stream.seek(0)
+    if not start:
+        raise ChipError(path, "is empty")
+    if not start.startswith(_TIFF_STARTS + _PIL_STARTS):
+        raise ChipError(path, f"is not a TIFF, PNG, JPEG, BMP or WebP image; it begins with {start[:12]!r}")
+    try:
+        tiff = start.startswith(_TIFF_STARTS)
+        return _decode_tiff(path, stream, size, limit) if tiff else _decode_pil(path, stream, limit)
+    except ChipError:
+        raise
+    # Decoders raise what they like on broken input (struct.error, KeyError, their own classes ...).
+    except Exception as error:
+        raise ChipError(path, f"cannot be decoded: {one_line(error)}; it may be damaged or cut off") from None
+
+
+def _check_size(path: Any, width: int, height: int, pixel_bytes: int, most: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height * pixel_bytes > most:
+        limit = f"at most {MAX_SIDE} pixels a side and {most // 2**20} MiB"
         raise ChipError(path, f"claims {width} x {height} pixels of {pixel_bytes} bytes; a chip is one ship, {limit}")
 
 
-def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
+def _decode_tiff(path: Any, stream: BinaryIO, size: int, limit: int) -> Stored:
     with tifffile.TiffFile(stream) as tiff:
         page: Any = tiff.pages.first
-        _check_size(path, page.imagewidth, page.imagelength, 1)
+        _check_size(path, page.imagewidth, page.imagelength, 1, limit)
         series = tiff.series[0]
         axes, shape = series.axes, series.shape
         if "Y" not in axes or "X" not in axes or series.dtype is None:
@@ -98,7 +106,7 @@ def _decode_tiff(path: Any, stream: BinaryIO, size: int) -> Stored:
         rows, columns = axes.index("Y"), axes.index("X")
         others = [axis for axis in range(len(axes)) if axis not in (rows, columns)]
         channels = int(np.prod([shape[axis] for axis in others], dtype=np.int64))
-        _check_size(path, shape[columns], shape[rows], channels * series.dtype.itemsize)
+        _check_size(path, shape[columns], shape[rows], channels * series.dtype.itemsize, limit)
         nodata = _nodata(page, series.dtype)
         part: Any
         for part in filter(None, series.pages):
@@ -188,12 +196,12 @@ def _upright(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
-def _decode_pil(path: Any, stream: BinaryIO) -> Stored:
+def _decode_pil(path: Any, stream: BinaryIO, limit: int) -> Stored:
     try:
         image = Image.open(stream, formats=("PNG", "JPEG", "BMP", "WEBP"))
     except Image.UnidentifiedImageError:
         raise ChipError(path, "is damaged: its image header cannot be read") from None
-    _check_size(path, *image.size, len(image.getbands()) * (2 if image.mode.startswith("I;16") else 4))
+    _check_size(path, *image.size, len(image.getbands()) * (2 if image.mode.startswith("I;16") else 4), limit)
     image.load()
     stream.seek(0)
     content = stream.read() if image.format == "PNG" else b""

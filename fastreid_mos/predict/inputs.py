@@ -78,7 +78,7 @@ class ChipInputs:
             modality = modality_from_name(name) if modality is None else modality
             stored = decode(name)
         else:
-            stored = _from_array(name, chip)
+            stored = chip if isinstance(chip, Stored) else _from_array(name, chip)
         modality = modality_from_pixels(stored) if modality is None else modality
         if modality is None:
             what = "neither its name (..._RGB, ..._SAR) nor its pixels tell whether it is optical or SAR"
