@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import MOSError
 from ..predict.inputs import as_modalities
-from .folder import COLUMNS, chip_of, connect, expect_rows, read_state, reported, transaction
+from .folder import COLUMNS, DATABASE, chip_of, connect, expect_rows, read_state, reported, transaction
 from .nearest import nearest
 from .records import Floats, IndexedChip, Ints, Searchable
 
@@ -41,6 +42,7 @@ class ChipIndex:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._connection, self._lock = connect(folder), threading.Lock()
+        self._file = _identity(folder)
         state = read_state(self._connection, folder)
         with reported(folder), transaction(self._connection, "DEFERRED"):
             state = read_state(self._connection, folder)  # in the transaction: all of one version
@@ -122,6 +124,17 @@ class ChipIndex:
         rows, cosines = zip(*parts, strict=True) if parts else ([np.empty((0, k), np.int64)], [np.empty((0, k))])
         return np.concatenate(rows), np.concatenate(cosines)
 
+    def features(self, rows: Sequence[int]) -> Floats:
+        """``[len(rows), D]``; an IndexError for a row that there is not."""
+        if any(not 0 <= row < self.rows for row in rows):
+            raise IndexError(f"rows {list(rows)[:5]}: the index has {self.rows}")
+        return np.asarray(self._features[np.asarray(rows, np.int64)])
+
+    def current(self) -> bool:
+        """Whether the folder still holds what was opened; a MOSError if it is no index any more."""
+        with contextlib.closing(connect(self.folder)) as connection:
+            return _identity(self.folder) == self._file and read_state(connection, self.folder) == self._state
+
     def _nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None) -> tuple[Ints, Floats]:
         rows, cosines = nearest(self._features, queries, k, allowed)
         return rows, cosines.clip(-1, 1)
@@ -148,6 +161,11 @@ class ChipIndex:
                 raise IndexError(f"row {row}: the index has {self.rows}")
             raise MOSError(f"--index {self.folder}: has been packed anew since it was opened; open it again")
         return chip_of(found)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    facts = os.stat(os.path.join(folder, DATABASE))
+    return facts.st_dev, facts.st_ino
 
 
 class _Chips:

@@ -58,6 +58,12 @@ class Searchable(Protocol):
     ) -> tuple[Ints, Floats]:
         """As :meth:`fastreid_mos.search.ChipIndex.search`."""
 
+    def features(self, rows: Sequence[int]) -> Floats:
+        """``[len(rows), D]``; an IndexError for a row that there is not."""
+
+    def current(self) -> bool:
+        """Whether this is still what lies there; a MOSError if there is no index any more."""
+
 
 class Store(Protocol):
     """An index that is written, by one process at a time; readers see nothing of it before :meth:`publish`."""

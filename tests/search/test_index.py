@@ -73,6 +73,9 @@ def test_a_reader_sees_what_it_opened_and_an_unpublished_run_is_not_seen(tmp_pat
     add(tmp_path, 0)
     after = ChipIndex.open(tmp_path)
     assert len(after) == 29 and after.search(query, 1)[0][1, 0] == 25 and after.search(query, 1)[0][0, 0] != 0
+    assert after.current() and not before.current() and after.features([25]).tolist() == features(30)[[25]].tolist()
+    with pytest.raises(IndexError):
+        after.features([30])
     assert len(before) == 20 and before.search(query, 1)[0][0, 0] == 0 and before.chips[0].path == "/chips/0.tif"
 
 
