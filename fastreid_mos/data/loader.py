@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ChipError, FileLimitError, MOSError, WorkerError, is_file_limit, is_worker_death
 from .doubts import Doubts
 from .listing import Item
-from .modality import OPTICAL, SAR, item_modality, ship_metres, ship_size_features
+from .modality import OPTICAL, SAR, item_modality, ship_size_features
 from .reader import ChipImage, ChipReader, read_generated
 from .seeding import PrivateGenerators, spread_seed
+from .tables import chip_metres
 
 AHEAD = 2  # batches that each worker makes ahead
 _STACKED, _NUMBERS = ("images", "sizes", "metres"), ("targets", "camids", "modalities")
@@ -62,13 +63,13 @@ class ChipDataset(Dataset[Any]):
         return len(self.items)
 
     def read(self, row: int) -> tuple[ChipImage, np.ndarray]:
-        """A chip, and its width and height in metres: of a generated one its source's, the ship's own (MOS, CDGF)."""
+        """A chip, and its ship's width and height in metres: of a generated one its source's (MOS, CDGF)."""
         path, _, camera = self.items[row]
         if size := self.generated.get(path):
             source = SAR if camera == OPTICAL else OPTICAL
-            return ChipImage(read_generated(path), camera, size), ship_metres(*size, source)
+            return ChipImage(read_generated(path), camera, size), chip_metres(path, size, source)
         chip = self.reader(path, item_modality(path, camera))
-        return chip, ship_metres(*chip.size, chip.modality)
+        return chip, chip_metres(path, chip.size, chip.modality)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | ChipError:
         """One chip; a ChipError is given back, not raised: DataLoader could not rebuild it from its message alone."""

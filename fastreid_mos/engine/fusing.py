@@ -15,6 +15,7 @@ from ..data.datasets import base_name, join_items, open_training
 from ..data.holdout import Split, hold_out
 from ..data.listing import Item, of_modality
 from ..data.modality import MODALITY_NAMES
+from ..data.tables import sized_like
 from ..data.transforms import sar_differences
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..evaluation.alpha import choose, evidence, measure_curves
@@ -111,7 +112,7 @@ class FusedTests:
         used: list[tuple[str, int, int]] = []
         for owner, records in zip(owners, found, strict=True):
             for one in records:
-                path = self.generated.path(one)
+                path = sized_like(self.generated.path(one), chips[owner][0])
                 self.files[path], self._sources[path] = one.source_size, chips[owner][0]
                 used.append((path, owner, self.samples.index(one.sample)))
         without = sum(not records for records in found)

@@ -11,6 +11,7 @@ from ..data.datasets import open_dataset
 from ..data.holdout import Split
 from ..data.listing import Item, count_chips, of_modality
 from ..data.modality import MODALITY_NAMES
+from ..data.tables import sized_like
 from ..errors import DatasetError
 from ..synthetic.folder import GeneratedSet, checksums, open_generated
 from ..synthetic.manifest import ChipRecord
@@ -49,9 +50,10 @@ def generated_items(cfg: Any, items: Sequence[Item], held_out: Sequence[Split]) 
         _refuse_forbidden(made, forbidden)
         source, target = made.facts.modalities
         new: list[Item] = []
-        for record, pid in _chosen(made, of_modality(items, source), cfg.DATASETS.SYNTHETIC_K):
-            new.append((made.path(record), pid, target))
-            sizes[made.path(record)] = record.source_size
+        for record, (chip, pid, _) in _chosen(made, of_modality(items, source), cfg.DATASETS.SYNTHETIC_K):
+            path = sized_like(made.path(record), chip)
+            new.append((path, pid, target))
+            sizes[path] = record.source_size
             digest.update(record.output_sha256.encode())
         made.verify()
         before, after = (count_chips([*items, *some])["identities with both"] for some in (added, [*added, *new]))
@@ -63,18 +65,18 @@ def generated_items(cfg: Any, items: Sequence[Item], held_out: Sequence[Split]) 
     return GeneratedItems(added, sizes, digest.hexdigest()[:16] if added else "")
 
 
-def _chosen(made: GeneratedSet, sources: Sequence[Item], count: int) -> list[tuple[ChipRecord, int]]:
-    """The first chips of each source that has any, with its identity."""
-    chosen: list[tuple[ChipRecord, int]] = []
+def _chosen(made: GeneratedSet, sources: Sequence[Item], count: int) -> list[tuple[ChipRecord, Item]]:
+    """The first chips of each source that has any, with that source."""
+    chosen: list[tuple[ChipRecord, Item]] = []
     remedy = f"{made.facts.remedy} BRIDGE.SAMPLE.SPLITS \"['{_SPLIT}']\""
-    for (path, pid, _), own in zip(sources, made.match([item[0] for item in sources]), strict=True):
+    for item, own in zip(sources, made.match([item[0] for item in sources]), strict=True):
         chips = {sample: record for sample, record in own.items() if record.split == _SPLIT}
         if chips and (missing := set(range(count)) - set(chips)):
             raise DatasetError(
-                f"{path}: {made.root} has {len(chips)} chips generated from it, and not sample {min(missing)}; lower "
-                f"DATASETS.SYNTHETIC_K, or run: {remedy} BRIDGE.SAMPLE.K {count}"
+                f"{item[0]}: {made.root} has {len(chips)} chips generated from it, and not sample {min(missing)}; "
+                f"lower DATASETS.SYNTHETIC_K, or run: {remedy} BRIDGE.SAMPLE.K {count}"
             )
-        chosen += [(chips[sample], pid) for sample in range(count) if chips]
+        chosen += [(chips[sample], item) for sample in range(count) if chips]
     if not chosen:
         raise DatasetError(f"{made.root}: DATASETS.SYNTHETIC: has nothing of the training chips; run: {remedy}")
     return chosen

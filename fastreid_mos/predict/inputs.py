@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ..data.chips import make_chip, modality_from_pixels
 from ..data.decoding import Stored, decode
 from ..data.loader import model_inputs
-from ..data.modality import OPTICAL, SAR, Modality, modality_from_name, ship_metres
+from ..data.modality import OPTICAL, SAR, Modality, modality_from_name
 from ..data.reader import ChipReader
+from ..data.tables import chip_metres
 from ..errors import ChipError
 
 PATH = (str, bytes, os.PathLike)
@@ -84,7 +85,7 @@ class ChipInputs:
             what = "neither its name (..._RGB, ..._SAR) nor its pixels tell whether it is optical or SAR"
             raise ChipError(name, f"{what}; give modalities")
         image = self.reader.image(make_chip(name, stored, modality, self.reader.channel))
-        metres = ship_metres(*image.size, modality) if metres is None else metres
+        metres = chip_metres(chip, image.size, modality) if metres is None else metres
         inputs = model_inputs(image, metres, self.augmentation)
         return {**inputs, "camids": int(modality)}, image.doubts
 
