@@ -6,8 +6,9 @@
 
 A checkpoint of tools/train_net.py becomes one file for fastreid_mos.Predictor and MODEL.WEIGHTS, without classifier and
 optimizer. --calibrate gives it the probabilities of Predictor.same, from ships it was not trained on: `holdout`, those
-that the run held out (TEST.HOLDOUT), read from FASTREID_DATASETS; or the test ships of a folder with a HOSS/. Of a
-bridge's pipeline folder another is made.
+that the run held out (TEST.HOLDOUT), read from FASTREID_DATASETS; the test ships of a folder with a HOSS/; or its
+training ships, train:FOLDER, if these weights were not trained on them. Several sets count alike. Of a bridge's
+pipeline folder another is made.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="CHECKPOINT", help="model_final.pth of a run, or a bridge's pipeline folder")
     parser.add_argument("--output", required=True, metavar="FILE", help="NAME.safetensors, or a bridge's new folder")
-    parser.add_argument("--calibrate", default="", metavar="SHIPS", help="holdout, or a folder with a HOSS/")
+    what = "holdout, a folder with a HOSS/ (its test ships), or train:FOLDER"
+    parser.add_argument("--calibrate", nargs="+", default=[], metavar="SHIPS", help=what)
     parser.add_argument("--trained-on", default="", metavar="WORD", help="of a bridge: such as simulated, before HOSS")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,39 +24,36 @@ class Calibration:
     facts: Mapping[str, Any] = field(default_factory=dict)  # where it comes from: ``source``, ``ships``, ``pairs``
 
     @classmethod
-    def fit(cls, features: Any, identities: Any, modalities: Any, source: str) -> Calibration:
+    def fit(cls, sets: Sequence[tuple[Any, Any, Any]], source: str) -> Calibration:
         """Isotonic regression on all pairs of chips, those of one ship together as heavy as those of two.
 
         Of two distractors it is not known whether they are one ship: they make no pair. A probability is never nearer
         to 0 or 1 than 1 in n + 2, n pairs of one ship: so much no number of pairs shows.
 
         Args:
-            features: ``[N, D]``, rows of length 1, of ships that were not trained on.
-            identities, modalities: ``[N]``.
+            sets: of each set of ships that were not trained on: features ``[N, D]``, rows of length 1, identities and
+                modalities ``[N]``. A pair's chips are of one set, and each set is as heavy as another.
         """
         from sklearn.isotonic import IsotonicRegression
 
-        identities, modalities = np.asarray(identities), np.asarray(modalities)
-        first, second = np.triu_indices(len(identities), 1)
-        known = (identities[first] >= 0) | (identities[second] >= 0)
-        first, second = first[known], second[known]
-        kinds, one_ship = modalities[first] + modalities[second], identities[first] == identities[second]
-        cosines = (features @ features.T)[first, second]
+        parts = [_pairs(*one) for one in sets]
         curves: dict[str, Curve] = {}
         counts: dict[str, list[int]] = {}
         for kind, name in enumerate(PAIRS):
-            same = one_ship[kinds == kind]
-            number = np.array([(~same).sum(), same.sum()])
-            counts[name] = [int(number[1]), int(number[0])]
-            if number.min() < _FEWEST:
+            own = [(cosines[kinds == kind], same[kinds == kind]) for cosines, same, kinds in parts]
+            numbers = [np.bincount(same, minlength=2) for _, same in own]
+            counts[name] = np.sum(numbers, axis=0)[::-1].tolist()
+            if min(counts[name]) < _FEWEST:
                 continue
-            least = 1 / (number[1] + 2)
+            least = 1 / (counts[name][0] + 2)
             regression = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-            regression.fit(cosines[kinds == kind], same, sample_weight=(0.5 / number)[same.astype(int)])
+            heavy = [(0.5 / number.clip(1))[same.astype(int)] for (_, same), number in zip(own, numbers, strict=True)]
+            regression.fit(*(np.concatenate(column) for column in zip(*own, strict=True)), np.concatenate(heavy))
             points = regression.X_thresholds_, regression.y_thresholds_
             curves[name] = tuple(np.round(values.astype(float), 6).tolist() for values in points)  # type: ignore[assignment]
-        ships = len(np.unique(identities[identities >= 0]))
-        return cls(curves, {"source": source, "ships": ships, "chips": len(identities), "pairs": counts})
+        ships = sum(len({int(one) for one in identities if one >= 0}) for _, identities, _ in sets)
+        chips = sum(len(identities) for _, identities, _ in sets)
+        return cls(curves, {"source": source, "ships": ships, "chips": chips, "pairs": counts})
 
     @classmethod
     def from_file(cls, file: str, content: Any) -> Calibration:
@@ -79,6 +76,16 @@ class Calibration:
                 raise MOSError(f"{weights}: {what}, only for {', '.join(self.curves)}")
             result[kinds == kind] = np.interp(cosines[kinds == kind], *self.curves[PAIRS[kind]])
         return result
+
+
+def _pairs(features: Any, identities: Any, modalities: Any) -> tuple[Any, Any, Any]:
+    """Of all pairs of chips: cosines, whether they are of one ship, and the kind of pair as an index in ``PAIRS``."""
+    identities, modalities = np.asarray(identities), np.asarray(modalities)
+    first, second = np.triu_indices(len(identities), 1)
+    known = (identities[first] >= 0) | (identities[second] >= 0)
+    first, second = first[known], second[known]
+    same = identities[first] == identities[second]
+    return (features @ features.T)[first, second], same, modalities[first] + modalities[second]
 
 
 def _checked(points: Any) -> Curve:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,17 +29,19 @@ from ..modeling.heads import classifier_weights
 from .calibration import Calibration
 from .predictor import Predictor
 
-HELD_OUT, INDEX = "holdout", "model_index.json"
+HELD_OUT, TRAINING, INDEX = "holdout", "train:", "model_index.json"
 
 
-def export_weights(checkpoint: str, output: str, calibrate: str = "") -> dict[str, Any]:
+def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] = ()) -> dict[str, Any]:
     """Write what a checkpoint of ``tools/train_net.py`` needs to be used, without its classifier and optimizer.
 
     Args:
         output: a new file that ends in ``.safetensors``; its tensors are as of :func:`halved`, and its metadata holds
             the config, the calibration and facts.
         calibrate: the ships from which :meth:`Predictor.same` is calibrated: ``holdout``, those that the run held out
-            (``TEST.HOLDOUT``) of the data sets it was trained on; or a folder with a HOSS, its test ships; "": none.
+            (``TEST.HOLDOUT``) of the data sets it was trained on; a folder with a HOSS, its test ships; or
+            ``train:<folder>``, its training ships, if the weights were not trained on them. Several are as heavy as
+            each other.
 
     Returns:
         The facts in the file.
@@ -63,14 +65,18 @@ def export_weights(checkpoint: str, output: str, calibrate: str = "") -> dict[st
         _write(file, tensors, metadata)
         predictor = Predictor(file, device="cpu")  # also the proof that the file can be used
         calibration = Calibration()
-        if calibrate:
-            items, source = _held_out(checkpoint, content, saved) if calibrate == HELD_OUT else _tested(calibrate)
-            paths, identities, modalities = zip(*items, strict=True)
-            features = predictor.extract(paths, [int(one) for one in modalities])
-            calibration = Calibration.fit(features, identities, modalities, source)
+        if words := [calibrate] if isinstance(calibrate, str) else calibrate:
+            sets, sources = [], []
+            for word in words:
+                items, source = _held_out(checkpoint, content, saved) if word == HELD_OUT else _listed(word)
+                paths, identities, modalities = zip(*items, strict=True)
+                features = predictor.extract(paths, [int(one) for one in modalities])
+                sets.append((features, identities, modalities))
+                sources.append(source)
+            calibration = Calibration.fit(sets, " and ".join(sources))
             if not calibration.curves:
                 counts = calibration.facts["pairs"]
-                raise MOSError(f"--calibrate {calibrate}: too few pairs of one ship and of two ({counts})")
+                raise MOSError(f"--calibrate {' '.join(words)}: too few pairs of one ship and of two ({counts})")
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
     _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
@@ -133,14 +139,17 @@ def _held_out(path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any]
     return items, f"ships that the training held out of {', '.join(cfg.DATASETS.NAMES)}"
 
 
-def _tested(folder: str) -> tuple[list[Item], str]:
-    """The test chips of a folder with a HOSS, each once, and where they are from."""
+def _listed(word: str) -> tuple[list[Item], str]:
+    """The test chips of a folder with a HOSS, each once, or of ``train:<folder>`` the training chips; and a name."""
+    folder = word.removeprefix(TRAINING)
     try:
         dataset = HOSS(root=folder)
     except DatasetError:
         what = "holds no HOSS/ with bounding_box_train/, query/ and bounding_box_test/"
         raise MOSError(f"--calibrate {folder}: {what}") from None
-    items = sorted({*dataset.query, *dataset.gallery})
+    trained = word.startswith(TRAINING)
+    items = sorted({*dataset.train} if trained else {*dataset.query, *dataset.gallery})
     if not items:
-        raise MOSError(f"--calibrate {folder}: its query/ and bounding_box_test/ hold no chips")
-    return items, f"test ships of {os.path.basename(os.path.abspath(folder))}"
+        splits = "bounding_box_train/ holds" if trained else "query/ and bounding_box_test/ hold"
+        raise MOSError(f"--calibrate {word}: its {splits} no chips")
+    return items, f"{'training' if trained else 'test'} ships of {os.path.basename(os.path.abspath(folder))}"

@@ -59,7 +59,7 @@ def test_calibration_by_hand():
     modalities = np.tile([0] * 6 + [1] * 6, 6)
     angles = np.where(identities < 0, rng.uniform(0, 3, 72), identities * 0.5 + rng.normal(0, 0.3, 72))
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    made = Calibration.fit(features, identities, modalities, "by hand")
+    made = Calibration.fit([(features, identities, modalities)], "by hand")
     assert made.facts["ships"] == 5 and made.facts["pairs"]["O-O"] == [5 * 15, 36 * 35 // 2 - 6 * 15 + 0]
     assert made.facts["pairs"]["O-S"] == [5 * 36, 36 * 36 - 6 * 36]
     for name, (x, y) in made.curves.items():
@@ -74,10 +74,23 @@ def test_calibration_by_hand():
     assert (given[same].mean() + given[~same].mean()) / 2 == pytest.approx(0.5, abs=0.01)
     assert given[same].mean() > given[~same].mean() + 0.2
     # Too few pairs of a kind: none, and an error that says so.
-    few = Calibration.fit(features[modalities == 0], identities[modalities == 0], modalities[modalities == 0], "")
+    optical = modalities == 0
+    few = Calibration.fit([(features[optical], identities[optical], modalities[optical])], "")
     assert list(few.curves) == ["O-O"]
     with pytest.raises(MOSError, match="^w: have no calibration for S-S .* only for O-O"):
         few("w", np.zeros((1, 1)), [1], [1])
+    # A small set, whose cosines are all near 1, is as heavy as the large one, and no pair is across the two.
+    closer = np.stack([np.cos(angles / 5), np.sin(angles / 5)], axis=1)[:36]
+    both = Calibration.fit([(features, identities, modalities), (closer, identities[:36], modalities[:36])], "")
+    assert both.facts["pairs"]["O-S"] == [8 * 36, 36 * 36 - 6 * 36 + 18 * 18 - 3 * 36] and both.facts["ships"] == 8
+    means = []
+    for rows, chips in ((features, 72), (closer, 36)):
+        first, second = np.triu_indices(chips, 1)
+        own = (modalities[first] + modalities[second] == 1) & ((identities[first] >= 0) | (identities[second] >= 0))
+        same = (identities[first] == identities[second])[own]
+        given = both("x", (rows @ rows.T)[first, second][own][None], [0], [1] * own.sum())[0]
+        means.append((given[same].mean() + given[~same].mean()) / 2)
+    assert means[0] < 0.45 and means[1] > 0.55 and np.mean(means) == pytest.approx(0.5, abs=0.01)
 
 
 def test_calibrated_on_the_ships_that_were_held_out(checkpoint, tiny_hoss, tmp_path, monkeypatch):
@@ -88,16 +101,16 @@ def test_calibrated_on_the_ships_that_were_held_out(checkpoint, tiny_hoss, tmp_p
     # Without their modalities' pairs, of other data, or where none were held out.
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     with pytest.raises(DatasetError, match="HOSS"):
-        export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), "holdout")
+        export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), ["holdout"])
     shutil.copytree(tiny_hoss, tmp_path / "other")
     for path in sorted((tmp_path / "other/HOSS/bounding_box_train").iterdir())[:8]:
         path.unlink()
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "other"))
     with pytest.raises(CheckpointError, match="set FASTREID_DATASETS"):
-        export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), "holdout")
+        export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), ["holdout"])
     none = save_checkpoint(tmp_path / "none.pth", tiny_hoss, "TEST.HOLDOUT.FRACTION", 0.0)
     with pytest.raises(MOSError, match=r"none.pth: its run held out no ships"):
-        export_weights(str(none), str(tmp_path / "b.safetensors"), "holdout")
+        export_weights(str(none), str(tmp_path / "b.safetensors"), ["holdout"])
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -282,6 +295,11 @@ def test_the_command(checkpoint, tiny_hoss, tmp_path, capsys):
     assert output.read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == ["x.safetensors"]
     assert export([str(checkpoint), "--output", str(output), "--force", "--calibrate", str(tiny_hoss)]) == 0
     assert Predictor(output).calibrated == ("O-O", "O-S")
+    both = ["--calibrate", str(tiny_hoss), f"train:{tiny_hoss}"]
+    assert export([str(checkpoint), "--output", str(output), "--force", *both]) == 0
+    facts = Predictor(output).calibration.facts
+    assert facts["source"] == f"test ships of {tiny_hoss.name} and training ships of {tiny_hoss.name}"
+    assert facts["ships"] > 10
 
 
 @pytest.mark.slow
