@@ -41,7 +41,8 @@ def main() -> None:
         row = [PAIRS[kind], number[1], number[0]]
         if number.min():
             weights = (0.5 / number)[truth.astype(int)]
-            row += [f"{roc_auc_score(truth, guess):.3f}", f"{brier_score_loss(truth, guess, sample_weight=weights):.3f}"]
+            brier = brier_score_loss(truth, guess, sample_weight=weights)
+            row += [f"{roc_auc_score(truth, guess):.3f}", f"{brier:.3f}"]
             row += [f"{100 * (guess[truth == one] > 0.5).mean():.0f} %" for one in (True, False)]
         rows.append(row)
     print(f"{args.weights} on the test ships of {args.data}, {machine()}")
