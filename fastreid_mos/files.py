@@ -134,6 +134,26 @@ def in_the_way(folder: str | os.PathLike[str]) -> str:
     return f"{path} is a " + (f"link to {os.readlink(path)}, which does not exist" if dangling else "file")
 
 
+def expect_new_file(option: str, path: str, force: bool = False, *inputs: str) -> None:
+    """Refuse an output before work is spent on it: what is there (unless ``force``), an input, or cannot be made.
+
+    Raises:
+        MOSError: the message begins with the option.
+    """
+    what, folder = f"{option} {path}", os.path.dirname(os.path.abspath(path))
+    if not path or os.path.isdir(path) or path.endswith(os.sep):
+        raise MOSError(f"{what}: is {'a folder' if path else 'empty'}; name a file")
+    if same := [one for one in inputs if os.path.realpath(one) == os.path.realpath(path)]:
+        raise MOSError(f"{what}: is {same[0]}, which is read; give another")
+    if os.path.lexists(path) and not force:
+        raise MOSError(f"{what}: exists already; give another, or --force to replace it")
+    reason = in_the_way(folder)
+    if not reason and os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        reason = f"{folder} cannot be written to"
+    if reason:
+        raise MOSError(f"{what}: cannot be made there ({reason}); give another")
+
+
 def keep_lines_before(path: str, key: str, limit: int) -> None:
     """Keep the lines whose ``key`` is below ``limit``; drop the others, and a line cut off by a kill."""
     if not os.path.isfile(path):

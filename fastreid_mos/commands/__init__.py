@@ -10,6 +10,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train or test a re-identifier, with fast-reid's command line",
     "train-bbdm": "train a bridge, and generate SAR chips with it",
+    "score": "Rank-1, mAP and a weighted total of the answer to a task",
+    "unite": "several answers to a task in one",
     "export": "weights that can be shared, without their run",
     "simulate": "write simulated ships in HOSS's form, or as a table and a task",
     "health": "versions, devices, weights and data sets that are found",

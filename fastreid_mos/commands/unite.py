@@ -1,0 +1,75 @@
+"""Unite the answers of several models, or of several people, to one task.
+
+rrf, reciprocal rank fusion, needs ranks only: an image scores the sum over lists of weight / (k + rank). mean takes the
+mean of the scores in CSV files (query_id,rank,image_id,score). Lists may be of any depth. Images of equal score are in
+the order of the first list. With --task the result is checked as an answer to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+EXAMPLE = "mos unite a.json b.json --weights 2 1 --task task.json --top 10 --out united.json"
+
+
+def program(args: argparse.Namespace) -> None:
+    from ..errors import MOSError
+    from ..files import expect_new_file
+    from ..tasks import check_prediction, own_images, read_task, write_prediction, write_scores
+    from ..tasks.uniting import read_lists, unite
+
+    count = len(args.lists)
+    if count < 2:
+        raise MOSError(f"{args.lists[0]}: is one list; name two or more to unite")
+    files = [os.path.realpath(path) for path in args.lists]
+    if same := [path for row, path in enumerate(args.lists) if files[row] in files[:row]]:
+        raise MOSError(f"{same[0]}: is named twice; name it once, and let it count more with --weights")
+    if not args.out.lower().endswith((".json", ".csv")):
+        raise MOSError(f"--out {args.out}: must end in .json, or .csv for a table with scores")
+    expect_new_file("--out", args.out, args.force, *args.lists, *([args.task] if args.task else []))
+    weights = args.weights or [1.0] * count
+    if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
+        given = " ".join(f"{weight:g}" for weight in weights)
+        raise MOSError(f"--weights {given}: give {count} numbers above 0, one for each of the lists")
+    if not 0 <= args.k < float("inf"):
+        raise MOSError(f"--k {args.k:g}: must be 0 or more")
+    if args.top is not None and args.top < 1:
+        raise MOSError(f"--top {args.top}: must be 1 or more")
+    task = read_task(args.task, images=False) if args.task else None
+    lists, scored = zip(*map(read_lists, args.lists), strict=True)
+    own = own_images(task) if task else {}
+    for path, one in zip(args.lists, lists, strict=True):
+        if task:
+            check_prediction(path, task, one, own=own)
+    united = unite(args.lists, lists, scored, args.method, args.k, weights, args.top)
+    if args.top and (short := [id_ for id_, images in united.items() if len(images) < args.top]):
+        what = f"query {short[0]!r} has {len(united[short[0]])} images in all lists together"
+        raise MOSError(f"--top {args.top}: {what}; give deeper lists, or a smaller --top")
+    if args.out.lower().endswith(".csv"):
+        write_scores(args.out, {id_: list(images) for id_, images in united.items()},
+                     {id_: list(images.values()) for id_, images in united.items()})  # fmt: skip
+    else:
+        write_prediction(args.out, {id_: list(images) for id_, images in united.items()})
+    depth = sorted({len(images) for images in united.values()})
+    deep = f"{depth[0]}" if len(depth) == 1 else f"{depth[0]} to {depth[-1]}"
+    print(f"{args.out}: {len(united)} queries, {deep} images each, of {count} lists by {args.method}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mos unite", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("lists", nargs="+", metavar="FILE", help="JSON {query_id: [image_id, ...]}, or CSV with scores")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file, .json or .csv")
+    parser.add_argument("--method", choices=("rrf", "mean"), default="rrf")
+    parser.add_argument("--k", type=float, default=3.0, help="rrf: the larger, the less the first ranks stand out; 3")
+    parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="how much each list counts; alike")
+    parser.add_argument("--task", metavar="FILE", help="check the lists, and the result, against this task")
+    parser.add_argument("--top", type=int, metavar="N", help="images a query; as many as the longest list has")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
+    args = parser.parse_args(argv)
+    from ..cli import run
+
+    return run(lambda: program(args))
