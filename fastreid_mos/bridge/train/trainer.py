@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,8 @@ logger = logging.getLogger("fastreid_mos.bridge")
 
 # What a seed is for, beside the order and the draws of the pairs (batches.py).
 _NOISE, _WEIGHTS = 3, 4
+# A loss has jumped if its mean over so many steps is so many times the lowest mean before: more than chance draws do.
+WINDOW, JUMP = 50, 1.5
 _GRID_CALLS = 50  # of the network at most: a picture must not cost what a thousand steps do
 
 
@@ -60,6 +63,7 @@ class BridgeTrainer:
         self.cfg, self.solver, self.accelerator = cfg, cfg.BRIDGE.SOLVER, accelerator
         self.batches, self.latents = batches, latents
         self.seed, self.record, self.shown, self.done = batches.seed, record or {}, shown, 0
+        self.recent, self.lowest = deque[float](maxlen=WINDOW), math.inf  # losses, and the lowest mean of so many
         self.scheduler = build_scheduler(cfg, latent=latents.vae is not None)
         torch.manual_seed(spread_seed(self.seed, _WEIGHTS, count=1)[0])
         unet = build_unet(cfg, latents.vae)
@@ -124,6 +128,8 @@ class BridgeTrainer:
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 bar.update()
                 self.done = step + 1
+                if main:
+                    self._watch(values["loss"])
                 if self.shown is not None and main and self._is_due(self.solver.SAMPLE_PERIOD):
                     self._log_samples()
                     clock = time.perf_counter()
@@ -132,6 +138,21 @@ class BridgeTrainer:
                     save_checkpoint(self.accelerator, checkpoints, self.done, self.record, keep)
         for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()
+
+    def _watch(self, loss: float) -> None:
+        """Warn of a loss that has jumped: a training that has diverged can go on with finite numbers to its end."""
+        self.recent.append(loss)
+        if len(self.recent) < WINDOW:
+            return
+        mean = sum(self.recent) / WINDOW
+        if mean > JUMP * self.lowest:
+            what = f"the mean loss of the last {WINDOW} steps is {mean:.3g}, and was {self.lowest:.3g} before"
+            remedy = "if it stays there, start again with a lower BRIDGE.SOLVER.LR, or with BRIDGE.SOLVER.CLIP_NORM"
+            logger.warning(f"step {self.done}: {what}: the training has diverged; {remedy}")
+            self.recent.clear()  # measured anew from here: one warning for each jump
+            self.lowest = math.inf
+        else:
+            self.lowest = min(self.lowest, mean)
 
     def _is_due(self, period: int) -> bool:
         return self.done % period == 0 or self.done == self.solver.STEPS

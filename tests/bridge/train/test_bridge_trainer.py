@@ -164,6 +164,17 @@ def test_after_a_loss_that_is_not_finite_nothing_is_written(pairs, tmp_path, mon
     assert [row["step"] for row in metrics(tmp_path / "out")] == [0, 1, 2, 3]
 
 
+def test_a_loss_that_jumps_and_stays_is_a_warning_for_each_jump(pairs, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("fastreid_mos.bridge.train.trainer.WINDOW", 3)
+    trainer = trainer_of(cfg_of(pairs, tmp_path))
+    losses = [0.9, 0.2, 0.2, 0.2, 0.25, 0.3, 0.6, 0.6, 0.6, 0.6, 0.5, 1.2, 1.2, 1.2]
+    for trainer.done, loss in enumerate(losses, 1):
+        trainer._watch(loss)
+    # Means of 3: .43 .2 .22 .25 .38 (1.9 times .2); then anew .6 .57 .77 .97 (1.7 times .57).
+    said = [record.getMessage() for record in caplog.records if "diverged" in record.getMessage()]
+    assert [text.split(":")[0] for text in said] == ["step 7", "step 13"]
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_it_stops_before_the_weights_are_touched_and_names_the_files(pairs, tmp_path, what):
     trainer = trainer_of(cfg_of(pairs, tmp_path, BATCH=1, ACCUMULATE=2))
