@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train or test a re-identifier, with fast-reid's command line",
     "train-bbdm": "train a bridge, and generate SAR chips with it",
+    "predict": "answer a task: the most similar gallery chips of every query",
     "score": "Rank-1, mAP and a weighted total of the answer to a task",
     "unite": "several answers to a task in one",
     "export": "weights that can be shared, without their run",

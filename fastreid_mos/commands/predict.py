@@ -1,0 +1,126 @@
+"""Answer a task: for every query the most similar chips of the gallery.
+
+The task is JSON (docs/tasks.md): queries with an image and a type such as O2S, optical to SAR, and a gallery. The
+answer is {query_id: [image_id, ...]}, the most similar first, of the modality that the type asks for and without the
+query's own image. Features are kept in OUT.features/: stopped anywhere, the same command goes on, and another --top or
+--ensemble need not read a chip again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+EXAMPLE = "mos predict --task task.json --weights zoo:mos --top 10 --out prediction.json --csv scores.csv"
+
+
+def program(args: argparse.Namespace) -> None:
+    from ..errors import MOSError
+    from ..tasks import (
+        check_prediction,
+        expect_enough,
+        own_images,
+        rank_task,
+        read_task,
+        write_prediction,
+        write_scores,
+    )
+
+    names = args.ensemble or [args.weights or "zoo:mos"]
+    shares = args.member_weights or [1.0] * len(names)
+    if same := [name for row, name in enumerate(names) if name in names[:row]]:
+        raise MOSError(
+            f"--ensemble {same[0]}: is named twice; name it once, and let it count more with --member-weights"
+        )
+    if len(shares) != len(names) or not all(0 < share < float("inf") for share in shares):
+        given = " ".join(f"{share:g}" for share in shares)
+        raise MOSError(f"--member-weights {given}: give {len(names)} numbers above 0, one for each of the weights")
+    for option, value, least in (("top", args.top, 1), ("depth", args.depth, 1), ("k", args.k, 0)):
+        if not least <= value < float("inf"):
+            raise MOSError(f"--{option} {value:g}: must be {least} or more")
+    _refuse_outputs(args)
+    task = read_task(args.task, args.root)
+    own = own_images(task)
+    expect_enough(task, args.top, own)
+
+    from ..predict import Predictor
+    from ..tasks.features import open_caches, sized, task_features
+
+    try:
+        predictors = [Predictor(name, args.device, args.batch_size) for name in names]
+    except ValueError as error:  # a device or a batch size that cannot be
+        raise MOSError(f"--{str(error).replace('batch_size', 'batch-size', 1)}") from None
+    task, side = sized(task)
+    if side:
+        what = "which tells nothing of the ships' sizes: these do not count"
+        print(f"{args.task}: chips of {side} x {side} pixels, {what}; if you know them give 'width' and 'height'")
+    folder = args.features or f"{args.out}.features"
+    try:
+        with open_caches(folder, predictors) as caches:
+            members = task_features(task, predictors, caches)
+    except KeyboardInterrupt:
+        print(f"{folder}: has the features of the chips so far; the same command goes on", file=sys.stderr)
+        raise
+    lists, scores = rank_task(task, members, args.top, own, args.method, args.k, args.depth, shares)
+    check_prediction(args.out, task, lists, args.top, own)
+    if args.csv:
+        write_scores(args.csv, lists, scores)
+    write_prediction(args.out, lists)
+    by_type = ", ".join(f"{sum(query.type == type for query in task.queries)} {type}" for type in task.types)
+    print(f"{args.out}: {len(lists)} queries ({by_type}), {args.top} of {len(task.gallery)} images each")
+
+
+def _refuse_outputs(args: argparse.Namespace) -> None:
+    """Before hours are spent: what is there already, cannot be made, or is an input."""
+    from ..errors import MOSError
+    from ..files import in_the_way
+
+    outputs = {"--out": args.out, "--csv": args.csv}
+    if args.csv and os.path.realpath(args.csv) == os.path.realpath(args.out):
+        raise MOSError(f"--csv {args.csv}: is --out too; give another")
+    for option, path in outputs.items():
+        if not path and option == "--csv" and path is None:
+            continue
+        if not path or os.path.isdir(path) or path.endswith("/"):
+            raise MOSError(f"{option} {path}: is {'a folder' if path else 'empty'}; name a file")
+        if os.path.realpath(path) == os.path.realpath(args.task):
+            raise MOSError(f"{option} {path}: is the task; give another")
+        if os.path.lexists(path) and not args.force:
+            raise MOSError(f"{option} {path}: exists already; give another, or --force to replace it")
+        folder = os.path.dirname(os.path.abspath(path))
+        reason = in_the_way(folder)
+        if not reason and os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            reason = f"{folder} cannot be written to"
+        if reason:
+            raise MOSError(f"{option} {path}: cannot be made there ({reason}); give another")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mos predict", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--task", required=True, metavar="FILE", help="queries and gallery, JSON")
+    parser.add_argument("--root", metavar="FOLDER", help="where the paths in the task start; the task's own folder")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--weights", metavar="W", help="zoo:NAME, a checkpoint or an exported file; zoo:mos")
+    model.add_argument("--ensemble", nargs="+", metavar="W", help="several weights, united")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="images a query; 10")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file, JSON")
+    parser.add_argument("--csv", metavar="FILE", help="a new file, query_id,rank,image_id,score")
+    parser.add_argument("--method", choices=("cosine", "rrf"), default="cosine",
+                        help="of an ensemble: mean cosine, or reciprocal rank fusion; cosine")  # fmt: skip
+    parser.add_argument("--member-weights", type=float, nargs="+", metavar="X", help="how much each counts; alike")
+    parser.add_argument(
+        "--k", type=float, default=3.0, help="of rrf: the larger, the less the first ranks stand out; 3"
+    )
+    parser.add_argument("--depth", type=int, default=100, help="of rrf: ranks beyond it count nothing; 100")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; a GPU where there is one")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="chips at a time; 64")
+    parser.add_argument("--features", metavar="FOLDER", help="where features are kept; OUT.features")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out and --csv")
+    args = parser.parse_args(argv)
+    from ..cli import run
+
+    return run(lambda: program(args))
