@@ -23,7 +23,7 @@ from ..errors import ChipError, MOSError, TaskError, shown
 from ..files import in_the_way, locked, naming
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
-from .task import Task, TaskChip, some
+from .task import Task, TaskChip, some, twice
 
 Floats = NDArray[np.float32]
 # Raised when the same file, modality and size no longer give the same feature.
@@ -52,7 +52,8 @@ class FeatureCache:
             os.truncate(self.path, whole * self._record.itemsize)  # a record that a kill has cut off
             kept = np.fromfile(self.path, self._record)
         self._parts, self._rows = [kept["feature"]], dict[bytes, int]()
-        sound = np.abs(np.linalg.norm(kept["feature"], axis=1) - 1) < 1e-3  # else the file was damaged
+        with np.errstate(over="ignore"):
+            sound = np.abs(np.linalg.norm(kept["feature"], axis=1) - 1) < 1e-3  # else the file was damaged
         self._rows = {key.tobytes(): row for row, key in enumerate(kept["key"]) if sound[row]}
 
     def __contains__(self, key: bytes) -> bool:
@@ -89,11 +90,15 @@ def open_caches(folder: str, predictors: Sequence[Predictor]) -> Iterator[list[F
             free = stack.enter_context(locked(os.path.join(folder, ".lock")))
             if free:
                 caches = [FeatureCache(folder, predictor) for predictor in predictors]
+                paths = [cache.path for cache in caches]
         except OSError as error:
             what = f"features cannot be kept there ({error.strerror}); name another folder, --features"
             raise MOSError(f"{shown(folder)}: {what}") from None
         if not free:
             raise MOSError(f"{shown(folder)}: another mos predict is writing there; wait until it ends")
+        if double := twice(paths):
+            same = " and ".join(one.weights for one, path in zip(predictors, paths, strict=True) if path == double[0])
+            raise MOSError(f"{same}: are the same weights; name them once, and let them count more")
         yield caches
 
 
@@ -104,7 +109,7 @@ def sized(task: Task) -> tuple[Task, int]:
     tell ships apart; what sizes a few chips have would be compared with none. 0 for any other task, left as it is.
     """
     chips = [*task.queries, *task.gallery]
-    side = square_side([chip.path for chip in chips if chip.metres is None])
+    side = 0 if all(chip.metres for chip in chips) else square_side([chip.path for chip in chips])
     if not side:
         return task, 0
     queries, gallery = (
@@ -119,15 +124,16 @@ def task_features(
     """Of each model the features of the queries ``[Q, D]`` and of the gallery ``[G, D]``.
 
     Every file is read once for all models, and not at all where the caches have its features. A query of unknown
-    modality has that of a gallery chip of the same file.
+    modality has that which the task says of the same file elsewhere.
 
     Raises:
         TaskError: images that cannot be used; the features of the others are kept.
     """
-    known = {os.path.realpath(chip.path): chip.modality for chip in task.gallery}
-    chips: list[TaskChip] = [
+    chips: list[TaskChip] = [*task.queries, *task.gallery]
+    known = {os.path.realpath(chip.path): chip.modality for chip in chips if chip.modality is not None}
+    chips = [
         replace(chip, modality=known.get(os.path.realpath(chip.path))) if chip.modality is None else chip
-        for chip in (*task.queries, *task.gallery)
+        for chip in chips
     ]
     keys = [_key(chip) for chip in chips]
     todo = {key: chip for key, chip in zip(keys, chips, strict=True) if any(key not in cache for cache in caches)}
@@ -156,7 +162,8 @@ def task_features(
         except ChipError as error:
             return key, chip, error
 
-    with tqdm(total=len(set(keys)), initial=len(set(keys)) - len(todo), desc="chips", unit="chip") as bar:
+    total = len(set(keys))
+    with tqdm(total=total, initial=total - len(todo), desc="chips", unit="chip", disable=not todo) as bar:
         for batch in _ahead(read, list(todo.items()), predictors[0].batch_size):
             for _, chip, made in batch:
                 if isinstance(made, ChipError):
