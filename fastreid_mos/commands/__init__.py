@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "answer a task: the most similar gallery chips of every query",
     "score": "Rank-1, mAP and a weighted total of the answer to a task",
     "unite": "several answers to a task in one",
+    "index": "an index of folders of chips: what is new or changed is done",
+    "search": "the chips of an index that are most like yours",
     "export": "weights that can be shared, without their run",
     "simulate": "write simulated ships in HOSS's form, or as a table and a task",
     "health": "versions, devices, weights and data sets that are found",

@@ -55,6 +55,14 @@ class State(NamedTuple):
         return Weights(self.weights, self.weights_id, self.dim)
 
 
+def local(where: str | os.PathLike[str]) -> str:
+    """The absolute path of an index's folder; a MOSError for an address."""
+    text = os.fspath(where)
+    if "://" in text:
+        raise MOSError(f"--index {text}: not a folder; indexes are in folders")
+    return os.path.abspath(text)
+
+
 def chip_of(values: Any) -> IndexedChip:
     """The record of a row of COLUMNS."""
     path, modality, width, height, *rest = values

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from ..errors import MOSError
 from ..predict.inputs import as_modalities
-from .folder import COLUMNS, DATABASE, chip_of, connect, expect_rows, read_state, reported, transaction
-from .nearest import nearest
-from .records import Floats, IndexedChip, Ints, Searchable
-
-MODALITIES = ("optical", "sar")
+from .approximate import FLAT_UP_TO, approximately, load
+from .folder import COLUMNS, DATABASE, chip_of, connect, expect_rows, local, read_state, reported, transaction
+from .nearest import merged, nearest
+from .records import MODALITIES, Floats, IndexedChip, Ints, Searchable
 
 
 def open_index(where: str | os.PathLike[str]) -> Searchable:
     """The index of a folder."""
-    return ChipIndex.open(where)
+    return ChipIndex.open(local(where))
 
 
 class ChipIndex:
@@ -136,8 +135,23 @@ class ChipIndex:
             return _identity(self.folder) == self._file and read_state(connection, self.folder) == self._state
 
     def _nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None) -> tuple[Ints, Floats]:
-        rows, cosines = nearest(self._features, queries, k, allowed)
+        covered, count = self._state.covered, self.rows if allowed is None else int(allowed.sum())
+        if not covered or count <= min(FLAT_UP_TO, self.rows // 2):
+            rows, cosines = nearest(self._features, queries, k, allowed)
+        else:
+            rows, cosines = approximately(self._vectors, self._features[:covered], queries, k, allowed)
+            if covered < self.rows:
+                later = nearest(self._features[covered:], queries, k, None if allowed is None else allowed[covered:])
+                later = np.where(later[0] < 0, -1, later[0] + covered), later[1]
+                rows, cosines = merged((rows, cosines), later)
+            # A filter may leave a search in a graph or in cells with too few: such queries look at every row.
+            short = np.flatnonzero(rows[:, min(k, count) - 1] < 0)
+            rows[short], cosines[short] = nearest(self._features, queries[short], k, allowed)
         return rows, cosines.clip(-1, 1)
+
+    @cached_property
+    def _vectors(self) -> Any:
+        return load(os.path.join(self.folder, self._state.vectors))
 
     @cached_property
     def _filters(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -43,6 +43,13 @@ def nearest(features: Floats, queries: Floats, k: int, allowed: NDArray[np.bool_
     return rows, products
 
 
+def merged(one: tuple[Ints, Floats], two: tuple[Ints, Floats]) -> tuple[Ints, Floats]:
+    """Of two results of :func:`nearest` for the same queries the k best of both."""
+    rows, products = np.concatenate([one[0], two[0]], axis=1), np.concatenate([one[1], two[1]], axis=1)
+    order = np.argsort(-products, axis=1, kind="stable")[:, : one[0].shape[1]]  # NaN comes last
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(products, order, axis=1)
+
+
 def rescored(features: Floats, query: Floats, candidates: Ints, k: int) -> tuple[Ints, Floats]:
     """Of candidate rows (rising) the k with the largest products with one query ``[D]``, and these."""
     values = features[candidates] @ query

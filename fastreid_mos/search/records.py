@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+MODALITIES = ("optical", "sar")  # by number
 
 
 class IndexedChip(NamedTuple):
@@ -81,5 +82,10 @@ class Store(Protocol):
 
     def remove(self, paths: Sequence[str]) -> None: ...
 
-    def publish(self, roots: Sequence[str], kind: str) -> None:
-        """Show readers everything since the last time, at once."""
+    def publish(self, roots: Sequence[str], kind: str | None) -> None:
+        """Show readers everything since the last time, at once.
+
+        Args:
+            roots: folders and files that were indexed, beside earlier ones.
+            kind: auto, flat, hnsw or ivf; None: as before.
+        """

@@ -11,7 +11,20 @@ import numpy as np
 
 from ..errors import MOSError
 from ..files import in_the_way, locked, naming
-from .folder import COLUMNS, DATABASE, State, chip_of, connect, expect_rows, prepare, read_state, reported, transaction
+from .approximate import FACTORIES, UNCOVERED, build, extend, kind_for, load, save
+from .folder import (
+    COLUMNS,
+    DATABASE,
+    State,
+    chip_of,
+    connect,
+    expect_rows,
+    local,
+    prepare,
+    read_state,
+    reported,
+    transaction,
+)
 from .records import Floats, IndexedChip, Weights
 
 
@@ -22,7 +35,7 @@ def writing(folder: str, weights: Weights) -> Iterator[FolderStore]:
     Raises:
         MOSError: the folder holds something else or an index of other weights, cannot be written, or has a writer.
     """
-    folder = os.path.abspath(folder)
+    folder = local(folder)
     if reason := in_the_way(folder):
         raise MOSError(f"--index {folder}: no folder can be made there ({reason}); give another")
     with contextlib.ExitStack() as stack:
@@ -38,6 +51,17 @@ def writing(folder: str, weights: Weights) -> Iterator[FolderStore]:
         with reported(folder), contextlib.closing(connect(folder, write=True)) as connection:
             prepare(connection, weights)
             yield FolderStore(folder, weights, connection)
+
+
+def known_weights(where: str) -> Weights | None:
+    """The weights of an index, finished or not; None where there is none."""
+    folder = local(where)
+    if not os.path.isfile(os.path.join(folder, DATABASE)):
+        return None
+    with contextlib.closing(connect(folder)) as connection, reported(folder):
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            return None  # of a run that was killed at once
+        return read_state(connection, folder).of
 
 
 class FolderStore:
@@ -64,11 +88,11 @@ class FolderStore:
         found = self._connection.execute(f"SELECT row, {COLUMNS} FROM chips WHERE dropped IS NULL")
         return {chip[0]: (row, chip_of(chip)) for row, *chip in found}
 
-    def features(self, rows: Sequence[int]) -> Floats:
+    def features(self, rows: Sequence[int] | slice) -> Floats:
         state = self._state
         count = expect_rows(self._folder, state)
-        file = np.memmap(self._file(state), np.float32, "r", shape=(count, state.dim))
-        return np.asarray(file[np.asarray(rows, np.int64)])
+        file = np.asarray(np.memmap(self._file(state), np.float32, "r", shape=(count, state.dim)))
+        return file[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
 
     def add(self, chips: Sequence[IndexedChip], features: Floats) -> None:
         state = self._state
@@ -91,13 +115,35 @@ class FolderStore:
         with transaction(self._connection):
             self._drop("path = ? AND dropped IS NULL", *((path,) for path in paths))
 
-    def publish(self, roots: Sequence[str], kind: str) -> None:
+    def publish(self, roots: Sequence[str], kind: str | None) -> None:
         rows, state = self._rows, self._state
         if expect_rows(self._folder, state) < rows:  # a file that was cut off, and nothing came behind it
             os.truncate(self._file(state), rows * 4 * state.dim)
+        kind = kind or state.kind
+        vectors, covered = self._vectors(state, kind_for(rows, kind), rows)
         with transaction(self._connection):
             self._connection.executemany("INSERT OR IGNORE INTO roots VALUES (?)", [(root,) for root in roots])
-            self._connection.execute("UPDATE state SET version = version + 1, rows = ?, kind = ?", (rows, kind))
+            update = "UPDATE state SET version = version + 1, rows = ?, kind = ?, vectors = ?, covered = ?"
+            self._connection.execute(update, (rows, kind, vectors, covered))
+        for name in os.listdir(self._folder):
+            if name.startswith("vectors-") and name != vectors:
+                os.unlink(os.path.join(self._folder, name))
+
+    def _vectors(self, state: State, kind: str, rows: int) -> tuple[str, int]:
+        """The file of faiss's index of that kind and the rows in it: the one there is while it covers nearly all."""
+        if kind == "flat":
+            return "", 0
+        name = f"vectors-{kind}-{state.version + 1}.faiss"
+        features, index = self.features(slice(0, rows)), None
+        if state.vectors.startswith(f"vectors-{kind}-") and state.covered * 2 > rows:
+            with contextlib.suppress(MOSError):  # a damaged one is made again
+                index = load(os.path.join(self._folder, state.vectors))
+                if rows - index.ntotal <= UNCOVERED and index.ntotal == state.covered:
+                    return state.vectors, state.covered
+        index = build(features, FACTORIES[kind]) if index is None else extend(index, features)
+        with naming(os.path.join(self._folder, name)):
+            save(index, os.path.join(self._folder, name))
+        return name, rows
 
     def _drop(self, where: str, *values: object) -> None:
         new = self._state.version + 1

@@ -1,0 +1,223 @@
+"""Bringing an index up to date with folders of chips: what is new or changed is done, what is gone is dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.doubts import Doubts
+from ..data.listing import EXTENSIONS
+from ..data.modality import PIXEL_METRES, Modality, modality_from_name
+from ..errors import UNWRITABLE, ChipError, MOSError, one_line, shown
+from ..modeling.weights_files import find_weights
+from ..predict import Predictor
+from .records import MODALITIES, IndexedChip, Store, Weights
+
+_READERS = min(8, os.cpu_count() or 1)  # threads that read chips while the network works
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass
+class Update:
+    """What a run did."""
+
+    new: int = 0
+    changed: int = 0
+    moved: int = 0  # new paths of files that were there, or only touched ones: their features are taken over
+    same: int = 0
+    removed: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # path -> what is wrong with it
+    total: int = 0  # chips in the index now
+
+
+def weights_of(predictor: Predictor) -> Weights:
+    """The weights of a predictor: the name by which they are found again, and the SHA-256 of their file."""
+    file = find_weights(predictor.weights)
+    name = os.path.abspath(file) if file == predictor.weights else predictor.weights
+    return Weights(name, checksum(file), predictor.dim)
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def find_chips(given: Sequence[str]) -> tuple[dict[str, None], dict[str, str]]:
+    """The image files of folders, their subfolders included, and files, as absolute paths; and what was left out, why.
+
+    Hidden files and folders, and links to folders, are not followed.
+
+    Raises:
+        MOSError: something that is not there, or a folder without a chip in it.
+    """
+    found: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+
+    def unreadable(error: OSError) -> None:
+        skipped[str(error.filename)] = f"cannot be read ({error.strerror})"
+
+    for root in map(os.path.abspath, given):
+        if not os.path.isdir(root):
+            if not os.path.isfile(root):
+                what = "is no ordinary file" if os.path.exists(root) else "no such file or folder"
+                raise MOSError(f"{shown(root)}: {what}")
+            found[root] = None
+            continue
+        before = len(found) + len(skipped)
+        for folder, folders, names in os.walk(root, onerror=unreadable):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                if name.startswith(".") or not name.lower().endswith(EXTENSIONS):
+                    continue
+                if os.path.isfile(path):
+                    found[path] = None
+                else:
+                    skipped[path] = "a link to nothing" if os.path.islink(path) else "no ordinary file"
+        if len(found) + len(skipped) == before and not any(path.startswith(os.path.join(root, "")) for path in found):
+            what = f"holds no chip ({' '.join(EXTENSIONS)})"
+            raise MOSError(f"{shown(root)}: {what}; is its disk there? To drop all chips, delete the index")
+    for path in [path for path in found if UNWRITABLE.search(path)]:
+        del found[path]
+        skipped[path] = "its name is not UTF-8 text, or has a carriage return; rename it"
+    return found, skipped
+
+
+def update(
+    store: Store, given: Sequence[str], predictor: Predictor, modality: Modality | None = None, kind: str | None = None
+) -> Update:
+    """Bring the chips of these folders and files up to date in the store, and show readers the result at once.
+
+    What other runs brought from elsewhere stays. A file is read again only if its size or time has changed, and done
+    again only if its content has. Stopped anywhere, the same call goes on.
+
+    Args:
+        modality: of all chips; None: as name or pixels say.
+        kind: auto, flat, hnsw or ivf, see :mod:`.approximate`; None: as before.
+
+    Raises:
+        MOSError: as of :func:`find_chips`, or no chip could be read.
+    """
+    found, skipped = find_chips(given)
+    known, result = store.known(), Update(skipped=skipped)
+    roots = [os.path.join(root, "") for root in map(os.path.abspath, given)]
+    unseen = [os.path.join(path, "") for path in skipped]  # folders that cannot be read now
+    gone = [path for path in known if path not in found and _below(path, roots) and not _below(path, unseen)]
+    contents = {(chip.checksum, chip.modality): (row, chip) for row, chip in known.values()}
+    todo = [path for path in found if not _as_before(path, known.get(path), modality)]
+    result.same = len(found) - len(todo)
+
+    def read(path: str) -> tuple[str, Any]:
+        try:
+            return path, _read(path, predictor, modality, known.get(path), contents)
+        except ChipError as error:
+            return path, error
+        except OSError as error:
+            return path, ChipError(path, f"cannot be read ({error.strerror or one_line(error)})")
+
+    batch: list[tuple[IndexedChip, Any]] = []
+    doubts = Doubts()
+
+    def flush() -> None:
+        chips = [chip for chip, _ in batch]
+        kept = [number for number, (_, made) in enumerate(batch) if isinstance(made, int)]
+        fresh = [number for number, (_, made) in enumerate(batch) if not isinstance(made, int)]
+        features = np.empty((len(batch), predictor.dim), np.float32)
+        if kept:
+            features[kept] = store.features([batch[number][1] for number in kept])
+        if fresh:
+            features[fresh] = predictor.run([batch[number][1] for number in fresh])
+        store.add(chips, features)
+        bar.update(len(batch))
+        batch.clear()
+
+    with tqdm(total=len(todo), desc="chips", unit="chip", disable=not todo) as bar:
+        for path, made in _ahead(read, todo, 2 * predictor.batch_size):
+            if isinstance(made, ChipError):
+                bar.update()
+                result.skipped[path] = made.problem
+                gone += [path] * (path in known)  # what it was is no longer there
+                continue
+            chip, content, doubtful = made
+            doubts.note(path, doubtful)
+            reused = isinstance(content, int)
+            result.moved += reused
+            result.changed += not reused and path in known
+            result.new += not reused and path not in known
+            batch.append((chip, content))
+            if len(batch) == predictor.batch_size:
+                flush()
+        if batch:
+            flush()
+    doubts.report()
+    result.removed = len(gone)
+    result.total = len(known.keys() | found.keys() - result.skipped.keys()) - len(gone)
+    if not result.total:
+        path, problem = next(iter(result.skipped.items()))
+        raise MOSError(f"{shown(path)}: {problem}; none of {len(result.skipped)} chips can be used, nothing is indexed")
+    store.remove(gone)
+    store.publish(list(map(os.path.abspath, given)), kind)
+    return result
+
+
+def _below(path: str, roots: Sequence[str]) -> bool:
+    return any(path.startswith(root) for root in roots)
+
+
+def _as_before(path: str, known: tuple[int, IndexedChip] | None, asked: Modality | None) -> bool:
+    if known is None:
+        return False
+    chip, wanted = known[1], modality_from_name(path) if asked is None else asked
+    if wanted is not None and MODALITIES[wanted] != chip.modality:
+        return False
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return False
+    return (facts.st_size, facts.st_mtime_ns) == (chip.bytes, chip.mtime_ns)
+
+
+def _read(
+    path: str, predictor: Predictor, asked: Modality | None, known: tuple[int, IndexedChip] | None, contents: Any
+) -> tuple[IndexedChip, Any, Sequence[str]]:
+    """A chip's record; the row that has its features, or its pixels for the network; and its doubts."""
+    facts = os.stat(path)  # before its content: what is written meanwhile is read again by the next run
+    content, wanted = checksum(path), modality_from_name(path) if asked is None else asked
+    stamp = facts.st_size, facts.st_mtime_ns, content
+    same = known if known is not None and known[1].checksum == content else None
+    if wanted is not None:  # else a chip of this content may have been what the name of its file said
+        same = contents.get((content, MODALITIES[wanted]))
+    if same is not None:
+        row, chip = same
+        return IndexedChip(path, *chip[1:4], *stamp), row, ()
+    sample, doubts = predictor.prepare(path, path, asked)
+    number, metres = sample["modalities"], sample["metres"].numpy().astype(np.float64)
+    width, height = np.rint(metres / PIXEL_METRES[number]).astype(int).tolist()
+    return IndexedChip(path, MODALITIES[number], (width, height), float(metres.max()), *stamp), sample, doubts
+
+
+def _ahead(work: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Iterator[Made]:
+    """Results in order, made by threads, up to ``ahead`` of them before they are asked for."""
+    pool, waiting = ThreadPoolExecutor(_READERS), deque[Any]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
