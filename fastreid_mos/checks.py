@@ -63,8 +63,15 @@ def load_cfg(config_file: str = "", opts: list[str] | None = None) -> Any:
 def check_config(cfg: Any) -> None:
     """Refuse a config that cannot work, before any data is read: a ConfigError of one line with key and remedy."""
     check_values(cfg)
+    lists = cfg.DATASETS.CHIPLISTS
+    for name in lists:
+        require(
+            name not in DATASET_REGISTRY._obj_map, f"DATASETS.CHIPLISTS: {name} is a data set of its own; rename it"
+        )
+        require(lists[name].CSV, f"DATASETS.CHIPLISTS.{name}.CSV: is empty; name the table of chips")
     for key, names in KNOWN.items():
         value = attrgetter(key)(cfg)
+        names = [*names, *lists] if key.startswith("DATASETS.") else names
         for name in [value] if isinstance(value, str) else value:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:6]
             require(name in names, f"{key}: {name!r} is not known; near: {', '.join(near)}")

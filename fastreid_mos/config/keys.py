@@ -33,6 +33,10 @@ def _are_protocols(rows: Any) -> bool:
 
 MOS_KEYS = [
     Key("SEED", 0, "Seed of batches, augmentation and weights; -1: a new one in each run.", between(-1, 2**32 - 1)),
+    Key("DATASETS.CHIPLISTS", {},
+        "Tables of chips: name -> {CSV, ROOT, COLUMNS}; a name can stand in NAMES and TESTS. CSV has the columns "
+        "image_id, ship_id, modality, image_path, and may have split, spacing, width, height; COLUMNS names other "
+        "headers for them; paths start from ROOT, or from the CSV's folder."),
     Key("DATASETS.SYNTHETIC", [],
         "Folders of generated chips: those of the training ships (BRIDGE.SAMPLE.SPLITS 'train') are trained on too, as "
         "chips of their source's identity and of the modality that they were generated in.",
@@ -201,7 +205,7 @@ def add_mos_config(cfg: Any) -> None:
         node = cfg
         for group in groups:
             node = node.setdefault(group, type(cfg)())
-        node[last] = copy.deepcopy(default)
+        node[last] = copy.deepcopy(default) if default != {} else type(cfg)()
 
 
 def get_cfg() -> Any:

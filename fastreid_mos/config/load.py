@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, one_line
+from .chiplists import CHIPLISTS, set_chiplist
 from .keys import GONE, MOS_KEYS, RULES, get_cfg
 from .rules import Key, Rule
 
@@ -115,6 +116,10 @@ def _defaults() -> dict[str, Any]:
 def _set(cfg: Any, name: str, value: Any) -> None:
     if value in GONE.get(name, ()):
         logger.warning(f"{name}: {value} is no more; {_defaults()[name]} is taken")
+        return
+    if f"{name}.".startswith(f"{CHIPLISTS}."):
+        literal = value if not isinstance(_literal(value), dict) else _literal(value)
+        set_chiplist(cfg.DATASETS.CHIPLISTS, name.removeprefix(CHIPLISTS).lstrip("."), literal)
         return
     if name in _defaults():
         group, _, last = name.rpartition(".")

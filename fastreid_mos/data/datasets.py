@@ -283,9 +283,16 @@ def _numbered(modality: Modality) -> Parse:
 # ---------------------------------------------------------------------- by name
 
 
-def open_dataset(name: str, **options: Any) -> Any:
-    """A data set of ``DATASETS.NAMES`` under :func:`dataset_root`; a DatasetError if it cannot be read."""
+def open_dataset(name: str, cfg: Any = None, **options: Any) -> Any:
+    """A data set of ``DATASETS.NAMES`` under :func:`dataset_root`, or one of ``DATASETS.CHIPLISTS`` where a config is
+    given; a DatasetError if it cannot be read."""
     root = dataset_root()
+    if cfg is not None and name in cfg.DATASETS.CHIPLISTS:
+        from .tables.dataset import open_list  # which is a data set of this module's kind
+
+        listed = open_list(name, cfg.DATASETS.CHIPLISTS[name], **options)
+        refuse_unwritable(listed.tested)
+        return listed
     try:
         with warnings.catch_warnings(record=True) as caught:
             dataset = DATASET_REGISTRY.get(name)(root=root, **options)
@@ -302,7 +309,7 @@ def open_dataset(name: str, **options: Any) -> Any:
 
 def open_training(cfg: Any) -> list[Any]:
     """The data sets of ``DATASETS.NAMES``, with their test chips among the training ones if ``DATASETS.COMBINEALL``."""
-    return [open_dataset(name, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
+    return [open_dataset(name, cfg, combineall=cfg.DATASETS.COMBINEALL) for name in cfg.DATASETS.NAMES]
 
 
 def join_items(parts: Iterable[Sequence[tuple[str, Any, Any]]]) -> list[Item]:

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..data.datasets import open_dataset
-from ..data.holdout import Split
+from ..data.holdout import Split, open_test
 from ..data.listing import Item, count_chips, of_modality
 from ..data.modality import MODALITY_NAMES
 from ..data.tables import sized_like
@@ -87,7 +86,7 @@ def _forbidden(cfg: Any, held_out: Sequence[Split]) -> dict[str, str]:
     held = [path for split in held_out[:1] for part in split for path, *_ in part]
     chips = dict.fromkeys(held, "a chip of a held-out ship (TEST.HOLDOUT)")
     for name in dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)):
-        dataset = open_dataset(name)
+        dataset = open_test(cfg, name)
         for kind in ("query", "gallery"):
             chips.update({path: f"a {kind} chip of {name}" for path, *_ in getattr(dataset, kind)})
     return {content: f"{path}, {what}" for content, (path, what) in zip(checksums(chips), chips.items(), strict=True)}

@@ -61,10 +61,15 @@ def _differences(checkpoint: Any, cfg: Any) -> dict[str, tuple[Any, Any]]:
     return {key: (saved[key], own[key]) for key in sorted(saved.keys() & own.keys()) if saved[key] != own[key]}
 
 
+def _moved(key: str) -> bool:
+    """Whether a key says where a table of chips lies, which is as free as FASTREID_DATASETS is."""
+    return key.startswith("DATASETS.CHIPLISTS.") and key.endswith((".CSV", ".ROOT"))
+
+
 def check_resumable(path: str, checkpoint: Mapping[str, Any], model: torch.nn.Module, cfg: Any) -> None:
     """Raise a CheckpointError before resuming with another config or model than the run began with."""
     differences = _differences(checkpoint, cfg)
-    if changed := [key for key in differences if key.startswith(_BOUND) or not key.startswith(_FREE)]:
+    if changed := [key for key in differences if key.startswith(_BOUND) or not (key.startswith(_FREE) or _moved(key))]:
         listed = ", ".join("{} {} (now {})".format(key, *differences[key]) for key in changed[:6])
         raise CheckpointError(
             f"{path}: was trained with another config: {listed}{' ...' * (len(changed) > 6)}; "

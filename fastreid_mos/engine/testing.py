@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compat.checkpoints import read_file
 from ..data import build_test_loader
 from ..data.build import check_shared_memory
-from ..data.datasets import open_dataset
-from ..data.holdout import Split
+from ..data.holdout import Split, open_test
 from ..errors import MOSError
 from ..evaluation import EVALUATOR_REGISTRY
+from ..evaluation.evaluator import FusionReidEvaluator, model_figures
 from ..evaluation.figures import summarize_splits
 from ..evaluation.report import RESULTS, simulation_of
 from ..files import atomic_write
@@ -32,6 +32,7 @@ from .folder import claim_folder, results_folder
 from .fusing import FusedTests, fusion_settings
 from .resume import TAG, feature_differences, last_checkpoint
 
+DRAWS = "draws.json"  # beside results.json, of queries and galleries that are dealt more than once
 logger = logging.getLogger("fastreid_mos.engine")
 
 
@@ -43,12 +44,21 @@ def open_tests(cfg: Any, show: bool = True) -> dict[str, Any]:
     """The data sets of ``DATASETS.TESTS`` by name, listed in the log."""
     datasets = {}
     for name in cfg.DATASETS.TESTS:
-        datasets[name] = dataset = open_dataset(name)
+        datasets[name] = dataset = open_test(cfg, name)
         if show and comm.is_main_process():
             dataset.show_test()
         if not dataset.query or not dataset.gallery:
-            raise NothingToTest(f"{name}: nothing to test on; its query and gallery folders hold no readable chip")
+            raise NothingToTest(f"{name}: nothing to test on; {_remedy(cfg, name)}")
     return datasets
+
+
+def _remedy(cfg: Any, name: str) -> str:
+    if name not in cfg.DATASETS.CHIPLISTS:
+        return "its query and gallery folders hold no readable chip"
+    return (
+        "its table has no queries or no gallery and all its ships are trained on; set TEST.HOLDOUT.FRACTION to hold "
+        "some out (as in the training), or give it a column split (train, query, gallery, or test)"
+    )
 
 
 def prepare_fusion(cfg: Any, datasets: Mapping[str, Any]) -> FusedTests | None:
@@ -111,11 +121,33 @@ def test(
             "fusion": fused.fusion(name) if fused else None,
             "ensemble": united.ensemble(name) if united else None,
         }
-        evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, "test", **parts)
+        split = "held-out" if getattr(dataset, "held_out", False) else "test"
+        evaluator = build_evaluator(cfg, len(dataset.query), folder, dataset, split, **parts)
         results[name] = infer(cfg, model, loader, evaluator, cfg.TEST.ADAPT_BN.WEIGHT)
+        if isinstance(evaluator, FusionReidEvaluator) and len(getattr(dataset, "splits", ())) > 1:
+            _over_draws(evaluator, dataset, folder)
         if isinstance(evaluator, ReidEvaluator) and comm.is_main_process():
             _report_flat(cfg, name, dataset, results[name], folder)
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _over_draws(evaluator: FusionReidEvaluator, dataset: Any, folder: str) -> None:
+    """Rank the same features by each draw of queries and gallery; log and write the model's mean and spread."""
+    if evaluator.chips is None:  # another process than the first
+        return
+    paths = [[[path for path, *_ in part] for part in split] for split in dataset.splits]
+    runs = [model_figures(evaluator.chips.dealt(query, gallery), evaluator.settings) for query, gallery in paths]
+    if not any(runs):
+        return
+    summary = summarize_splits(runs)
+    lines = [
+        f"{name} mAP {row['mAP']:.1f} ± {row['mAP_std']:.1f}, Rank-1 {row['Rank-1']:.1f} ± {row['Rank-1_std']:.1f}"
+        for name, row in summary.items()
+    ]
+    logger.info(f"The model over {len(runs)} draws of queries and gallery, mean ± deviation: {'; '.join(lines)}")
+    content = {"draws": len(runs), "unit": "percent", "model": summary}
+    with atomic_write(os.path.join(folder, DRAWS)) as stream:
+        stream.write(json.dumps(content, indent=2) + "\n")
 
 
 def test_holdout(cfg: Any, model: Any, splits: Sequence[Split]) -> tuple[dict[str, Any], float]:

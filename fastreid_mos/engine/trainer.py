@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from ..data.build import check_shared_memory
 from ..data.datasets import join_items, open_training
 from ..data.holdout import hold_out
 from ..data.listing import Item
+from ..data.modality import OPTICAL, SAR
 from ..data.samplers import IDENTITY_SAMPLERS, epoch_batches
 from ..errors import CheckpointError, DatasetError, one_line
 from ..modeling import build_checked_model, load_reid_weights
@@ -60,6 +63,7 @@ class MOSTrainer(DefaultTrainer):
         held_out = max((len(query) + len(gallery) for query, gallery in self.holdout_splits), default=0)
         check_shared_memory(cfg, tested, training=True, held_out=held_out)
         self._warn_of_one_ship(cfg)
+        self._tell_of_variances(cfg, self.items)
         if cfg.SEED >= 0:
             torch.manual_seed(cfg.SEED)
         loader = build_train_loader(cfg, items=self.items, generated=self.generated.sizes)
@@ -116,6 +120,25 @@ class MOSTrainer(DefaultTrainer):
             logger.warning(
                 f"SOLVER.IMS_PER_BATCH: the {own} chips of a process are all of one ship, and the triplet loss is 0; "
                 "raise it, or take fewer processes"
+            )
+
+    @staticmethod
+    def _tell_of_variances(cfg: Any, items: Sequence[Item]) -> None:
+        """Say where CMAL's term on variances has nothing to compare."""
+        loading, own = cfg.DATALOADER, cfg.MODEL.LOSSES
+        if "CMALLoss" not in own.NAME or not own.CMAL.VAR_WEIGHT or not comm.is_main_process():
+            return
+        chips = Counter((pid, modality) for _, pid, modality in items)
+        both = [pid for pid, modality in chips if modality == OPTICAL and (pid, SAR) in chips]
+        if loading.SAMPLER_TRAIN in IDENTITY_SAMPLERS and loading.NUM_INSTANCE == 2:
+            logger.info(
+                "CMAL: its term on variances is 0: a batch has 2 chips of an identity (DATALOADER.NUM_INSTANCE), one "
+                "of each modality, and one chip does not vary"
+            )
+        elif both and all(chips[pid, OPTICAL] == chips[pid, SAR] == 1 for pid in both):
+            logger.info(
+                f"CMAL: each of the {len(both)} ships with both modalities has one optical and one SAR chip, which do "
+                "not vary: its term on variances is 0, but for augmentations of one chip that a batch holds twice"
             )
 
     @classmethod

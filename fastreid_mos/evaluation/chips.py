@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,15 @@ class Chips:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def dealt(self, query: Sequence[str], gallery: Sequence[str]) -> Chips:
+        """The same chips in another order, by their paths."""
+        row_of = {path: row for row, path in enumerate(self.paths)}
+        rows = np.array([row_of[path] for path in (*query, *gallery)], np.int64)
+        return Chips(
+            self.features[rows], self.ids[rows], self.modalities[rows], self.cameras[rows], self.metres[rows],
+            (*query, *gallery), len(query),
+        )  # fmt: skip
 
 
 class ChipPass(DatasetEvaluator):

@@ -30,6 +30,8 @@ EVALUATOR_REGISTRY.__doc__ = (
 class FusionReidEvaluator(ChipPass):
     """Ranks each protocol's queries in its own gallery; beside the model stand a random and a size-only row.
 
+    Where all chips have one size there is no size-only row.
+
     Works with fast-reid's ``inference_on_dataset``, in one process or several (fast-reid's InferenceSampler gives each
     chip to one of them; the first process ranks). After :meth:`evaluate` it has the ``report``.
 
@@ -98,7 +100,7 @@ class FusionReidEvaluator(ChipPass):
         self.report = Report(about, reports, left_out, ranked_only)
         log_report(self.report)
         if self.output_dir is not None:
-            write_report(self.report, chips, self.output_dir)
+            write_report(self.report, chips, self.output_dir, getattr(self.dataset, "ship_names", None))
         row = "ensemble" if self.ensemble is not None else "model" if self.fusion is None else "fused"
         return OrderedDict((part.protocol.name, dict(part.rows[row].figures)) for part in reports)
 
@@ -115,9 +117,10 @@ class FusionReidEvaluator(ChipPass):
         result = part.result
         if not result.num_valid:
             return part
-        plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
         sizes = np.log(np.maximum(chips.metres, 1e-6))
-        rankings["size-only"] = rank_protocol(chips, sizes, protocol, plain)
+        if np.ptp(sizes, axis=0).any():  # chips of one size, as square ones of a table, tell nothing by it
+            plain = replace(settings, metric="euclidean", rerank=None, aqe=None)
+            rankings["size-only"] = rank_protocol(chips, sizes, protocol, plain)
         per_query = {name: query_metrics(ranking, ranks) for name, ranking in rankings.items()}
         seed = [settings.bootstrap_seed, zlib.crc32(protocol.name.encode())]
         matches, ranked = result.num_matches[result.valid], result.num_ranked[result.valid]
@@ -126,6 +129,18 @@ class FusionReidEvaluator(ChipPass):
         compared: dict[str, Any] = {**compare_rows(per_query, ships, settings.bootstrap_samples, seed)}
         low, high = wilson_interval(int(per_query["model"]["Rank-1"].sum()), result.num_valid)
         return replace(part, **compared, wilson=(100 * low, 100 * high))
+
+
+def model_figures(chips: Chips, settings: EvalSettings) -> dict[str, dict[str, float]]:
+    """The metrics of the row ``model``, in percent, by protocol, without those that no query has a match in."""
+    found: dict[str, dict[str, float]] = {}
+    query, gallery = np.split(np.arange(len(chips)), [chips.num_query])
+    for protocol in select_protocols(chips, settings.protocols, query, gallery)[0]:
+        result = rank_protocol(chips, chips.features, protocol, settings)
+        if result.num_valid:
+            metrics = query_metrics(result, settings.cmc_ranks)
+            found[protocol.name] = {name: 100 * float(values.mean()) for name, values in metrics.items()}
+    return found
 
 
 def check_fusion(cfg: Any) -> None:

@@ -188,18 +188,19 @@ def _cell(row: Row, metric: str, form: str = ".1f") -> str:
     return f"{row.figures[metric]:{form}}{interval}"
 
 
-def write_report(report: Report, chips: Chips, folder: str) -> None:
+def write_report(report: Report, chips: Chips, folder: str, names: Mapping[int, str] | None = None) -> None:
     """Write ``results.json``, ``query_ranks.csv`` and with fusion ``fused_query_ranks.csv``, each whole or not at all.
 
-    Without fusion an earlier ``fused_query_ranks.csv`` is deleted: the figures beside it are no longer its own.
+    ``names``: by identity the names of ships that are numbered here, which stand in the ranks. Without fusion an
+    earlier ``fused_query_ranks.csv`` is deleted: the figures beside it are no longer its own.
     """
     every = [*report.protocols, *report.ranked_only]
     ranks, fused_ranks = Path(folder, RANKS), Path(folder, FUSED_RANKS)
     try:
-        _write_ranks(ranks, [(part.protocol, part.result) for part in every], chips)
+        _write_ranks(ranks, [(part.protocol, part.result) for part in every], chips, names or {})
         fused = [(part.protocol, part.fused) for part in every if part.fused is not None]
         if fused:
-            _write_ranks(fused_ranks, fused, chips)
+            _write_ranks(fused_ranks, fused, chips, names or {})
         else:
             fused_ranks.unlink(missing_ok=True)
         with atomic_write(Path(folder, RESULTS)) as stream:
@@ -211,7 +212,9 @@ def write_report(report: Report, chips: Chips, folder: str) -> None:
     logger.info(f"Each query's nearest gallery chips: {ranks}")
 
 
-def _write_ranks(path: Path, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips) -> None:
+def _write_ranks(
+    path: Path, rankings: Sequence[tuple[Protocol, RankResult]], chips: Chips, names: Mapping[int, str]
+) -> None:
     """The ranks of each query as CSV: where its first match is, and its nearest gallery chips."""
     top = [f"{what}_{rank}" for rank in range(1, TOP + 1) for what in ("top", "match")]
     with atomic_write(path) as stream:
@@ -219,7 +222,8 @@ def _write_ranks(path: Path, rankings: Sequence[tuple[Protocol, RankResult]], ch
         writer.writerow(["protocol", "query", "identity", "modality", "matches", "first_rank", "AP", "INP", *top])
         for protocol, result in rankings:
             for number, row in enumerate(protocol.query):
-                line = [protocol.name, chips.paths[row], chips.ids[row], chips.modalities[row]]
+                ship = int(chips.ids[row])
+                line = [protocol.name, chips.paths[row], names.get(ship, ship), chips.modalities[row]]
                 line += [result.num_matches[number], "", "", ""]
                 if result.valid[number]:
                     line[-3:] = result.first_rank[number], f"{result.ap[number]:.6f}", f"{result.inp[number]:.6f}"

@@ -116,7 +116,7 @@ def split_items(cfg: Any) -> dict[str, list[Item]]:
     splits = list(cfg.BRIDGE.SAMPLE.SPLITS)
     found: dict[str, list[Item]] = {}
     if "query" in splits or "gallery" in splits:
-        tests = open_tests(cfg.DATASETS.TESTS)
+        tests = open_tests(cfg.DATASETS.TESTS, cfg=cfg)
         found = {split: getattr(tests, split) for split in ("query", "gallery") if split in splits}
     if "train" in splits:
         found["train"], _ = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))

@@ -10,11 +10,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ...data.datasets import base_name, join_items, open_dataset, open_training
-from ...data.holdout import hold_out
+from ...data.holdout import hold_out, open_test
 from ...data.listing import DISTRACTOR, Item
 from ...errors import ChipError, DatasetError
 from ...synthetic.manifest import DIRECTIONS, file_sha256
-from .pairs import PairGroup, PairSet, Row, epoch_rows, is_registered, open_pairs, rows_digest
+from .pairs import PairGroup, PairSet, Row, epoch_rows, is_dataset, open_pairs, rows_digest
 
 
 class BridgeData(NamedTuple):
@@ -36,8 +36,8 @@ class BridgeData(NamedTuple):
 def open_data(cfg: Any) -> BridgeData:
     """Open what ``BRIDGE.DATA`` names, set held-out identities aside, and refuse test chips."""
     # Whatever is tested here: a chip of a known test split is not trained on, nor from a folder of its own.
-    tests = open_tests(cfg.DATASETS.TESTS, (*cfg.BRIDGE.DATA.NAMES, *cfg.DATASETS.NAMES))
-    pairs, held = leave_out(open_pairs(cfg.BRIDGE.DATA.NAMES), held_out(cfg))
+    tests = open_tests(cfg.DATASETS.TESTS, (*cfg.BRIDGE.DATA.NAMES, *cfg.DATASETS.NAMES), cfg)
+    pairs, held = leave_out(open_pairs(cfg.BRIDGE.DATA.NAMES, cfg), held_out(cfg))
     refuse_test_chips(pairs, tests)
     rows = epoch_rows(pairs.groups, cfg.BRIDGE.DIRECTION, cfg.BRIDGE.DATA.PAIRING)
     return BridgeData(pairs, rows, rows_digest(rows, pairs.roots), tests, held)
@@ -55,12 +55,12 @@ class TestSplits:
     names: tuple[str, ...] = ()
 
 
-def open_tests(names: Sequence[str], beside: Sequence[str] = ()) -> TestSplits:
+def open_tests(names: Sequence[str], beside: Sequence[str] = (), cfg: Any = None) -> TestSplits:
     """The test splits of ``names``, and of those data sets of ``beside`` that are there."""
     found = TestSplits()
-    for name in dict.fromkeys((*names, *filter(is_registered, beside))):
+    for name in dict.fromkeys((*names, *(one for one in beside if is_dataset(one, cfg)))):
         try:
-            dataset = open_dataset(name)
+            dataset = open_test(cfg, name) if name in names else open_dataset(name, cfg)
         except DatasetError:
             if name in names:
                 raise

@@ -54,18 +54,18 @@ class PairSet:
         return f"{len(self.groups)} identities with both modalities ({chips}); {self.skipped}"
 
 
-def is_registered(name: str) -> bool:
-    """Whether a name of ``BRIDGE.DATA.NAMES`` is a data set's; else it is a folder."""
-    return name in DATASET_REGISTRY._obj_map
+def is_dataset(name: str, cfg: Any = None) -> bool:
+    """Whether a name of ``BRIDGE.DATA.NAMES`` is a data set's, of ``DATASETS.CHIPLISTS`` too; else it is a folder."""
+    return name in DATASET_REGISTRY._obj_map or (cfg is not None and name in cfg.DATASETS.CHIPLISTS)
 
 
-def open_pairs(names: Sequence[str]) -> PairSet:
+def open_pairs(names: Sequence[str], cfg: Any = None) -> PairSet:
     """The pairs of the training chips of data sets, and of folders of ``<name>_RGB.*`` beside ``<name>_SAR.*``."""
     pairs = PairSet()
     seen: dict[str, str] = {}
     for name in names:
-        if is_registered(name):
-            dataset = open_dataset(name)
+        if is_dataset(name, cfg):
+            dataset = open_dataset(name, cfg)
             if not isinstance(dataset, ShipDataset):
                 raise DatasetError(f"BRIDGE.DATA.NAMES: {name} has no optical and SAR chips; name HOSS or pairs")
             own, root = base_name(dataset), dataset.root
@@ -78,7 +78,7 @@ def open_pairs(names: Sequence[str]) -> PairSet:
                 fault = f"{name!r} is no data set (near: {', '.join(near)}) and {root} is no folder of pairs"
                 raise ConfigError(f"BRIDGE.DATA.NAMES: {fault}")
             own = os.path.basename(root)
-            own = root if is_registered(own) or own in pairs.roots else own
+            own = root if is_dataset(own, cfg) or own in pairs.roots else own
             same, reason = os.path.realpath(root), "without a partner of the other modality"
             chips = _side_by_side(root, pairs.skipped)
         if same in seen:
