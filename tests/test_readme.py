@@ -86,7 +86,8 @@ def short(tool, *words):
     if tool.startswith("benchmarks/") or tool == "tools/ablate.py":
         return tool, "--help"
     thin = "" if "zoo:" in " ".join(words) else THIN.get(tool, "")
-    return tool, *words, *thin.split(), *SHORT.get(tool, "").split()
+    fewest = SHORT.get(tool, "") if "list" not in words else "--ids 24"  # enough to train on and to hold out
+    return tool, *words, *thin.split(), *fewest.split()
 
 
 def python(code, folder, text="", **variables):

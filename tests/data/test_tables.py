@@ -214,7 +214,7 @@ def test_square_chips_tell_no_size(tmp_path, table, caplog):
     data = open_dataset("ships", of_list(tmp_path))
     data.show_train()
     data.show_test()
-    assert caplog.text.count("all 32 x 32 pixels") == 1 and "1 ships' sizes are given" in caplog.text
+    assert caplog.text.count("are 32 x 32 pixels") == 1 and "1 ships' sizes are given" in caplog.text
     assert [path.metres for path, *_ in data.train] == [(20.0, 90.0), *[MEAN_SHIP] * 3]
     np.testing.assert_allclose(ship_size_features(*MEAN_SHIP, SAR)[:2], 0, atol=1e-9)
     (batch,) = build_test_loader(of_list(tmp_path, "DATALOADER.NUM_WORKERS", "0"), data.train)

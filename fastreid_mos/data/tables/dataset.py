@@ -98,7 +98,7 @@ class ChipList(ShipDataset):
         said = f"{given} ships' sizes are given; " * bool(given)
         if self.square:
             side = f"{self.square} x {self.square}"
-            what = f"its chips are all {side} pixels, which tells nothing of a ship's size"
+            what = f"its chips are {side} pixels, which tells nothing of a ship's size"
             off = "size features are those of the mean ship, and there is no size-only row"
             return f"{said}{what}: {off} (columns width and height would give sizes)"
         spacing = f"of {spaced} by the spacing, of the others at 0.75 m (optical) and 1 m (SAR) a pixel"
