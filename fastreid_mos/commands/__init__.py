@@ -15,6 +15,7 @@ COMMANDS = {
     "unite": "several answers to a task in one",
     "index": "an index of folders of chips: what is new or changed is done",
     "search": "the chips of an index that are most like yours",
+    "serve": "search an index in the browser",
     "export": "weights that can be shared, without their run",
     "simulate": "write simulated ships in HOSS's form, or as a table and a task",
     "health": "versions, devices, weights and data sets that are found",

@@ -1,0 +1,90 @@
+"""Search an index in the browser: drop a chip on a local page, see the most similar ones.
+
+The page is for this computer only unless --host says otherwise. It has no users and no passwords: whoever reaches the
+port can search, and see every chip of the index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+
+EPILOG = """example:
+  mos index harbour/ --index output/harbour
+  mos serve --index output/harbour
+
+Then open the address that it prints. Ctrl-C ends it. docs/search.md has the page's JSON interface.
+"""
+
+
+def is_local(host: str) -> bool:
+    """Whether only this computer can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at that address; a MOSError where there can be none."""
+    from ..errors import MOSError
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OverflowError:
+        raise MOSError(f"--port {port}: must be 0 (any free one) to 65535") from None
+    except PermissionError:
+        raise MOSError(f"--port {port}: not allowed; give one above 1023") from None
+    except OSError as error:
+        what = "is in use; give another, or 0 for any free one" if error.errno == 98 else f"cannot be used ({error})"
+        raise MOSError(f"--host {host} --port {port}: {what}") from None
+
+
+def program(args: argparse.Namespace) -> None:
+    from ..errors import MOSError
+
+    try:
+        import multipart  # noqa: F401  forms
+        import uvicorn
+
+        from ..serve.app import make_app
+    except ImportError as error:
+        raise MOSError(f"{error.name} is not installed; run: pip install 'fastreid-mos[serve]'") from None
+    from ..predict import Predictor
+    from ..search import open_index
+    from ..serve.served import Served
+
+    if args.max_upload < 1:
+        raise MOSError(f"--max-upload {args.max_upload}: at least 1 (MB)")
+    with listen(args.host, args.port) as server:
+        served = Served(args.index, Predictor(args.weights or open_index(args.index).weights.name, args.device))
+        names = {socket.gethostname(), args.host, *args.allow_host}
+        app = make_app(served, names, args.max_upload * 2**20)
+        host, port = server.getsockname()[:2]
+        if not is_local(args.host):
+            print(f"warning: --host {args.host}: whoever reaches this computer can search, and see the index's chips")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        print(f"{address}  ({len(served.index):,} chips; Ctrl-C ends it)", flush=True)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, limit_concurrency=100
+        )
+        uvicorn.Server(config).run(sockets=[server])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mos serve", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--index", required=True, metavar="OUT", help="what mos index made: a folder, or qdrant://...")
+    parser.add_argument("--weights", default="", help="default: those of the index")
+    parser.add_argument("--host", default="127.0.0.1", help="address; default 127.0.0.1, this computer only")
+    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any free one")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name of the page")
+    parser.add_argument("--max-upload", type=int, default=16, metavar="MB", help="largest chip taken; default 16")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ...; default: a GPU if there is one")
+    args = parser.parse_args(argv)
+    from ..cli import run
+
+    return run(lambda: program(args))
