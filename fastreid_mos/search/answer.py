@@ -81,12 +81,13 @@ def answer(
     hits: list[Hit] = []
     for chip, cosine, itself in zip(chips, cosines[0], own, strict=False):
         if len(hits) < k and (keep_self or not itself):
-            chance = _probability(predictor, query.modality, chip, float(cosine))
+            chance = probability(predictor, query.modality, chip, float(cosine))
             hits.append(Hit(len(hits) + 1, chip, float(cosine), chance, itself))
     return hits
 
 
-def _probability(predictor: Predictor, kind: Modality, chip: IndexedChip, cosine: float) -> float | None:
+def probability(predictor: Predictor, kind: int, chip: IndexedChip, cosine: float) -> float | None:
+    """That a chip of modality ``kind`` shows that chip's ship; None where the weights have no such calibration."""
     other = MODALITIES.index(chip.modality)
     if PAIRS[kind + other] not in predictor.calibrated:
         return None

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from ..data.modality import MODALITY_NAMES
 from ..errors import ChipError, MOSError
 from .guard import Guard, too_large
-from .served import KINDS, SIDES, Asked, Served, Shown
+from .served import MODALITIES, SIDES, Asked, Served, Shown
 
 HERE = Path(__file__).parent
 MOST = 200  # chips of a ranking
@@ -118,7 +118,7 @@ def read_asked(fields: Mapping[str, Any]) -> tuple[Asked, int | None]:
     """The fields of the form, and the row of the index that is asked for; HTTPException 400 for what they cannot be."""
     values = {name: str(fields.get(name) or "").strip() for name in ("is", "modality", "difference", "k", "row")}
     for name in ("is", "modality"):
-        if values[name] not in ("", *KINDS):
+        if values[name] not in ("", *MODALITIES):
             raise HTTPException(400, f"{name}: optical, sar or nothing, got {values[name][:40]!r}")
     try:
         name, wanted = "k", f"a whole number from 1 to {MOST}"
@@ -144,7 +144,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
 
 
 def _for_page(chip: Shown) -> dict[str, Any]:
-    kind = MODALITY_NAMES[KINDS.index(chip.modality)]
+    kind = MODALITY_NAMES[MODALITIES.index(chip.modality)]
     size = f"{chip.width} × {chip.height} px, {chip.length:.0f} m"
     name = "/".join(Path(chip.path).parts[-2:])
     tall = chip.length * chip.height / max(chip.width, chip.height)  # metres

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import os
 import stat
@@ -19,13 +18,12 @@ from ..data.decoding import decode_stream
 from ..data.modality import Modality, modality_from_name, ship_metres
 from ..data.reader import ChipReader
 from ..errors import ChipError, MOSError
-from ..modeling.weights_files import find_weights
 from ..predict import Predictor
-from ..predict.calibration import PAIRS
 from ..search import IndexedChip, open_index
-from ..search.records import Floats, Searchable
+from ..search.answer import probability
+from ..search.records import MODALITIES, Floats, Searchable
+from ..search.update import weights_of
 
-KINDS = ("optical", "sar")  # by modality
 UPLOAD_PIXELS = 64 * 2**20  # bytes that an uploaded image's pixels may take
 SIDES = (320, 1024)  # longer side of a small and of a large picture
 
@@ -72,7 +70,7 @@ class Served:
     def __init__(self, where: str, predictor: Predictor | None = None) -> None:
         self.where, self._index = where, open_index(where)
         self.predictor = Predictor(self._index.weights.name) if predictor is None else predictor
-        if checksum(find_weights(self.predictor.weights)) != self._index.weights.id:
+        if weights_of(self.predictor).id != self._index.weights.id:
             what = f"are not those of the index, {self._index.weights.name}"
             raise MOSError(f"--weights {self.predictor.weights}: {what}; leave --weights out, or make the index again")
         self.reader = ChipReader.from_cfg(self.predictor.cfg)
@@ -105,7 +103,7 @@ class Served:
         index = self.index
         with self._busy:
             stored = decode_stream(name, io.BytesIO(content), len(content), UPLOAD_PIXELS)
-            modality = Modality(KINDS.index(asked.kind)) if asked.kind else modality_from_name(name)
+            modality = Modality(MODALITIES.index(asked.kind)) if asked.kind else modality_from_name(name)
             modality = modality_from_pixels(stored) if modality is None else modality
             if modality is None:
                 raise ChipError(name, "neither its name nor its pixels tell whether it is optical or SAR; choose one")
@@ -115,7 +113,7 @@ class Served:
         metres = float(ship_metres(*image.size, modality).max())
         small, large = (base64.b64encode(jpeg(image.image, side)).decode() for side in SIDES)
         uris = f"data:image/jpeg;base64,{small}", f"data:image/jpeg;base64,{large}"
-        query = Shown(None, name, KINDS[modality], *image.size, metres, *uris, doubts=doubts)
+        query = Shown(None, name, MODALITIES[modality], *image.size, metres, *uris, doubts=doubts)
         return query, self._nearest(index, features, query, asked)
 
     def picture(self, row: int, side: int) -> bytes:
@@ -124,7 +122,7 @@ class Served:
         chip = index.chips[row]
         if problem := self._problem(index, chip):
             raise ChipError(chip.path, problem)
-        return jpeg(self.reader(chip.path, KINDS.index(chip.modality)).image, side)
+        return jpeg(self.reader(chip.path, MODALITIES.index(chip.modality)).image, side)
 
     def _shown(
         self, index: Searchable, row: int, cosine: float | None = None, probability: float | None = None
@@ -154,20 +152,9 @@ class Served:
         found = index.search(features, asked.k + more, asked.modality or None, query.length, share)
         pairs = [(int(row), float(cosine)) for row, cosine in zip(found[0][0], found[1][0], strict=True)]
         pairs = [(row, cosine) for row, cosine in pairs if row not in (-1, query.row)][: asked.k]
-        return [self._shown(index, row, cosine, self._probability(index, row, cosine, query)) for row, cosine in pairs]
-
-    def _probability(self, index: Searchable, row: int, cosine: float, query: Shown) -> float | None:
-        """None where the weights have no calibration for such a pair."""
-        own, other = KINDS.index(query.modality), KINDS.index(index.chips[row].modality)
-        if PAIRS[own + other] not in self.predictor.calibrated:
-            return None
-        kinds = np.array([own]), np.array([other])
-        return float(self.predictor.calibration(self.predictor.weights, np.array([[cosine]]), *kinds)[0, 0])
-
-
-def checksum(path: str) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()
+        kind = MODALITIES.index(query.modality)
+        chances = [probability(self.predictor, kind, index.chips[row], cosine) for row, cosine in pairs]
+        return [self._shown(index, *pair, chance) for pair, chance in zip(pairs, chances, strict=True)]
 
 
 def jpeg(pixels: NDArray[np.uint8], side: int) -> bytes:

@@ -15,10 +15,11 @@ from starlette.testclient import TestClient  # noqa: E402
 from fastreid_mos import Predictor  # noqa: E402
 from fastreid_mos.data import read_chip
 from fastreid_mos.data.modality import ship_metres
-from fastreid_mos.search import IndexedChip, Weights
+from fastreid_mos.search import IndexedChip
+from fastreid_mos.search.update import weights_of
 from fastreid_mos.search.writer import writing
 from fastreid_mos.serve.app import make_app
-from fastreid_mos.serve.served import Served, checksum, find_weights
+from fastreid_mos.serve.served import Served
 
 KINDS = ("optical", "sar")
 
@@ -54,9 +55,9 @@ def features(chips, predictor):
 
 
 @pytest.fixture(scope="session")
-def write(chips, features):
+def write(chips, features, predictor):
     """A function: write the index of these paths (default: all), under ``root``, into a folder."""
-    weights = Weights("zoo:mos", checksum(find_weights("zoo:mos")), len(next(iter(features.values()))))
+    weights = weights_of(predictor)
 
     def make(folder, paths=None, root=chips, weights=weights):
         paths = sorted(features) if paths is None else paths
