@@ -43,6 +43,8 @@ EXTRAS = {
     "bridge": ["diffusers>=0.30", "accelerate>=0.34"],
     # Indexes of more than 100,000 chips (smaller ones, and ranking, do without), and fast-reid's faiss paths.
     "search": ["faiss-cpu>=1.9"],
+    # Indexes on a Qdrant server (qdrant://...); 1.16 is the first whose collections have metadata, tried with 1.20.
+    "qdrant": ["qdrant-client>=1.16"],
     # mos serve. fastapi: the page and its JSON, 0.165 limits the bytes of a body as they arrive; uvicorn: the server;
     # python-multipart: uploads in a form.
     "serve": ["fastapi>=0.165", "uvicorn>=0.54", "python-multipart>=0.0.34"],

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="mos index", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("chips", nargs="+", metavar="CHIPS", help="folders, with their subfolders, and files")
-    parser.add_argument("--index", required=True, metavar="OUT", help="the index's folder")
+    parser.add_argument("--index", required=True, metavar="OUT", help="a folder, or qdrant://HOST[:PORT]/COLLECTION")
     weights = "zoo:NAME or a file (default: those of the index; of a new one zoo:mos)"
     parser.add_argument("--weights", default="", metavar="WEIGHTS", help=weights)
     kinds = "flat looks at every chip, hnsw and ivf at likely ones; auto, the default, is flat up to 100,000 chips"

@@ -59,7 +59,7 @@ def local(where: str | os.PathLike[str]) -> str:
     """The absolute path of an index's folder; a MOSError for an address."""
     text = os.fspath(where)
     if "://" in text:
-        raise MOSError(f"--index {text}: not a folder; indexes are in folders")
+        raise MOSError(f"--index {text}: is neither a folder nor qdrant://HOST[:PORT]/COLLECTION")
     return os.path.abspath(text)
 
 

@@ -17,11 +17,14 @@ from ..predict.inputs import as_modalities
 from .approximate import FLAT_UP_TO, approximately, load
 from .folder import COLUMNS, DATABASE, chip_of, connect, expect_rows, local, read_state, reported, transaction
 from .nearest import merged, nearest
+from .qdrant import QdrantIndex, is_qdrant
 from .records import MODALITIES, Floats, IndexedChip, Ints, Searchable
 
 
 def open_index(where: str | os.PathLike[str]) -> Searchable:
-    """The index of a folder."""
+    """The index of a folder, or of a collection (``qdrant://...``)."""
+    if is_qdrant(where):
+        return QdrantIndex(os.fspath(where))
     return ChipIndex.open(local(where))
 
 

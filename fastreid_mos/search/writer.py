@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import MOSError
 from ..files import in_the_way, locked, naming
+from . import qdrant
 from .approximate import FACTORIES, UNCOVERED, build, extend, kind_for, load, save
 from .folder import (
     COLUMNS,
@@ -25,17 +26,21 @@ from .folder import (
     reported,
     transaction,
 )
-from .records import Floats, IndexedChip, Weights
+from .records import Floats, IndexedChip, Store, Weights
 
 
 @contextlib.contextmanager
-def writing(folder: str, weights: Weights) -> Iterator[FolderStore]:
-    """The store in a folder, which is made if absent, with no other writer beside it.
+def writing(where: str, weights: Weights) -> Iterator[Store]:
+    """The store in a folder, made if absent, with no other writer beside it; or in a collection (``qdrant://...``).
 
     Raises:
         MOSError: the folder holds something else or an index of other weights, cannot be written, or has a writer.
     """
-    folder = local(folder)
+    if qdrant.is_qdrant(where):
+        with contextlib.closing(qdrant.Collection(where)) as collection:
+            yield qdrant.QdrantStore(collection, weights)
+        return
+    folder = local(where)
     if reason := in_the_way(folder):
         raise MOSError(f"--index {folder}: no folder can be made there ({reason}); give another")
     with contextlib.ExitStack() as stack:
@@ -55,6 +60,8 @@ def writing(folder: str, weights: Weights) -> Iterator[FolderStore]:
 
 def known_weights(where: str) -> Weights | None:
     """The weights of an index, finished or not; None where there is none."""
+    if qdrant.is_qdrant(where):
+        return qdrant.known_weights(where)
     folder = local(where)
     if not os.path.isfile(os.path.join(folder, DATABASE)):
         return None
