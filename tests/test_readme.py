@@ -32,6 +32,7 @@ THIN = {
 }
 SHORT = {
     "tools/make_sim_hoss.py": "--ids 6",
+    "mos simulate": "--ids 40",
     "tools/train_net.py": """MODEL.DEVICE cpu SOLVER.MAX_EPOCH 1 SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS 0
         TEST.RANDOM_DRAWS 5 TEST.BOOTSTRAP.SAMPLES 20 TEST.FUSION.K 1""",
     "tools/train_bbdm.py": """MODEL.DEVICE cpu BRIDGE.SOLVER.STEPS 4 BRIDGE.SOLVER.BATCH 4 BRIDGE.SOLVER.WARMUP_STEPS 0
@@ -57,6 +58,9 @@ for words in json.load(sys.stdin):
     child = os.fork()
     if not child:
         sys.argv = words
+        if words[0] == "mos":
+            from fastreid_mos.commands import main
+            sys.exit(main(words[1:]))
         sys.path.insert(0, os.path.dirname(words[0]))
         runpy.run_path(words[0], run_name="__main__")
         sys.exit()
@@ -76,7 +80,7 @@ def lines(name):
 
 def commands():
     """Words of every Python command, each once, as short as it can be made."""
-    found = [line.partition("python ") for name in PAGES for line in lines(name)]
+    found = [re.sub("^mos ", "python mos ", line).partition("python ") for name in PAGES for line in lines(name)]
     calls = [short(*shlex.split(words)) for before, tool, words in found if tool and (not before or "=" in before)]
     return [list(words) for words in dict.fromkeys(calls)]
 
@@ -86,8 +90,10 @@ def short(tool, *words):
     if tool.startswith("benchmarks/") or tool == "tools/ablate.py":
         return tool, "--help"
     thin = "" if "zoo:" in " ".join(words) else THIN.get(tool, "")
-    fewest = SHORT.get(tool, "") if "list" not in words else "--ids 24"  # enough to train on and to hold out
-    return tool, *words, *thin.split(), *fewest.split()
+    name = f"mos {words[0]}" if tool == "mos" else tool
+    if tool == "tools/make_sim_hoss.py" and "list" in words:
+        return tool, *words, "--ids", "24"  # enough to train on and to hold out
+    return tool, *words, *thin.split(), *SHORT.get(name, "").split()
 
 
 def python(code, folder, text="", **variables):
