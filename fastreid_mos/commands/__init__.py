@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "answer a task: the most similar gallery chips of every query",
     "score": "Rank-1, mAP and a weighted total of the answer to a task",
     "unite": "several answers to a task in one",
+    "choose": "which models to unite, measured on ships that it was not chosen on",
     "index": "an index of folders of chips: what is new or changed is done",
     "search": "the chips of an index that are most like yours",
     "serve": "search an index in the browser",

@@ -14,7 +14,7 @@ from .protocols import Protocol, rank_distances, rank_protocol
 from .ranking import Doubles, Ints, RankResult, normalized
 
 # Orders rows of equal scores by their mean cosine; far below the difference of two scores.
-_TIE = 1e-10
+TIE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,4 @@ def reciprocal_rank_distances(
             keys[own, exclude[own]] = np.inf
         nearest = np.argsort(keys, axis=1, kind="stable")[:, :depth]
         scores[rows, nearest] += weight * reciprocal_rank(1 + np.arange(nearest.shape[1]), k)
-    return np.asarray(np.where(scores > 0, -scores - _TIE * mean, 2 - mean))
+    return np.asarray(np.where(scores > 0, -scores - TIE * mean, 2 - mean))

@@ -68,7 +68,7 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
         if words := [calibrate] if isinstance(calibrate, str) else calibrate:
             sets, sources = [], []
             for word in words:
-                items, source = _held_out(checkpoint, content, saved) if word == HELD_OUT else _listed(word)
+                items, source = held_out_items(checkpoint, content, saved) if word == HELD_OUT else listed_items(word)
                 paths, identities, modalities = zip(*items, strict=True)
                 features = predictor.extract(paths, [int(one) for one in modalities])
                 sets.append((features, identities, modalities))
@@ -123,13 +123,15 @@ def _write(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         raise MOSError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _held_out(path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[list[Item], str]:
-    """The chips that the run held out, and where they are from."""
+def held_out_items(
+    path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any], option: str = "--calibrate"
+) -> tuple[list[Item], str]:
+    """The chips that the run held out, and where they are from; a MOSError about ``option`` for a run without."""
     cfg = get_cfg()
     merge_values(cfg, {key: value for key, value in saved.items() if key.startswith(("DATASETS.", "TEST.HOLDOUT."))})
     if cfg.TEST.HOLDOUT.FRACTION <= 0:
         what = "its run held out no ships (TEST.HOLDOUT.FRACTION 0)"
-        raise MOSError(f"--calibrate {HELD_OUT}: {path}: {what}; name a folder with a HOSS/ instead")
+        raise MOSError(f"{option} {HELD_OUT}: {path}: {what}; name a folder with a HOSS/ instead")
     kept, splits = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))
     trained, ships = checkpoint.get("num_classes"), len({pid for _, pid, _ in kept})
     if trained not in (None, ships):
@@ -139,17 +141,17 @@ def _held_out(path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any]
     return items, f"ships that the training held out of {', '.join(cfg.DATASETS.NAMES)}"
 
 
-def _listed(word: str) -> tuple[list[Item], str]:
+def listed_items(word: str, option: str = "--calibrate") -> tuple[list[Item], str]:
     """The test chips of a folder with a HOSS, each once, or of ``train:<folder>`` the training chips; and a name."""
     folder = word.removeprefix(TRAINING)
     try:
         dataset = HOSS(root=folder)
     except DatasetError:
         what = "holds no HOSS/ with bounding_box_train/, query/ and bounding_box_test/"
-        raise MOSError(f"--calibrate {folder}: {what}") from None
+        raise MOSError(f"{option} {folder}: {what}") from None
     trained = word.startswith(TRAINING)
     items = sorted({*dataset.train} if trained else {*dataset.query, *dataset.gallery})
     if not items:
         splits = "bounding_box_train/ holds" if trained else "query/ and bounding_box_test/ hold"
-        raise MOSError(f"--calibrate {word}: its {splits} no chips")
+        raise MOSError(f"{option} {word}: its {splits} no chips")
     return items, f"{'training' if trained else 'test'} ships of {os.path.basename(os.path.abspath(folder))}"

@@ -8,7 +8,7 @@ folds is what the way of choosing brings on ships that it has not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MOSError
-from ..evaluation.ensemble import reciprocal_rank
+from ..evaluation.ensemble import TIE, reciprocal_rank
 from ..evaluation.ranking import normalized
 from .scoring import TOP, WEIGHTS, Floats, Ints, average_precisions, shares, weighted_total
 from .task import QUERY_TYPES
@@ -27,8 +27,6 @@ DRAWS = 8  # members are drawn so often; the most that one can weigh against ano
 DEPTH = 100  # rrf: ranks beyond it count nothing
 # A gain of less is none.
 _EQUAL = 1e-9
-# Orders images of equal rrf scores by their cosines; far below the difference of two scores.
-_TIE = 1e-7
 Values = dict[str, Floats]  # by type, of each query half of Rank-1 + AP@10
 
 
@@ -102,21 +100,20 @@ class Trial:
         self.ships = {kind: chips.ships[one.queries] for kind, one in self.types.items()}
         self._known: dict[Union, Values] = {}
 
-    def members(self, method: str, k: float) -> Iterator[dict[str, Floats]]:
-        """Of each candidate by type ``[Q, G]``, larger is nearer; what a union ranks by is their weighted sum."""
-        for features in self.chips.features:
-            rows, found = normalized(features), {}
-            for kind, one in self.types.items():
-                cosines = rows[one.queries] @ rows[one.gallery].T
-                own = np.flatnonzero(one.own >= 0)
-                cosines[own, one.own[own]] = -math.inf
-                if method == "rrf":
-                    ranks = np.full(cosines.shape, math.inf)
-                    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
-                    np.put_along_axis(ranks, nearest, 1.0 + np.arange(nearest.shape[1]), axis=1)
-                    cosines = reciprocal_rank(ranks, k) + _TIE * cosines
-                found[kind] = cosines
-            yield found
+    def member(self, number: int, method: str, k: float) -> dict[str, Floats]:
+        """Of a candidate by type ``[Q, G]``, larger is nearer; what a union ranks by is the weighted sum of these."""
+        rows, found = normalized(np.asarray(self.chips.features[number])), {}
+        for kind, one in self.types.items():
+            cosines = rows[one.queries] @ rows[one.gallery].T
+            own = np.flatnonzero(one.own >= 0)
+            cosines[own, one.own[own]] = -math.inf
+            if method == "rrf":
+                ranks = np.full(cosines.shape, math.inf)
+                nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
+                np.put_along_axis(ranks, nearest, 1.0 + np.arange(nearest.shape[1]), axis=1)
+                cosines = reciprocal_rank(ranks, k) + TIE * cosines
+            found[kind] = cosines
+        return found
 
     def value(self, matrices: Mapping[str, Floats]) -> Values:
         """(Rank-1 + AP@10) / 2 of each query, ranked by these."""
@@ -136,11 +133,10 @@ class Trial:
     def measure(self, union: Union) -> Values:
         """:meth:`value` of a union."""
         if union not in self._known:
-            sums: dict[str, Floats] = {}
-            for weight, member in zip(union.weights, self.members(union.method, union.k), strict=True):
-                if weight:
-                    sums = {kind: sums.get(kind, 0.0) + weight * matrix for kind, matrix in member.items()}
-            self._known[union] = self.value(sums)
+            members = [(union.weights[number], self.member(number, union.method, union.k)) for number in union.members]
+            self._known[union] = self.value(
+                {kind: np.asarray(sum(weight * member[kind] for weight, member in members)) for kind in self.types}
+            )
         return self._known[union]
 
 
@@ -157,7 +153,7 @@ def search(trial: Trial, step: Callable[[], Any] = lambda: None) -> tuple[Union,
     best: tuple[float, Union] | None = None
     single: Union | None = None
     for method, k in METHODS:
-        members = list(trial.members(method, k))
+        members = [trial.member(number, method, k) for number in range(len(trial.chips.features))]
         known: dict[tuple[int, ...], float] = {}
         drawn, sums = (0,) * len(members), {kind: np.zeros(one.matches.shape) for kind, one in trial.types.items()}
         for _ in range(DRAWS):
@@ -204,6 +200,13 @@ class Choice:
     in_sample: Gain  # of the union above the best alone, on the ships that both were chosen on
     validated: Gain  # of unions above the best alone, both chosen without the fold's ships, on these
     folds: Sequence[Union]  # what was chosen without each fold
+
+    def figures(self, union: Union) -> dict[str, tuple[float, float, float]]:
+        """The total of a union and its part of each type, in percent with the ends of the 95 % interval over ships."""
+        values, parts = self.trial.measure(union), {"total": self.trial.weights}
+        parts |= {kind: {kind: 1.0} for kind in self.trial.types}
+        found = {name: weighted_total(values, self.trial.ships, weights) for name, weights in parts.items()}
+        return {name: (100 * value, 100 * low, 100 * high) for name, (value, (low, high)) in found.items()}
 
 
 def choose(

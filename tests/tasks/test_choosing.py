@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
 
-from fastreid_mos.tasks.choosing import Chips, choose
+import numpy as np
+import pytest
+from conftest import image, query
+
+from fastreid_mos.errors import MOSError
+from fastreid_mos.tasks import choosing, rank_task, read_task
+from fastreid_mos.tasks.choosing import Chips, Trial, Union, choose, search
+from fastreid_mos.tasks.scoring import score
 
 
 def made(rng, ships, noises, dims=12, parts=None):
@@ -30,7 +37,7 @@ def test_noise_has_a_gain_only_on_the_ships_it_was_chosen_on():
         outside.append(found.validated.value)
         assert found.in_sample.value >= 0 and found.in_sample.value > found.validated.value
         assert found.validated.low <= found.validated.value <= found.validated.high
-    print(inside, outside)
+
     assert np.mean(inside) > 0.02 and abs(np.mean(outside)) < np.mean(inside) / 2
 
 
@@ -38,7 +45,68 @@ def test_a_member_that_adds_is_found_and_noise_is_not():
     rng = np.random.default_rng(1)
     chips = made(rng, 80, [0.3, 0.3, 3.0], parts=[slice(0, 6), slice(6, 12), slice(0, 0)])
     found = choose(chips, splits=4, seed=0)
-    print(found.union, found.in_sample, found.validated, found.folds)
+
     assert found.union.members == [0, 1] and all(one.members == [0, 1] for one in found.folds)
     assert found.validated.low > 0.02
     assert len(found.single.members) == 1
+
+
+@pytest.mark.parametrize("union", [Union("cosine", 0.0, (3, 1)), Union("rrf", 3.0, (1, 2)), Union("rrf", 30.0, (0, 1))])
+def test_a_union_is_worth_what_its_prediction_scores(union, tmp_path):
+    """Each chip a query: what mos predict ranks with these weights, mos score values as the choice does."""
+    rng = np.random.default_rng(5)
+    chips = made(rng, 30, [1.5, 2.0])
+    chips.ships[40:] //= 3  # some ships have several chips of a modality, some chips have no match
+    chips.ships[:4] = -1
+    trial = Trial(chips)
+    kinds, words = [("O2S", "O2O"), ("S2O",)], ("optical", "SAR")
+    asking = [(row, kind) for row, modality in enumerate(chips.modalities) for kind in kinds[modality]]
+    gallery = [image(f"g{row}", f"{row}.tif", words[modality]) for row, modality in enumerate(chips.modalities)]
+    queries = [query(f"{kind}{row}", f"{row}.tif", kind) for row, kind in asking]
+    (tmp_path / "task.json").write_text(json.dumps({"queries": queries, "gallery": gallery}))
+    task = read_task(tmp_path / "task.json", images=False)
+    own = {f"{kind}{row}": {f"g{row}"} for row, kind in asking}
+    same = (chips.ships[:, None] == chips.ships) & (chips.ships >= 0)
+    truth = {f"{kind}{row}": [f"g{other}" for other in np.flatnonzero(same[row])] for row, kind in asking}
+    rows = [row for row, _ in asking]
+    members = [(unit(features)[rows], unit(features)) for features in chips.features]
+    shares = [max(weight, 1e-12) for weight in union.weights]
+    lists, _ = rank_task(task, members, 10, own, union.method, union.k, 100, shares)
+    found = score(task, lists, truth, own=own)
+    assert found.weights == pytest.approx(trial.weights) and len(trial.types["O2S"].queries) < 30
+    assert found.total()[0] == pytest.approx(100 * trial.total(trial.measure(union)))
+
+
+def unit(features):
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def test_a_weight_that_only_helps_twice_is_found():
+    """From the best alone one draw of the other is too much: two draws of the best come before it."""
+    rng = np.random.default_rng(0)
+    chips = made(rng, 60, [0.8, 2.2])
+    union, single = search(Trial(chips))
+    assert single.members == [0] and union.weights[0] > union.weights[1] > 0
+    trial = Trial(chips)
+    assert trial.total(trial.measure(union)) > trial.total(trial.measure(Union("cosine", 0.0, (1, 1))))
+
+
+def test_a_fold_is_chosen_without_its_ships(monkeypatch):
+    """What a fold's choice is made on has none of the ships that it is measured on, and all distractors."""
+    chips = made(np.random.default_rng(2), 20, [1.0, 1.0])
+    chips.ships[:6] = -1
+    seen, whole = [], choosing.search
+    monkeypatch.setattr(choosing, "search", lambda trial, step: seen.append(trial.chips.ships) or whole(trial, step))
+    found = choose(chips, splits=4, seed=3)
+    assert len(found.folds) == 4 and all((ships == -1).sum() == 6 for ships in seen)
+    out = [set(range(3, 20)) - set(ships.tolist()) for ships in seen[1:]]
+    assert set(seen[0].tolist()) - {-1} == set(range(3, 20)) == set.union(*out) and sum(map(len, out)) == 17
+
+
+def test_too_few_ships_are_said():
+    chips = made(np.random.default_rng(2), 9, [1.0, 1.0])
+    with pytest.raises(MOSError, match="--splits 5: 9 ships have a chip to search for"):
+        choose(chips, splits=5)
+    chips.ships[:] = np.arange(18)
+    with pytest.raises(MOSError, match="none of the chips has another of its ship to find, in O2S, S2O, O2O"):
+        choose(chips)
