@@ -1,0 +1,111 @@
+"""mos choose on simulated ships: from runs to a line that predicts with the choice, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastreid_mos import load_cfg
+from fastreid_mos.commands import main
+from fastreid_mos.data.datasets import HOSS
+from fastreid_mos.data.holdout import hold_out
+from fastreid_mos.modeling import build_checked_model
+from fastreid_mos.tasks.labelled import at_most, without_copies
+
+DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_hoss, tmp_path_factory):
+    """Folders of two runs that held out the same ships, and of one that held out others."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed, held in (("a", 0, 0), ("b", 1, 0), ("c", 2, 1)):
+        options = ["TEST.HOLDOUT.FRACTION", 0.6, "TEST.HOLDOUT.SEED", held]
+        cfg = load_cfg(DEBUG, [*map(str, options)])
+        kept, _ = hold_out(cfg, HOSS(root=tiny_hoss).train)
+        cfg.MODEL.HEADS.NUM_CLASSES = ships = len({pid for _, pid, _ in kept})
+        torch.manual_seed(seed)
+        content = {"model": build_checked_model(cfg).state_dict(), "config": cfg.dump(), "num_classes": ships}
+        (folder / name).mkdir()
+        torch.save(content, folder / name / "model_final.pth")
+    return folder
+
+
+@pytest.fixture
+def words(runs, tiny_hoss, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    monkeypatch.chdir(tmp_path)
+    return ["choose", "--runs", str(runs / "a"), str(runs / "b"), "--splits", "2", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
+    assert main([*words, "--json", "choice.json"]) == 0
+    text = capsys.readouterr().out
+    content = json.loads((tmp_path / "choice.json").read_text())
+    inside, outside = content["gain"]["in_sample"]["value"], content["gain"]["cross_validated"]["value"]
+    assert inside >= 0 and f"chosen on: {inside:+.1f} [" in text and f"2 folds: {outside:+.1f} [" in text
+    assert "chips: ships that the training held out of HOSS" in text
+    line = shlex.split(text.strip().splitlines()[-1])
+    assert line[:4] == ["mos", "predict", "--task", "task.json"] and shlex.join(line) == content["command"]
+    # The line is right as it stands, on a task.
+    assert main(["simulate", "--layout", "list", "--ids", "12", "--output", "sim"]) == 0
+    task = next((tmp_path / "sim").rglob("task.json"))
+    swapped = [str(task) if word == "task.json" else "3" if word == "10" else word for word in line[1:]]
+    assert main([*swapped, "--device", "cpu"]) == 0 and (tmp_path / "prediction.json").exists()
+    # Again: from the features that are kept, with the same result, also of a run's best checkpoint.
+    shutil.copytree(runs / "a", tmp_path / "best")
+    (tmp_path / "best/model_final.pth").rename(tmp_path / "best/model_best.pth")
+    capsys.readouterr()
+    assert main([*words[:2], "best", *words[3:], "--json", "choice.json", "--force"]) == 0
+    again = json.loads((tmp_path / "choice.json").read_text())
+    assert again["gain"] == content["gain"] and "best/model_best.pth" in again["figures"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--splits", "1"], "--splits 1: must be 2 or more"),
+        (["--seed", "-1"], "--seed -1: must be 0"),
+        (["--weights", "O2S"], "--weights O2S"),
+        (["--runs", "RUNS/a"], "model_final.pth is one alone"),
+        (["--runs", "RUNS/a", "RUNS/a/model_final.pth"], "is named twice"),
+        (["--runs", "RUNS/a", "RUNS/none"], "none: no such folder or file"),
+        (["--runs", "RUNS/a", "."], "--runs .: has no model_best.pth or model_final.pth"),
+        (["--runs", "RUNS/a", "zoo:none"], "zoo:none"),
+        (["--runs", "RUNS/a", "RUNS/c"], "did not hold out the same ships"),
+        (["--runs", "RUNS/a", "cut.pth"], "cut.pth"),
+        (["--runs", "zoo:mos", "RUNS/../zoo.safetensors"], "--chips holdout"),
+        (["--chips", "nowhere"], "--chips nowhere: holds no HOSS/"),
+        (["--json", "cut.pth"], "--json cut.pth: exists already"),
+        (["--features", "cut.pth"], "cut.pth"),
+        (["--device", "cuda:77"], "--device"),
+        (["--splits", "50"], "--splits 50: "),
+    ],
+)
+def test_wrong_words_are_one_line(words, runs, more, said, tmp_path, capsys):
+    (tmp_path / "cut.pth").write_bytes((runs / "a/model_final.pth").read_bytes()[:999])
+    more = [word.replace("RUNS", str(runs)) for word in more]
+    assert main([*words, *more]) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+def test_copies_of_a_chip_and_too_many_chips(tmp_path):
+    for name in ("query/1_RGB.tif", "gallery/1_RGB.tif", "gallery/2_RGB.tif", "more/2_RGB.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name if "2" in name else "same")
+    items = [(str(path), int(path.name[0]), 0) for path in sorted(tmp_path.rglob("*.tif"))]
+    kept = without_copies(items)
+    assert len(items) == 4 and len(kept) == 3 and {item[1] for item in kept} == {1, 2}
+    items = [(f"{ship}_{number}", ship, 0) for ship in range(10) for number in range(3)] + [
+        (f"x{n}", -1, 0) for n in range(9)
+    ]
+    kept = at_most(items, seed=1, most=20)
+    assert 17 < len(kept) <= 20 and all(sum(item[1] == ship for item in kept) in (0, 3) for ship in range(10))
+    assert kept != at_most(items, seed=2, most=20) and sorted(items) == at_most(items, 0, 39)
