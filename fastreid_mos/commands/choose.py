@@ -42,13 +42,15 @@ def program(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..predict import Predictor
-    from ..tasks.choosing import METHODS, Chips, choose
+    from ..tasks.choosing import METHODS, Chips, choose, expect_ships
     from ..tasks.features import open_caches, sized, task_features
     from ..tasks.labelled import as_task, at_most, find_candidates, labelled_items, ships_and_modalities, without_copies
 
     names = find_candidates(args.runs)
     items, source = labelled_items(args.chips, names)
     items, every = at_most(without_copies(items), args.seed), len(items)
+    ships, modalities = ships_and_modalities(items)
+    expect_ships(Chips([], ships, modalities), args.splits, weights)
     task, side = sized(as_task(items, source))
     print(f"{len(items)} of {every} chips: {source}" + f"; {side} x {side} pixels, sizes do not count" * bool(side))
     try:
@@ -62,7 +64,7 @@ def program(args: argparse.Namespace) -> None:
         print(f"{args.features}: has the features of the chips so far; the same command goes on", file=sys.stderr)
         raise
     with tqdm(total=(args.splits + 1) * len(METHODS), desc="choosing") as bar:
-        found = choose(Chips(features, *ships_and_modalities(items)), args.splits, args.seed, weights, bar.update)
+        found = choose(Chips(features, ships, modalities), args.splits, args.seed, weights, bar.update)
     content = report(found, names, args.splits, source)
     if args.json is not None:
         with atomic_write(args.json) as stream:
@@ -137,10 +139,11 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     runs = "runs (their model_best.pth, else model_final.pth), checkpoints, exported files or zoo:NAME"
     chips = (
-        "holdout, the ships that all runs held out (TEST.HOLDOUT); a folder with a HOSS/, its test ships; train:FOLDER"
+        "holdout, the ships that all runs held out (TEST.HOLDOUT); a table of labelled chips, CSV; a folder with a "
+        "HOSS/, its test ships; train:FOLDER, its training ships; holdout"
     )
     parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help=runs)
-    parser.add_argument("--chips", default="holdout", metavar="SHIPS", help=f"{chips}, its training ships; holdout")
+    parser.add_argument("--chips", default="holdout", metavar="SHIPS", help=chips)
     parser.add_argument("--splits", type=int, default=5, metavar="N", help="parts of the ships; 5")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the parts; 0")
     parser.add_argument("--weights", metavar="O2S=0.45,...", help="of the types in the total, as of mos score")

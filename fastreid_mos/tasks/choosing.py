@@ -209,6 +209,23 @@ class Choice:
         return {name: (100 * value, 100 * low, 100 * high) for name, (value, (low, high)) in found.items()}
 
 
+def expect_ships(chips: Chips, splits: int, weights: Mapping[str, float] = WEIGHTS) -> Trial:
+    """The trial of all chips, of which only ships and modalities count here.
+
+    Raises:
+        ValueError: ``splits`` below 2.
+        MOSError: fewer than two ships a fold that have a match.
+    """
+    if splits < 2:
+        raise ValueError(f"splits: at least 2, got {splits}")
+    trial = Trial(chips, weights)
+    count = len(np.unique(np.concatenate([*trial.ships.values()])))
+    if count < 2 * splits:
+        what = f"{count} ships have a chip to search for and one to find"
+        raise MOSError(f"--splits {splits}: {what}; two a fold are needed: give fewer splits, or more ships")
+    return trial
+
+
 def choose(
     chips: Chips, splits: int = 5, seed: int = 0, weights: Mapping[str, float] = WEIGHTS,
     step: Callable[[], Any] = lambda: None,
@@ -223,16 +240,10 @@ def choose(
         step: is called ``(splits + 1) * len(METHODS)`` times.
 
     Raises:
-        ValueError: ``splits`` below 2.
-        MOSError: fewer than two ships a fold that have a match.
+        ValueError, MOSError: see :func:`expect_ships`.
     """
-    if splits < 2:
-        raise ValueError(f"splits: at least 2, got {splits}")
-    whole = Trial(chips, weights)
+    whole = expect_ships(chips, splits, weights)
     ships = np.unique(np.concatenate([*whole.ships.values()]))
-    if len(ships) < 2 * splits:
-        what = f"{len(ships)} ships have a chip to search for and one to find"
-        raise MOSError(f"--splits {splits}: {what}; two a fold are needed: give fewer splits, or more ships")
     union, single = search(whole, step)
     fold_of = np.random.default_rng(seed).permutation(len(ships)) % splits
     differences = {kind: np.zeros(len(rows)) for kind, rows in whole.ships.items()}

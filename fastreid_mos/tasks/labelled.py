@@ -11,6 +11,8 @@ from ..compat.checkpoints import read_checkpoint, saved_config
 from ..data.listing import Item, same_file
 from ..data.modality import Modality
 from ..data.tables import ListedChip
+from ..data.tables.dataset import number_ships
+from ..data.tables.reading import read_table
 from ..errors import MOSError, shown
 from ..modeling.weights_files import find_weights
 from ..predict.export import HELD_OUT, held_out_items, listed_items
@@ -52,16 +54,16 @@ def labelled_items(where: str, weights: Sequence[str]) -> tuple[list[Item], str]
     """(path, ship, modality) of chips that no candidate was trained on, and where they are from.
 
     Args:
-        where: ``holdout``: those that all the runs held out of their training; or a folder with a HOSS, its test chips,
-            or ``train:FOLDER``, its training chips.
+        where: ``holdout``: those that all the runs held out of their training; a table, CSV (:func:`read_table`): its
+            chips of other splits than ``train``, or all if it has no others; a folder with a HOSS, its test chips; or
+            ``train:FOLDER``, its training chips.
         weights: the candidates. Of the zoo's, which were trained on other ships, nothing is asked.
 
     Raises:
         MOSError: no such chips, or runs that held out different ones.
     """
     if where != HELD_OUT:
-        items, source = listed_items(where, "--chips")
-        return items, source
+        return _listed_rows(where) if os.path.isfile(where) else listed_items(where, "--chips")
     first: tuple[str, list[Item], str] | None = None
     for path in weights:
         if path.startswith(ZOO):
@@ -75,6 +77,17 @@ def labelled_items(where: str, weights: Sequence[str]) -> tuple[list[Item], str]
     if first is None:
         raise MOSError(f"--chips {where}: the zoo's weights hold no ships out here; name a folder of labelled chips")
     return first[1], first[2]
+
+
+def _listed_rows(path: str) -> tuple[list[Item], str]:
+    try:
+        rows = read_table(path).rows
+    except MOSError as error:
+        raise MOSError(f"--chips {error}") from None
+    tested = [row for row in rows if row.split != "train"]
+    numbers = number_ships(row.ship for row in rows)
+    items: list[Item] = [(row.chip, numbers[row.ship], row.modality) for row in tested or rows]
+    return items, f"{'test' if tested else 'all'} ships of {shown(path)}"
 
 
 def without_copies(items: Sequence[Item]) -> list[Item]:

@@ -7,7 +7,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 
 from fastreid_mos import load_cfg
@@ -15,7 +17,7 @@ from fastreid_mos.commands import main
 from fastreid_mos.data.datasets import HOSS
 from fastreid_mos.data.holdout import hold_out
 from fastreid_mos.modeling import build_checked_model
-from fastreid_mos.tasks.labelled import at_most, without_copies
+from fastreid_mos.tasks.labelled import as_task, at_most, labelled_items, ships_and_modalities, without_copies
 
 DEBUG = str(Path(__file__).parents[2] / "configs/HOSS/demo/debug.yml")
 
@@ -73,19 +75,19 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
         (["--splits", "1"], "--splits 1: must be 2 or more"),
         (["--seed", "-1"], "--seed -1: must be 0"),
         (["--weights", "O2S"], "--weights O2S"),
-        (["--runs", "RUNS/a"], "model_final.pth is one alone"),
+        (["--runs", "RUNS/a"], "a: is one alone"),
         (["--runs", "RUNS/a", "RUNS/a/model_final.pth"], "is named twice"),
         (["--runs", "RUNS/a", "RUNS/none"], "none: no such folder or file"),
         (["--runs", "RUNS/a", "."], "--runs .: has no model_best.pth or model_final.pth"),
         (["--runs", "RUNS/a", "zoo:none"], "zoo:none"),
         (["--runs", "RUNS/a", "RUNS/c"], "did not hold out the same ships"),
         (["--runs", "RUNS/a", "cut.pth"], "cut.pth"),
-        (["--runs", "zoo:mos", "RUNS/../zoo.safetensors"], "--chips holdout"),
         (["--chips", "nowhere"], "--chips nowhere: holds no HOSS/"),
+        (["--chips", "cut.pth"], "--chips cut.pth: "),
         (["--json", "cut.pth"], "--json cut.pth: exists already"),
         (["--features", "cut.pth"], "cut.pth"),
         (["--device", "cuda:77"], "--device"),
-        (["--splits", "50"], "--splits 50: "),
+        (["--splits", "50", "--features", "/dev/null/x"], "--splits 50: "),  # before any feature
     ],
 )
 def test_wrong_words_are_one_line(words, runs, more, said, tmp_path, capsys):
@@ -94,6 +96,24 @@ def test_wrong_words_are_one_line(words, runs, more, said, tmp_path, capsys):
     assert main([*words, *more]) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and said in line
+
+
+def test_chips_of_a_table(tmp_path):
+    """Those that are not of the split train, with the sizes that it gives; a task has them too."""
+    for name in "abcd":
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 5, 3), np.uint8))
+    rows = ["image_id,ship_id,modality,image_path,width,height,split"]
+    splits = ("train", "test", "test", "test")
+    rows += [f"{name},S{ship},optical,{name}.tif,20,{ship}00,{split}"
+             for name, ship, split in zip("abcd", (1, 2, 2, 3), splits, strict=True)]  # fmt: skip
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    items, source = labelled_items(str(tmp_path / "labels.csv"), [])
+    assert [Path(path).name for path, *_ in items] == ["b.tif", "c.tif", "d.tif"] and source.startswith(
+        "test ships of "
+    )
+    ships, modalities = ships_and_modalities(items)
+    assert ships[0] == ships[1] != ships[2] and modalities.tolist() == [0, 0, 0]
+    assert [chip.metres for chip in as_task(items, source).gallery] == [(20, 200), (20, 200), (20, 300)]
 
 
 def test_copies_of_a_chip_and_too_many_chips(tmp_path):
