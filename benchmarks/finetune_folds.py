@@ -84,7 +84,14 @@ def main() -> None:
             figures = [f"{old.mean():.1f}", f"{new.mean():.1f}", f"{(new - old).mean():+.1f} [{low:+.1f}, {high:+.1f}]"]
             rows.append([epochs, name, f"{len(values)} of {len(np.unique(pid))} ships", *figures])
     print(f"{args.weights} trained on with real ships of {args.data}, {args.folds} folds, {machine()}")
-    print(tabulate(rows, ["epochs", "", "queries", "before, mAP", "after, mAP", "difference"], tablefmt="pipe"))
+    print(
+        tabulate(
+            rows,
+            ["epochs", "", "queries", "before, mAP", "after, mAP", "difference"],
+            tablefmt="pipe",
+            disable_numparse=True,
+        )
+    )
 
 
 if __name__ == "__main__":
