@@ -11,7 +11,7 @@ import csv
 import os
 import sys
 
-EXAMPLE = "example: mos index port --index output/port"
+EXAMPLE = "mos index port --index output/port"
 _SHOWN = 20
 
 
@@ -45,8 +45,9 @@ def program(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="mos index", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog="mos index", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("chips", nargs="+", metavar="CHIPS", help="folders, with their subfolders, and files")
     parser.add_argument("--index", required=True, metavar="OUT", help="a folder, or qdrant://HOST[:PORT]/COLLECTION")
     weights = "zoo:NAME or a file (default: those of the index; of a new one zoo:mos)"

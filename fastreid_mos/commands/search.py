@@ -11,7 +11,7 @@ import json
 import shlex
 import sys
 
-EXAMPLE = "example: mos search port/12_RGB.tif --index output/port -k 5 --modality sar --html output/found.html"
+EXAMPLE = "mos search port/12_RGB.tif --index output/port -k 5 --modality sar --html output/found.html"
 
 
 def program(args: argparse.Namespace) -> None:
@@ -51,8 +51,9 @@ def program(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="mos search", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog="mos search", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="chips that are searched for")
     parser.add_argument("--index", required=True, metavar="OUT", help="of mos index")
     parser.add_argument("-k", type=int, default=20, help="chips for each query (%(default)s)")

@@ -18,13 +18,13 @@ from .nearest import rescored
 from .records import Floats, Ints
 
 FLAT_UP_TO = 100_000  # rows; so many are looked at in some hundredths of a second
-AUTO = "ivf"  # beyond that; half the time and memory of hnsw to build, as docs/speed.md shows
+AUTO = "hnsw"  # beyond that: several times as fast as ivf for the same recall, as docs/speed.md shows
 UNCOVERED = 20_000  # rows that came after faiss's index was made, and are looked at one by one until there are more
 _BLOCK = 2**14
 _TRAINED = 40  # features a cell that k-means sees
 FACTORIES = {"hnsw": "HNSW32_SQ8", "ivf": "IVF{cells},SQ8"}  # as faiss.index_factory takes them
 _EFFORT = 40  # candidates while a graph is built
-_PROBES, _WIDTH = 32, 160  # cells that IVF looks into, candidates that HNSW keeps
+_WIDTH, _PROBES = 100, 16  # candidates in a search of a graph; one cell in 16, at least 64, is looked into
 _CANDIDATES = 4  # candidates for each chip that is asked for, at least _LEAST
 _LEAST = 100
 
@@ -99,7 +99,7 @@ def approximately(
     if isinstance(index, faiss.IndexHNSW):
         settings = faiss.SearchParametersHNSW(efSearch=max(_WIDTH, wanted), **options)
     else:
-        settings = faiss.SearchParametersIVF(nprobe=min(max(_PROBES, k // 4), index.nlist), **options)
+        settings = faiss.SearchParametersIVF(nprobe=min(max(index.nlist // _PROBES, 64), index.nlist), **options)
     found = index.search(np.ascontiguousarray(queries), min(wanted, index.ntotal), params=settings)[1]
     rows, products = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.nan, np.float32)
     for number, (query, candidates) in enumerate(zip(queries, found, strict=True)):

@@ -160,7 +160,8 @@ class ChipIndex:
     def _filters(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """Modality and length of each row; read when first asked for."""
         modalities, lengths = np.full(self.rows, -1, np.int8), np.full(self.rows, np.nan, np.float32)
-        with self._lock, reported(self.folder):
+        with self._lock, reported(self.folder), transaction(self._connection, "DEFERRED"):
+            self._require_same_rows()
             for number, name in enumerate(MODALITIES):
                 query = "SELECT row, length FROM chips WHERE modality = ? AND row < ?"
                 found = np.array(self._connection.execute(query, (name, self.rows)).fetchall(), np.float64)
@@ -170,14 +171,17 @@ class ChipIndex:
         return modalities, lengths
 
     def _chip(self, row: int) -> IndexedChip:
-        with self._lock, reported(self.folder):
-            query = f"SELECT {COLUMNS} FROM chips, state WHERE row = ? AND features = ?"
-            found = self._connection.execute(query, (int(row), self._state.features)).fetchone()
-        if found is None:
-            if not 0 <= row < self.rows:
-                raise IndexError(f"row {row}: the index has {self.rows}")
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row}: the index has {self.rows}")
+        with self._lock, reported(self.folder), transaction(self._connection, "DEFERRED"):
+            self._require_same_rows()
+            query = f"SELECT {COLUMNS} FROM chips WHERE row = ?"
+            return chip_of(self._connection.execute(query, (int(row),)).fetchone())
+
+    def _require_same_rows(self) -> None:
+        """A MOSError if a writer has left out rows of chips that are gone, and numbered the others anew."""
+        if self._connection.execute("SELECT features FROM state").fetchone()[0] != self._state.features:
             raise MOSError(f"--index {self.folder}: has been packed anew since it was opened; open it again")
-        return chip_of(found)
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import MOSError
-from ..files import in_the_way, locked, naming
+from ..files import atomic_write, in_the_way, locked, naming
 from . import qdrant
 from .approximate import FACTORIES, UNCOVERED, build, extend, kind_for, load, save
 from .folder import (
@@ -27,6 +27,8 @@ from .folder import (
     transaction,
 )
 from .records import Floats, IndexedChip, Store, Weights
+
+_BLOCK = 2**14  # rows
 
 
 @contextlib.contextmanager
@@ -95,14 +97,13 @@ class FolderStore:
         found = self._connection.execute(f"SELECT row, {COLUMNS} FROM chips WHERE dropped IS NULL")
         return {chip[0]: (row, chip_of(chip)) for row, *chip in found}
 
-    def features(self, rows: Sequence[int] | slice) -> Floats:
-        state = self._state
-        count = expect_rows(self._folder, state)
-        file = np.asarray(np.memmap(self._file(state), np.float32, "r", shape=(count, state.dim)))
-        return file[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
+    def features(self, rows: Sequence[int]) -> Floats:
+        return self._features(self._state)[np.asarray(rows, np.int64)]
 
     def add(self, chips: Sequence[IndexedChip], features: Floats) -> None:
         state = self._state
+        if features.shape != (len(chips), state.dim):
+            raise ValueError(f"features: [{len(chips)}, {state.dim}] are needed, got {list(features.shape)}")
         first = self._rows
         file, new = self._file(state), state.version + 1
         with naming(file), open(file, "r+b" if os.path.exists(file) else "w+b") as stream:
@@ -123,39 +124,60 @@ class FolderStore:
             self._drop("path = ? AND dropped IS NULL", *((path,) for path in paths))
 
     def publish(self, roots: Sequence[str], kind: str | None) -> None:
-        rows, state = self._rows, self._state
+        state, rows = self._state, self._rows
         if expect_rows(self._folder, state) < rows:  # a file that was cut off, and nothing came behind it
             os.truncate(self._file(state), rows * 4 * state.dim)
+        kept = [row for (row,) in self._connection.execute("SELECT row FROM chips WHERE dropped IS NULL ORDER BY row")]
+        packed = 2 * len(kept) < rows  # more rows of chips that are gone than of others: leave them out
+        if packed:
+            state, rows = self._pack(state, kept), len(kept)
         kind = kind or state.kind
         vectors, covered = self._vectors(state, kind_for(rows, kind), rows)
         with transaction(self._connection):
+            if packed:
+                self._connection.execute("DELETE FROM chips WHERE dropped IS NOT NULL")
+                numbers = [(new, old) for new, old in enumerate(kept) if new != old]  # rising: none is taken twice
+                self._connection.executemany("UPDATE chips SET row = ? WHERE row = ?", numbers)
             self._connection.executemany("INSERT OR IGNORE INTO roots VALUES (?)", [(root,) for root in roots])
-            update = "UPDATE state SET version = version + 1, rows = ?, kind = ?, vectors = ?, covered = ?"
-            self._connection.execute(update, (rows, kind, vectors, covered))
+            update = (
+                "UPDATE state SET version = version + 1, rows = ?, kind = ?, features = ?, vectors = ?, covered = ?"
+            )
+            self._connection.execute(update, (rows, kind, state.features, vectors, covered))
         for name in os.listdir(self._folder):
-            if name.startswith("vectors-") and name != vectors:
-                os.unlink(os.path.join(self._folder, name))
+            if name.startswith(("vectors-", "features-")) and name not in (vectors, state.features):
+                os.unlink(os.path.join(self._folder, name))  # a reader that has it open keeps it
+
+    def _pack(self, state: State, kept: Sequence[int]) -> State:
+        """Write the features of these rows only; the state with that file."""
+        features, new = self._features(state), state._replace(features=f"features-{state.version + 1}.f32")
+        with atomic_write(self._file(new), "wb") as stream:
+            for start in range(0, len(kept), _BLOCK):
+                stream.write(features[kept[start : start + _BLOCK]].tobytes())
+        return new._replace(vectors="", covered=0)
 
     def _vectors(self, state: State, kind: str, rows: int) -> tuple[str, int]:
         """The file of faiss's index of that kind and the rows in it: the one there is while it covers nearly all."""
         if kind == "flat":
             return "", 0
         name = f"vectors-{kind}-{state.version + 1}.faiss"
-        features, index = self.features(slice(0, rows)), None
+        features, index = self._features(state)[:rows], None
         if state.vectors.startswith(f"vectors-{kind}-") and state.covered * 2 > rows:
             with contextlib.suppress(MOSError):  # a damaged one is made again
                 index = load(os.path.join(self._folder, state.vectors))
                 if rows - index.ntotal <= UNCOVERED and index.ntotal == state.covered:
                     return state.vectors, state.covered
         index = build(features, FACTORIES[kind]) if index is None else extend(index, features)
-        with naming(os.path.join(self._folder, name)):
-            save(index, os.path.join(self._folder, name))
+        save(index, os.path.join(self._folder, name))
         return name, rows
 
     def _drop(self, where: str, *values: object) -> None:
         new = self._state.version + 1
         rows = [(new, *(value if isinstance(value, tuple) else (value,))) for value in values]
         self._connection.executemany(f"UPDATE chips SET dropped = ? WHERE {where}", rows)
+
+    def _features(self, state: State) -> Floats:
+        shape = expect_rows(self._folder, state), state.dim
+        return np.asarray(np.memmap(self._file(state), np.float32, "r", shape=shape))
 
     def _file(self, state: State) -> str:
         return os.path.join(self._folder, state.features)

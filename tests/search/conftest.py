@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from made_port import write_chip
 
 from fastreid_mos.data import read_chip, ship_metres
 from fastreid_mos.search import Weights
@@ -44,13 +44,6 @@ def predictor():
 @pytest.fixture
 def weights():
     return Weights("zoo:mos", "cd" * 32, DIM)
-
-
-def write_chip(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 8, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture

@@ -6,37 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from made_index import DIM, WEIGHTS, add, chips, expected, features
 
 from fastreid_mos.errors import MOSError
-from fastreid_mos.search import ChipIndex, IndexedChip, Weights
+from fastreid_mos.search import ChipIndex
 from fastreid_mos.search.writer import writing
-
-DIM, MODALITIES = 16, ("optical", "sar")
-WEIGHTS = Weights("zoo:mos", "ab" * 32, DIM)
-
-
-def features(count, seed=0):
-    rows = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def chips(numbers):
-    return [IndexedChip(f"/chips/{n}.tif", MODALITIES[n % 2], (10, 20), 20.0 + n, 100, n, f"{n:064x}") for n in numbers]
-
-
-def add(folder, count, first=0, publish=True, remove=()):
-    with writing(str(folder), WEIGHTS) as store:
-        for start in range(first, first + count, 7):
-            numbers = range(start, min(start + 7, first + count))
-            store.add(chips(numbers), features(first + count)[numbers])
-        store.remove([f"/chips/{n}.tif" for n in remove])
-        if publish:
-            store.publish(["/chips"], "auto")
-
-
-def expected(rows, query, k, allowed):
-    order = [row for row in np.argsort(-(rows @ query), kind="stable") if allowed[row]][:k]
-    return [*order, *[-1] * (k - len(order))]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +18,7 @@ def expected(rows, query, k, allowed):
 )
 def test_the_nearest_of_those_that_the_filters_let_through(tmp_path, modality, share, k):
     add(tmp_path, 50, remove=[3, 4])
-    index, rows, queries = ChipIndex.open(tmp_path), features(50), features(3, seed=1)
+    index, rows, queries = ChipIndex.open(tmp_path), features(1000)[:50], features(3, seed=1)
     lengths = np.array([25.0, 44.0, 60.0])
     found, cosines = index.search(queries, k, modality, lengths if share else None, share)
     numbers = np.arange(50)
@@ -67,13 +41,13 @@ def test_a_reader_sees_what_it_opened_and_an_unpublished_run_is_not_seen(tmp_pat
     add(tmp_path, 0)
     before = ChipIndex.open(tmp_path)
     add(tmp_path, 10, first=20, publish=False, remove=[0])
-    query = features(30)[[0, 25]]
+    query = features(1000)[[0, 25]]
     for index in (before, ChipIndex.open(tmp_path)):
         assert len(index) == 20 and index.search(query, 1)[0][0, 0] == 0 and index.search(query, 1)[0].max() < 20
     add(tmp_path, 0)
     after = ChipIndex.open(tmp_path)
     assert len(after) == 29 and after.search(query, 1)[0][1, 0] == 25 and after.search(query, 1)[0][0, 0] != 0
-    assert after.current() and not before.current() and after.features([25]).tolist() == features(30)[[25]].tolist()
+    assert after.current() and not before.current() and after.features([25]).tolist() == features(1000)[[25]].tolist()
     with pytest.raises(IndexError):
         after.features([30])
     assert len(before) == 20 and before.search(query, 1)[0][0, 0] == 0 and before.chips[0].path == "/chips/0.tif"
@@ -83,11 +57,11 @@ def test_a_changed_chip_takes_the_place_of_its_old_self(tmp_path):
     add(tmp_path, 8)
     with writing(str(tmp_path), WEIGHTS) as store:
         row, chip = store.known()["/chips/2.tif"]
-        np.testing.assert_array_equal(store.features([row]), features(8)[[2]])
-        store.add([chip._replace(size=(30, 40))], -features(8)[[2]])
+        np.testing.assert_array_equal(store.features([row]), features(1000)[[2]])
+        store.add([chip._replace(size=(30, 40))], -features(1000)[[2]])
         store.publish([], "auto")
     index = ChipIndex.open(tmp_path)
-    rows, cosines = index.search(-features(8)[[2]], 8)
+    rows, cosines = index.search(-features(1000)[[2]], 8)
     assert len(index) == 8 and rows[0, 0] == 8 and 2 not in rows and cosines[0, 0] > 0.999
     assert index.chips[8].size == (30, 40) and index.roots == ["/chips"]
 
@@ -120,12 +94,12 @@ def test_what_is_no_index_or_damaged_is_named(tmp_path):
         ChipIndex.open(tmp_path / "good")
     with writing(str(tmp_path / "good"), WEIGHTS) as store:
         assert len(store.known()) == 7
-        store.add(chips([7, 8]), features(9)[7:])
+        store.add(chips([7, 8]), features(1000)[7:9])
         store.publish([], "auto")
     index = ChipIndex.open(tmp_path / "good")
     add(tmp_path / "shorter", 0)  # the chips are gone too
     assert len(ChipIndex.open(tmp_path / "shorter")) == 7
-    assert len(index) == 9 and index.chips[int(index.search(features(9)[[8]], 1)[0][0, 0])].path == "/chips/8.tif"
+    assert len(index) == 9 and index.chips[int(index.search(features(1000)[[8]], 1)[0][0, 0])].path == "/chips/8.tif"
 
 
 @pytest.mark.parametrize(
@@ -152,3 +126,28 @@ def test_one_chip_at_a_time(tmp_path):
     assert [index.chips[row].path for row in range(3)] == [f"/chips/{n}.tif" for n in range(3)]
     with pytest.raises(IndexError, match="row 3: the index has 3"):
         index.chips[3]
+
+
+def test_rows_of_chips_that_are_gone_are_left_out_once_they_are_most(tmp_path):
+    add(tmp_path, 20)
+    before, size = ChipIndex.open(tmp_path), (tmp_path / "features-1.f32").stat().st_size
+    query = features(1000)[[3, 17]]
+    for remove, rows in ((range(5), 20), (range(5, 12), 8)):
+        add(tmp_path, 0, remove=remove)
+        index = ChipIndex.open(tmp_path)
+        assert (len(index), index.rows) == (15 if rows == 20 else 8, rows)
+        assert index.chips[int(index.search(query, 1)[0][1, 0])].path == "/chips/17.tif"
+        found = index.search(query, 20, "sar")[0][1]
+        assert {index.chips[int(row)].path for row in found[found >= 0]} == {
+            f"/chips/{n}.tif" for n in (13, 15, 17, 19)
+        } | {f"/chips/{n}.tif" for n in (5, 7, 9, 11) if rows == 20}
+    (file,) = tmp_path.glob("features-*.f32")
+    assert file.stat().st_size == size * 8 // 20 and file.name != "features-1.f32"
+    # What was opened before is searched on, and says that it no longer knows the chips.
+    assert before.search(query, 1)[0][:, 0].tolist() == [3, 17] and not before.current()
+    for call in (lambda: before.chips[3], lambda: before.search(query, 1, "sar")):
+        with pytest.raises(MOSError, match="packed anew since it was opened; open it again"):
+            call()
+    add(tmp_path, 2, first=30)
+    index = ChipIndex.open(tmp_path)
+    assert len(index) == 10 and index.chips[9].path == "/chips/31.tif"

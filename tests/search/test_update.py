@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import write_chip
+from made_port import write_chip
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import ChipIndex
