@@ -101,7 +101,7 @@ def test_quoted_commas_line_breaks_and_an_id_that_is_not_there(table, folder):
         (["image_id,modality,image_path", "a,sar,b"], "line 1: has no column 'ship_id'"),
         ([HEADER + ",ship_id", *rows("x")], "line 1: has the header 'ship_id' twice"),
         ([HEADER], "has no row of a chip"),
-        ([HEADER, *rows("x"), "c,y,sar,c, d_SAR.tif"], "line 4: has 5 fields for 4 headers"),
+        ([HEADER, *rows("x"), "c,y,sar,c_RGB.tif, ,", "c,y,sar,c, d_SAR.tif"], "line 5: has 5 fields for 4 headers"),
         ([HEADER, *rows("x"), 'c,y,sar,"c_SAR.tif'], "line 4: is no CSV"),
         ([HEADER, *rows("x"), "aRGB,x,optical,b_RGB.tif"], "line 4: image_id 'aRGB' stands in line 2 with another f"),
         ([HEADER, *rows("x"), "e,y,optical,a_RGB.tif"], "line 4: the file a_RGB.tif stands in line 2 with"),
@@ -120,7 +120,11 @@ def test_tables_that_are_refused_with_file_and_line(table, folder, lines, words)
 
 
 def test_files_that_are_no_tables(table, folder):
-    for content, words in ((b"PK\3\4", "spreadsheet"), (HEADER.encode() + b"\nb,\xe9,sar,c", "line 2: is not UTF-8")):
+    for content, words in (
+        (b"PK\3\4", "spreadsheet"),
+        (HEADER.encode("utf-16-le"), "zero bytes"),
+        (HEADER.encode() + b"\nb,\xe9,sar,c", "line 2: is not UTF-8"),
+    ):
         (folder / "labels.csv").write_bytes(content)
         with pytest.raises(DatasetError, match=f"^{folder}/labels.csv: .*{words}"):
             read_table(folder / "labels.csv")
@@ -247,6 +251,11 @@ def test_a_name_of_the_other_modality_is_told(table, folder, caplog):
     table(HEADER, *rows("x"), "c,y,optical,b_SAR.tif")
     open_dataset("ships", of_list(folder)).show_train()
     assert "1 of 3 chips have a name of the other modality" in caplog.text and "line 4" in caplog.text
+    table(
+        HEADER, *(line.replace("_RGB", "_X").replace("_SAR", "_RGB").replace("_X", "_SAR") for line in rows("x", "y"))
+    )
+    with pytest.raises(DatasetError, match="2 optical rows have names of SAR chips and 2 SAR rows"):
+        open_dataset("ships", of_list(folder))
 
 
 @pytest.mark.parametrize(

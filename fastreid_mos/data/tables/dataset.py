@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from ...errors import DatasetError, MOSError
 from ..datasets import ShipDataset, dataset_root
 from ..listing import DISTRACTOR, Item, count_chips, identity_key
-from ..modality import MEAN_SHIP, modality_from_name
+from ..modality import MEAN_SHIP, OPTICAL, SAR, modality_from_name
 from .reading import Table, read_table
 from .sizes import ListedChip, square_side
 
@@ -39,6 +40,7 @@ class ChipList(ShipDataset):
         given = sum(row.chip.metres is not None for row in rows)
         self.square = square_side([row.chip for row in rows]) if given < len(rows) else 0
         self._sizes = self._about_sizes(given)
+        self._refuse_swapped()
         numbers = number_ships(row.ship for row in rows)
         self.ship_names = {n: name for name, n in numbers.items() if n != DISTRACTOR and str(n) != name}
         parts: dict[str, list[Item]] = {"train": [], "query": [], "gallery": [], "test": []}
@@ -90,6 +92,14 @@ class ChipList(ShipDataset):
         if named:
             what = f"{len(named)} of {len(rows)} chips have a name of the other modality than their row, such as"
             logger.warning(f"{name}: {what} line {named[0].line} ({named[0].chip})")
+
+    def _refuse_swapped(self) -> None:
+        """Refuse a table whose names say the other modality more often than not, for both of them."""
+        named = Counter((row.modality, modality_from_name(row.chip)) for row in self.table.rows)
+        wrong = named[OPTICAL, SAR], named[SAR, OPTICAL]
+        if wrong[0] > named[OPTICAL, OPTICAL] and wrong[1] > named[SAR, SAR]:
+            what = f"{wrong[0]} optical rows have names of SAR chips and {wrong[1]} SAR rows names of optical ones"
+            raise DatasetError(f"{self.table.path}: {what}; the column modality says the opposite: correct it")
 
     def _about_sizes(self, given: int) -> str:
         count, spaced = len(self.table.rows), sum(row.chip.spacing is not None for row in self.table.rows)

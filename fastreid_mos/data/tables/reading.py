@@ -85,7 +85,7 @@ def read_table(
     for line, fields in _records(name, text, delimiter):
         if line <= header or not any(map(str.strip, fields)):
             continue
-        if len(fields) > len(places.all):
+        if any(map(str.strip, fields[len(places.all) :])):
             what = f"has {len(fields)} fields for {len(places.all)} headers; put a field with a {delimiter!r} in quotes"
             raise DatasetError(f"{name}: line {line}: {what}")
         rows.add(
@@ -110,13 +110,15 @@ class _Places(dict[str, int]):
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     name = shown(path)
+    if os.path.isdir(path):
+        raise DatasetError(f"{name}: is a folder; CSV names the table in it, such as labels.csv")
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait forever
+        raise DatasetError(f"{name}: is no ordinary file; CSV names the table of chips")
     try:
         with open(path, "rb") as stream:
             content = stream.read()
     except FileNotFoundError:
         raise DatasetError(f"{name}: no such file; CSV names the table of chips") from None
-    except IsADirectoryError:
-        raise DatasetError(f"{name}: is a folder; CSV names the table in it, such as labels.csv") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{name}: cannot be read ({one_line(error)})") from None
     if content.startswith(b"PK"):
@@ -127,6 +129,8 @@ def _read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DatasetError(f"{name}: line {line}: is not UTF-8 text; save the table as CSV (UTF-8)") from None
+    if "\0" in text:
+        raise DatasetError(f"{name}: holds zero bytes, which no text has; save the table as CSV (UTF-8)")
     if not text.strip():
         raise DatasetError(f"{name}: is empty; its first line holds the headers {', '.join(COLUMNS[:4])}")
     return text
