@@ -73,17 +73,16 @@ class ChipList(ShipDataset):
         super().show_train()
 
     def show_test(self) -> None:
-        self._say()
+        if self.table.path not in self._said:  # a training has said it at its start
+            self._say()
         if self.dealt:
             draws = f"{len(self.splits)} seeded draw{'s' * (len(self.splits) > 1)} (TEST.HOLDOUT)"
             logger.info(f"{type(self).__name__}: queries and gallery are {self.dealt}, by {draws}")
         super().show_test()
 
     def _say(self) -> None:
-        """What is particular about the table, once in a process."""
+        """What is particular about the table."""
         name, rows = type(self).__name__, self.table.rows
-        if self.table.path in self._said:
-            return
         self._said.add(self.table.path)
         logger.info(f"{name}: {self.table.path}, columns {', '.join(self.table.columns)}; {self._sizes}")
         if self.skipped:
