@@ -44,8 +44,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     """A file, UTF-8 or by ``mode`` ``"wb"`` binary, under a temporary name that is renamed to ``path`` on success.
 
     Its folder is made if absent. An exception or a kill inside the block leaves an earlier ``path`` as it was.
+
+    Raises:
+        MOSError: ``path`` is a device, a pipe or a socket, which the rename would replace.
     """
     path = os.path.abspath(os.fspath(path))
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise MOSError(f"{path}: is no ordinary file, and is not replaced; give another")
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")

@@ -47,6 +47,13 @@ def test_a_write_names_the_file_and_leaves_the_earlier_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pipe_or_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MOSError, match="pipe: is no ordinary file"), files.atomic_write(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_the_last_checkpoint_still_resumes(call, tiny_hoss, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
     words, final = ("OUTPUT_DIR", tmp_path / "run", "DATASETS.TESTS", "()"), tmp_path / "run/model_final.pth"

@@ -27,7 +27,7 @@ def program(args: argparse.Namespace) -> None:
         write_scores,
     )
 
-    names = args.ensemble or [args.weights or "zoo:mos"]
+    names = args.ensemble or [args.weights]
     shares = args.member_weights or [1.0] * len(names)
     if same := [name for row, name in enumerate(names) if name in names[:row]]:
         raise MOSError(
@@ -35,10 +35,12 @@ def program(args: argparse.Namespace) -> None:
         )
     if len(shares) != len(names) or not all(0 < share < float("inf") for share in shares):
         given = " ".join(f"{share:g}" for share in shares)
-        raise MOSError(f"--member-weights {given}: give {len(names)} numbers above 0, one for each of the weights")
+        raise MOSError(f"--member-weights {given}: give a number above 0 for each of the {len(names)} weights")
     for option, value, least in (("top", args.top, 1), ("depth", args.depth, 1), ("k", args.k, 0)):
         if not least <= value < float("inf"):
-            raise MOSError(f"--{option} {value:g}: must be {least} or more")
+            raise MOSError(f"--{option} {value:g}: must be a number, {least} or more")
+    if not args.task:
+        raise MOSError("--task: is empty; name a file")
     _refuse_outputs(args)
     task = read_task(args.task, args.root)
     own = own_images(task)
@@ -76,14 +78,16 @@ def _refuse_outputs(args: argparse.Namespace) -> None:
     from ..errors import MOSError
     from ..files import in_the_way
 
-    outputs = {"--out": args.out, "--csv": args.csv}
-    if args.csv and os.path.realpath(args.csv) == os.path.realpath(args.out):
+    if args.csv is not None and os.path.realpath(args.csv) == os.path.realpath(args.out):
         raise MOSError(f"--csv {args.csv}: is --out too; give another")
-    for option, path in outputs.items():
-        if not path and option == "--csv" and path is None:
+    for option, path in (("--out", args.out), ("--csv", args.csv)):
+        if path is None:
             continue
-        if not path or os.path.isdir(path) or path.endswith("/"):
-            raise MOSError(f"{option} {path}: is {'a folder' if path else 'empty'}; name a file")
+        if not path or path.endswith("/") or os.path.exists(path) and not os.path.isfile(path):
+            what = (
+                "empty" if not path else "a folder" if path.endswith("/") or os.path.isdir(path) else "no ordinary file"
+            )
+            raise MOSError(f"{option} {path}: is {what}; name a file")
         if os.path.realpath(path) == os.path.realpath(args.task):
             raise MOSError(f"{option} {path}: is the task; give another")
         if os.path.lexists(path) and not args.force:
@@ -104,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", required=True, metavar="FILE", help="queries and gallery, JSON")
     parser.add_argument("--root", metavar="FOLDER", help="where the paths in the task start; the task's own folder")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--weights", metavar="W", help="zoo:NAME, a checkpoint or an exported file; zoo:mos")
+    model.add_argument(
+        "--weights", default="zoo:mos", metavar="W", help="zoo:NAME, a checkpoint or an exported file; zoo:mos"
+    )
     model.add_argument("--ensemble", nargs="+", metavar="W", help="several weights, united")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="images a query; 10")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file, JSON")

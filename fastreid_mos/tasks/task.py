@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,8 @@ QUERY_TYPES: Mapping[str, tuple[Modality | None, Modality | None]] = {
     "S2S": (SAR, SAR),
     "ALL": (None, None),
 }
-SHOWN = 5  # of many faults of one kind, so many are named
+_SIZES = 0.01, 10_000.0  # metres that a ship or a pixel may have
+SHOWN, _LONG = 5, 200  # of many faults of one kind so many are named, and so many characters of each
 _FORM = '{"queries": [{"query_id", "image_path", "query_type"}], "gallery": [{"image_id", "image_path", "modality"}]}'
 
 
@@ -158,7 +158,8 @@ def twice(values: Iterable[str]) -> list[str]:
 
 def some(values: Iterable[str], quote: bool = True) -> str:
     """The first of many names for a message, and how many more there are."""
-    listed = [repr(value) if quote else value for value in values]
+    listed = [value if len(value) <= _LONG else f"{value[:_LONG]}..." for value in values]
+    listed = [repr(value) if quote else value for value in listed]
     return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
@@ -204,7 +205,7 @@ def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
         raise TaskError(f"{where}: {key} is {_kind(value)}; {what}")
     if not value.strip() or UNWRITABLE.search(value):
         raise TaskError(
-            f"{where}: {key} {value!r} is {'not plain UTF-8 text' if value.strip() else 'empty'}; give a name"
+            f"{where}: {key} {value!r} is {'not plain UTF-8 text' if value.strip() else 'empty'}; fill it in"
         )
     return value
 
@@ -224,8 +225,9 @@ def _size(where: str, entry: Mapping[str, Any]) -> tuple[tuple[float, float] | N
         value = entry.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise TaskError(f"{where}: {key} is {_kind(value)}; it is a number of metres above 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _SIZES[0] <= value <= _SIZES[1]:
+            what = f"it is a number of metres, {_SIZES[0]:g} to {_SIZES[1]:g}"
+            raise TaskError(f"{where}: {key} is {_kind(value)}; {what}")
         values[key] = float(value)
     if ("width" in values) != ("height" in values):
         raise TaskError(f"{where}: has a width or a height without the other; give both, in metres")

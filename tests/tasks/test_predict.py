@@ -205,11 +205,11 @@ def test_images_that_cannot_be_used(here, made, read, capsys):
 REFUSED = [
     ("--task absent.json", "absent.json: no such file"),
     ("--root nowhere", "--root nowhere: no such folder"),
-    ("--top 0", "--top 0: must be 1"),
+    ("--top 0", "--top 0: must be a number, 1"),
     ("--top 6", r"task.json: .*fewer than 6 .*; set --top 3"),
-    ("--depth 0", "--depth 0: must be 1"),
-    ("--k -1", "--k -1: must be 0"),
-    ("--k nan", "--k nan: must be 0"),
+    ("--depth 0", "--depth 0: must be a number, 1"),
+    ("--k -1", "--k -1: must be a number, 0"),
+    ("--k nan", "--k nan: must be a number, 0"),
     ("--weights zoo:none", "zoo:none: the zoo has no such weights"),
     ("--weights absent.pth", "absent.pth"),
     ("--weights task.json", "task.json"),
@@ -217,7 +217,7 @@ REFUSED = [
     ("--ensemble zoo:mos zoo:mos", "zoo:mos: is named twice"),
     ("--ensemble zoo:mos copy.safetensors", "zoo:mos and copy.safetensors: are the same weights"),
     ("--ensemble zoo:mos absent.pth", "absent.pth"),
-    ("--member-weights 1 2", "--member-weights 1 2: give 1 number"),
+    ("--member-weights 1 2", "--member-weights 1 2: give a number above 0 for each of the 1 weights"),
     ("--member-weights 0", "--member-weights 0: "),
     ("--device abacus", "--device: 'abacus' cannot be used"),
     ("--batch-size 0", "--batch-size: at least 1"),
@@ -226,6 +226,8 @@ REFUSED = [
     ("--csv there.json", "--csv there.json: exists already"),
     ("--csv p.json", "--csv p.json: is --out too"),
     ("--out gallery", "--out gallery: is a folder"),
+    ("--out pipe --force", "--out pipe: is no ordinary file"),
+    ("--csv new/", "--csv new/: is a folder"),
     ("--out there.json/p.json", "--out .*there.json is a file"),
     ("--features there.json", "there.json is a file"),
 ]
@@ -234,6 +236,7 @@ REFUSED = [
 @pytest.mark.parametrize(("words", "message"), REFUSED)
 def test_refused(here, refused, contents, words, message):
     (here / "there.json").write_text("mine")
+    os.mkfifo("pipe")
     if "copy" in words:
         shutil.copy(zoo_path("zoo:mos"), "copy.safetensors")
     before = contents(here)

@@ -84,7 +84,8 @@ BAD_TASKS = [
     ({"modality": "infrared"}, r"gallery\[0\] \('o0'\): modality 'infrared' is unknown; it is optical or sar"),
     ({"modality": 0}, "modality is the number 0"),
     ({"width": 20}, "a width or a height without the other"),
-    ({"spacing": -1}, "spacing is the number -1; .* above 0"),
+    ({"spacing": -1}, "spacing is the number -1; it is a number of metres, 0.01 to 10000"),
+    ({"spacing": 10**400}, "spacing is the number 10{39}; it is a number of metres"),
     ({"spacing": "0.75"}, "spacing is the text '0.75'"),
     ('{"queries": [], "gallery": NaN}', "NaN is no JSON"),
 ]
