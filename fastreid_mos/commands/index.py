@@ -20,14 +20,16 @@ def program(args: argparse.Namespace) -> None:
     from ..files import atomic_write
     from ..predict import Predictor
     from ..predict.inputs import as_modalities
-    from ..search.update import find_chips, update, weights_of
-    from ..search.writer import known_weights, writing
+    from ..search.together import own_device, update_together
+    from ..search.update import find_chips
+    from ..search.writer import known_weights
 
     find_chips(args.chips)  # before anything is made
     before = known_weights(args.index)
-    predictor = Predictor(args.weights or (before.name if before else "zoo:mos"))
-    with writing(args.index, weights_of(predictor)) as store:
-        result = update(store, args.chips, predictor, as_modalities(args.modality, 1)[0], args.kind)
+    predictor = Predictor(args.weights or (before.name if before else "zoo:mos"), own_device())
+    result = update_together(args.index, args.chips, predictor, as_modalities(args.modality, 1)[0], args.kind)
+    if result is None:
+        return
     parts = [("new", result.new), ("changed", result.changed), ("moved or touched", result.moved)]
     parts += [("as before", result.same), ("gone", result.removed), ("skipped", len(result.skipped))]
     print(f"{args.index}: {result.total} chips; " + ", ".join(f"{count} {name}" for name, count in parts if count))

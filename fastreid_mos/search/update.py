@@ -97,8 +97,9 @@ def find_chips(given: Sequence[str]) -> tuple[dict[str, None], dict[str, str]]:
 
 
 def update(
-    store: Store, given: Sequence[str], predictor: Predictor, modality: Modality | None = None, kind: str | None = None
-) -> Update:
+    store: Store, given: Sequence[str], predictor: Predictor, modality: Modality | None = None,
+    kind: str | None = None, part: Callable[[str], bool] | None = None, into: Store | None = None,
+) -> Update:  # fmt: skip
     """Bring the chips of these folders and files up to date in the store, and show readers the result at once.
 
     What other runs brought from elsewhere stays. A file is read again only if its size or time has changed, and done
@@ -107,6 +108,8 @@ def update(
     Args:
         modality: of all chips; None: as name or pixels say.
         kind: auto, flat, hnsw or ivf, see :mod:`.approximate`; None: as before.
+        part: do these paths only, and neither drop what is gone nor show readers anything.
+        into: where chips are written; None: the store, which tells what is there.
 
     Raises:
         MOSError: as of :func:`find_chips`, or no chip could be read.
@@ -117,8 +120,9 @@ def update(
     unseen = [os.path.join(path, "") for path in skipped]  # folders that cannot be read now
     gone = [path for path in known if path not in found and _below(path, roots) and not _below(path, unseen)]
     contents = {(chip.checksum, chip.modality): (row, chip) for row, chip in known.values()}
-    todo = [path for path in found if not _as_before(path, known.get(path), modality)]
-    result.same = len(found) - len(todo)
+    asked = list(found) if part is None else list(filter(part, found))
+    todo = [path for path in asked if not _as_before(path, known.get(path), modality)]
+    result.same = len(asked) - len(todo)
 
     def read(path: str) -> tuple[str, Any]:
         try:
@@ -140,11 +144,11 @@ def update(
             features[kept] = store.features([batch[number][1] for number in kept])
         if fresh:
             features[fresh] = predictor.run([batch[number][1] for number in fresh])
-        store.add(chips, features)
+        (into or store).add(chips, features)
         bar.update(len(batch))
         batch.clear()
 
-    with tqdm(total=len(todo), desc="chips", unit="chip", disable=not todo) as bar:
+    with tqdm(total=len(todo), desc="chips", unit="chip", disable=not todo or bool(into)) as bar:
         for path, made in _ahead(read, todo, 2 * predictor.batch_size):
             if isinstance(made, ChipError):
                 bar.update()
@@ -163,6 +167,8 @@ def update(
         if batch:
             flush()
     doubts.report()
+    if part is not None:
+        return result
     result.removed = len(gone)
     result.total = len(known.keys() | found.keys() - result.skipped.keys()) - len(gone)
     if not result.total:

@@ -57,7 +57,9 @@ def writing(where: str, weights: Weights) -> Iterator[Store]:
             raise MOSError(f"--index {folder}: another mos index is writing there; wait until it ends")
         with reported(folder), contextlib.closing(connect(folder, write=True)) as connection:
             prepare(connection, weights)
-            yield FolderStore(folder, weights, connection)
+            store = FolderStore(folder, weights, connection)
+            store.repair()
+            yield store
 
 
 def known_weights(where: str) -> Weights | None:
@@ -82,8 +84,10 @@ class FolderStore:
         if state.weights_id != weights.id:
             what = f"is of other weights ({state.weights}, SHA-256 {state.weights_id[:12]}...) than {weights.name}"
             raise MOSError(f"--index {folder}: {what} ({weights.id[:12]}...); give another folder, or the same weights")
-        # Rows beyond a file that was cut off are gone; their chips are done again.
-        self._drop("row >= ? AND dropped IS NULL", expect_rows(folder, state))
+
+    def repair(self) -> None:
+        """Drop rows beyond a file that was cut off: their chips are done again."""
+        self._drop("row >= ? AND dropped IS NULL", expect_rows(self._folder, self._state))
 
     @property
     def _state(self) -> State:
