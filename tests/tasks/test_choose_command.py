@@ -14,6 +14,7 @@ import torch
 
 from fastreid_mos import load_cfg
 from fastreid_mos.commands import main
+from fastreid_mos.commands.choose import EXAMPLE
 from fastreid_mos.data.datasets import HOSS
 from fastreid_mos.data.holdout import hold_out
 from fastreid_mos.modeling import build_checked_model
@@ -61,12 +62,13 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
     swapped = [str(task) if word == "task.json" else "3" if word == "10" else word for word in line[1:]]
     assert main([*swapped, "--device", "cpu"]) == 0 and (tmp_path / "prediction.json").exists()
     # Again: from the features that are kept, with the same result, also of a run's best checkpoint.
-    shutil.copytree(runs / "a", tmp_path / "best")
-    (tmp_path / "best/model_final.pth").rename(tmp_path / "best/model_best.pth")
-    capsys.readouterr()
-    assert main([*words[:2], "best", *words[3:], "--json", "choice.json", "--force"]) == 0
+    for name in "ab":
+        shutil.copytree(runs / name, tmp_path / "output" / f"run_{name}")
+    (tmp_path / "output/run_a/model_final.pth").rename(tmp_path / "output/run_a/model_best.pth")
+    example = EXAMPLE.replace("5", "2").split()[1:]
+    assert main([*example[:4], *example[5:], "--json", "choice.json", "--force"]) == 0  # without zoo:mos
     again = json.loads((tmp_path / "choice.json").read_text())
-    assert again["gain"] == content["gain"] and "best/model_best.pth" in again["figures"]
+    assert again["gain"] == content["gain"] and "output/run_a/model_best.pth" in again["figures"]
 
 
 @pytest.mark.parametrize(

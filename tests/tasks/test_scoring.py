@@ -9,6 +9,7 @@ import pytest
 from conftest import image, query
 
 from fastreid_mos.commands import main
+from fastreid_mos.commands.score import EXAMPLE
 from fastreid_mos.evaluation import rank_metrics
 from fastreid_mos.evaluation.figures import bootstrap_intervals
 from fastreid_mos.tasks import read_task
@@ -102,6 +103,11 @@ def test_interval_of_a_total_covers_the_true_one():
         _, (low, high) = weighted_total(values, ships, {"O2S": 0.5, "O2O": 0.5})
         covered += low <= 0.5 <= high
     assert 88 <= covered <= 99
+
+
+def test_the_example(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(EXAMPLE.split()[1:]) == 0
 
 
 def test_the_command_prints_and_writes_what_it_finds(files, tmp_path, capsys):

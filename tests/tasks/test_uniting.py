@@ -8,6 +8,7 @@ import json
 import pytest
 
 from fastreid_mos.commands import main
+from fastreid_mos.commands.unite import EXAMPLE
 from fastreid_mos.errors import TaskError
 from fastreid_mos.tasks import read_prediction
 from fastreid_mos.tasks.uniting import read_lists, unite
@@ -72,7 +73,7 @@ def test_mean_of_scores_by_hand(tmp_path):
     assert read_lists(out)[0] == {"q": ["y", "x"]}
 
 
-def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys):
+def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys, monkeypatch):
     for name, lists in (("a", {"q1": ["s1", "s0"]}), ("b", {"q1": ["s3", "s1"]})):
         whole = {"q2": ["o1", "o0"], "q3": ["o1", "o0"], "q4": ["s0", "s1"], "q5": ["s0", "o1"], **lists}
         (tmp_path / f"{name}.json").write_text(json.dumps(whole))
@@ -82,6 +83,12 @@ def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys):
     assert "united.json: 5 queries, 2 images each, of 2 lists by rrf" in capsys.readouterr().out
     assert read_prediction(out)["q1"] == ["s1", "s3"]
     before = out.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main([*EXAMPLE.replace("10", "2").split()[1:], "--force"]) == 0 and read_prediction(out)["q1"] == [
+        "s1",
+        "s0",
+    ]
+    out.write_bytes(before)
     assert main([*words, "--top", "3", "--force"]) == 2
     assert "--top 3: query 'q2' has 2 images in all lists together" in capsys.readouterr().err
     (tmp_path / "b.json").write_text(json.dumps({**whole, "q3": ["o2", "o1"]}))
