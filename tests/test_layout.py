@@ -26,7 +26,7 @@ FLOORS = {
     "bridge": {"errors", "files", "config", "compat", "data", "synthetic", "zoo"},
     "evaluation": {"errors", "files", "config", "compat", "data", "synthetic"},
     "engine": {"errors", "files", "config", "checks", "compat", "cli", "data", "synthetic", "modeling", "evaluation"},
-    "predict": {"errors", "files", "config", "compat", "data", "modeling", "bridge", "evaluation", "engine"},
+    "predict": {"errors", "files", "config", "compat", "data", "sim", "modeling", "bridge", "evaluation", "engine"},
     "search": {"errors", "files", "data", "modeling", "page", "predict"},
 }
 FLOORS["tasks"] = {"errors", "files", "cli", "compat", "data", "modeling", "evaluation", "predict"}

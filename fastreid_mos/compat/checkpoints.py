@@ -22,6 +22,7 @@ _HALF = "a kill while writing leaves half a file under the final name"
 _load_model = Checkpointer._load_model
 # In the metadata of an exported file: its format, and what else it may hold.
 EXPORT, EXPORT_VERSION, EXPORTED = "fastreid_mos", "1", ("config", "calibration", "facts")
+ONNX = ".onnx"
 
 
 @replaces(Checkpointer, "save", "torch.save(data, f)", _HALF)
@@ -98,19 +99,27 @@ def read_safetensors(path: str) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except Exception as error:  # safetensors has its own error class, and lets OSError through
         raise CheckpointError(f"{path}: not there, truncated or not safetensors ({one_line(error)})") from None
+    return {"model": tensors, **exported_content(path, metadata)}
+
+
+def exported_content(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What an exported file's metadata holds as JSON; nothing for a file of others. A CheckpointError if damaged."""
     version = metadata.get(EXPORT)
     if version not in (None, EXPORT_VERSION):
-        what = f"has format {version[:9]!r} of tools/export_weights.py, this version reads {EXPORT_VERSION}"
+        what = f"has format {version[:9]!r} of mos export, this version reads {EXPORT_VERSION}"
         raise CheckpointError(f"{path}: {what}; update fastreid-mos, or export the weights again")
     try:
         texts = {name: metadata[name] for name in EXPORTED if version and name in metadata}
-        return {"model": tensors, **{name: dict(json.loads(text)) for name, text in texts.items()}}
+        return {name: dict(json.loads(text)) for name, text in texts.items()}
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({one_line(error)}); export it again") from None
 
 
 def read_file(path: str) -> Any:
     """As :func:`read_safetensors` or, for a name that does not end so, :func:`read_torch`."""
+    if path.endswith(ONNX):
+        what = "an ONNX file has no weights for PyTorch; only Predictor, and commands that use it, can take it"
+        raise CheckpointError(f"{path}: {what}: give the weights it was exported from")
     return read_safetensors(path) if path.endswith(".safetensors") else read_torch(path)
 
 

@@ -23,10 +23,10 @@ MODALITY_NAMES = ("optical", "SAR")
 # Metres that a pixel of an optical and of a SAR chip of HOSS spans (a SAR pixel is the unit of SSE).
 PIXEL_METRES = np.array([0.75, 1.0])
 # SSE (TransOSS, ICCV 2025, section 3.3): unit, centre and spread of width and height over the chips.
-_UNITS, _CENTRES, _SPREADS = np.array([93.0, 427.0]), np.array([0.434, 0.461]), np.array([0.031, 0.031])
+SSE_UNITS, SSE_CENTRES, SSE_SPREADS = np.array([93.0, 427.0]), np.array([0.434, 0.461]), np.array([0.031, 0.031])
 # Width and height of the mean ship, for chips that tell nothing of their ship's size: its size features are 0, 0 and
 # its height / width.
-MEAN_SHIP = (float(_UNITS[0] * _CENTRES[0]), float(_UNITS[1] * _CENTRES[1]))
+MEAN_SHIP = (float(SSE_UNITS[0] * SSE_CENTRES[0]), float(SSE_UNITS[1] * SSE_CENTRES[1]))
 
 # How tables and task files spell the modalities, in any case.
 MODALITY_WORDS = {
@@ -81,5 +81,5 @@ def ship_size_features(width: ArrayLike, height: ArrayLike, modality: ArrayLike)
     height / width.
     """
     metres = ship_metres(width, height, modality)
-    standardized = (metres / _UNITS - _CENTRES) / _SPREADS
+    standardized = (metres / SSE_UNITS - SSE_CENTRES) / SSE_SPREADS
     return np.concatenate([standardized, metres[..., 1:] / metres[..., :1]], axis=-1)

@@ -36,8 +36,31 @@ def rebuilding_config(path: str) -> tuple[Any, dict[str, Any]]:
     if not saved:
         what = "holds no config to rebuild its model with"
         raise CheckpointError(f"{path}: {what}; name a checkpoint of tools/train_net.py or tools/export_weights.py")
-    if path.endswith(".safetensors") and (foreign := sorted(saved.keys() - keys_to_export(saved))):
+    if path.endswith(".safetensors"):
+        _refuse_foreign(path, saved, keys_to_export(saved))
+    return _config_of(path, saved), checkpoint
+
+
+def images_config(path: str, content: Mapping[str, Any]) -> Any:
+    """A config for the images of an exported graph, which has its model in itself; errors as above."""
+    saved = saved_config(content)
+    if not saved:
+        raise CheckpointError(f"{path}: not made by mos export: it does not say how its images are made")
+    _refuse_foreign(path, saved, keys_of_images(saved))
+    return _config_of(path, saved)
+
+
+def keys_of_images(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a saved config what an exported graph holds: how a chip becomes an image."""
+    return {key: value for key, value in keys_to_export(saved).items() if key.startswith("INPUT.")}
+
+
+def _refuse_foreign(path: str, saved: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if foreign := sorted(saved.keys() - known.keys()):
         raise CheckpointError(f"{path}: its config has {str(foreign[0])[:80]!r}, which no exported file has")
+
+
+def _config_of(path: str, saved: Mapping[str, Any]) -> Any:
     cfg = get_cfg()
     try:
         merge_values(cfg, {key: value for key, value in saved.items() if _rebuilds(key)})
@@ -46,7 +69,7 @@ def rebuilding_config(path: str) -> tuple[Any, dict[str, Any]]:
         check_config(cfg)
     except ConfigError as error:
         raise CheckpointError(f"{path}: its config cannot be used here: {error}") from None
-    return cfg, checkpoint
+    return cfg
 
 
 def _rebuilds(key: str) -> bool:

@@ -98,10 +98,12 @@ class TwoBranchBackbone(nn.Module):
 
     def forward(self, images: Tensor, modalities: Tensor) -> Tensor:
         """``[B, 3, H, W]`` and modalities ``[B]`` (0 optical, 1 SAR) -> the backbone's features."""
-        rows = [(modalities == modality).nonzero().ravel() for modality in (0, 1)]
+        # Rows of a modality have no fixed number, which a graph for another runtime cannot hold.
+        whole = torch.compiler.is_compiling() and not self.training
+        rows = [] if whole else [(modalities == modality).nonzero().ravel() for modality in (0, 1)]
         for layer in self.modules():
             if isinstance(layer, _ByModality):
-                layer.rows = rows
+                layer.rows, layer.modalities = rows, modalities
         features: Tensor = self.backbone(images)
         return features
 
@@ -113,8 +115,12 @@ class _ByModality(nn.Module):
         super().__init__()
         self.optical, self.sar = layer, copy.deepcopy(layer)
         self.rows: list[Tensor] = []
+        self.modalities = torch.zeros(0)
 
     def forward(self, images: Tensor) -> Tensor:
+        if not self.rows:
+            optical, sar = self.optical(images), self.sar(images)
+            return torch.where((self.modalities == 1).view(-1, *[1] * (optical.dim() - 1)), sar, optical)
         pairs = list(zip((self.optical, self.sar), self.rows, strict=True))
         parts = [layer(images[rows]) for layer, rows in pairs if len(rows)]
         features = torch.cat(parts)[torch.cat(self.rows).argsort()]

@@ -179,9 +179,9 @@ class CMALHead(EmbeddingHead):  # type: ignore[misc]
         with no_autocast(features.device):
             pooled, parts = self._combine(self._pool(features.float()), modalities)
             if self.modality_join is not None:
-                pooled = self.modality_join(pooled, check_modalities(modalities, len(pooled)))
+                pooled = self.modality_join(pooled, check_modalities(modalities, pooled.shape[0]))
             if self.size_join is not None:
-                if metres is None or tuple(metres.shape) != (len(pooled), 2):
+                if metres is None or tuple(metres.shape) != (pooled.shape[0], 2):
                     raise ModelInputError("metres: MODEL.HEADS.JOIN has 'size': the batch needs 'metres' [B, 2]")
                 pooled = self.size_join(pooled, metres)
             before = self.bottleneck[: self.num_reduction](pooled[..., None, None])

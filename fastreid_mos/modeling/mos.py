@@ -123,7 +123,7 @@ class MOS(Baseline):  # type: ignore[misc]
         needed = _SIDE_INPUTS & (self._trained_inputs if self.training else self._tested_inputs)
         batch = {"images": images, **{name: inputs[name] for name in needed if inputs.get(name) is not None}}
         if "modalities" in batch:
-            batch["modalities"] = check_modalities(batch["modalities"], len(images))
+            batch["modalities"] = check_modalities(batch["modalities"], images.shape[0])
         if self.training:
             batch["targets"] = self._read_targets(inputs.get("targets"), len(images))
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

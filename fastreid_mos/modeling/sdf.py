@@ -76,7 +76,7 @@ class SharedSpecificHead(CMALHead):
         if self.maps is None:
             shared, specific = pooled.chunk(2, dim=1)
         else:
-            is_sar = (check_modalities(modalities, len(pooled)) == 1)[:, None]
+            is_sar = (check_modalities(modalities, pooled.shape[0]) == 1)[:, None]
             shared, optical, sar = (linear(pooled) for linear in self.maps)
             specific = torch.where(is_sar, sar, optical)
         return shared + specific, {"shared": shared, "specific": specific}

@@ -169,7 +169,7 @@ class TransOSS(nn.Module):
         if images.dim() != 4 or tuple(images.shape[2:]) != tuple(self.img_size):
             given = f"{self.img_size[0]}x{self.img_size[1]} (height x width), got {list(images.shape)}"
             raise ModelInputError(f"images: this TransOSS takes {given}; set INPUT.SIZE_TRAIN and SIZE_TEST alike")
-        rows = len(images)
+        rows = images.shape[0]  # len() would fix the batch of an exported graph
         if self.uses_modalities:
             modalities = check_modalities(modalities, rows)
         images = images.to(self.cls_token.dtype)

@@ -65,21 +65,35 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
         _write(file, tensors, metadata)
         predictor = Predictor(file, device="cpu")  # also the proof that the file can be used
         calibration = Calibration()
-        if words := [calibrate] if isinstance(calibrate, str) else calibrate:
-            sets, sources = [], []
-            for word in words:
-                items, source = held_out_items(checkpoint, content, saved) if word == HELD_OUT else listed_items(word)
-                paths, identities, modalities = zip(*items, strict=True)
-                features = predictor.extract(paths, [int(one) for one in modalities])
-                sets.append((features, identities, modalities))
-                sources.append(source)
-            calibration = Calibration.fit(sets, " and ".join(sources))
-            if not calibration.curves:
-                counts = calibration.facts["pairs"]
-                raise MOSError(f"--calibrate {' '.join(words)}: too few pairs of one ship and of two ({counts})")
+        if calibrate:
+            calibration = calibrated(predictor, calibrate, checkpoint, content)
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
     _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
+
+
+def calibrated(
+    predictor: Predictor, calibrate: str | Sequence[str], checkpoint: str, content: Mapping[str, Any]
+) -> Calibration:
+    """The calibration of a predictor on ships, ``calibrate`` of :func:`export_weights`; MOSError where it cannot be.
+
+    Args:
+        checkpoint, content: the file of weights that tells which ships were held out, and what was read from it.
+    """
+    words = [calibrate] if isinstance(calibrate, str) else list(calibrate)
+    sets, sources = [], []
+    for word in words:
+        own = word == HELD_OUT
+        items, source = held_out_items(checkpoint, content, saved_config(content)) if own else listed_items(word)
+        paths, identities, modalities = zip(*items, strict=True)
+        features = predictor.extract(paths, [int(one) for one in modalities])
+        sets.append((features, identities, modalities))
+        sources.append(source)
+    calibration = Calibration.fit(sets, " and ".join(sources))
+    if not calibration.curves:
+        counts = calibration.facts["pairs"]
+        raise MOSError(f"--calibrate {' '.join(words)}: too few pairs of one ship and of two ({counts})")
+    return calibration
 
 
 def export_bridge(folder: str, output: str, replace: bool = False, trained_on: str = "") -> None:

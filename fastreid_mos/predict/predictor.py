@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compat.checkpoints import ONNX
 from ..config import building
 from ..config.keys import RULES
 from ..data.augment import build_augmentation
@@ -18,13 +19,14 @@ from ..data.loader import collate
 from ..data.reader import ChipReader
 from ..data.seeding import PrivateGenerators
 from ..engine.ensemble import load_whole
-from ..engine.rebuilding import rebuilding_config
+from ..engine.rebuilding import images_config, rebuilding_config
 from ..errors import CheckpointError, ConfigError, MOSError, WeightsError, one_line
 from ..evaluation.ranking import normalized
 from ..modeling import build_checked_model
 from ..modeling.weights_files import find_weights
 from .calibration import Calibration
 from .inputs import PATH, ChipInputs, as_list, as_metres, as_modalities
+from .onnx_model import OnnxModel
 
 Floats = NDArray[np.float32]
 
@@ -35,9 +37,11 @@ class Predictor:
     Several threads may share one. Random generators, torch's threads and its flags stay as they are.
 
     Args:
-        weights: ``zoo:<name>`` (weights that come with the package), a file of ``tools/export_weights.py``, or a
-            checkpoint of ``tools/train_net.py`` such as ``model_final.pth``.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; None: a GPU if PyTorch sees one, else the CPU.
+        weights: ``zoo:<name>`` (weights that come with the package), a file of ``mos export`` (``.safetensors``, or
+            ``.onnx``, which onnxruntime runs without PyTorch's model), or a checkpoint of ``tools/train_net.py`` such
+            as ``model_final.pth``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; None: a GPU if PyTorch, or for an ONNX file
+            onnxruntime, sees one, else the CPU.
         batch_size: chips that go through the network together.
 
     Attributes:
@@ -60,18 +64,24 @@ class Predictor:
             raise ValueError(f"batch_size: at least 1, got {batch_size}")
         self.weights, self.batch_size = os.fspath(weights), batch_size
         file = find_weights(self.weights)
-        self.cfg, content = rebuilding_config(file)
-        self.device = self.cfg.MODEL.DEVICE = _usable(device)
+        self._graph = OnnxModel(file, device) if file.endswith(ONNX) else None
+        if self._graph is not None:
+            self.cfg, content = images_config(file, self._graph.content), self._graph.content
+        else:
+            self.cfg, content = rebuilding_config(file)
+        self.device = self.cfg.MODEL.DEVICE = _usable(device) if self._graph is None else self._graph.device
         self.calibration = Calibration.from_file(file, content.get("calibration"))
         self._inputs = ChipInputs(ChipReader.from_cfg(self.cfg), build_augmentation(self.cfg, train=False))
         try:
             with PrivateGenerators(0), building(f"INPUT.SIZE_TEST {self.cfg.INPUT.SIZE_TEST}: its model"):
-                self._model = build_checked_model(self.cfg).eval()  # it starts with random weights
+                if self._graph is None:
+                    self.model = build_checked_model(self.cfg).eval()  # it starts with random weights
                 made, _ = self._inputs("", np.arange(8, dtype=np.float32).reshape(4, 2), None, None)
                 self.dim = int(self._run([made]).shape[1])
         except (ConfigError, MemoryError) as error:
             raise CheckpointError(f"{file}: its config cannot be used here: {one_line(error)}") from None
-        load_whole(self._model, file)
+        if self._graph is None:
+            load_whole(self.model, file)
 
     @property
     def calibrated(self) -> tuple[str, ...]:
@@ -181,9 +191,11 @@ class Predictor:
     @torch.no_grad()
     def _run(self, samples: list[Any]) -> Floats:
         batch: Any = collate(samples)
-        features = self._model(batch)
+        if self._graph is not None:
+            return self._graph(batch["images"], batch["modalities"], batch["metres"])
+        features = self.model(batch)
         if self.cfg.TEST.FLIP.ENABLED:
-            features = (features + self._model({**batch, "images": batch["images"].flip(dims=[3])})) / 2
+            features = (features + self.model({**batch, "images": batch["images"].flip(dims=[3])})) / 2
         return np.asarray(features.float().cpu().numpy())
 
 

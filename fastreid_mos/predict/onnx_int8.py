@@ -1,0 +1,77 @@
+"""A graph in 8-bit whole numbers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+# What stays in whole numbers from one convolution to the next, and of a transformer, whose residual stream has too wide
+# a range, the products with its weights alone.
+_CONVOLUTIONS = ("Conv", "Add", "Clip", "Relu", "MaxPool", "AveragePool")
+_TRANSFORMER = ("Conv", "MatMul", "Gemm")
+
+
+def quantized(path: str, feeds: Sequence[Any], folder: str) -> Any:
+    """The graph at ``path`` in int8, its weights by channel, the ranges of its numbers measured on ``feeds``.
+
+    The first convolutions, which read the image, and what makes the feature of the last map stay as they are: there
+    the loss is largest, and there is little to win.
+
+    Args:
+        feeds: inputs of the graph, one chip each.
+        folder: for files in between.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared, made = (os.path.join(folder, name) for name in ("prepared.onnx", "int8.onnx"))
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # its advice, which is followed, and tensors without channels
+    try:
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        nodes = onnx.load(prepared).graph.node
+        is_transformer = any(node.op_type == "LayerNormalization" for node in nodes)
+        quantize_static(
+            prepared, made, _Feeds(feeds), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(_TRANSFORMER if is_transformer else _CONVOLUTIONS),
+            nodes_to_exclude=_ends(nodes), extra_options={"MatMulConstBOnly": True},
+        )  # fmt: skip
+    finally:
+        root.setLevel(level)
+    return onnx.load(made)
+
+
+class _Feeds:
+    """onnxruntime's CalibrationDataReader, by its one method."""
+
+    def __init__(self, feeds: Sequence[Any]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Any:
+        return next(self._left, None)
+
+
+def _ends(nodes: Any) -> list[str]:
+    """Convolutions that no convolution comes before or, on a way to the feature, after."""
+    kinds = ("Conv", "MatMul", "Gemm")
+    before: dict[str, bool] = {}  # by tensor: whether a convolution or product is behind it
+    first = []
+    for node in nodes:
+        behind = any(before.get(name, False) for name in node.input)
+        if node.op_type in kinds and not behind:
+            first.append(node.name)
+        before.update(dict.fromkeys(node.output, behind or node.op_type in kinds))
+    after: dict[str, bool] = {}
+    last = []
+    for node in reversed(nodes):
+        ahead = any(after.get(name, False) for name in node.output)
+        if node.op_type in kinds and not ahead:
+            last.append(node.name)
+        for name in node.input:
+            after[name] = after.get(name, False) or ahead or node.op_type in kinds
+    return [*first, *last]
