@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from ..errors import ChipError, one_line
 
 # A ship chip has a few hundred pixels a side. Larger images are refused from their header, before memory is taken.
-MAX_SIDE, MAX_BYTES = 16_384, 512 * 2**20
+MAX_SIDE, MAX_BYTES, MAX_PAGES = 16_384, 512 * 2**20, 256
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PIL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF")
@@ -97,6 +97,8 @@ def _check_size(path: Any, width: int, height: int, pixel_bytes: int, most: int)
 
 def _decode_tiff(path: Any, stream: BinaryIO, size: int, limit: int) -> Stored:
     with tifffile.TiffFile(stream) as tiff:
+        if len(tiff.pages) > MAX_PAGES:  # each of them would be parsed
+            raise ChipError(path, f"has {len(tiff.pages)} pages; a chip is one image, beside masks and overviews")
         page: Any = tiff.pages.first
         _check_size(path, page.imagewidth, page.imagelength, 1, limit)
         series = tiff.series[0]

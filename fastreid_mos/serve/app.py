@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -109,7 +110,7 @@ def make_app(served: Served, names: Collection[str] = ("localhost",), limit: int
             return await run_in_threadpool(page, Asked(), None, text, status)
         return JSONResponse({"error": text}, status)
 
-    for kind in (MOSError, IndexError, HTTPException):
+    for kind in (MOSError, IndexError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, refuse)
     return Guard(app, {"localhost", *names}, limit + _FORM)
 
@@ -162,6 +163,8 @@ def _status(error: Exception, limit: int) -> tuple[int, str]:
     """What is answered to an error: status and text."""
     if isinstance(error, HTTPException):
         return error.status_code, too_large(limit) if error.status_code == 413 else str(error.detail)
+    if isinstance(error, ClientDisconnect):
+        return 400, "the upload was broken off"  # nobody reads it
     if isinstance(error, ChipError):
         return 422, f"{Path(error.path).name}: {error.problem}"
     if isinstance(error, MOSError):

@@ -70,9 +70,10 @@ class Served:
     def __init__(self, where: str, predictor: Predictor | None = None) -> None:
         self.where, self._index = where, open_index(where)
         self.predictor = Predictor(self._index.weights.name) if predictor is None else predictor
-        if weights_of(self.predictor).id != self._index.weights.id:
-            what = f"are not those of the index, {self._index.weights.name}"
-            raise MOSError(f"--weights {self.predictor.weights}: {what}; leave --weights out, or make the index again")
+        own, found = self._index.weights, weights_of(self.predictor)
+        if found.id != own.id:
+            what = f"is of other weights ({own.name}, SHA-256 {own.id[:12]}...) than {found.name} ({found.id[:12]}...)"
+            raise MOSError(f"--index {where}: {what}; index the chips anew, or give its --weights")
         self.reader = ChipReader.from_cfg(self.predictor.cfg)
         self._busy, self._opening = threading.Lock(), threading.Lock()
         self.notice = ""  # what is wrong with an index that has replaced this one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -62,7 +63,7 @@ def write(chips, features, predictor):
     def make(folder, paths=None, root=chips, weights=weights):
         paths = sorted(features) if paths is None else paths
         with writing(str(folder), weights) as store:
-            store.add([record(path) for path in paths], [features[chips / path.name] for path in paths])
+            store.add([record(path) for path in paths], np.stack([features[chips / path.name] for path in paths]))
             store.publish([str(root)], "auto")
         return folder
 

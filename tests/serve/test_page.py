@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
@@ -10,6 +11,7 @@ from tempfile import SpooledTemporaryFile
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fastreid_mos.errors import MOSError
@@ -27,6 +29,15 @@ def zeros(side):
     """A small file of many pixels."""
     stream = io.BytesIO()
     Image.new("RGB", (side, side)).save(stream, "png")
+    return stream.getvalue()
+
+
+def pages(count):
+    """A TIFF of so many pages, each of which is an image of its own."""
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for number in range(count):
+            file.write(np.full((8, 4), number % 200, np.uint8), contiguous=False, metadata=None)
     return stream.getvalue()
 
 
@@ -79,6 +90,7 @@ UPLOADS = [
     ("a_RGB.png", png(1, 9), 422, "at least 2 a side"),
     ("a.png", png(30, 9, colour=False), 422, "neither its name nor its pixels tell"),
     ("bomb_RGB.png", zeros(6000), 422, "claims 6000 x 6000 pixels"),
+    ("a_SAR.tif", pages(300), 422, "has 300 pages; a chip is one image"),
     ("a_RGB.png", bytes(3 * 2**20), 413, "At most 2 MB"),
 ]  # fmt: skip
 
@@ -109,6 +121,20 @@ def test_a_body_without_a_length_is_cut_off(served, client):
     parts = iter([b"x" * 2**16] * 40)
     answer = page.post("/api/search", content=parts, headers={"content-type": "multipart/form-data; boundary=b"})
     assert answer.status_code == 413 and "At most 1 MB" in answer.text
+
+
+def test_an_upload_that_is_broken_off_is_no_fault_of_the_server(page, caplog):
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    sent, headers = [], {"host": "localhost", "content-type": "multipart/form-data; boundary=b", "content-length": "99"}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/api/search", "query_string": b"", "headers": pairs}
+    asyncio.run(page.app(scope, gone, send))
+    assert sent[0]["status"] == 400 and not caplog.records
 
 
 def test_an_upload_stays_in_memory(page, monkeypatch):
@@ -236,5 +262,5 @@ def test_an_index_that_is_replaced_while_it_is_served(write, features, serve, cl
 def test_weights_other_than_the_index_s_are_refused(write, index, chips, serve, tmp_path):
     foreign = open_index(index).weights._replace(id="f" * 64)
     other = write(tmp_path / "index", sorted(chips.iterdir())[:1], weights=foreign)
-    with pytest.raises(MOSError, match="--weights zoo:mos: are not those of the index"):
+    with pytest.raises(MOSError, match="is of other weights .* than zoo:mos .*; index the chips anew"):
         serve(other)
