@@ -31,6 +31,7 @@ FLOORS = {
 }
 FLOORS["tasks"] = {"errors", "files", "cli", "compat", "data", "modeling", "evaluation", "predict"}
 FLOORS["serve"] = {"errors", "data", "predict", "search"}
+FLOORS["audit"] = {"errors", "files", "config", "data", "page"}
 FLOORS["commands"] = {*FLOORS, "__main__"}  # the program, on top of all
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "an index of folders of chips: what is new or changed is done",
     "search": "the chips of an index that are most like yours",
     "serve": "search an index in the browser",
+    "check": "what is in a folder of chips, and what is wrong with it",
     "export": "weights that can be shared, without their run",
     "simulate": "write simulated ships in HOSS's form, or as a table and a task",
     "health": "versions, devices, weights and data sets that are found",

@@ -25,14 +25,20 @@ Parse = Callable[[str], tuple[int, int] | str]
 
 @dataclass
 class Skipped:
-    """Files left out of a data set: how many for each reason, with one of them as an example."""
+    """Files left out of a data set, by reason."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, path: str, reason: str) -> None:
-        self.counts[reason] += 1
-        self.examples.setdefault(reason, shown(path))
+        self.paths.setdefault(reason, []).append(path)
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter({reason: len(paths) for reason, paths in self.paths.items()})
+
+    @property
+    def examples(self) -> dict[str, str]:
+        return {reason: shown(paths[0]) for reason, paths in self.paths.items()}
 
     def __len__(self) -> int:
         return self.counts.total()

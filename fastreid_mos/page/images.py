@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..data import OPTICAL, SAR, ChipReader, SARDenoise
 from ..data.reader import read_generated
-from ..errors import ChipError
+from ..errors import ChipError, shown
 from .rendering import render
 
 # Path of the query, paths of the gallery chips from the nearest on, whether each is a match or None.
@@ -120,6 +120,17 @@ def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[
     return render("strips.html", strips=strips)
 
 
+def labelled_strips(strips: Sequence[tuple[str, Sequence[tuple[str, str]]]], height: int = HEIGHT) -> Markup:
+    """Rows of chips, each with its title and (path, label) of its chips; a label's line is not to be empty."""
+    return render(
+        "strips.html",
+        strips=[
+            (title, [_cell(chip_picture(path, "", height), path, label, "chip") for path, label in chips])
+            for title, chips in strips
+        ],
+    )
+
+
 def _cell(
     picture: Picture, path: str, label: str, role: str, like: Picture | None = None, right: bool | None = None
 ) -> dict[str, Any]:
@@ -145,4 +156,4 @@ def _cell(
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(os.fspath(path)))[0]
+    return os.path.splitext(os.path.basename(shown(path)))[0]

@@ -1,0 +1,155 @@
+"""What is measured of one chip, and measuring many in several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..data.chips import Chip, make_chip, modality_from_pixels
+from ..data.decoding import Stored, decode
+from ..data.modality import OPTICAL, SAR, Modality
+from ..data.transforms import sar_denoise
+from ..errors import ChipError, MOSError
+from .alike import fingerprint
+
+_CHUNK = 16  # chips handed to a process at a time
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_FEWEST = 64  # pixels, below which statistics say nothing
+
+
+class Unread(NamedTuple):
+    """A chip that cannot be used."""
+
+    problem: str
+    other: Modality | None = None  # what its pixels say it is, where it is listed as the other
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A chip that can be used.
+
+    Attributes:
+        modality: what it was read as.
+        named: whether its name or table said so; else its pixels, or nothing.
+        size: (width, height) in pixels.
+        kind: type and number of channels as stored, such as ``uint16 x 3``.
+        bits: of the brightest stored number, where they are whole ones.
+        equal: whether all of its three or four colour channels are equal.
+        doubts: of :mod:`fastreid_mos.data.doubts`.
+        empty: share of the pixels without data, as the file declares it or NaN says.
+        infinite: whether a stored number is infinite.
+        border: rows and columns at its edges that hold one value (top, bottom, left, right).
+        speckle: median of standard deviation / mean in 3 x 3 pixels, of SAR stretched; None: in colour, or too dark.
+        middle: of SAR, place of the median between the 1st (0) and the 99th percentile (1).
+        digest: of the pixels as they are read.
+        print: :func:`fingerprint`.
+    """
+
+    modality: Modality
+    named: bool
+    size: tuple[int, int]
+    kind: str
+    bits: int | None
+    equal: bool
+    doubts: tuple[str, ...]
+    empty: float
+    infinite: bool
+    border: tuple[int, int, int, int]
+    speckle: float | None
+    middle: float | None
+    digest: bytes
+    print: NDArray[np.float16]
+
+
+def measure(chip: tuple[str, Modality | None]) -> Facts | Unread:
+    """Read a chip (path, modality or None) once, and measure it."""
+    path, named = chip
+    told = None
+    try:
+        stored = decode(path)
+        told = modality_from_pixels(stored)
+        modality = told if named is None else named
+        read = make_chip(path, stored, SAR if modality is None else modality)
+    except ChipError as error:
+        return Unread(error.problem, None if named is None or told == named else told)
+    return _facts(stored, read, modality is not None)
+
+
+def _facts(stored: Stored, chip: Chip, named: bool) -> Facts:
+    channels = stored.channels
+    whole = channels.dtype.kind in "iu"
+    equal = channels.shape[2] in (3, 4) and bool((channels[..., :3] == channels[..., :1]).all())
+    if chip.modality == OPTICAL:
+        grey = chip.pixels.astype(np.float32) @ _LUMINANCE
+    else:
+        grey = sar_denoise(chip.pixels, mask=chip.mask)[..., 0].astype(np.float32)
+    digest = hashlib.blake2b(np.ascontiguousarray(chip.pixels).data, digest_size=16)
+    digest.update(f"{chip.pixels.dtype} {chip.pixels.shape}".encode())
+    return Facts(
+        modality=chip.modality,
+        named=named,
+        size=chip.size,
+        kind=f"{channels.dtype} x {channels.shape[2]}",
+        bits=int(channels.max()).bit_length() if whole else None,
+        equal=equal,
+        doubts=chip.doubts,
+        empty=0.0 if chip.mask is None else float(chip.mask.mean()),
+        infinite=not whole and bool(np.isinf(channels).any()),
+        border=_border(chip.pixels) if chip.mask is None else (0, 0, 0, 0),
+        speckle=_speckle(grey) if chip.modality == SAR or equal or channels.shape[2] == 1 else None,
+        middle=_middle(chip) if chip.modality == SAR else None,
+        digest=digest.digest(),
+        print=fingerprint(grey),
+    )
+
+
+def _border(pixels: NDArray[Any]) -> tuple[int, int, int, int]:
+    """Lines of one value from each edge inwards: top, bottom, left, right."""
+    flat = pixels.reshape(*pixels.shape[:2], -1)
+    rows = (flat == flat[:, :1]).all(axis=(1, 2))
+    columns = (flat == flat[:1]).all(axis=(0, 2))
+    ends = rows, rows[::-1], columns, columns[::-1]
+    top, bottom, left, right = (int(np.argmin(line)) if not line.all() else len(line) for line in ends)
+    return top, bottom, left, right
+
+
+def _speckle(values: NDArray[np.float32]) -> float | None:
+    """Speckle multiplies, so that the standard deviation in a window goes with its mean; None: too dark to tell."""
+    mean = cv2.blur(values, (3, 3))
+    spread = np.sqrt(np.maximum(cv2.blur(values * values, (3, 3)) - mean * mean, 0))[1:-1, 1:-1]
+    mean = mean[1:-1, 1:-1]
+    lit = mean > 0.5
+    return float(np.median(spread[lit] / mean[lit])) if lit.sum() >= _FEWEST else None
+
+
+def _middle(chip: Chip) -> float | None:
+    values = chip.pixels if chip.mask is None else chip.pixels[~chip.mask]
+    low, middle, high = np.percentile(values, [1, 50, 99])
+    return float((middle - low) / (high - low)) if values.size >= _FEWEST and high > low else None
+
+
+def measure_all(chips: Sequence[tuple[str, Modality | None]], workers: int) -> list[Facts | Unread]:
+    """:func:`measure` of each, in their order, with a progress bar; a MOSError if a process is killed."""
+    bar = {"total": len(chips), "desc": "chips", "unit": "chip", "dynamic_ncols": True}
+    if workers == 1:
+        return list(tqdm(map(measure, chips), **bar))
+    # fork, where there is one, spares each process the import of torch.
+    context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+    quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to report
+    try:
+        with ProcessPoolExecutor(workers, context, signal.signal, quiet) as pool:
+            return list(tqdm(pool.map(measure, chips, chunksize=_CHUNK), **bar))
+    except BrokenProcessPool:
+        what = "a process was killed, usually because memory ran out"
+        raise MOSError(f"--workers {workers}: {what}; run it again with fewer") from None

@@ -1,0 +1,70 @@
+"""``mos check``: what is in a folder of chips, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+_EPILOG = """
+examples:
+  mos check output/ships
+  mos check output/ships --html check.html --json > check.json
+
+exit status: 0 nothing is wrong, or notes only; 3 warnings: probably a mistake; 4 errors: training or testing on it is
+wrong. As of every command: 1 the system fails, 2 wrong input, 130 Ctrl-C.
+"""
+
+
+def program(args: argparse.Namespace) -> int:
+    from ..audit import check
+    from ..audit.html import page
+    from ..errors import MOSError
+    from ..files import atomic_write
+
+    if args.html and os.path.isdir(args.html):
+        raise MOSError(f"--html {args.html}: is a folder; name a file, such as check.html")
+    report = check(args.where, args.workers)
+    if args.html:
+        with atomic_write(args.html) as stream:
+            stream.write(page(report, args.command))
+    print(json.dumps(report.as_json(), indent=1) if args.json else report.text())
+    if args.html:
+        print(f"page: {args.html}", file=sys.stderr)
+    return report.status
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"a number of processes from 1 to 256 is needed, got {text!r}")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mos check",
+        description="Say what is in a folder of chips, and what is wrong with it. Nothing in it is changed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = "a folder with HOSS's or OptiSar_Pair's layout or any other folder of chips"
+    parser.add_argument("where", metavar="ROOT_OR_CSV", help=where)
+    parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what is found")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every file of every finding")
+    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    parser.add_argument("--workers", type=_workers, default=workers, help=f"processes that read chips (here {workers})")
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
+    args.command = f"mos check {shlex.join(words)}"
+    from ..cli import run
+
+    status = 0
+
+    def checked() -> None:
+        nonlocal status
+        status = program(args)
+
+    return run(checked) or status
