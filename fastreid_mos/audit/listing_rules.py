@@ -10,7 +10,7 @@ from ..data.listing import DISTRACTOR
 from ..data.modality import MODALITY_NAMES, OPTICAL, SAR, modality_from_name
 from ..errors import UNWRITABLE
 from .findings import Case, Finding, Severity, finding
-from .sources import GALLERY, QUERY, TRAIN, Listed, Source, is_ship
+from .sources import GALLERY, QUERY, TEST, TRAIN, Listed, Source, is_ship
 
 NOTE, WARNING, ERROR = Severity
 _WANTED = {"all": (OPTICAL, SAR, None), "optical": (OPTICAL,), "sar": (SAR,)}
@@ -78,7 +78,7 @@ def _spelling(chips: Iterable[Listed]) -> list[Finding]:
 
 
 def _splits(chips: Sequence[Listed]) -> list[Finding]:
-    trained, tested = _first(chips, (TRAIN,)), _first(chips, (QUERY, GALLERY))
+    trained, tested = _first(chips, (TRAIN,)), _first(chips, (QUERY, GALLERY, TEST))
     return finding(
         "ship-in-train-and-test", ERROR, "ships that are in the training and in the test chips",
         "results on them say nothing about unseen ships; take them out of one of the two",

@@ -23,9 +23,6 @@ Read = tuple[Listed, Facts]
 SPECKLED, SMOOTH = 0.30, 0.22
 # Place of the median of SAR: 0.06 (0.02 to 0.34) in HOSS, 0.56 (0.42 to 0.82) when that is turned into decibels.
 LOGARITHMIC = 0.45
-# Share of a side from which lines of one value at an edge are padding. SAR in whole numbers has water at 0 there: up to
-# 0.12 of a side in 505 chips brought to 8 bits. Others have up to 3 lines, where JPEG smoothed the water.
-PADDED, PADDED_SAR = 0.03, 0.15
 _FEW, _MUCH_EMPTY = 10, 0.5
 # Each doubt that a reader has has a name here.
 _KINDS = {
@@ -112,14 +109,9 @@ def _scales(chips: Sequence[Read]) -> list[Finding]:
 
 
 def _stored(chips: Sequence[Read]) -> list[Finding]:
-    found = finding(
-        "border", WARNING, "chips with rows or columns of one value along an edge",
-        "padding counts as ship's size, and as sea: cut it off, or declare it (GDAL's nodata)",
-        (Case((chip.path,), sides) for chip, fact in chips if (sides := _padding(fact))),
-    )  # fmt: skip
     much = [(chip, fact) for chip, fact in chips if fact.empty > _MUCH_EMPTY]
     some = [(chip, fact) for chip, fact in chips if 0 < fact.empty <= _MUCH_EMPTY]
-    found += finding(
+    found = finding(
         "mostly-empty", WARNING, f"chips without data in more than {_MUCH_EMPTY:.0%} of their pixels",
         "take them out, or cut them to the ship", (Case((chip.path,), f"{fact.empty:.0%}") for chip, fact in much),
     )  # fmt: skip
@@ -140,11 +132,3 @@ def _stored(chips: Sequence[Read]) -> list[Finding]:
         equal = [chip.path for chip, fact in chips if fact.equal and fact.modality == modality]
         found += finding("equal-channels", NOTE, what, advice, equal)
     return found
-
-
-def _padding(fact: Facts) -> str:
-    """How many lines each edge is padded with, in words; "" without."""
-    width, height = fact.size
-    least = PADDED_SAR if fact.modality == SAR and fact.bits is not None else PADDED
-    sides = zip(fact.border, ("top", "bottom", "left", "right"), (height, height, width, width), strict=True)
-    return ", ".join(f"{count} {name}" for count, name, side in sides if count > max(1, least * side))

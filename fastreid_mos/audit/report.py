@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,14 +101,18 @@ class Report:
         }  # fmt: skip
 
 
-def check(where: str | os.PathLike[str], workers: int = 1) -> Report:
+def check(
+    where: str | os.PathLike[str], workers: int = 1, root: str = "", columns: Mapping[str, str] | None = None
+) -> Report:
     """Check the chips of a folder or a table; each is read once, in ``workers`` processes.
+
+    ``root`` and ``columns`` are a table's, as of :func:`open_source`.
 
     Raises:
         DatasetError: there is no chip, or the folder or table cannot be read.
         MOSError: a process was killed.
     """
-    source = open_source(where)
+    source = open_source(where, root, columns)
     files = source.files()
     facts = measure_all([(chip.path, chip.modality) for chip in files], workers)
     both = list(zip(files, facts, strict=True))

@@ -15,10 +15,10 @@ from .alike import alike
 from .facts import Facts
 from .findings import Case, Finding, Severity, finding
 from .pixel_rules import Read
-from .sources import GALLERY, QUERY, TRAIN, Listed, is_ship
+from .sources import GALLERY, QUERY, TEST, TRAIN, Listed, is_ship
 
 NOTE, WARNING, ERROR = Severity
-# A ship's longest and shortest chip: at most 1.32 apart in 47 real ships, 1.28 in 426 simulated ones.
+# A ship's longest and shortest chip: at most 1.32 apart in 36 real ships, 1.28 in 426 simulated ones.
 APART = 1.5
 # No ship is longer (458 m was), and none of a tenth of a set's median length or ten times it is there by intention.
 LONGEST, FAR = 500.0, 10.0
@@ -73,7 +73,7 @@ def _kind(listed: Sequence[Listed], facts: Sequence[Facts]) -> str:
         return "picture-of-two-ships"
     if len({fact.modality for fact in facts if fact.named}) > 1:
         return "picture-of-two-modalities"
-    if TRAIN in splits and splits & {QUERY, GALLERY}:
+    if TRAIN in splits and splits & {QUERY, GALLERY, TEST}:
         return "picture-in-train-and-test"
     return "query-in-gallery" if {QUERY, GALLERY} <= splits else "same-picture"
 
@@ -86,10 +86,22 @@ def _told(listed: Sequence[Listed], facts: Sequence[Facts], cosine: float) -> st
 
 def check_sizes(chips: Sequence[Read], square: int) -> list[Finding]:
     """Chips whose size is unlike their ship's or their set's; ``square``: side of a set whose sizes tell nothing."""
+    names = ("top", "bottom", "left", "right")
+    sides = (
+        Case((chip.path,), ", ".join(f"{n} {name}" for n, name in zip(fact.border, names, strict=True) if n))
+        for chip, fact in chips
+        if any(fact.border)
+    )
+    what = "chips with rows or columns of one value along an edge"
     if square:
+        found = finding("border", NOTE, what, "padding to squares; cut it off, and sizes tell of the ships", sides)
         what = f"chips that are squares of {square} pixels, which say nothing of the ships' sizes"
         side = [chip.path for chip, fact in chips if fact.size == (square, square)]
-        return finding("square", NOTE, what, "sizes are not used, unless a table gives them (docs/data.md)", side)
+        return found + finding(
+            "square", NOTE, what, "sizes are not used, unless a table gives them (docs/data.md)", side
+        )
+    advice = "padding counts as ship's size, and as sea: cut it off, or declare it (GDAL's nodata)"
+    found = finding("border", WARNING, what, advice, sides)
     metres = np.array([chip_metres(chip.path, fact.size, fact.modality) for chip, fact in chips]).reshape(-1, 2)
     lengths = metres.max(axis=1)
     middle = float(np.median(lengths)) if len(lengths) else 0.0
@@ -100,7 +112,7 @@ def check_sizes(chips: Sequence[Read], square: int) -> list[Finding]:
     ]
     what = f"chips longer than any ship, or far from the median length of {middle:.0f} m"
     advice = "their size is taken for the ship's: cut them tight, or give pixel sizes in a table (docs/data.md)"
-    found = finding("odd-size", WARNING, what, advice, far)
+    found += finding("odd-size", WARNING, what, advice, far)
     found += _apart(chips, lengths)
     lying = [chip.path for (chip, _), (width, height) in zip(chips, metres, strict=True) if width > height]
     advice = "turn them if the others stand upright: width and height count, and the network sees the turn"

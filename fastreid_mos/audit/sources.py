@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..data.listing import DISTRACTOR, Parse, Skipped, list_chips, parse_hoss_name, parse_pair_name
 from ..data.modality import Modality, modality_from_name
+from ..data.tables.dataset import number_ships
+from ..data.tables.reading import SPLITS, read_table
 from ..errors import DatasetError
 
-TRAIN, QUERY, GALLERY = "train", "query", "gallery"
+TRAIN, QUERY, GALLERY, TEST = "train", "query", "gallery", "test"
 _SPLITS = {"bounding_box_train": TRAIN, "query": QUERY, "bounding_box_test": GALLERY}
-_ROLES = {**_SPLITS, TRAIN: TRAIN, GALLERY: GALLERY}  # folders of other layouts
 _PAIRS = "OptiSar_Pair"
 
 
@@ -22,7 +23,7 @@ class Listed:
 
     Attributes:
         path: its file; of a table a ListedChip.
-        split: train, query, gallery, or the folder that it is in.
+        split: train, query, gallery, test, or the folder that it is in.
         ship: its ship as it is written, None if nothing says it.
         identity: what ships are compared by; -1 is a distractor, None unknown.
         modality: None if nothing says it.
@@ -58,15 +59,26 @@ class Source:
         return [*self.chips, *(chip for parts in self.subsets.values() for part in parts for chip in part)]
 
 
-def open_source(where: str | os.PathLike[str]) -> Source:
+def open_source(where: str | os.PathLike[str], root: str = "", columns: Mapping[str, str] | None = None) -> Source:
     """The chips of a folder in HOSS's or OptiSar_Pair's layout (or that holds one), of any other folder, or of a CSV.
+
+    Args:
+        where: the folder or the table.
+        root: folder that a table's paths start from; "": its own.
+        columns: headers of a table that differ from the usual ones, as of :func:`read_table`.
 
     Raises:
         DatasetError: there is no such folder or file, it cannot be read, or there is no chip in it.
     """
     path = os.path.abspath(os.path.expanduser(os.fspath(where)))
+    if os.path.isfile(path):
+        return _table(path, root, columns)
     if not os.path.isdir(path):
-        raise DatasetError(f"{where}: no such folder; give a folder of chips, a data set's root, or a table (.csv)")
+        raise DatasetError(
+            f"{where}: no such folder or file; give a folder of chips, a data set's root, or a CSV table"
+        )
+    if root or columns:
+        raise DatasetError(f"{where}: is a folder; --root and --columns are for a CSV table")
     inside = _names(path)
     hoss, pairs = (os.path.join(path, name) for name in ("HOSS", _PAIRS))
     if os.path.isdir(hoss) and os.path.isdir(pairs):
@@ -80,7 +92,7 @@ def open_source(where: str | os.PathLike[str]) -> Source:
     else:
         source = _walked(path, "a folder of chips", None)
     if not source.files():
-        raise DatasetError(f"{where}: no chip in it ({source.skipped}); give a folder of chips, or a table (.csv)")
+        raise DatasetError(f"{where}: no chip in it ({source.skipped}); give a folder of chips, or a CSV table")
     return source
 
 
@@ -89,6 +101,13 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def _table(path: str, root: str, columns: Mapping[str, str] | None) -> Source:
+    table = read_table(path, root, columns)
+    numbers = number_ships(row.ship for row in table.rows)
+    chips = [Listed(row.chip, row.split, row.ship or None, numbers[row.ship], row.modality) for row in table.rows]
+    return Source(table.root, f"the table {os.path.basename(path)}", chips, skipped=table.skipped)
 
 
 def _hoss(root: str) -> Source:
@@ -109,7 +128,7 @@ def _hoss(root: str) -> Source:
 def _walked(root: str, layout: str, parse: Parse | None) -> Source:
     source = Source(root, layout)
     for folder, inside in _folders(root):
-        split = _ROLES.get(os.path.basename(folder), os.path.relpath(folder, root))
+        split = SPLITS.get(os.path.basename(folder).casefold()) or os.path.relpath(folder, root)
         skipped = Skipped()
         source.chips += _listed(folder, split, parse, skipped)
         for reason, paths in skipped.paths.items():

@@ -13,6 +13,7 @@ _EPILOG = """
 examples:
   mos check output/ships
   mos check output/ships --html check.html --json > check.json
+  mos check labels.csv --root /data/images --columns ship_id=mmsi image_path=file
 
 exit status: 0 nothing is wrong, or notes only; 3 warnings: probably a mistake; 4 errors: training or testing on it is
 wrong. As of every command: 1 the system fails, 2 wrong input, 130 Ctrl-C.
@@ -27,7 +28,7 @@ def program(args: argparse.Namespace) -> int:
 
     if args.html and os.path.isdir(args.html):
         raise MOSError(f"--html {args.html}: is a folder; name a file, such as check.html")
-    report = check(args.where, args.workers)
+    report = check(args.where, args.workers, args.root, dict(args.columns))
     if args.html:
         with atomic_write(args.html) as stream:
             stream.write(page(report, args.command))
@@ -43,6 +44,13 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _column(text: str) -> tuple[str, str]:
+    name, equals, header = text.partition("=")
+    if not (name and equals and header):
+        raise argparse.ArgumentTypeError(f"NAME=HEADER is needed, such as ship_id=mmsi, got {text!r}")
+    return name, header
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mos check",
@@ -50,8 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    where = "a folder with HOSS's or OptiSar_Pair's layout or any other folder of chips"
+    where = "a folder of HOSS's or OptiSar_Pair's layout, any other folder of chips, or a CSV table of chips"
     parser.add_argument("where", metavar="ROOT_OR_CSV", help=where)
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="folder that a table's paths start from; else its own"
+    )
+    columns = (
+        "headers of a table that differ from image_id, ship_id, modality, image_path, split, spacing, width, height"
+    )
+    parser.add_argument("--columns", nargs="+", type=_column, default=[], metavar="NAME=HEADER", help=columns)
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what is found")
     parser.add_argument("--json", action="store_true", help="print JSON, with every file of every finding")
     workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

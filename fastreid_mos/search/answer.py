@@ -119,7 +119,10 @@ def page(file: str, answers: Sequence[tuple[Query, Sequence[Hit]]], facts: dict[
             words = f"{hit.rank}: {_number(hit.cosine)}{chance}, {hit.chip.length:.0f} m"
             cells.append(_cell(hit.chip.path, hit.chip.modality, words + ", the query itself" * hit.itself, ""))
         strips.append((shown(name), cells))
-    content = render("search.html", strips=render("strips.html", strips=strips), facts=facts, command=command)
+    content = render(
+        "search.html", title="Most similar chips", simulated=False, strips=render("strips.html", strips=strips),
+        facts=facts, command=command,
+    )  # fmt: skip
     try:
         with atomic_write(file) as stream:
             stream.write(str(content))

@@ -28,6 +28,7 @@ def kinds(report):
     return {one.kind: [case.paths for case in one.cases] for one in report.findings}
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_named_and_nothing_else(planted):
     planter, report = planted
     found = kinds(report)
@@ -43,6 +44,7 @@ def test_every_planted_fault_is_named_and_nothing_else(planted):
     assert report.status == 4
 
 
+@pytest.mark.slow
 def test_a_clean_simulated_set_has_notes_only(tiny_hoss):
     report = check(tiny_hoss, workers=2)
     assert [str(one) for one in report.findings if one.severity > Severity.NOTE] == []
@@ -50,6 +52,7 @@ def test_a_clean_simulated_set_has_notes_only(tiny_hoss):
     assert report.counts[-1]["chips"] == len(list((tiny_hoss / "HOSS").rglob("*.tif")))
 
 
+@pytest.mark.slow
 def test_the_real_sample_has_notes_only(shared_dir):
     report = check(shared_dir / "hoss_sample")
     assert {one.kind for one in report.findings} == {"one-modality", "query-without-match"}
@@ -95,6 +98,7 @@ def test_folders_of_any_names(pictures, tmp_path, folder, kind, change, wanted, 
     assert len(kinds(report).get(wanted, ())) >= 10 and report.status == status, report.text()
 
 
+@pytest.mark.slow
 def test_enlarged_radar_has_no_speckle_to_check_names_by(pictures, tmp_path):
     (tmp_path / "sar").mkdir()
     for number, pixels in enumerate(pictures["SAR"]):
@@ -135,6 +139,7 @@ def test_alike_finds_turned_and_resaved_pictures_only(pictures, monkeypatch, mos
     assert not fingerprint(np.full((40, 20), 7)).any() and len(alike(prints[:0])[0]) == 0
 
 
+@pytest.mark.slow
 def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
     planter, _ = planted
     page = tmp_path / "new" / "check.html"
@@ -151,7 +156,8 @@ def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
     ("words", "inside"),
     [
         ("{}/none", "no such folder"), ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
-        ("{}/file.txt", "a table (.csv)"), ("{}/both", "HOSS and OptiSar_Pair"),
+        ("{}/file.txt", "no column 'ship_id'"), ("{}/both", "HOSS and OptiSar_Pair"),
+        ("{}/both --root {}", "are for a CSV table"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line(refused, tmp_path, words, inside):
@@ -160,3 +166,45 @@ def test_wrong_input_is_one_line(refused, tmp_path, words, inside):
     (tmp_path / "file.txt").write_text("mine")
     assert inside in refused(*words.format(tmp_path, tmp_path).split(), program=lambda *w: main([*w]))
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "both", "file.txt"}
+
+
+def test_a_table(pictures, tmp_path, refused, capsys):
+    rows = ["file,mmsi,modality,split,spacing"]
+    for number, (ship, kind, split, spacing) in enumerate(
+        [("Ever Given", "RGB", "train", 1), ("ever-given", "SAR", "train", 1), ("Ever Given", "SAR", "train", 30),
+         ("Maru 7", "RGB", "train", 1), ("Maru 7", "RGB", "test", 1)]
+    ):  # fmt: skip
+        tifffile.imwrite(tmp_path / f"{number}.tif", pictures[kind][number])
+        rows.append(f"{number}.tif,{ship},{'opt' if kind == 'RGB' else 'radar'},{split},{spacing}")
+    tifffile.imwrite(tmp_path / "5_SAR.tif", pictures["RGB"][9])
+    rows += ["5_SAR.tif,Other,optical,train,1", "gone.tif,Other,optical,train,1"]
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "labels.csv").write_text("\n".join(rows))
+    words = [str(tmp_path / "deep" / "labels.csv"), "--root", str(tmp_path), "--columns", "image_path=file"]
+    assert main([*words, "ship_id=mmsi"]) == 4
+    text = capsys.readouterr().out
+    for kind, names in (
+        ("spelling", ("0.tif", "1.tif", "'Ever Given' and 'ever-given'")), ("not-used", ("gone.tif",)),
+        ("ship-in-train-and-test", ("3.tif, 4.tif", "Maru 7")), ("named-otherwise", ("5_SAR.tif", "as optical")),
+        ("odd-size", ("2.tif",)), ("sizes-of-a-ship", ("0.tif, 2.tif",)),
+    ):  # fmt: skip
+        (section,) = [part for part in text.split("\n\n") if f"[{kind}]" in part]
+        assert [name for name in names if name not in section] == []
+    assert "ship_id" in refused(*words, program=lambda *rest: main([*rest]))
+    with pytest.raises(SystemExit):
+        main([*words, "mmsi"])
+
+
+def test_padded_squares_are_compared_by_what_is_inside(pictures, tmp_path):
+    (tmp_path / "optical").mkdir()
+    chips = [pixels for pixels in pictures["RGB"] if len(pixels) < 300][:20]
+    for number, pixels in enumerate(chips):
+        height, width = pixels.shape[:2]
+        room = np.zeros((300, 300, 3), np.uint8)
+        room[(300 - height) // 2 :, (300 - width) // 2 :][:height, :width] = pixels
+        tifffile.imwrite(tmp_path / "optical" / f"{number}.tif", room)
+    tifffile.imwrite(tmp_path / "optical" / "tight.tif", chips[3])
+    report = check(tmp_path)
+    found = kinds(report)
+    assert [{path[-9:] for path in paths} for paths in found["alike"]] == [{"cal/3.tif", "tight.tif"}]
+    assert len(found["border"]) == len(chips) == 20 and "square" in found and report.status == 0
