@@ -123,15 +123,15 @@ def _facts(stored: Stored, chip: Chip, named: bool) -> Facts:
 
 
 def _border(pixels: NDArray[Any], least: float) -> tuple[int, int, int, int]:
-    """Lines of one value from each edge inwards, where they are more than one and than a share of the side."""
+    """Lines of one value from each edge inwards; 0 where nowhere they are more than one and than a share of the side."""
     flat = pixels.reshape(*pixels.shape[:2], -1)
     rows = (flat == flat[:, :1]).all(axis=(1, 2))
     columns = (flat == flat[:1]).all(axis=(0, 2))
     counts = [0 if line.all() else int(np.argmin(line)) for line in (rows, rows[::-1], columns, columns[::-1])]
     sides = (len(rows), len(rows), len(columns), len(columns))
-    top, bottom, left, right = (
-        count if count > max(1, least * side) else 0 for count, side in zip(counts, sides, strict=True)
-    )
+    if not any(count > max(1, least * side) for count, side in zip(counts, sides, strict=True)):
+        return 0, 0, 0, 0
+    top, bottom, left, right = counts
     return top, bottom, left, right
 
 
