@@ -123,7 +123,7 @@ def _facts(stored: Stored, chip: Chip, named: bool) -> Facts:
 
 
 def _border(pixels: NDArray[Any], least: float) -> tuple[int, int, int, int]:
-    """Lines of one value from each edge inwards; 0 where nowhere they are more than one and than a share of the side."""
+    """Lines of one value from each edge inwards; 0 where none has more than one and than a share of its side."""
     flat = pixels.reshape(*pixels.shape[:2], -1)
     rows = (flat == flat[:, :1]).all(axis=(1, 2))
     columns = (flat == flat[:1]).all(axis=(0, 2))
