@@ -69,6 +69,8 @@ def rows(*ships, split=""):
         ([line.replace(",", "\t") for line in [HEADER, *rows("x", "y")]], {}),
         ([" Image ID , SHIP-ID,Modality,image_path", "", *rows(" x ", " y"), "  "], {}),
         ([re.sub("[^,]+", r'"\g<0>"', line) for line in [HEADER, *rows("x", "y")]], {}),
+        ([line.replace(",", ";") for line in [HEADER + ",spacing", *(f"{row},0.5" for row in rows("x", "y"))]], {}),
+        ([f"{HEADER},spacing".replace(",", ";"), *(row.replace(",", ";") + ";0,5" for row in rows("x", "y"))], {}),
         (["who,what,kind,file", *rows("x", "y")],
          {"columns": {"image_id": "who", "ship_id": "what", "modality": "kind", "image_path": "file"}}),
         ([HEADER, *(line.replace(",a_", r",.\b\..\a_") for line in rows("x", "y"))], {}),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fused_world import held_out, make_dump
+from fused_world import config, held_out, make_dump
 from made_dump import lines, rewrite
 from made_dump import make_dump as dump_items
 from PIL import Image
@@ -19,7 +19,9 @@ from PIL import Image
 from fastreid_mos.data import HOSS, read_chip
 from fastreid_mos.data.build import build_generated_loader
 from fastreid_mos.data.modality import ship_metres
-from fastreid_mos.engine import MOSTrainer
+from fastreid_mos.data.tables import ListedChip
+from fastreid_mos.engine import MOSTrainer, testing
+from fastreid_mos.engine.generated import generated_items
 from fastreid_mos.errors import MOSError
 
 ALL = ("TEST.HOLDOUT.FRACTION", 0)
@@ -73,6 +75,16 @@ def test_training_ships_get_their_generated_chips_and_held_out_ones_none(data, d
 def test_without_the_key_nothing_is_added(data, debug_cfg, tmp_path):
     built = MOSTrainer(debug_cfg("OUTPUT_DIR", tmp_path))
     assert not split(built)[1] and not built.generated.items and set(built.run_facts()) & {"generated chips"} == set()
+
+
+def test_they_show_a_ship_of_the_size_that_a_table_gives(debug_cfg, data, dump):
+    hoss, fused = HOSS(root=str(data)), config(dump, "")
+    for part in (hoss.train, hoss.query, hoss.gallery):
+        part[:] = [(ListedChip(path, (20.0, 90.0)), *rest) for path, *rest in part]
+    made = generated_items(debug_cfg("DATASETS.SYNTHETIC", f"['{dump}']", *ALL), hoss.train, [])
+    tests = testing.prepare_fusion(fused.merge_from_list(["TEST.FUSION.K", 2]) or fused, {"HOSS": hoss})
+    for files in (made.sizes, tests.files):
+        assert files and {path.metres for path in files} == {(20.0, 90.0)}
 
 
 def test_they_are_read_as_fused_testing_reads_them(debug_cfg, data, trainer):

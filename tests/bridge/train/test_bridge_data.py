@@ -32,6 +32,21 @@ def test_hoss_pairs_are_all_training_chips_of_identities_with_both_modalities(ho
     assert pairs.paths() == sorted(path for path, pid, _ in hoss.train if pid in both)
 
 
+def test_a_table_of_chips_is_a_data_set(hoss, tmp_path):
+    words = ("optical", "sar")
+    rows = [f"{path},ship {pid},{words[modality]}" for path, pid, modality in hoss.train]
+    (tmp_path / "labels.csv").write_text("\n".join(["image_path,ship_id,modality", *rows]))
+    lists = {"DATASETS.CHIPLISTS": {"ships": {"CSV": str(tmp_path / "labels.csv")}}, "DATASETS.NAMES": ["ships"]}
+    names = {**lists, "BRIDGE.DATA.NAMES": ["ships"], "DATASETS.TESTS": ["ships"]}
+    whole = open_data(tiny_cfg(tmp_path, names))
+    assert whole.pairs.paths() == open_pairs(["HOSS"]).paths() and whole.pairs.trained_identities().keys() == {"ships"}
+    data = open_data(tiny_cfg(tmp_path, {**names, "TEST.HOLDOUT.FRACTION": 0.3}))
+    tested = {path for path, *_ in (*data.tests.query, *data.tests.gallery)}
+    assert tested and not tested & {*data.pairs.paths()} and data.held
+    with pytest.raises(DatasetError, match="is a chip of the test split of ships"):  # of all its ships
+        open_data(tiny_cfg(tmp_path, {**names, "DATASETS.NAMES": ["HOSS"]}))
+
+
 def test_policies():
     three = ("s1", "s2", "s3")
     groups = [PairGroup("a", 1, (("o1", "o2"), three)), PairGroup("a", 2, (("p1",), ("t1",)))]
