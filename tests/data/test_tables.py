@@ -243,6 +243,10 @@ def test_a_table_without_queries_deals_them(table, folder, caplog):
     assert set(tested.ship_names.values()) == {"x", "y", "z"} and not tested._shared
     combined = open_dataset("ships", of_list(folder), combineall=True)
     assert {item[1] for item in combined.train} == {0, 1, 2}
+    write_sar(folder / "c\r.tif", 1)
+    table(HEADER + ",split", *rows("x", split=",train"), 'e,z,sar,"c\r.tif",test')
+    with pytest.raises(DatasetError, match="carriage return"):
+        open_dataset("ships", of_list(folder))
     table(HEADER + ",split", *rows("x", split=",query"), "e,z,sar,c_SAR.tif,test")
     with pytest.raises(DatasetError, match="^DATASETS.CHIPLISTS.ships: .*split test beside"):
         open_dataset("ships", of_list(folder))
