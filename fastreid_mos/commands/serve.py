@@ -7,6 +7,7 @@ port can search, and see every chip of the index.
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import socket
 
@@ -38,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
     except PermissionError:
         raise MOSError(f"--port {port}: not allowed; give one above 1023") from None
     except OSError as error:
-        what = "is in use; give another, or 0 for any free one" if error.errno == 98 else f"cannot be used ({error})"
+        what = "is in use; give another, or 0 for any free one" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise MOSError(f"--host {host} --port {port}: {what}") from None
 
 
@@ -46,7 +47,7 @@ def program(args: argparse.Namespace) -> None:
     from ..errors import MOSError
 
     try:
-        import multipart  # noqa: F401  forms
+        import python_multipart  # noqa: F401  uploads in a form
         import uvicorn
 
         from ..serve.app import make_app
@@ -59,7 +60,11 @@ def program(args: argparse.Namespace) -> None:
     if args.max_upload < 1:
         raise MOSError(f"--max-upload {args.max_upload}: at least 1 (MB)")
     with listen(args.host, args.port) as server:
-        served = Served(args.index, Predictor(args.weights or open_index(args.index).weights.name, args.device))
+        try:
+            predictor = Predictor(args.weights or open_index(args.index).weights.name, args.device)
+        except ValueError as error:
+            raise MOSError(f"--{error}") from None
+        served = Served(args.index, predictor)
         names = {socket.gethostname(), args.host, *args.allow_host}
         app = make_app(served, names, args.max_upload * 2**20)
         host, port = server.getsockname()[:2]
