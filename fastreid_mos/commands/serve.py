@@ -39,7 +39,8 @@ def listen(host: str, port: int) -> socket.socket:
     except PermissionError:
         raise MOSError(f"--port {port}: not allowed; give one above 1023") from None
     except OSError as error:
-        what = "is in use; give another, or 0 for any free one" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
+        taken = error.errno == errno.EADDRINUSE
+        what = "is in use; give another, or 0 for any free one" if taken else f"cannot be used ({error})"
         raise MOSError(f"--host {host} --port {port}: {what}") from None
 
 
