@@ -116,6 +116,7 @@ def test_tool_commands_run_in_their_order(tiny_hoss, tmp_path):
     """In a copy of the repository's tools and configs, so that nothing is written into the repository."""
     for name in ("tools", "configs", "fastreid_mos", "benchmarks", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert python(OWN_CHIPS, tmp_path, FASTREID_DATASETS=str(tiny_hoss)).returncode == 0
     calls = list(commands())
     assert len(calls) >= 20
     done = python(DRIVER, tmp_path, json.dumps(calls), FASTREID_DATASETS=str(tiny_hoss), PYTHONPATH="")

@@ -20,11 +20,14 @@ def program(args: argparse.Namespace) -> None:
     from ..files import atomic_write
     from ..predict import Predictor
     from ..predict.inputs import as_modalities
+    from ..search.approximate import faiss_module, kind_for
     from ..search.together import own_device, update_together
     from ..search.update import find_chips
     from ..search.writer import known_weights
 
-    find_chips(args.chips)  # before anything is made
+    found, _ = find_chips(args.chips)  # what is wrong with them is said before anything is made
+    if "://" not in args.index and kind_for(len(found), args.kind or "auto") != "flat":
+        faiss_module()  # not after hours
     before = known_weights(args.index)
     predictor = Predictor(args.weights or (before.name if before else "zoo:mos"), own_device())
     result = update_together(args.index, args.chips, predictor, as_modalities(args.modality, 1)[0], args.kind)
@@ -33,6 +36,11 @@ def program(args: argparse.Namespace) -> None:
     parts = [("new", result.new), ("changed", result.changed), ("moved or touched", result.moved)]
     parts += [("as before", result.same), ("gone", result.removed), ("skipped", len(result.skipped))]
     print(f"{args.index}: {result.total} chips; " + ", ".join(f"{count} {name}" for name, count in parts if count))
+    if result.side:
+        what = (
+            "which tells nothing of the ships' sizes; tight crops are found better, --max-length-difference needs them"
+        )
+        print(f"note: all chips are {result.side} x {result.side} pixels, {what}")
     for path, problem in list(result.skipped.items())[:_SHOWN]:
         print(f"  skipped {shown(path)}: {problem}")
     if "://" in args.index:

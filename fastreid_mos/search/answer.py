@@ -11,7 +11,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..data.modality import Modality
-from ..errors import MOSError, shown
+from ..errors import ChipError, MOSError, shown
 from ..files import atomic_write
 from ..page.images import chip_picture
 from ..page.rendering import render
@@ -58,7 +58,10 @@ def read_queries(paths: Sequence[str], predictor: Predictor, modality: Modality 
     """Query chips with their features, all of ``modality`` where it is given; a ChipError for one that is unusable."""
     found = []
     for path in map(os.path.abspath, paths):
-        sample, doubts = predictor.prepare(path, path, modality)
+        try:
+            sample, doubts = predictor.prepare(path, path, modality)
+        except ChipError as error:
+            raise ChipError(path, error.problem.replace("give modalities", "give --query-modality")) from None
         features, metres = predictor.run([sample])[0], float(sample["metres"].max())
         found.append(Query(path, Modality(sample["modalities"]), metres, checksum(path), features, doubts))
     return found

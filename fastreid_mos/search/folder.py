@@ -75,8 +75,10 @@ def reported(folder: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        what = "another process is writing" if "locked" in str(error) else one_line(error)
-        raise MOSError(f"{os.path.join(folder, DATABASE)}: cannot be used ({what})") from None
+        what = f"{one_line(error)}); if it is damaged, delete {folder} and index the chips again"
+        if "locked" in str(error):
+            what = "another process is writing); try again"
+        raise MOSError(f"{os.path.join(folder, DATABASE)}: cannot be used ({what}") from None
 
 
 def connect(folder: str, write: bool = False) -> sqlite3.Connection:

@@ -37,6 +37,7 @@ class Update:
     removed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> what is wrong with it
     total: int = 0  # chips in the index now
+    side: int = 0  # pixels of square chips that are all of one size, which tells nothing of the ships'
 
 
 def weights_of(predictor: Predictor) -> Weights:
@@ -133,6 +134,7 @@ def update(
             return path, ChipError(path, f"cannot be read ({error.strerror or one_line(error)})")
 
     batch: list[tuple[IndexedChip, Any]] = []
+    sizes = {chip.size for _, chip in known.values()}
     doubts = Doubts()
 
     def flush() -> None:
@@ -152,11 +154,12 @@ def update(
         for path, made in _ahead(read, todo, 2 * predictor.batch_size):
             if isinstance(made, ChipError):
                 bar.update()
-                result.skipped[path] = made.problem
+                result.skipped[path] = made.problem.replace("give modalities", "give --modality")
                 gone += [path] * (path in known)  # what it was is no longer there
                 continue
             chip, content, doubtful = made
             doubts.note(path, doubtful)
+            sizes.add(chip.size)
             reused = isinstance(content, int)
             result.moved += reused
             result.changed += not reused and path in known
@@ -174,6 +177,9 @@ def update(
     if not result.total:
         path, problem = next(iter(result.skipped.items()))
         raise MOSError(f"{shown(path)}: {problem}; none of {len(result.skipped)} chips can be used, nothing is indexed")
+    if len(sizes) == 1 and result.total > 1:
+        width, height = sizes.pop()
+        result.side = width if width == height else 0
     store.remove(gone)
     store.publish(list(map(os.path.abspath, given)), kind)
     return result

@@ -8,7 +8,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastreid_mos.commands import main
 from fastreid_mos.commands.index import EXAMPLE as INDEX
@@ -34,7 +36,7 @@ def here(tiny_hoss, tmp_path_factory):
 def error(capsys, words):
     capsys.readouterr()
     assert main(words) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("chips:")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("chips:")]
     return line
 
 
@@ -72,11 +74,18 @@ def test_the_examples_find_chips_and_write_a_page(here, monkeypatch, capsys):
 def test_wrong_input_is_one_line(here, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(here)
     (tmp_path / "page").mkdir()
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.arange(200, dtype=np.uint8).reshape(20, 10)).save(grey)
     search = ["search", "port/12_RGB.tif", "--index", "output/port"]
     for words, expected in [
         (["search", "port/none.tif", "--index", "output/port"], "port/none.tif: no such file"),
         (["search", "port/12_RGB.tif", "--index", "output"], "is no index; make one with: mos index"),
         (["search", "port/12_RGB.tif", "--index", "http://x"], "neither a folder nor"),
+        (["search", str(grey), "--index", "output/port"], "grey.png: neither its name .*; give --query-modality"),
+        (
+            ["index", str(grey), "--index", str(tmp_path / "one")],
+            "grey.png: neither its name .*; give --modality; none of 1",
+        ),
         ([*search, "-k", "0"], "-k 0: at least 1"),
         ([*search, "--max-length-difference", "-1"], "--max-length-difference -1.0: a share"),
         ([*search, "--html", str(tmp_path / "page")], "--html .*: cannot be written"),

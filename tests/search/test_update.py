@@ -107,6 +107,13 @@ def test_folders_without_chips_are_refused_and_drop_nothing(port, run, tmp_path,
     assert len(ChipIndex.open(tmp_path / "out")) == 10
 
 
+def test_square_chips_are_told(tmp_path, weights, predictor):
+    for number, height in enumerate((8, 8, 9)):
+        write_chip(tmp_path / f"square/{number}_RGB.png", number, (height, 8))
+        with writing(str(tmp_path / "out"), weights) as store:
+            assert update(store, [str(tmp_path / "square")], predictor).side == (0, 8, 0)[number]
+
+
 def test_without_a_usable_chip_there_is_no_index(port, run, tmp_path):
     with pytest.raises(MOSError, match="broken_RGB.png: .*; none of 1 chips can be used"):
         run(port / "broken_RGB.png")
