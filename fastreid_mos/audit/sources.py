@@ -70,6 +70,8 @@ def open_source(where: str | os.PathLike[str], root: str = "", columns: Mapping[
     Raises:
         DatasetError: there is no such folder or file, it cannot be read, or there is no chip in it.
     """
+    if not os.fspath(where).strip():
+        raise DatasetError("ROOT_OR_CSV: is empty; give a folder of chips, a data set's root, or a CSV table")
     path = os.path.abspath(os.path.expanduser(os.fspath(where)))
     if os.path.isfile(path):
         return _table(path, root, columns)

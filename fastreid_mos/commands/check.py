@@ -24,10 +24,13 @@ def program(args: argparse.Namespace) -> int:
     from ..audit import check
     from ..audit.html import page
     from ..errors import MOSError
-    from ..files import atomic_write
+    from ..files import atomic_write, in_the_way
 
-    if args.html and os.path.isdir(args.html):
-        raise MOSError(f"--html {args.html}: is a folder; name a file, such as check.html")
+    if args.html:  # before chips are read for minutes
+        if os.path.isdir(args.html):
+            raise MOSError(f"--html {args.html}: is a folder; name a file, such as check.html")
+        if reason := in_the_way(os.path.dirname(os.path.abspath(args.html))):
+            raise MOSError(f"--html {args.html}: cannot be written there ({reason}); give another file")
     report = check(args.where, args.workers, args.root, dict(args.columns))
     if args.html:
         with atomic_write(args.html) as stream:

@@ -155,7 +155,8 @@ def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "inside"),
     [
-        ("{}/none", "no such folder"), ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
+        ("{}/none", "no such folder"), ("", "ROOT_OR_CSV: is empty"), ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
+        ("{}/empty --html {}/file.txt/page.html", "file.txt is a file"),
         ("{}/file.txt", "no column 'ship_id'"), ("{}/both", "HOSS and OptiSar_Pair"),
         ("{}/both --root {}", "are for a CSV table"),
     ],
@@ -164,7 +165,7 @@ def test_wrong_input_is_one_line(refused, tmp_path, words, inside):
     for name in ("empty", "both/HOSS", "both/OptiSar_Pair"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file.txt").write_text("mine")
-    assert inside in refused(*words.format(tmp_path, tmp_path).split(), program=lambda *w: main([*w]))
+    assert inside in refused(*(words.format(tmp_path, tmp_path).split() or [""]), program=lambda *w: main([*w]))
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "both", "file.txt"}
 
 
