@@ -155,7 +155,8 @@ def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "inside"),
     [
-        ("{}/none", "no such folder"), ("", "ROOT_OR_CSV: is empty"), ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
+        ("{}/none", "no such folder"), ("", "ROOT_OR_CSV: is empty"),
+        ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
         ("{}/empty --html {}/file.txt/page.html", "file.txt is a file"),
         ("{}/file.txt", "no column 'ship_id'"), ("{}/both", "HOSS and OptiSar_Pair"),
         ("{}/both --root {}", "are for a CSV table"),
