@@ -18,19 +18,17 @@ def program(args: argparse.Namespace) -> None:
 
     from tabulate import tabulate
 
-    from ..errors import MOSError
     from ..files import atomic_write, expect_new_file
-    from ..tasks import check_prediction, own_images, read_prediction, read_task
+    from ..tasks import check_prediction, own_images, read_task
     from ..tasks.scoring import parse_weights, read_truth, score
+    from ..tasks.uniting import read_lists
 
     if args.json is not None:
         expect_new_file("--json", args.json, args.force, args.task, args.prediction, args.truth)
     weights = parse_weights(args.weights) if args.weights is not None else None
     task = read_task(args.task, images=False)
-    lists, truth, own = read_prediction(args.prediction), read_truth(args.truth), own_images(task)
+    (lists, _), truth, own = read_lists(args.prediction), read_truth(args.truth), own_images(task)
     check_prediction(args.prediction, task, lists, own=own)
-    if not any(lists.values()):
-        raise MOSError(f"{args.prediction}: every list is empty; there is nothing to score")
     found = score(task, lists, truth, args.top, weights, own, args.truth)
     rows = []
     for kind, one in found.types.items():
@@ -58,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--task", required=True, metavar="FILE", help="the task; its images need not be there")
-    parser.add_argument("--prediction", required=True, metavar="FILE", help="JSON {query_id: [image_id, ...]}")
+    parser.add_argument(
+        "--prediction", required=True, metavar="FILE", help="JSON {query_id: [image_id, ...]}, or CSV with scores"
+    )
     parser.add_argument("--truth", required=True, metavar="FILE", help="JSON {query_id: [right image_id, ...]}")
     parser.add_argument("--top", type=int, metavar="K", help="the k of mAP@k: cut the lists there")
     parser.add_argument("--weights", metavar="O2S=0.45,...", help="of the types in the total")

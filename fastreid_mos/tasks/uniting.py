@@ -35,7 +35,7 @@ def read_lists(path: str | os.PathLike[str]) -> tuple[Prediction, Scored | None]
     else:
         scored, lists = None, read_prediction(path)
     if not any(lists.values()):
-        raise TaskError(f"{name}: has no ranked images; there is nothing to unite")
+        raise TaskError(f"{name}: every list is empty; a prediction has images for its queries")
     for id_, images in lists.items():
         if double := twice(images):
             raise TaskError(

@@ -12,7 +12,7 @@ from fastreid_mos.commands import main
 from fastreid_mos.commands.score import EXAMPLE
 from fastreid_mos.evaluation import rank_metrics
 from fastreid_mos.evaluation.figures import bootstrap_intervals
-from fastreid_mos.tasks import read_task
+from fastreid_mos.tasks import read_task, write_scores
 from fastreid_mos.tasks.scoring import average_precisions, score, weighted_total
 
 # Of the task of conftest.py: q3 is o2 itself, q4 a copy of s3. q2 has a right image, of the wrong modality.
@@ -118,7 +118,10 @@ def test_the_command_prints_and_writes_what_it_finds(files, tmp_path, capsys):
     content = json.loads(out.read_text())
     assert content["types"]["S2O"]["queries_without_match"] == ["q2"] and content["total_interval"][0] >= 0
     assert f"total {content['total']:.1f}" in text and content["types"]["O2S"]["mAP@3"] == pytest.approx(58.3, abs=0.1)
-    assert main([*files, "--weights", "ALL=1", "--top", "1"]) == 0
+    write_scores(
+        table := tmp_path / "prediction.csv", LISTS, {id_: range(0, -len(one), -1) for id_, one in LISTS.items()}
+    )
+    assert main([*files, "--weights", "ALL=1", "--top", "1", "--prediction", str(table)]) == 0
     assert "total 100.0: 1 ALL, of (Rank-1 + mAP@1) / 2" in capsys.readouterr().out
 
 

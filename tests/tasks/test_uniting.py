@@ -131,7 +131,7 @@ def test_one_list_and_one_twice_are_refused(files, capsys):
     [
         ({"q1": ["a"]}, "b.json: lacks 1 queries that "),
         ({**B, "q3": ["a"], "q4": ["a"]}, "a.json: lacks 2 queries that "),
-        ({"q1": [], "q2": []}, "b.json: has no ranked images"),
+        ({"q1": [], "q2": []}, "b.json: every list is empty"),
         ({**B, "q2": ["x", "y", "x"]}, "b.json: query 'q2': has 'x' more than once"),
         ({"q1": ["m"], "q2": ["n"]}, "b.json: shares no image with "),
         (["q1"], "b.json: holds no object"),
@@ -156,7 +156,7 @@ def test_lists_that_cannot_be_united(files, tmp_path, content, said, capsys):
         ("query_id,rank,image_id,score\nq,1,x,nan\n", "line 2: needs ids"),
         ("query_id,rank,image_id,score\nq,1,x\n", "line 2: needs ids"),
         ("query_id,rank,image_id,score\n,1,x,1\n", "line 2: needs ids"),
-        ("query_id,rank,image_id,score\n", "has no ranked images"),
+        ("query_id,rank,image_id,score\n", "every list is empty"),
         ("", "has no column"),
         (b"\xff\xfe\x00", "cannot be read"),
         ('query_id,rank,image_id,score\nq,1,"x,1\n', "cannot be read"),
