@@ -36,6 +36,8 @@ def program(args: argparse.Namespace) -> None:
     ):
         if value < least:
             raise MOSError(f"--{option} {value}: must be {least} or more")
+    if not args.features:
+        raise MOSError("--features: is empty; name a folder")
     if args.json is not None:
         expect_new_file("--json", args.json, args.force)
 
@@ -89,7 +91,7 @@ def report(found: Choice, names: Sequence[str], splits: int, source: str) -> dic
     ]
     share = " + ".join(f"{weight:.3g} {kind}" for kind, weight in found.trial.weights.items())
     print(f"percent of (Rank-1 + mAP@10) / 2 [95 % interval over ships]; the total is {share}")
-    print(tabulate(table, headers="keys", tablefmt="pipe"))
+    print(tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True))
     inside, outside = (f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
                        for gain in (found.in_sample, found.validated))  # fmt: skip
     several = len(found.union.members) > 1

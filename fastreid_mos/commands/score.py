@@ -35,7 +35,7 @@ def program(args: argparse.Namespace) -> None:
         figures = {name: _cell(*values) for name, values in one.figures().items()}
         rows.append({"type": kind, "queries": one.queries, "counted": one.counted, **figures})
     print(f"{args.prediction}: lists {found.depth} deep; percent [95 % interval over ships]")
-    print(tabulate(rows, headers="keys", tablefmt="pipe"))
+    print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
     if total := found.total():
         sum_ = " + ".join(f"{share:.3g} {kind}" for kind, share in found.weights.items())
         print(f"total {_cell(*total)}: {sum_}, of (Rank-1 + mAP@{found.top}) / 2")

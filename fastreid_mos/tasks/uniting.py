@@ -67,7 +67,8 @@ def _read_scored(path: str | os.PathLike[str]) -> Scored:
     except FileNotFoundError:
         raise TaskError(f"{name}: no such file; {form}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{name}: cannot be read ({one_line(error)}); {form}") from None
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise TaskError(f"{name}: cannot be read ({reason}); {form}") from None
     scored: Scored = {}
     for id_, ranked in rows.items():
         images, where = [ranked[rank] for rank in sorted(ranked)], f"{name}: query {id_!r}"

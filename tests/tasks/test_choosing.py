@@ -51,7 +51,10 @@ def test_a_member_that_adds_is_found_and_noise_is_not():
     assert len(found.single.members) == 1
 
 
-@pytest.mark.parametrize("union", [Union("cosine", 0.0, (3, 1)), Union("rrf", 3.0, (1, 2)), Union("rrf", 30.0, (0, 1))])
+@pytest.mark.parametrize(
+    "union",
+    [Union("cosine", 0.0, (3, 1)), Union("rrf", 3.0, (1, 2)), Union("rrf", 3.0, (1, 1)), Union("rrf", 30.0, (0, 1))],
+)
 def test_a_union_is_worth_what_its_prediction_scores(union, tmp_path):
     """Each chip a query: what mos predict ranks with these weights, mos score values as the choice does."""
     rng = np.random.default_rng(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 
 import pytest
@@ -49,10 +50,10 @@ def test_reciprocal_ranks_by_hand():
 
 
 def test_equal_scores_do_not_depend_on_the_order_of_a_sum():
-    lists = [{"q": list("xyz")}, {"q": list("yzx")}, {"q": list("zxy")}]  # each image once at each rank
-    for first in range(3):
-        turned = lists[first:] + lists[:first]
-        assert list(unite("abc", turned)["q"]) == turned[0]["q"]
+    for orders in (("xyz", "yzx", "zxy"), ("xzy", "yxz", "zyx")):  # each image once at each rank
+        for turned in itertools.permutations([{"q": list(order)} for order in orders]):
+            for k in (0, 1, 2, 3, 5):
+                assert list(unite("abc", turned, k=k)["q"]) == turned[0]["q"]
 
 
 def test_mean_of_scores_by_hand(tmp_path):
