@@ -89,6 +89,8 @@ def short(tool, *words):
     words = [word.replace("output/run/", "output/debug/") for word in words]  # any run, with held-out ships
     if tool.startswith("benchmarks/") or tool == "tools/ablate.py":
         return tool, "--help"
+    if words[:1] == ["serve"] or any("qdrant://" in word for word in words):  # never ends; needs a server
+        return tool, words[0], "--help"
     thin = "" if "zoo:" in " ".join(words) else THIN.get(tool, "")
     name = f"mos {words[0]}" if tool == "mos" else tool
     if tool == "tools/make_sim_hoss.py" and "list" in words:
