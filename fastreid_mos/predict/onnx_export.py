@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..compat.checkpoints import EXPORT, EXPORT_VERSION, ONNX, saved_config
 from ..data.listing import EXTENSIONS
 from ..data.modality import OPTICAL, SAR, SSE_CENTRES, SSE_SPREADS, SSE_UNITS
 from ..engine.rebuilding import keys_of_images, rebuilding_config
-from ..errors import MOSError
+from ..errors import ChipError, MOSError
 from ..files import atomic_write
 from ..modeling.weights_files import find_weights
 from ..sim.writer import SimConfig, plan, render
@@ -31,11 +32,12 @@ from .onnx_int8 import quantized
 from .onnx_model import INPUTS, OUTPUT, onnxruntime
 from .predictor import Predictor
 
+logger = logging.getLogger(__name__)
 # The least cosine between a chip's feature by the file and by PyTorch with which the file is written.
 LEAST = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.9}
 OPSET = 18
 _SIMULATED, _LARGEST = 8, 1e6  # chips of each modality to check on; metres
-_CHIPS = 400  # of a folder, spread over it
+_CHIPS = 200  # of a folder, spread over it
 # Sums of squares, powers and what belongs to metres go beyond float16.
 _FLOAT32 = ("ReduceL2", "ReduceMean", "Pow", "Log", "Div", "Sub", "Where", "Greater", "Less", "InstanceNormalization")
 
@@ -198,7 +200,16 @@ def _of_folder(predictor: Predictor, folder: str) -> list[Any]:
         what = "no chips in it or below it" if os.path.isdir(folder) else "no such folder"
         raise MOSError(f"--calibration-chips {folder}: {what} ({' '.join(EXTENSIONS)})")
     chosen = [paths[round(row)] for row in np.linspace(0, len(paths) - 1, min(len(paths), _CHIPS))]
-    samples = [predictor.prepare(str(path), str(path))[0] for path in chosen]
+    samples, failed = [], []
+    for path in tqdm(chosen, desc="chips", unit="chip", leave=False, disable=None):
+        try:
+            samples.append(predictor.prepare(str(path), str(path))[0])
+        except ChipError as error:
+            failed.append(error)
+    if failed:
+        logger.warning(f"--calibration-chips {folder}: {len(failed)} of {len(chosen)} chips left out; {failed[0]}")
+    if not samples:
+        raise MOSError(f"--calibration-chips {folder}: none of its chips can be used; {failed[0]}")
     counts = [sum(sample["modalities"] == kind for sample in samples) for kind in (OPTICAL, SAR)]
     if min(counts) < _SIMULATED:
         what = f"{counts[0]} optical and {counts[1]} SAR chips in it; {_SIMULATED} of each are needed at least"

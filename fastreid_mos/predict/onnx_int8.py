@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 # What stays in whole numbers from one convolution to the next, and of a transformer, whose residual stream has too wide
 # a range, the products with its weights alone.
 _CONVOLUTIONS = ("Conv", "Add", "Clip", "Relu", "MaxPool", "AveragePool")
@@ -50,7 +52,7 @@ class _Feeds:
     """onnxruntime's CalibrationDataReader, by its one method."""
 
     def __init__(self, feeds: Sequence[Any]) -> None:
-        self._left = iter(feeds)
+        self._left = iter(tqdm(feeds, desc="ranges for int8", unit="chip", leave=False, disable=None))
 
     def get_next(self) -> Any:
         return next(self._left, None)
