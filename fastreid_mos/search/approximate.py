@@ -24,7 +24,7 @@ _BLOCK = 2**14
 _TRAINED = 40  # features a cell that k-means sees
 FACTORIES = {"hnsw": "HNSW32_SQ8", "ivf": "IVF{cells},SQ8"}  # as faiss.index_factory takes them
 _EFFORT = 40  # candidates while a graph is built
-_WIDTH, _PROBES = 100, 16  # candidates in a search of a graph; one cell in 16, at least 64, is looked into
+_WIDTH, _PROBES = 100, 8  # candidates in a search of a graph; one cell in 8, at least 64, is looked into
 _CANDIDATES = 4  # candidates for each chip that is asked for, at least _LEAST
 _LEAST = 100
 
