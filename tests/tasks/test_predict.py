@@ -123,13 +123,17 @@ def test_stopped_and_gone_on_with(here, made, read, monkeypatch, capsys):
     assert main([*WORDS, "--batch-size", "5"]) == 0
     assert len(read) == 12 - 4
     assert Path("p.json").read_bytes() == Path("whole.json").read_bytes()
+    read.clear()
+    assert main([*WORDS, "--force"]) == 0 and read == []
 
 
 @pytest.mark.parametrize("method", ["cosine", "rrf"])
 def test_several_weights(here, made, predictor, other, read, method):
+    kept = ("--features", "p.json.features")
+    assert main([*WORDS, *kept, "--out", "first.json"]) == 0
     words = ("--ensemble", "zoo:mos", other, "--method", method, "--k", "1", "--depth", "2")
     assert main([*WORDS, *words, "--member-weights", "1", "2"]) == 0
-    assert len(read) == 12  # once for both
+    assert len(read) == 24  # once more, for the other
 
     def unite(cosines):
         if method == "cosine":
@@ -142,10 +146,8 @@ def test_several_weights(here, made, predictor, other, read, method):
     task = read_task(made.path)
     lists = read_prediction("p.json", task)
     assert lists == by_hand(both, task, 3, unite)
-    for name in ("zoo:mos", other):
-        assert main([*WORDS, "--weights", name, "--out", f"{len(name)}.json", "--features", "p.json.features"]) == 0
-        assert lists != read_prediction(f"{len(name)}.json")
-    assert len(read) == 12
+    assert main([*WORDS, *kept, "--weights", other, "--out", "second.json"]) == 0
+    assert len(read) == 24 and lists not in (read_prediction("first.json"), read_prediction("second.json"))
 
 
 def test_sizes_of_the_ships(here, made, predictor, capsys):
@@ -163,6 +165,8 @@ def test_sizes_of_the_ships(here, made, predictor, capsys):
     scores = first([image("a", paths[0], spacing=2), image("b", paths[1], width=9, height=95, spacing=3)])
     found = (predictor.extract(paths, "sar", sizes) @ query_feature.T)[:, 0]
     np.testing.assert_allclose([scores["a"], scores["b"]], found, atol=2e-5)
+    other = first([image("a", paths[0]), image("b", paths[1], width=30, height=95)])  # in place of those that are kept
+    assert abs(other["a"] - scores["a"]) > 1e-3 < abs(other["b"] - scores["b"])
     capsys.readouterr()
     for number in range(2):
         chip(here / f"square/s{number}.tif", "sar", 30 + number, (32, 32))
