@@ -61,6 +61,8 @@ def test_nearly_the_nearest_and_exact_cosines(publish, kind, tmp_path, monkeypat
     assert (
         index.search(queries, 700)[0].max(axis=1).min() >= 0 and (index.search(queries, 700)[0] >= 0).sum() == 5 * 598
     )
+    monkeypatch.setattr("fastreid_mos.search.index.FLAT_UP_TO", 0)  # a graph leads past the few that a filter leaves
+    assert (index.search(queries, 9, "sar", 300.0, 0.03)[0] >= 0).all()
 
 
 def test_flat_and_back(publish, tmp_path):

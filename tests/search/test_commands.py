@@ -64,6 +64,9 @@ def test_the_examples_find_chips_and_write_a_page(here, monkeypatch, capsys):
         }
         assert all(0 < chip["probability"] < 1 for chip in found["chips"])
 
+    assert main(["search", "port/12_RGB.tif", "--index", "output/port", "--json", "-k", "3"]) == 0
+    assert [Path(chip["path"]).name for chip in json.loads(capsys.readouterr().out)[0]["chips"]] == names[0][:3]
+
     assert main(["search", "port/12_RGB.tif", "--index", "output/port", "--json", "-k", "2", "--keep-self"]) == 0
     found = json.loads(capsys.readouterr().out)[0]["chips"]
     assert {Path(chip["path"]).name for chip in found} == {"12_RGB.tif", "99_RGB.tif"}

@@ -9,14 +9,16 @@ import pytest
 from made_index import DIM, WEIGHTS, add, chips, expected, features
 
 from fastreid_mos.errors import MOSError
-from fastreid_mos.search import ChipIndex
+from fastreid_mos.search import ChipIndex, nearest
 from fastreid_mos.search.writer import writing
 
 
 @pytest.mark.parametrize(
     "modality, share, k", [(None, None, 5), ("sar", None, 5), ("SAR", 0.1, 7), (None, 0.05, 60), ("optical", None, 60)]
 )
-def test_the_nearest_of_those_that_the_filters_let_through(tmp_path, modality, share, k):
+def test_the_nearest_of_those_that_the_filters_let_through(tmp_path, modality, share, k, monkeypatch):
+    monkeypatch.setattr(nearest, "_BLOCK", 7)
+    monkeypatch.setattr(nearest, "_QUERIES", 2)
     add(tmp_path, 50, remove=[3, 4])
     index, rows, queries = ChipIndex.open(tmp_path), features(1000)[:50], features(3, seed=1)
     lengths = np.array([25.0, 44.0, 60.0])

@@ -57,6 +57,20 @@ def test_a_second_run_does_what_is_new_or_changed_and_drops_what_is_gone(port, r
     assert (chip.modality, chip.size, chip.length) == ("optical", (8, 24), 18.0)
 
 
+def test_a_folder_that_cannot_be_read_now_keeps_its_chips(port, run, tmp_path, monkeypatch):
+    run(port)
+    real = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "far":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert run(port)[0] == {"same": 8}
+    assert len(ChipIndex.open(tmp_path / "out")) == 10
+
+
 def test_chips_of_other_folders_stay(port, run, tmp_path):
     run(port / "far")
     write_chip(tmp_path / "bay/1_RGB.png", 30)
