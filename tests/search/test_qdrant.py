@@ -126,6 +126,7 @@ def test_a_second_run_does_what_is_new_and_drops_what_is_gone(where, opened, por
 
     assert run() == (10, 0, 0, 0, 11) and run() == (0, 10, 0, 0, 1)  # the broken one is tried again
     before = opened()
+    assert before.roots == [str(port)]
     if "///" not in where:
         run()
         assert not before.current() and opened().current()
@@ -133,7 +134,10 @@ def test_a_second_run_does_what_is_new_and_drops_what_is_gone(where, opened, por
     os.unlink(port / "2_RGB.png")
     (port / "far").rename(port / "near")
     assert run() == (0, 7, 2, 3, 1)
+    with writing(where, weights) as store:
+        store.publish(["/bay"])
     index = opened()
+    assert index.roots == sorted(["/bay", str(port)])
     found = index.search(index.features(index.search(np.ones((1, 12)), 1)[0][0]), 50)[0][0]
     names = sorted(os.path.relpath(index.chips[int(row)].path, port) for row in found if row >= 0)
     assert names == [f"{n}_RGB.png" for n in (0, 1, 3, 4, 5, 6, 7)] + ["near/8_RGB.png", "near/9_RGB.png"]
