@@ -131,6 +131,6 @@ def plant(source: Path, root: Path) -> Planter:
     p.add("odd-size", np.array(Image.fromarray(other(1)).resize((90, 700))), "RGB")
     p.add("lying", np.rot90(other(2)), "RGB")
     path = p.taken(TRAIN, "_SAR.tif")
-    small = np.array(Image.fromarray(radar(9)).resize((12, 30)))
+    small = np.array(Image.fromarray(radar(9)).resize((30, int(0.55 * len(p.pixels(path))))))
     p.add("sizes-of-a-ship", small, "SAR", name=f"{path.name.split('_')[0]}_z5_SAR.tif")
     return p
