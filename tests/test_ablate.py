@@ -213,7 +213,7 @@ def test_grids_that_are_refused(tiny_hoss, tmp_path, monkeypatch, text, words):
         ("parts", "mos_short"),
         ("transoss_parts", "transoss_tiny"),
         ("sim_to_real", "real_finetune"),
-        ("fusion", "mos_demo"),
+        ("fusion", "mos_short"),
     ],
 )
 def test_shipped_grids(tiny_hoss, tmp_path, monkeypatch, grid, config):

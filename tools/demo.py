@@ -132,13 +132,13 @@ class Demo:
     def call(self, tool: str, config: Path, *words: Any) -> None:
         """One run of tools/train_net.py or tools/train_bbdm.py, in this process."""
         from fastreid_mos.cli import argument_parser
-        from tools import train_bbdm, train_net
+        from fastreid_mos.commands import train, train_bbdm
 
         os.environ["FASTREID_DATASETS"] = str(self.folders["data"])
         arguments = ["--config-file", str(config), *map(str, words)]
         with redirect_stdout(self.logged):
             if tool == "train_net":
-                train_net.start(argument_parser("").parse_args(arguments))
+                train.start(argument_parser("").parse_args(arguments))
             else:
                 train_bbdm.start(train_bbdm.parse(arguments))
 

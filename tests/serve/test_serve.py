@@ -67,6 +67,7 @@ def test_in_a_browser(served, chips, tmp_path, width, height, dark):
         browser.until("!dialog.open")
         browser.js("document.querySelector('.links a').click()")
         browser.until("location.search.includes('modality=optical') && document.querySelectorAll('.hit').length === 6")
+        browser.until("document.readyState === 'complete'")  # its script has run
         browser.js("modality.value = 'sar', modality.dispatchEvent(new Event('change', {bubbles: true}))")
         browser.until("location.search.includes('modality=sar') && document.querySelectorAll('.hit').length === 7")
         assert browser.problems == []
