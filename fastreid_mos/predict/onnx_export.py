@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 LEAST = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.9}
 OPSET = 18
 _SIMULATED, _LARGEST = 8, 1e6  # chips of each modality to check on; metres
-_CHIPS = 200  # of a folder, spread over it
+_CHIPS = 200  # of a folder
 # Sums of squares, powers and what belongs to metres go beyond float16.
 _FLOAT32 = ("ReduceL2", "ReduceMean", "Pow", "Log", "Div", "Sub", "Where", "Greater", "Less", "InstanceNormalization")
 
@@ -194,12 +194,13 @@ def _simulated(predictor: Predictor) -> list[Any]:
 
 
 def _of_folder(predictor: Predictor, folder: str) -> list[Any]:
-    """Chips of both modalities, in turns as far as there are."""
+    """Chips of a folder and below it, of both modalities."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not paths:
         what = "no chips in it or below it" if os.path.isdir(folder) else "no such folder"
         raise MOSError(f"--calibration-chips {folder}: {what} ({' '.join(EXTENSIONS)})")
-    chosen = [paths[round(row)] for row in np.linspace(0, len(paths) - 1, min(len(paths), _CHIPS))]
+    # By lot: names may alternate between the modalities.
+    chosen = [paths[row] for row in np.random.default_rng(0).permutation(len(paths))[:_CHIPS]]
     samples, failed = [], []
     for path in tqdm(chosen, desc="chips", unit="chip", leave=False, disable=None):
         try:
