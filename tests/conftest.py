@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ DEMO = Path(__file__).parents[1] / "configs/HOSS/demo"
 DEBUG = str(DEMO / "debug.yml")
 # Sums depend on the number of threads; here, as the fixtures of a module come before those of its tests.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one state a process, its precision too."""
+    if state := sys.modules.get("accelerate.state"):
+        for kept in (state.AcceleratorState, state.GradientState, state.PartialState):
+            kept._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ SHORT = [
 ]
 
 
-@pytest.mark.skip(reason="an accelerate state of another test in the same process changes its precision")
 @pytest.mark.slow
 def test_the_demo_and_the_demo_again(tmp_path, capsys, monkeypatch):
     pytest.importorskip("timm")
