@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -140,16 +141,18 @@ def in_the_way(folder: str | os.PathLike[str]) -> str:
 
 
 def expect_new_file(option: str, path: str, force: bool = False, *inputs: str) -> None:
-    """Refuse an output before work is spent on it: what is there (unless ``force``), an input, or cannot be made.
+    """Refuse an output before work is spent on it: what is there (unless ``force``), an input or another output, or
+    what cannot be made.
 
     Raises:
         MOSError: the message begins with the option.
     """
     what, folder = f"{option} {path}", os.path.dirname(os.path.abspath(path))
-    if not path or os.path.isdir(path) or path.endswith(os.sep):
-        raise MOSError(f"{what}: is {'a folder' if path else 'empty'}; name a file")
+    if not path or path.endswith(os.sep) or (os.path.exists(path) and not os.path.isfile(path)):
+        kind = "no ordinary file" if os.path.exists(path) and not os.path.isdir(path) else "a folder"
+        raise MOSError(f"{what}: is {kind if path else 'empty'}; name a file")
     if same := [one for one in inputs if os.path.realpath(one) == os.path.realpath(path)]:
-        raise MOSError(f"{what}: is {same[0]}, which is read; give another")
+        raise MOSError(f"{what}: is {same[0]}, which is read or written too; give another")
     if os.path.lexists(path) and not force:
         raise MOSError(f"{what}: exists already; give another, or --force to replace it")
     reason = in_the_way(folder)
@@ -157,6 +160,15 @@ def expect_new_file(option: str, path: str, force: bool = False, *inputs: str) -
         reason = f"{folder} cannot be written to"
     if reason:
         raise MOSError(f"{what}: cannot be made there ({reason}); give another")
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:  # in parts: hashlib.file_digest came with Python 3.11
+        while part := stream.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def keep_lines_before(path: str, key: str, limit: int) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from fastreid_mos.bridge.dump.plan import plan_dump
 from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.data import SARDenoise
-from fastreid_mos.synthetic.manifest import ChipRecord, DumpFacts, file_sha256, read_facts, write_facts, write_manifest
+from fastreid_mos.files import file_sha256
+from fastreid_mos.synthetic.manifest import ChipRecord, DumpFacts, read_facts, write_facts, write_manifest
 
 COMMAND = "python tools/train_bbdm.py --config-file bridge.yml --dump-only"
 SETTINGS = dict(

@@ -52,8 +52,8 @@ import yaml
 from fastreid_mos import load_cfg
 from fastreid_mos.cli import run
 from fastreid_mos.errors import ConfigError, MOSError
-from fastreid_mos.files import atomic_write, only_run
-from fastreid_mos.synthetic.manifest import MANIFEST, file_sha256
+from fastreid_mos.files import atomic_write, file_sha256, only_run
+from fastreid_mos.synthetic.manifest import MANIFEST
 from tools.ablation_table import Tested, write_tables
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ from fastreid_mos.bridge.images import BridgeImages
 from fastreid_mos.data import ChipReader
 from fastreid_mos.data.transforms import SAR_KEYS
 from fastreid_mos.errors import DatasetError
-from fastreid_mos.files import atomic_write
+from fastreid_mos.files import atomic_write, file_sha256
 from fastreid_mos.sim.further import further_pass, read_plan
 from fastreid_mos.sim.writer import MANIFEST as SIMULATED
 from fastreid_mos.sim.writer import ChipPlan, SimConfig, encode
@@ -35,7 +35,6 @@ from fastreid_mos.synthetic.manifest import (
     MANIFEST,
     ChipRecord,
     DumpFacts,
-    file_sha256,
     read_facts,
     write_facts,
     write_manifest,

@@ -23,14 +23,10 @@ wrong. As of every command: 1 the system fails, 2 wrong input, 130 Ctrl-C.
 def program(args: argparse.Namespace) -> int:
     from ..audit import check
     from ..audit.html import page
-    from ..errors import MOSError
-    from ..files import atomic_write, in_the_way
+    from ..files import atomic_write, expect_new_file
 
-    if args.html:  # before chips are read for minutes
-        if os.path.isdir(args.html):
-            raise MOSError(f"--html {args.html}: is a folder; name a file, such as check.html")
-        if reason := in_the_way(os.path.dirname(os.path.abspath(args.html))):
-            raise MOSError(f"--html {args.html}: cannot be written there ({reason}); give another file")
+    if args.html is not None:  # before chips are read for minutes
+        expect_new_file("--html", args.html, True, args.where)
     report = check(args.where, args.workers, args.root, dict(args.columns))
     if args.html:
         with atomic_write(args.html) as stream:

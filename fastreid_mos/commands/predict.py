@@ -9,7 +9,6 @@ query's own image. Features are kept in OUT.features/: stopped anywhere, the sam
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 EXAMPLE = "mos predict --task task.json --weights zoo:mos --top 10 --out prediction.json --csv scores.csv"
@@ -17,6 +16,7 @@ EXAMPLE = "mos predict --task task.json --weights zoo:mos --top 10 --out predict
 
 def program(args: argparse.Namespace) -> None:
     from ..errors import MOSError
+    from ..files import expect_new_file
     from ..tasks import (
         check_prediction,
         expect_enough,
@@ -41,7 +41,9 @@ def program(args: argparse.Namespace) -> None:
             raise MOSError(f"--{option} {value:g}: must be a number, {least} or more")
     if not args.task:
         raise MOSError("--task: is empty; name a file")
-    _refuse_outputs(args)
+    if args.csv is not None:
+        expect_new_file("--csv", args.csv, args.force, args.task, args.out)
+    expect_new_file("--out", args.out, args.force, args.task)
     task = read_task(args.task, args.root)
     own = own_images(task)
     expect_enough(task, args.top, own)
@@ -71,33 +73,6 @@ def program(args: argparse.Namespace) -> None:
     write_prediction(args.out, lists)
     by_type = ", ".join(f"{sum(query.type == type for query in task.queries)} {type}" for type in task.types)
     print(f"{args.out}: {len(lists)} queries ({by_type}), {args.top} of {len(task.gallery)} images each")
-
-
-def _refuse_outputs(args: argparse.Namespace) -> None:
-    """Before hours are spent: what is there already, cannot be made, or is an input."""
-    from ..errors import MOSError
-    from ..files import in_the_way
-
-    if args.csv is not None and os.path.realpath(args.csv) == os.path.realpath(args.out):
-        raise MOSError(f"--csv {args.csv}: is --out too; give another")
-    for option, path in (("--out", args.out), ("--csv", args.csv)):
-        if path is None:
-            continue
-        if not path or path.endswith("/") or os.path.exists(path) and not os.path.isfile(path):
-            what = (
-                "empty" if not path else "a folder" if path.endswith("/") or os.path.isdir(path) else "no ordinary file"
-            )
-            raise MOSError(f"{option} {path}: is {what}; name a file")
-        if os.path.realpath(path) == os.path.realpath(args.task):
-            raise MOSError(f"{option} {path}: is the task; give another")
-        if os.path.lexists(path) and not args.force:
-            raise MOSError(f"{option} {path}: exists already; give another, or --force to replace it")
-        folder = os.path.dirname(os.path.abspath(path))
-        reason = in_the_way(folder)
-        if not reason and os.path.isdir(folder) and not os.access(folder, os.W_OK):
-            reason = f"{folder} cannot be written to"
-        if reason:
-            raise MOSError(f"{option} {path}: cannot be made there ({reason}); give another")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ EXAMPLE = "mos search port/12_RGB.tif --index output/port -k 5 --modality sar --
 def program(args: argparse.Namespace) -> None:
     from ..data.doubts import Doubts
     from ..errors import MOSError
+    from ..files import expect_new_file
     from ..predict import Predictor
     from ..predict.inputs import as_modalities
     from ..search import open_index
@@ -27,6 +28,8 @@ def program(args: argparse.Namespace) -> None:
         raise MOSError(f"-k {args.k}: at least 1")
     if args.max_length_difference is not None and not 0 <= args.max_length_difference < 100:
         raise MOSError(f"--max-length-difference {args.max_length_difference}: a share of the length, such as 0.1")
+    if args.html is not None:
+        expect_new_file("--html", args.html, True, *args.images)
     index = open_index(args.index)
     predictor = Predictor(args.weights or index.weights.name)
     found = weights_of(predictor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from ..data.listing import EXTENSIONS
 from ..data.modality import OPTICAL, SAR, SSE_CENTRES, SSE_SPREADS, SSE_UNITS
 from ..engine.rebuilding import keys_of_images, rebuilding_config
 from ..errors import ChipError, MOSError
-from ..files import atomic_write
+from ..files import atomic_write, file_sha256
 from ..modeling.weights_files import find_weights
 from ..sim.writer import SimConfig, plan, render
 from .export import calibrated
@@ -117,7 +116,7 @@ def export_onnx(
             **content.get("facts", {}),
             "precision": precision,
             "weights": os.path.basename(source),
-            "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
+            "sha256": file_sha256(file),
         }
         metadata = {EXPORT: EXPORT_VERSION, "config": json.dumps(keys_of_images(saved)), "facts": json.dumps(facts)}
         _save(onnx, model, metadata, made)

@@ -11,14 +11,13 @@ import numpy as np
 from tabulate import tabulate
 
 from ..data.modality import Modality
-from ..errors import ChipError, MOSError, shown
-from ..files import atomic_write
+from ..errors import ChipError, shown
+from ..files import atomic_write, file_sha256
 from ..page.images import chip_picture
 from ..page.rendering import render
 from ..predict import Predictor
 from ..predict.calibration import PAIRS
 from .records import MODALITIES, Floats, IndexedChip, Searchable
-from .update import checksum
 
 _HEIGHT = 160  # of a thumbnail in pixels
 
@@ -63,7 +62,7 @@ def read_queries(paths: Sequence[str], predictor: Predictor, modality: Modality 
         except ChipError as error:
             raise ChipError(path, error.problem.replace("give modalities", "give --query-modality")) from None
         features, metres = predictor.run([sample])[0], float(sample["metres"].max())
-        found.append(Query(path, Modality(sample["modalities"]), metres, checksum(path), features, doubts))
+        found.append(Query(path, Modality(sample["modalities"]), metres, file_sha256(path), features, doubts))
     return found
 
 
@@ -112,7 +111,7 @@ def text(query: Query, hits: Sequence[Hit]) -> str:
 
 
 def page(file: str, answers: Sequence[tuple[Query, Sequence[Hit]]], facts: dict[str, str], command: str) -> None:
-    """A self-contained HTML page with thumbnails, written whole or not at all; a MOSError if it cannot be."""
+    """A self-contained HTML page with thumbnails, written whole or not at all."""
     strips = []
     for query, hits in answers:
         name, kind = os.path.basename(query.path), MODALITIES[query.modality]
@@ -126,11 +125,8 @@ def page(file: str, answers: Sequence[tuple[Query, Sequence[Hit]]], facts: dict[
         "search.html", title="Most similar chips", simulated=False, strips=render("strips.html", strips=strips),
         facts=facts, command=command,
     )  # fmt: skip
-    try:
-        with atomic_write(file) as stream:
-            stream.write(str(content))
-    except OSError as error:
-        raise MOSError(f"--html {file}: cannot be written ({error.strerror})") from None
+    with atomic_write(file) as stream:
+        stream.write(content)
 
 
 def _cell(path: str, kind: str, label: str, role: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from ..data.doubts import Doubts
 from ..data.listing import EXTENSIONS
 from ..data.modality import PIXEL_METRES, Modality, modality_from_name
 from ..errors import UNWRITABLE, ChipError, MOSError, one_line, shown
+from ..files import file_sha256
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
 from .records import MODALITIES, IndexedChip, Store, Weights
@@ -44,16 +44,7 @@ def weights_of(predictor: Predictor) -> Weights:
     """The weights of a predictor: the name by which they are found again, and the SHA-256 of their file."""
     file = find_weights(predictor.weights)
     name = os.path.abspath(file) if file == predictor.weights else predictor.weights
-    return Weights(name, checksum(file), predictor.dim)
-
-
-def checksum(path: str) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while part := stream.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+    return Weights(name, file_sha256(file), predictor.dim)
 
 
 def find_chips(given: Sequence[str]) -> tuple[dict[str, None], dict[str, str]]:
@@ -207,7 +198,7 @@ def _read(
 ) -> tuple[IndexedChip, Any, Sequence[str]]:
     """A chip's record; the row that has its features, or its pixels for the network; and its doubts."""
     facts = os.stat(path)  # before its content: what is written meanwhile is read again by the next run
-    content, wanted = checksum(path), modality_from_name(path) if asked is None else asked
+    content, wanted = file_sha256(path), modality_from_name(path) if asked is None else asked
     stamp = facts.st_size, facts.st_mtime_ns, content
     same = known if known is not None and known[1].checksum == content else None
     if wanted is not None:  # else a chip of this content may have been what the name of its file said

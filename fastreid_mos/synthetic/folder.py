@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ChipError, DatasetError
+from ..files import file_sha256
 from .manifest import (
     DUMP_COMMAND,
     IMAGES,
     MANIFEST,
     ChipRecord,
     DumpFacts,
-    file_sha256,
     journals,
     pipeline_id,
     read_facts,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from ..data.modality import OPTICAL, SAR
 from ..errors import CheckpointError, DatasetError
-from ..files import atomic_write
+from ..files import atomic_write, file_sha256
 
 MANIFEST, FACTS, IMAGES = "manifest.jsonl", "dump.json", "images"
 VERSION = 2
@@ -214,12 +214,6 @@ def sample_seed(seed: int, source_sha256: str, sample: int) -> int:
     """The seed of one generated chip, 0 .. 2^53 - 1, which every reader of JSON keeps exactly."""
     digest = hashlib.sha256(f"{seed} {source_sha256} {sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 11
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pipeline_id(folder: str | os.PathLike[str]) -> str:

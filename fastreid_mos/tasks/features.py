@@ -20,7 +20,7 @@ from ..data.doubts import Doubts
 from ..data.modality import MEAN_SHIP, Modality, modality_from_name
 from ..data.tables import square_side
 from ..errors import ChipError, MOSError, TaskError, shown
-from ..files import in_the_way, locked, naming
+from ..files import file_sha256, in_the_way, locked, naming
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
 from .task import Task, TaskChip, some, twice
@@ -40,11 +40,8 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str, predictor: Predictor) -> None:
-        digest = hashlib.sha256(b"%d" % CACHE_VERSION)
-        with open(find_weights(predictor.weights), "rb") as stream:
-            while part := stream.read(2**20):
-                digest.update(part)
-        self.path = os.path.join(folder, f"{digest.hexdigest()[:16]}.features")
+        name = f"{file_sha256(find_weights(predictor.weights))[:16]}-{CACHE_VERSION}.features"
+        self.path = os.path.join(folder, name)
         self._record = np.dtype([("key", f"V{_KEY}"), ("feature", "<f4", (predictor.dim,))])
         kept = np.empty(0, self._record)
         if os.path.exists(self.path):

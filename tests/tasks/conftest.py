@@ -5,27 +5,8 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import tifffile
-
-
-def chip(path, modality, seed, size=(40, 12)):
-    """An optical or SAR chip of noise."""
-    rng = np.random.default_rng(seed)
-    optical = modality == "optical"
-    pixels = rng.integers(0, 256, (*size, 3), np.uint8) if optical else rng.gamma(2, 50, size).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, pixels)
-    return path
-
-
-def query(id, path, type="O2S", **more):
-    return {"query_id": id, "image_path": path, "query_type": type, **more}
-
-
-def image(id, path, modality="SAR", **more):
-    return {"image_id": id, "image_path": path, "modality": modality, **more}
+from made_task import chip, image, query
 
 
 @pytest.fixture

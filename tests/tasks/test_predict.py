@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import chip, image, query
+from made_task import chip, image, query
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -225,10 +225,10 @@ REFUSED = [
     ("--member-weights 0", "--member-weights 0: "),
     ("--device abacus", "--device: 'abacus' cannot be used"),
     ("--batch-size 0", "--batch-size: at least 1"),
-    ("--out task.json --force", "--out task.json: is the task"),
+    ("--out task.json --force", "--out task.json: is task.json, which is read"),
     ("--out there.json", "--out there.json: exists already; .*--force"),
     ("--csv there.json", "--csv there.json: exists already"),
-    ("--csv p.json", "--csv p.json: is --out too"),
+    ("--csv p.json", "--csv p.json: is p.json, which is read or written too"),
     ("--out gallery", "--out gallery: is a folder"),
     ("--out pipe --force", "--out pipe: is no ordinary file"),
     ("--csv new/", "--csv new/: is a folder"),

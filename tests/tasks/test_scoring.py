@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import image, query
+from made_task import image, query
 
 from fastreid_mos.commands import main
 from fastreid_mos.commands.score import EXAMPLE

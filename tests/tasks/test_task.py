@@ -8,7 +8,7 @@ import json
 import os
 
 import pytest
-from conftest import image, query
+from made_task import image, query
 
 from fastreid_mos.data.modality import OPTICAL, SAR
 from fastreid_mos.errors import TaskError

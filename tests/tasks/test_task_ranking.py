@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import image, query
+from made_task import image, query
 
 from fastreid_mos.errors import TaskError
 from fastreid_mos.evaluation.ensemble import reciprocal_rank_distances

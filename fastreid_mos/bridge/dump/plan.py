@@ -13,7 +13,8 @@ from ...data.doubts import Doubts
 from ...data.listing import Item
 from ...data.reader import ChipReader
 from ...errors import ChipError
-from ...synthetic.manifest import IMAGES, ChipRecord, DumpFacts, file_sha256, sample_seed, sorted_records
+from ...files import file_sha256
+from ...synthetic.manifest import IMAGES, ChipRecord, DumpFacts, sample_seed, sorted_records
 
 # Longer stems are cut: with what is added to them names stay below the 255 bytes of a file system.
 _LONGEST = 180

@@ -13,7 +13,8 @@ from ...data.datasets import base_name, join_items, open_dataset, open_training
 from ...data.holdout import hold_out, open_test
 from ...data.listing import DISTRACTOR, Item
 from ...errors import ChipError, DatasetError
-from ...synthetic.manifest import DIRECTIONS, file_sha256
+from ...files import file_sha256
+from ...synthetic.manifest import DIRECTIONS
 from .pairs import PairGroup, PairSet, Row, epoch_rows, is_dataset, open_pairs, rows_digest
 
 
