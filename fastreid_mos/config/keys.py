@@ -176,7 +176,7 @@ FASTREID_RULES = {
         (at_least(0, float), "MODEL.LOSSES.FL.GAMMA MODEL.LOSSES.CIRCLE.GAMMA MODEL.LOSSES.COSFACE.GAMMA"),
         (each(at_least(0, float)), "DATALOADER.SET_WEIGHT"),
         (Rule("1 or less", lambda value: value <= 1), "MODEL.LOSSES.CE.EPSILON"),  # below 0: adaptive smoothing
-        (each(at_least(8), count=2), "INPUT.SIZE_TRAIN INPUT.SIZE_TEST INPUT.CROP.SIZE"),
+        (each(between(8, 4096), count=2), "INPUT.SIZE_TRAIN INPUT.SIZE_TEST INPUT.CROP.SIZE"),
         (each(above(0), count=3), "MODEL.PIXEL_STD"),
         (Rule("three numbers", lambda values: len(values) == 3), "MODEL.PIXEL_MEAN INPUT.REA.VALUE"),
         (rising(0, 1), "INPUT.CROP.SCALE"),

@@ -34,7 +34,7 @@ class WeightsReport:
         missing: the model's weights that the file does not have; they keep their values.
         unexpected: the file's weights that fit none of the model's.
         copied: those of ``loaded`` that are a copy of another weight (the second patch embedding).
-        notes: remarks on single weights, and warnings.
+        notes: warnings, and remarks on single weights.
         backbone_share: share of the backbone's weights that were taken, 0..1.
     """
 
@@ -58,7 +58,8 @@ class WeightsReport:
         ):
             if names:
                 lines.append(f"  {title} ({len(names)}): {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        more = ["  ..."] if len(self.notes) > 8 else []
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes[:8]), *more])
 
 
 def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> WeightsReport:
@@ -94,9 +95,11 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
             tensor, how = _fit_position(given, current, there, _model_grid(model, target), other_positions)
         elif target.endswith("patch_embed.proj.weight") and given.numel() == current.numel():
             tensor = given.view(current.shape)  # old timm files keep the patch embedding as a matrix
-        if tensor.shape != current.shape:
+        # Whole numbers in place of fractions are a quantized file's, without the scale that goes with them.
+        if tensor.shape != current.shape or (current.is_floating_point() and not tensor.is_floating_point()):
             report.unexpected.append(name)
-            report.notes.append(f"left out: {name} {list(tensor.shape)}, the model's is {list(current.shape)}")
+            what, wanted = (f"{list(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in (tensor, current))
+            report.notes.append(f"left out: {name} {what}, the model's is {wanted}")
             continue
         taken[target] = tensor
         if how or given.shape != tensor.shape:
@@ -128,7 +131,7 @@ def load_reid_weights(model: nn.Module, path: str | os.PathLike[str]) -> Weights
     lost = [name for name in backbone if "patch_embed" in name and name.endswith("proj.weight") and name not in taken]
     if lost:
         warnings.append(f"WARNING: {', '.join(lost)} keeps its random start: what follows it sees noise")
-    report.notes += warnings
+    report.notes = warnings + report.notes
     model.load_state_dict(taken, strict=False)
     logger.log(logging.WARNING if warnings else logging.INFO, str(report))
     return report

@@ -50,6 +50,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if not tensors:
         raise CheckpointError(f"{file}: holds no weights, but {', '.join(map(str, list(content)[:5])) or 'nothing'}")
     for key, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        # In float32 because torch cannot tell of its smallest types.
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise WeightsError(f"{file}: {key} holds NaN or infinite values; the training that wrote it had diverged")
     return tensors, config

@@ -170,6 +170,8 @@ BAD = [  # a file's name and content, the error, and words of it
     ("x.pth", {"conv1.weight": torch.ones(3)}, WeightsError, "none of its 1 weights"),
     ("x.pth", {"bottleneck.weight": torch.ones(48)}, WeightsError, "none of"),
     ("x.pth", {"norm.bias": torch.full((48,), torch.inf)}, WeightsError, "norm.bias"),
+    ("x.pth", {"norm.bias": torch.full((48,), torch.nan).to(torch.float8_e4m3fn)}, WeightsError, "norm.bias"),
+    ("x.pth", {"norm.bias": torch.ones(48, dtype=torch.int8)}, WeightsError, "none of its 1 weights"),
     ("x.pth", [torch.ones(3)], CheckpointError, "list"),
     ("x.pth", {"epoch": 3, "lr": 0.1}, CheckpointError, "epoch, lr"),
     ("x.pth", nn.Linear(2, 2), CheckpointError, "run code"),
