@@ -40,7 +40,7 @@ def program(args: argparse.Namespace) -> None:
         what = (
             "which tells nothing of the ships' sizes; tight crops are found better, --max-length-difference needs them"
         )
-        print(f"note: all chips are {result.side} x {result.side} pixels, {what}")
+        print(f"note: the chips are {result.side} x {result.side} pixels, {what}")
     for path, problem in list(result.skipped.items())[:_SHOWN]:
         print(f"  skipped {shown(path)}: {problem}")
     if "://" in args.index:

@@ -8,9 +8,11 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -30,6 +32,8 @@ CACHE_VERSION = 2
 Transform = Callable[[Chip], NDArray[np.uint8]]
 # Identifies a file's content: time of the last change in ns, and size in bytes.
 Stamp = tuple[int, int]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -175,3 +179,17 @@ def read_generated(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         raise ChipError(path, f"is {pixels.dtype} {pixels.shape}; a generated chip is 8-bit grey or RGB")
     return np.ascontiguousarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
+
+
+def read_ahead(work: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Generator[Made, None, None]:
+    """Results in order, made by up to 8 threads while a network works: ``ahead`` of them before they are asked for."""
+    pool, waiting = ThreadPoolExecutor(min(8, os.cpu_count() or 1)), deque[Any]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -74,18 +74,24 @@ class ChipInputs:
     def __call__(
         self, name: str, chip: Any, modality: Modality | None, metres: NDArray[np.float64] | None
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What the model is given of a chip, and its doubts. ``name`` is its path, or what errors call the array."""
+        """What the model is given of a chip, and its doubts.
+
+        Args:
+            name: its path, which may tell its modality and size (:class:`~fastreid_mos.data.tables.ListedChip`), or
+                what errors call the array.
+            chip: a path, an array, or the :class:`~fastreid_mos.data.decoding.Stored` content of a file.
+        """
         if isinstance(chip, PATH):
-            modality = modality_from_name(name) if modality is None else modality
             stored = decode(name)
         else:
             stored = chip if isinstance(chip, Stored) else _from_array(name, chip)
+        modality = modality_from_name(name) if modality is None else modality
         modality = modality_from_pixels(stored) if modality is None else modality
         if modality is None:
             what = "neither its name (..._RGB, ..._SAR) nor its pixels tell whether it is optical or SAR"
             raise ChipError(name, f"{what}; give modalities")
         image = self.reader.image(make_chip(name, stored, modality, self.reader.channel))
-        metres = chip_metres(chip, image.size, modality) if metres is None else metres
+        metres = chip_metres(name, image.size, modality) if metres is None else metres
         inputs = model_inputs(image, metres, self.augmentation)
         return {**inputs, "camids": int(modality)}, image.doubts
 

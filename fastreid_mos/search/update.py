@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,15 +16,13 @@ from tqdm import tqdm
 from ..data.doubts import Doubts
 from ..data.listing import EXTENSIONS
 from ..data.modality import PIXEL_METRES, Modality, modality_from_name
+from ..data.reader import read_ahead
+from ..data.tables.sizes import one_square
 from ..errors import UNWRITABLE, ChipError, MOSError, one_line, shown
 from ..files import file_sha256
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
-from .records import MODALITIES, IndexedChip, Store, Weights
-
-_READERS = min(8, os.cpu_count() or 1)  # threads that read chips while the network works
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+from .records import MODALITIES, Floats, IndexedChip, Store, Weights
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Update:
     removed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> what is wrong with it
     total: int = 0  # chips in the index now
-    side: int = 0  # pixels of square chips that are all of one size, which tells nothing of the ships'
+    side: int = 0  # pixels of square chips of one size, which tells nothing of the ships'
 
 
 def weights_of(predictor: Predictor) -> Weights:
@@ -124,42 +123,34 @@ def update(
         except OSError as error:
             return path, ChipError(path, f"cannot be read ({error.strerror or one_line(error)})")
 
-    batch: list[tuple[IndexedChip, Any]] = []
-    sizes = {chip.size for _, chip in known.values()}
-    doubts = Doubts()
-
-    def flush() -> None:
-        chips = [chip for chip, _ in batch]
-        kept = [number for number, (_, made) in enumerate(batch) if isinstance(made, int)]
-        fresh = [number for number, (_, made) in enumerate(batch) if not isinstance(made, int)]
-        features = np.empty((len(batch), predictor.dim), np.float32)
-        if kept:
-            features[kept] = store.features([batch[number][1] for number in kept])
-        if fresh:
-            features[fresh] = predictor.run([batch[number][1] for number in fresh])
-        (into or store).add(chips, features)
-        bar.update(len(batch))
-        batch.clear()
-
-    with tqdm(total=len(todo), desc="chips", unit="chip", disable=not todo or bool(into)) as bar:
-        for path, made in _ahead(read, todo, 2 * predictor.batch_size):
-            if isinstance(made, ChipError):
-                bar.update()
-                result.skipped[path] = made.problem.replace("give modalities", "give --modality")
-                gone += [path] * (path in known)  # what it was is no longer there
-                continue
-            chip, content, doubtful = made
-            doubts.note(path, doubtful)
-            sizes.add(chip.size)
-            reused = isinstance(content, int)
-            result.moved += reused
-            result.changed += not reused and path in known
-            result.new += not reused and path not in known
-            batch.append((chip, content))
-            if len(batch) == predictor.batch_size:
-                flush()
-        if batch:
-            flush()
+    sizes = Counter(chip.size for _, chip in known.values())
+    doubts, size = Doubts(), predictor.batch_size
+    with (
+        closing(read_ahead(read, todo, 2 * size)) as results,
+        tqdm(total=len(todo), desc="chips", unit="chip", disable=not todo or bool(into)) as bar,
+    ):
+        while batch := list(islice(results, size)):
+            chips: list[IndexedChip] = []
+            sources: list[Any] = []
+            for path, made in batch:
+                if isinstance(made, ChipError):
+                    result.skipped[path] = made.problem.replace("give modalities", "give --modality")
+                    gone += [path] * (path in known)  # what it was is no longer there
+                    continue
+                chip, content, doubtful = made
+                doubts.note(path, doubtful)
+                sizes[chip.size] += 1
+                if isinstance(content, int):
+                    result.moved += 1
+                elif path in known:
+                    result.changed += 1
+                else:
+                    result.new += 1
+                chips.append(chip)
+                sources.append(content)
+            if chips:
+                (into or store).add(chips, _features(sources, store, predictor))
+            bar.update(len(batch))
     doubts.report()
     if part is not None:
         return result
@@ -168,12 +159,22 @@ def update(
     if not result.total:
         path, problem = next(iter(result.skipped.items()))
         raise MOSError(f"{shown(path)}: {problem}; none of {len(result.skipped)} chips can be used, nothing is indexed")
-    if len(sizes) == 1 and result.total > 1:
-        width, height = sizes.pop()
-        result.side = width if width == height else 0
+    result.side = one_square(sizes)
     store.remove(gone)
     store.publish(list(map(os.path.abspath, given)), kind)
     return result
+
+
+def _features(sources: Sequence[Any], store: Store, predictor: Predictor) -> Floats:
+    """Of rows those that the store has, of pixels the network's."""
+    rows = [number for number, one in enumerate(sources) if isinstance(one, int)]
+    fresh = [number for number, one in enumerate(sources) if not isinstance(one, int)]
+    features = np.empty((len(sources), predictor.dim), np.float32)
+    if rows:
+        features[rows] = store.features([sources[number] for number in rows])
+    if fresh:
+        features[fresh] = predictor.run([sources[number] for number in fresh])
+    return features
 
 
 def _below(path: str, roots: Sequence[str]) -> bool:
@@ -210,17 +211,3 @@ def _read(
     number, metres = sample["modalities"], sample["metres"].numpy().astype(np.float64)
     width, height = np.rint(metres / PIXEL_METRES[number]).astype(int).tolist()
     return IndexedChip(path, MODALITIES[number], (width, height), float(metres.max()), *stamp), sample, doubts
-
-
-def _ahead(work: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Results in order, made by threads, up to ``ahead`` of them before they are asked for."""
-    pool, waiting = ThreadPoolExecutor(_READERS), deque[Any]()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.chips import make_chip, modality_from_pixels
+from ..data.chips import make_chip
 from ..data.decoding import decode_stream
-from ..data.modality import Modality, modality_from_name, ship_metres
 from ..data.reader import ChipReader
 from ..errors import ChipError, MOSError
 from ..predict import Predictor
+from ..predict.inputs import as_modalities
 from ..search import IndexedChip, open_index
 from ..search.answer import probability
 from ..search.records import MODALITIES, Floats, Searchable
@@ -104,14 +104,13 @@ class Served:
         index = self.index
         with self._busy:
             stored = decode_stream(name, io.BytesIO(content), len(content), UPLOAD_PIXELS)
-            modality = Modality(MODALITIES.index(asked.kind)) if asked.kind else modality_from_name(name)
-            modality = modality_from_pixels(stored) if modality is None else modality
-            if modality is None:
-                raise ChipError(name, "neither its name nor its pixels tell whether it is optical or SAR; choose one")
-            sample, doubts = self.predictor.prepare(name, stored, modality)
-            features = self.predictor.run([sample])
+            try:
+                sample, doubts = self.predictor.prepare(name, stored, as_modalities(asked.kind or None, 1)[0])
+            except ChipError as error:
+                raise ChipError(name, error.problem.replace("give modalities", "choose one")) from None
+            features, modality = self.predictor.run([sample]), sample["modalities"]
             image = self.reader.image(make_chip(name, stored, modality, self.reader.channel))
-        metres = float(ship_metres(*image.size, modality).max())
+        metres = float(sample["metres"].max())
         small, large = (base64.b64encode(jpeg(image.image, side)).decode() for side in SIDES)
         uris = f"data:image/jpeg;base64,{small}", f"data:image/jpeg;base64,{large}"
         query = Shown(None, name, MODALITIES[modality], *image.size, metres, *uris, doubts=doubts)

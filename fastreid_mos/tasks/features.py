@@ -6,19 +6,19 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..data.chips import modality_from_pixels
-from ..data.decoding import Stored, decode
+from ..data.decoding import decode
 from ..data.doubts import Doubts
-from ..data.modality import MEAN_SHIP, Modality, modality_from_name
-from ..data.tables import square_side
+from ..data.modality import MEAN_SHIP
+from ..data.reader import read_ahead
+from ..data.tables import ListedChip, square_side
 from ..errors import ChipError, MOSError, TaskError, shown
 from ..files import file_sha256, in_the_way, locked, naming
 from ..modeling.weights_files import find_weights
@@ -29,7 +29,6 @@ Floats = NDArray[np.float32]
 # Raised when the same file, modality and size no longer give the same feature.
 CACHE_VERSION = 1
 _KEY = 16  # bytes
-_READERS = min(8, os.cpu_count() or 1)  # threads that read chips while the networks work
 
 
 class FeatureCache:
@@ -138,34 +137,26 @@ def task_features(
 
     def read(item: tuple[bytes, TaskChip]) -> tuple[bytes, TaskChip, Any]:
         key, chip = item
+        path = ListedChip(chip.path, chip.metres, chip.spacing)
         try:
-            stored = decode(chip.path)
-            modality = next(_modalities(chip, stored), None)
-            if modality is None:
-                what = (
-                    "neither its name (..._RGB, ..._SAR) nor its pixels tell its modality: give the query a 'modality'"
-                )
-                raise ChipError(chip.path, what)
-            metres = chip.metres
-            if metres is None and chip.spacing is not None:
-                height, width = stored.pixels.shape[:2]
-                metres = width * chip.spacing, height * chip.spacing
-            size = None if metres is None else np.array(metres)
+            stored = decode(path)
             made = [
-                predictor.prepare(chip.path, stored, modality, size) if key not in cache else None
+                predictor.prepare(path, stored, chip.modality) if key not in cache else None
                 for predictor, cache in zip(predictors, caches, strict=True)
             ]
             return key, chip, made
         except ChipError as error:
-            return key, chip, error
+            return key, chip, error.problem.replace("give modalities", "give the query a 'modality'")
 
     total = len(set(keys))
-    with tqdm(total=total, initial=total - len(todo), desc="chips", unit="chip", disable=not todo) as bar:
-        for batch in _ahead(read, list(todo.items()), predictors[0].batch_size):
-            for _, chip, made in batch:
-                if isinstance(made, ChipError):
-                    bad[chip.path] = made.problem
-            good = [(key, chip, made) for key, chip, made in batch if not isinstance(made, ChipError)]
+    size = predictors[0].batch_size
+    with (
+        contextlib.closing(read_ahead(read, todo.items(), 2 * size)) as results,
+        tqdm(total=total, initial=total - len(todo), desc="chips", unit="chip", disable=not todo) as bar,
+    ):
+        while batch := list(islice(results, size)):
+            bad |= {chip.path: made for _, chip, made in batch if isinstance(made, str)}
+            good = [(key, chip, made) for key, chip, made in batch if not isinstance(made, str)]
             for number, (predictor, cache) in enumerate(zip(predictors, caches, strict=True)):
                 fresh = [(key, chip.path, *made[number]) for key, chip, made in good if made[number] is not None]
                 for _, path, _, doubtful in fresh:
@@ -182,27 +173,9 @@ def task_features(
     return [(cache.features(keys[:count]), cache.features(keys[count:])) for cache in caches]
 
 
-def _modalities(chip: TaskChip, stored: Stored) -> Iterator[Modality]:
-    """What tells a chip's modality, what counts most first."""
-    for found in (chip.modality, modality_from_name(chip.path), modality_from_pixels(stored)):
-        if found is not None:
-            yield found
-
-
 def _key(chip: TaskChip) -> bytes:
     """Of a chip's file, and of what else its feature depends on."""
     stat = os.stat(chip.path)
     file = os.fsencode(os.path.realpath(chip.path))
     facts = stat.st_size, stat.st_mtime_ns, chip.modality, chip.metres, None if chip.metres else chip.spacing
     return hashlib.blake2b(file + repr(facts).encode(), digest_size=_KEY).digest()
-
-
-def _ahead(work: Any, items: Sequence[Any], count: int) -> Iterator[list[Any]]:
-    """Results in batches, each made by threads while the one before is used."""
-    batches = [items[start : start + count] for start in range(0, len(items), count)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        coming: Any = None
-        for batch in [*batches, None]:
-            now, coming = coming, pool.map(work, batch) if batch else None
-            if now is not None:
-                yield list(now)

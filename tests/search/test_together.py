@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import MadePredictor
+from made_predictor import MadePredictor
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import ChipIndex

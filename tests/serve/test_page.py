@@ -88,7 +88,7 @@ UPLOADS = [
     ("a.svg", b"<svg onload='alert(1)'/>", 422, "is not a TIFF, PNG"),
     ("a_RGB.png", png(9, 9)[:60], 422, "a_RGB.png"),
     ("a_RGB.png", png(1, 9), 422, "at least 2 a side"),
-    ("a.png", png(30, 9, colour=False), 422, "neither its name nor its pixels tell"),
+    ("a.png", png(30, 9, colour=False), 422, "nor its pixels tell whether it is optical or SAR; choose one"),
     ("bomb_RGB.png", zeros(6000), 422, "claims 6000 x 6000 pixels"),
     ("a_SAR.tif", pages(300), 422, "has 300 pages; a chip is one image"),
     ("a_RGB.png", bytes(3 * 2**20), 413, "At most 2 MB"),

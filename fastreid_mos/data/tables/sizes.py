@@ -63,6 +63,11 @@ def square_side(paths: Sequence[str | os.PathLike[str]]) -> int:
         # Chips as long and broad as their ships are told after a few.
         if number % 100 == 0 and sizes and sizes.most_common(1)[0][1] < sizes.total() / 2:
             return 0
+    return one_square(sizes)
+
+
+def one_square(sizes: Counter[tuple[int, int]]) -> int:
+    """Of sizes in pixels the one square that at least 95 % have, of two or more; else 0."""
     (width, height), count = sizes.most_common(1)[0] if sizes else ((0, 1), 0)
     return width if width == height and count > 1 and count >= _SHARE * sizes.total() else 0
 
