@@ -140,9 +140,12 @@ def in_the_way(folder: str | os.PathLike[str]) -> str:
     return f"{path} is a " + (f"link to {os.readlink(path)}, which does not exist" if dangling else "file")
 
 
-def expect_new_file(option: str, path: str, force: bool = False, *inputs: str) -> None:
+def expect_new_file(option: str, path: str, force: bool = False, *inputs: str, start: bytes = b"{") -> None:
     """Refuse an output before work is spent on it: what is there (unless ``force``), an input or another output, or
     what cannot be made.
+
+    ``start``: the first bytes of such a file, in small letters. What begins otherwise is somebody's chip, table or
+    weights, and is not replaced by ``force`` either.
 
     Raises:
         MOSError: the message begins with the option.
@@ -155,6 +158,8 @@ def expect_new_file(option: str, path: str, force: bool = False, *inputs: str) -
         raise MOSError(f"{what}: is {same[0]}, which is read or written too; give another")
     if os.path.lexists(path) and not force:
         raise MOSError(f"{what}: exists already; give another, or --force to replace it")
+    if os.path.isfile(path) and not _begins(path, start):
+        raise MOSError(f"{what}: holds something other than this command writes, and is not replaced; give another")
     reason = in_the_way(folder)
     if not reason and os.path.isdir(folder) and not os.access(folder, os.W_OK):
         reason = f"{folder} cannot be written to"
@@ -169,6 +174,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while part := stream.read(2**20):
             digest.update(part)
     return digest.hexdigest()
+
+
+def _begins(path: str, start: bytes) -> bool:
+    """Whether a file is empty or begins so, after a mark of UTF-8 and space."""
+    with open(path, "rb") as stream:
+        head = stream.read(256).removeprefix(b"\xef\xbb\xbf").strip().lower()
+    return not head or head.startswith(start)
 
 
 def keep_lines_before(path: str, key: str, limit: int) -> None:

@@ -25,8 +25,8 @@ def program(args: argparse.Namespace) -> int:
     from ..audit.html import page
     from ..files import atomic_write, expect_new_file
 
-    if args.html is not None:  # before chips are read for minutes
-        expect_new_file("--html", args.html, True, args.where)
+    if args.html is not None:  # before chips are read for minutes; an earlier page is replaced
+        expect_new_file("--html", args.html, True, args.where, start=b"<!doctype html")
     report = check(args.where, args.workers, args.root, dict(args.columns))
     if args.html:
         with atomic_write(args.html) as stream:

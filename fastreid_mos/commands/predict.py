@@ -41,9 +41,10 @@ def program(args: argparse.Namespace) -> None:
             raise MOSError(f"--{option} {value:g}: must be a number, {least} or more")
     if not args.task:
         raise MOSError("--task: is empty; name a file")
+    outputs = [path for path in (args.csv, args.features) if path is not None]
+    expect_new_file("--out", args.out, args.force, args.task, *outputs)
     if args.csv is not None:
-        expect_new_file("--csv", args.csv, args.force, args.task, args.out)
-    expect_new_file("--out", args.out, args.force, args.task)
+        expect_new_file("--csv", args.csv, args.force, args.task, *outputs[1:], start=b"query_id")
     task = read_task(args.task, args.root)
     own = own_images(task)
     expect_enough(task, args.top, own)

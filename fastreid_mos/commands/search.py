@@ -28,8 +28,8 @@ def program(args: argparse.Namespace) -> None:
         raise MOSError(f"-k {args.k}: at least 1")
     if args.max_length_difference is not None and not 0 <= args.max_length_difference < 100:
         raise MOSError(f"--max-length-difference {args.max_length_difference}: a share of the length, such as 0.1")
-    if args.html is not None:
-        expect_new_file("--html", args.html, True, *args.images)
+    if args.html is not None:  # an earlier page is replaced
+        expect_new_file("--html", args.html, True, *args.images, start=b"<!doctype html")
     index = open_index(args.index)
     predictor = Predictor(args.weights or index.weights.name)
     found = weights_of(predictor)

@@ -27,7 +27,8 @@ def program(args: argparse.Namespace) -> None:
         raise MOSError(f"{same[0]}: is named twice; name it once, and let it count more with --weights")
     if not args.out.lower().endswith((".json", ".csv")):
         raise MOSError(f"--out {args.out}: must end in .json, or .csv for a table with scores")
-    expect_new_file("--out", args.out, args.force, *args.lists, *([args.task] if args.task else []))
+    start = b"query_id" if args.out.lower().endswith(".csv") else b"{"
+    expect_new_file("--out", args.out, args.force, *args.lists, *filter(None, [args.task]), start=start)
     weights = args.weights or [1.0] * count
     if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
         given = " ".join(f"{weight:g}" for weight in weights)

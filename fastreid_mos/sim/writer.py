@@ -202,9 +202,9 @@ def write_set(
         wanted = {"simulated": True, "version": SIM_VERSION, **record, "parameters": asdict(config)}
         if _begun(output, wanted):
             return output
+        _write_manifest(output, {**wanted, "complete": False})  # first: what a full disk leaves is known as ours
         for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
-        _write_manifest(output, {**wanted, "complete": False})
         jobs = [(str(root), config, chips[start : start + 24], square) for start in range(0, len(chips), 24)]
         if workers == 1:
             list(map(_write_some, jobs))

@@ -159,6 +159,7 @@ def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
         ("{}/none", "no such folder"), ("", "ROOT_OR_CSV: is empty"),
         ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
         ("{}/empty --html {}/file.txt/page.html", "file.txt is a file"),
+        ("{}/empty --html {}/file.txt", "holds something other"),
         ("{}/file.txt", "no column 'ship_id'"), ("{}/both", "HOSS and OptiSar_Pair"),
         ("{}/both --root {}", "are for a CSV table"),
     ],

@@ -92,6 +92,7 @@ def test_wrong_input_is_one_line(here, monkeypatch, capsys, tmp_path):
         ([*search, "-k", "0"], "-k 0: at least 1"),
         ([*search, "--max-length-difference", "-1"], "--max-length-difference -1.0: a share"),
         ([*search, "--html", str(tmp_path / "page")], "--html .*: is a folder"),
+        ([*search, "--html", "port/13_SAR.tif"], "--html port/13_SAR.tif: holds something other"),
         ([*search, "--weights", "zoo:none"], "zoo:none: the zoo has no such weights"),
         (["index", "port", "--index", "port"], "--index .*port: holds other files"),
         (["index", "none", "--index", str(tmp_path / "new")], "none: no such file or folder"),

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from fastreid_mos.data import read_chip
+from fastreid_mos.errors import DatasetError
 from fastreid_mos.sim import SimConfig, write_hoss, write_list, writer
 from fastreid_mos.sim.cli import main
 
@@ -96,6 +97,12 @@ def test_a_stopped_run_resumes_and_a_finished_set_is_left_alone(written, tmp_pat
         made.append(chip.name)
         return real(config, chip)
 
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DatasetError, match="No space left"):
+        patch.setattr(writer, "_write_manifest", full)
+        write_hoss(output, IDS, 11)
     monkeypatch.setattr(writer, "render", render)
     with pytest.raises(KeyboardInterrupt):
         write_hoss(output, IDS, 11)
