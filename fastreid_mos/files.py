@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .errors import MOSError, one_line
+from .errors import MOSError, one_line, shown
 
 logger = logging.getLogger("fastreid_mos")
 LOCK = ".lock"
@@ -220,16 +220,26 @@ def locked(path: str, wait: bool = False) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def only_run(folder: str, main: bool = True) -> Iterator[None]:
-    """Keep other runs out of the folder (OUTPUT_DIR, made if absent); the first process, ``main``, holds the lock."""
+def only_writer(option: str, folder: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if absent.
+
+    Raises:
+        MOSError: no folder can be made or written to there, or another process is using it; begins with the option.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            if main:
-                os.makedirs(folder, exist_ok=True)
-            free = not main or stack.enter_context(locked(os.path.join(folder, LOCK)))
+            os.makedirs(folder, exist_ok=True)
+            free = stack.enter_context(locked(os.path.join(folder, LOCK)))
         except OSError as error:
-            raise MOSError(f"OUTPUT_DIR {folder}: cannot be written to ({error.strerror})") from None
+            reason = in_the_way(folder) or error.strerror
+            raise MOSError(f"{option} {shown(folder)}: cannot be written to ({reason}); give another") from None
         if not free:
-            raise MOSError(f"OUTPUT_DIR {folder}: another process is using it; wait until it ends, or set another")
-        with naming(folder):
-            yield
+            raise MOSError(f"{option} {shown(folder)}: another process is using it; wait until it ends, or set another")
+        yield
+
+
+@contextlib.contextmanager
+def only_run(folder: str, main: bool = True) -> Iterator[None]:
+    """Keep other runs out of the folder (OUTPUT_DIR, made if absent); the first process, ``main``, holds the lock."""
+    with only_writer("OUTPUT_DIR", folder) if main else contextlib.nullcontext(), naming(folder):
+        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,12 +58,8 @@ def program(args: argparse.Namespace) -> None:
         predictors = [Predictor(name, args.device, args.batch_size) for name in names]
     except ValueError as error:  # a device that cannot be
         raise MOSError(f"--{error}") from None
-    try:
-        with open_caches(args.features, predictors) as caches:
-            features = [made for _, made in task_features(task, predictors, caches)]
-    except KeyboardInterrupt:
-        print(f"{args.features}: has the features of the chips so far; the same command goes on", file=sys.stderr)
-        raise
+    with open_caches(args.features, predictors) as caches:
+        features = [made for _, made in task_features(task, predictors, caches)]
     with tqdm(total=(args.splits + 1) * len(METHODS), desc="choosing") as bar:
         found = choose(Chips(features, ships, modalities), args.splits, args.seed, weights, bar.update)
     content = report(found, names, args.splits, source)

@@ -9,7 +9,6 @@ query's own image. Features are kept in OUT.features/: stopped anywhere, the sam
 from __future__ import annotations
 
 import argparse
-import sys
 
 EXAMPLE = "mos predict --task task.json --weights zoo:mos --top 10 --out prediction.json --csv scores.csv"
 
@@ -60,13 +59,8 @@ def program(args: argparse.Namespace) -> None:
     if side:
         what = "which tells nothing of the ships' sizes: these do not count"
         print(f"{args.task}: chips of {side} x {side} pixels, {what}; if you know them give 'width' and 'height'")
-    folder = args.features or f"{args.out}.features"
-    try:
-        with open_caches(folder, predictors) as caches:
-            members = task_features(task, predictors, caches)
-    except KeyboardInterrupt:
-        print(f"{folder}: has the features of the chips so far; the same command goes on", file=sys.stderr)
-        raise
+    with open_caches(args.features or f"{args.out}.features", predictors) as caches:
+        members = task_features(task, predictors, caches)
     lists, scores = rank_task(task, members, args.top, own, args.method, args.k, args.depth, shares)
     check_prediction(args.out, task, lists, args.top, own)
     if args.csv:

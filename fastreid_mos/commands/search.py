@@ -22,6 +22,7 @@ def program(args: argparse.Namespace) -> None:
     from ..predict.inputs import as_modalities
     from ..search import open_index
     from ..search.answer import answer, page, read_queries, text
+    from ..search.records import require_weights
     from ..search.update import weights_of
 
     if args.k < 1:
@@ -32,11 +33,10 @@ def program(args: argparse.Namespace) -> None:
         expect_new_file("--html", args.html, True, *args.images, start=b"<!doctype html")
     index = open_index(args.index)
     predictor = Predictor(args.weights or index.weights.name)
-    found = weights_of(predictor)
-    if found.dim != index.weights.dim or (found.id != index.weights.id and not args.force):
-        what = f"is of other weights ({index.weights.name}, SHA-256 {index.weights.id[:12]}...) than {found.name}"
-        advice = "" if found.dim != index.weights.dim else ", or --force if both are one network"
-        raise MOSError(f"--index {args.index}: {what} ({found.id[:12]}...); index the chips anew{advice}")
+    fits = predictor.dim == index.weights.dim
+    if not (fits and args.force):
+        advice = "index the chips anew" + ", or --force if both are one network" * fits
+        require_weights(args.index, index.weights, weights_of(predictor), advice)
     doubts, answers = Doubts(), []
     for query in read_queries(args.images, predictor, as_modalities(args.query_modality, 1)[0]):
         doubts.note(query.path, query.doubts)

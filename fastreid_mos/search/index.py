@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.modality import Modality
 from ..errors import MOSError
-from ..predict.inputs import as_modalities
 from .approximate import FLAT_UP_TO, approximately, load
 from .folder import COLUMNS, DATABASE, chip_of, connect, expect_rows, local, read_state, reported, transaction
 from .nearest import merged, nearest
@@ -28,17 +28,14 @@ def open_index(where: str | os.PathLike[str]) -> Searchable:
     return ChipIndex.open(local(where))
 
 
-class ChipIndex:
+class ChipIndex(Searchable):
     """What ``mos index`` has made in a folder. It stays as it was opened, whatever is written there later.
 
     Several threads may share one. Features stay in their file, which the system keeps in memory as it sees fit.
 
     Attributes:
-        weights: name, id (SHA-256 of the file) and dim of the weights that its features are of.
-        roots: folders and files that were indexed.
         version: rises whenever ``mos index`` has changed something.
         rows: rows, those of chips that are gone too; ``len()`` counts chips.
-        chips: ``chips[row]`` is an :class:`IndexedChip`.
     """
 
     def __init__(self, folder: str) -> None:
@@ -49,9 +46,7 @@ class ChipIndex:
         with reported(folder), transaction(self._connection, "DEFERRED"):
             state = read_state(self._connection, folder)  # in the transaction: all of one version
             gone = self._connection.execute("SELECT row FROM chips WHERE dropped <= ?", (state.version,)).fetchall()
-            self.roots: Sequence[str] = [
-                path for (path,) in self._connection.execute("SELECT path FROM roots ORDER BY path")
-            ]
+            self.roots = [path for (path,) in self._connection.execute("SELECT path FROM roots ORDER BY path")]
         if not state.version:
             what = f"is not finished, {expect_rows(folder, state)} chips so far"
             raise MOSError(f"--index {folder}: {what}; run the same mos index again, it goes on")
@@ -80,60 +75,28 @@ class ChipIndex:
     def __len__(self) -> int:
         return self._count
 
-    def search(
-        self,
-        features: Any,
-        k: int,
-        modality: Any = None,
-        length: Any = None,
-        max_length_difference: float | None = None,
+    def _search(
+        self, queries: Floats, k: int, kind: Modality | None, lengths: NDArray[np.float64] | None
     ) -> tuple[Ints, Floats]:
-        """The most similar chips of those that the filters let through.
-
-        Args:
-            features: ``[Q, D]`` float32, rows of length 1, as ``Predictor.extract`` gives them.
-            k: chips for each query, at least 1.
-            modality: "optical" or "sar"; None: both.
-            length: of the queries' ships in metres, ``[Q]`` or one for all.
-            max_length_difference: only ships whose length differs from the query's by at most this share of it,
-                such as 0.1; None: any.
-
-        Returns:
-            Rows ``[Q, k]``, the most similar first, -1 where there are no more; and cosines ``[Q, k]``, NaN there.
-
-        Raises:
-            ValueError: an argument that is not as above.
-        """
-        queries = np.asarray(features, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.weights.dim or not np.isfinite(queries).all():
-            raise ValueError(f"features: finite numbers [Q, {self.weights.dim}] are needed, got {list(queries.shape)}")
-        if k < 1:
-            raise ValueError(f"k: at least 1, got {k}")
-        allowed, wanted = self._here, as_modalities(modality, 1)[0]
-        if wanted is not None:
-            own = self._filters[0] == wanted
+        allowed = self._here
+        if kind is not None:
+            own = self._filters[0] == kind
             allowed = own if allowed is None else own & allowed
-        if max_length_difference is None:
+        if lengths is None or not len(queries):
             return self._nearest(queries, k, allowed)
-        lengths = np.broadcast_to(np.asarray(np.nan if length is None else length, np.float64), len(queries))
-        if not (max_length_difference >= 0) or not (lengths > 0).all():
-            what = f"a share such as 0.1, and the queries' lengths in metres, got {max_length_difference} and {length}"
-            raise ValueError(f"max_length_difference: {what}")
         parts = []
-        for query, metres in zip(queries, lengths, strict=True):
-            near = np.abs(self._filters[1] - metres) <= max_length_difference * metres * (1 + 1e-9)
+        for query, (shortest, longest) in zip(queries, lengths, strict=True):
+            near = (self._filters[1] >= shortest) & (self._filters[1] <= longest)
             parts.append(self._nearest(query[None], k, near if allowed is None else near & allowed))
-        rows, cosines = zip(*parts, strict=True) if parts else ([np.empty((0, k), np.int64)], [np.empty((0, k))])
+        rows, cosines = zip(*parts, strict=True)
         return np.concatenate(rows), np.concatenate(cosines)
 
     def features(self, rows: Sequence[int]) -> Floats:
-        """``[len(rows), D]``; an IndexError for a row that there is not."""
         if any(not 0 <= row < self.rows for row in rows):
             raise IndexError(f"rows {list(rows)[:5]}: the index has {self.rows}")
         return np.asarray(self._features[np.asarray(rows, np.int64)])
 
     def current(self) -> bool:
-        """Whether the folder still holds what was opened; a MOSError if it is no index any more."""
         with contextlib.closing(connect(self.folder)) as connection:
             return _identity(self.folder) == self._file and read_state(connection, self.folder) == self._state
 
@@ -150,7 +113,7 @@ class ChipIndex:
             # A filter may leave a search in a graph or in cells with too few: such queries look at every row.
             short = np.flatnonzero(rows[:, min(k, count) - 1] < 0)
             rows[short], cosines[short] = nearest(self._features, queries[short], k, allowed)
-        return rows, cosines.clip(-1, 1)
+        return rows, cosines
 
     @cached_property
     def _vectors(self) -> Any:

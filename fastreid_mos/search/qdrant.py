@@ -16,10 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..data.modality import Modality
 from ..errors import MOSError, one_line
-from ..predict.inputs import as_modalities
-from .records import MODALITIES, Floats, IndexedChip, Ints, Weights
+from .records import MODALITIES, Floats, IndexedChip, Ints, Searchable, Weights, require_weights
 
 SCHEME, PORT = "qdrant://", 6333
 _FORM = "qdrant://HOST[:PORT]/COLLECTION, or without a server qdrant:///FOLDER/COLLECTION"
@@ -127,8 +128,8 @@ def known_weights(where: str) -> Weights | None:
     return None if facts is None else _weights(facts)
 
 
-class QdrantIndex:
-    """A :class:`fastreid_mos.search.records.Searchable`. It shows what the collection holds now."""
+class QdrantIndex(Searchable):
+    """It shows what the collection holds now."""
 
     def __init__(self, where: str) -> None:
         self._collection = Collection(where)
@@ -148,47 +149,31 @@ class QdrantIndex:
     def close(self) -> None:
         self._collection.close()
 
-    def search(
-        self,
-        features: Any,
-        k: int,
-        modality: Any = None,
-        length: Any = None,
-        max_length_difference: float | None = None,
+    def _search(
+        self, queries: Floats, k: int, kind: Modality | None, lengths: NDArray[np.float64] | None
     ) -> tuple[Ints, Floats]:
-        """As of :meth:`fastreid_mos.search.ChipIndex.search`; the server decides how exactly it looks."""
-        queries, models = np.asarray(features, np.float32), self._collection.models
-        if queries.ndim != 2 or queries.shape[1] != self.weights.dim or not np.isfinite(queries).all():
-            raise ValueError(f"features: finite numbers [Q, {self.weights.dim}] are needed, got {list(queries.shape)}")
-        if k < 1:
-            raise ValueError(f"k: at least 1, got {k}")
-        kind, conditions = as_modalities(modality, 1)[0], []
+        """The server decides how exactly it looks."""
+        models, conditions, requests = self._collection.models, list[Any](), []
         if kind is not None:
-            conditions.append(models.FieldCondition(key="modality", match=models.MatchValue(value=MODALITIES[kind])))
-        lengths = np.broadcast_to(np.asarray(np.nan if length is None else length, np.float64), len(queries))
-        if max_length_difference is not None and not (max_length_difference >= 0 and (lengths > 0).all()):
-            raise ValueError("max_length_difference: a share such as 0.1, and the queries' lengths in metres")
-        requests = []
-        for query, metres in zip(queries, lengths.tolist(), strict=True):
+            conditions = [models.FieldCondition(key="modality", match=models.MatchValue(value=MODALITIES[kind]))]
+        for number, query in enumerate(queries.tolist()):
             near = []
-            if max_length_difference is not None:
-                much = metres * max_length_difference * (1 + 1e-9)
-                near = [models.FieldCondition(key="length", range=models.Range(gte=metres - much, lte=metres + much))]
+            if lengths is not None:
+                shortest, longest = lengths[number].tolist()
+                near = [models.FieldCondition(key="length", range=models.Range(gte=shortest, lte=longest))]
             where = models.Filter(must=[*conditions, *near])
-            requests.append(models.QueryRequest(query=query.tolist(), filter=where, limit=k, with_payload=True))
+            requests.append(models.QueryRequest(query=query, filter=where, limit=k, with_payload=True))
         rows, cosines = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.nan, np.float32)
         for number, answer in enumerate(self._collection("query_batch_points", requests=requests) if requests else []):
             rows[number, : len(answer.points)] = [point.id for point in answer.points]
             cosines[number, : len(answer.points)] = [point.score for point in answer.points]
             self.chips.keep(answer.points)
-        return rows, cosines.clip(-1, 1)
+        return rows, cosines
 
     def features(self, rows: Sequence[int]) -> Floats:
-        """``[len(rows), D]``; an IndexError for a row that there is not."""
         return np.array([point.vector for point in self._collection.points(rows)], np.float32)
 
     def current(self) -> bool:
-        """Whether no mos index has finished since it was opened; a MOSError if there is no index any more."""
         facts = self._collection.facts()
         if facts is None:
             raise MOSError(f"--index {self._collection.where}: no such collection any more")
@@ -226,11 +211,7 @@ class QdrantStore:
             if not collection._local:  # the client's own files have no such thing
                 for field, kind in (("modality", "keyword"), ("length", "float")):
                     collection("create_payload_index", field_name=field, field_schema=kind)
-        if facts["weights_id"] != weights.id:
-            what = (
-                f"is of other weights ({facts['weights']}, SHA-256 {facts['weights_id'][:12]}...) than {weights.name}"
-            )
-            raise MOSError(f"--index {collection.where}: {what}; give another collection, or the same weights")
+        require_weights(collection.where, _weights(facts), weights, "give another collection, or the same weights")
 
     def known(self) -> dict[str, tuple[int, IndexedChip]]:
         found: dict[str, tuple[int, IndexedChip]] = {}

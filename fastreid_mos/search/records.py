@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..data.modality import Modality
+from ..errors import MOSError
+from ..predict.inputs import as_modalities
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -33,35 +38,77 @@ class Weights(NamedTuple):
     dim: int  # numbers of a feature
 
 
-class Searchable(Protocol):
-    """An index that is read. Rows are its own numbers of its chips; they need not follow each other."""
+def require_weights(where: str, own: Weights, given: Weights, advice: str) -> None:
+    """A MOSError if the index at ``where`` is of other weights than those that are given."""
+    if own.id != given.id:
+        what = f"is of other weights ({own.name}, SHA-256 {own.id[:12]}...) than {given.name} ({given.id[:12]}...)"
+        raise MOSError(f"--index {where}: {what}; {advice}")
 
-    @property
-    def weights(self) -> Weights: ...
 
-    @property
-    def roots(self) -> Sequence[str]:
-        """Folders and files that were indexed, absolute."""
+class Searchable(ABC):
+    """An index that is read.
 
-    @property
-    def chips(self) -> Any:
-        """``chips[row]`` is an :class:`IndexedChip`."""
+    Attributes:
+        weights: of its features.
+        roots: folders and files that were indexed, absolute.
+        chips: ``chips[row]`` is an :class:`IndexedChip`. Rows are the index's own numbers; they need not follow each
+            other.
+    """
 
+    weights: Weights
+    roots: Sequence[str]
+    chips: Any
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
     def search(
-        self,
-        features: Any,
-        k: int,
-        modality: Any = None,
-        length: Any = None,
+        self, features: Any, k: int, modality: Any = None, length: Any = None,
         max_length_difference: float | None = None,
-    ) -> tuple[Ints, Floats]:
-        """As :meth:`fastreid_mos.search.ChipIndex.search`."""
+    ) -> tuple[Ints, Floats]:  # fmt: skip
+        """The most similar chips of those that the filters let through.
 
+        Args:
+            features: ``[Q, D]`` float32, rows of length 1, as ``Predictor.extract`` gives them.
+            k: chips for each query, at least 1.
+            modality: "optical" or "sar"; None: both.
+            length: of the queries' ships in metres, ``[Q]`` or one for all.
+            max_length_difference: only ships whose length differs from the query's by at most this share of it,
+                such as 0.1; None: any.
+
+        Returns:
+            Rows ``[Q, k]``, the most similar first, -1 where there are no more; and cosines ``[Q, k]``, NaN there.
+
+        Raises:
+            ValueError: an argument that is not as above.
+        """
+        queries = np.asarray(features, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.weights.dim or not np.isfinite(queries).all():
+            raise ValueError(f"features: finite numbers [Q, {self.weights.dim}] are needed, got {list(queries.shape)}")
+        if k < 1:
+            raise ValueError(f"k: at least 1, got {k}")
+        kind, lengths = as_modalities(modality, 1)[0], None
+        if max_length_difference is not None:
+            middle = np.broadcast_to(np.asarray(np.nan if length is None else length, np.float64), len(queries))
+            if not (max_length_difference >= 0) or not (middle > 0).all():
+                what = f"a share such as 0.1, and the queries' lengths in metres, got {max_length_difference}, {length}"
+                raise ValueError(f"max_length_difference: {what}")
+            share = max_length_difference * (1 + 1e-9)
+            lengths = np.stack([middle * (1 - share), middle * (1 + share)], axis=1)
+        rows, cosines = self._search(queries, k, kind, lengths)
+        return rows, cosines.clip(-1, 1)
+
+    @abstractmethod
+    def _search(
+        self, queries: Floats, k: int, kind: Modality | None, lengths: NDArray[np.float64] | None
+    ) -> tuple[Ints, Floats]:
+        """As :meth:`search`; ``lengths``: the shortest and the longest for each query, ``[Q, 2]``."""
+
+    @abstractmethod
     def features(self, rows: Sequence[int]) -> Floats:
         """``[len(rows), D]``; an IndexError for a row that there is not."""
 
+    @abstractmethod
     def current(self) -> bool:
         """Whether this is still what lies there; a MOSError if there is no index any more."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import MOSError
-from ..files import atomic_write, in_the_way, locked, naming
+from ..files import atomic_write, naming, only_writer
 from . import qdrant
 from .approximate import FACTORIES, UNCOVERED, build, extend, kind_for, load, save
 from .folder import (
@@ -26,7 +26,7 @@ from .folder import (
     reported,
     transaction,
 )
-from .records import Floats, IndexedChip, Store, Weights
+from .records import Floats, IndexedChip, Store, Weights, require_weights
 
 _BLOCK = 2**14  # rows
 
@@ -43,19 +43,10 @@ def writing(where: str, weights: Weights) -> Iterator[Store]:
             yield qdrant.QdrantStore(collection, weights)
         return
     folder = local(where)
-    if reason := in_the_way(folder):
-        raise MOSError(f"--index {folder}: no folder can be made there ({reason}); give another")
-    with contextlib.ExitStack() as stack:
-        try:
-            if os.path.isdir(folder) and os.listdir(folder) and not os.path.exists(os.path.join(folder, DATABASE)):
-                raise MOSError(f"--index {folder}: holds other files and no index; give another, or an empty folder")
-            os.makedirs(folder, exist_ok=True)
-            free = stack.enter_context(locked(os.path.join(folder, ".lock")))
-        except OSError as error:
-            raise MOSError(f"--index {folder}: cannot be written to ({error.strerror})") from None
-        if not free:
-            raise MOSError(f"--index {folder}: another mos index is writing there; wait until it ends")
-        with reported(folder), contextlib.closing(connect(folder, write=True)) as connection:
+    if os.path.isdir(folder) and os.listdir(folder) and not os.path.exists(os.path.join(folder, DATABASE)):
+        raise MOSError(f"--index {folder}: holds other files and no index; give another, or an empty folder")
+    with only_writer("--index", folder), reported(folder):
+        with contextlib.closing(connect(folder, write=True)) as connection:
             prepare(connection, weights)
             store = FolderStore(folder, weights, connection)
             store.repair()
@@ -80,10 +71,7 @@ class FolderStore:
 
     def __init__(self, folder: str, weights: Weights, connection: sqlite3.Connection) -> None:
         self._folder, self.weights, self._connection = folder, weights, connection
-        state = self._state
-        if state.weights_id != weights.id:
-            what = f"is of other weights ({state.weights}, SHA-256 {state.weights_id[:12]}...) than {weights.name}"
-            raise MOSError(f"--index {folder}: {what} ({weights.id[:12]}...); give another folder, or the same weights")
+        require_weights(folder, self._state.of, weights, "give another folder, or the same weights")
 
     def repair(self) -> None:
         """Drop rows beyond a file that was cut off: their chips are done again."""

@@ -21,7 +21,7 @@ from ..predict import Predictor
 from ..predict.inputs import as_modalities
 from ..search import IndexedChip, open_index
 from ..search.answer import probability
-from ..search.records import MODALITIES, Floats, Searchable
+from ..search.records import MODALITIES, Floats, Searchable, require_weights
 from ..search.update import weights_of
 
 UPLOAD_PIXELS = 64 * 2**20  # bytes that an uploaded image's pixels may take
@@ -70,10 +70,8 @@ class Served:
     def __init__(self, where: str, predictor: Predictor | None = None) -> None:
         self.where, self._index = where, open_index(where)
         self.predictor = Predictor(self._index.weights.name) if predictor is None else predictor
-        own, found = self._index.weights, weights_of(self.predictor)
-        if found.id != own.id:
-            what = f"is of other weights ({own.name}, SHA-256 {own.id[:12]}...) than {found.name} ({found.id[:12]}...)"
-            raise MOSError(f"--index {where}: {what}; index the chips anew, or give its --weights")
+        advice = "index the chips anew, or give its --weights"
+        require_weights(where, self._index.weights, weights_of(self.predictor), advice)
         self.reader = ChipReader.from_cfg(self.predictor.cfg)
         self._busy, self._opening = threading.Lock(), threading.Lock()
         self.notice = ""  # what is wrong with an index that has replaced this one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,7 +21,7 @@ from ..data.modality import MEAN_SHIP
 from ..data.reader import read_ahead
 from ..data.tables import ListedChip, square_side
 from ..errors import ChipError, MOSError, TaskError, shown
-from ..files import file_sha256, in_the_way, locked, naming
+from ..files import file_sha256, naming, only_writer
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
 from .task import Task, TaskChip, some, twice
@@ -78,24 +79,17 @@ def open_caches(folder: str, predictors: Sequence[Predictor]) -> Iterator[list[F
     Raises:
         MOSError: no folder can be made there or written to, or another process is using it.
     """
-    if reason := in_the_way(folder):
-        raise MOSError(f"{shown(folder)}: no folder for features can be made there ({reason}); name one, --features")
-    with contextlib.ExitStack() as stack:
-        try:
-            os.makedirs(folder, exist_ok=True)
-            free = stack.enter_context(locked(os.path.join(folder, ".lock")))
-            if free:
-                caches = [FeatureCache(folder, predictor) for predictor in predictors]
-                paths = [cache.path for cache in caches]
-        except OSError as error:
-            what = f"features cannot be kept there ({error.strerror}); name another folder, --features"
-            raise MOSError(f"{shown(folder)}: {what}") from None
-        if not free:
-            raise MOSError(f"{shown(folder)}: another mos predict is writing there; wait until it ends")
+    with only_writer("--features", folder):
+        caches = [FeatureCache(folder, predictor) for predictor in predictors]
+        paths = [cache.path for cache in caches]
         if double := twice(paths):
             same = " and ".join(one.weights for one, path in zip(predictors, paths, strict=True) if path == double[0])
             raise MOSError(f"{same}: are the same weights; name them once, and let them count more")
-        yield caches
+        try:
+            yield caches
+        except KeyboardInterrupt:
+            print(f"{folder}: has the features of the chips so far; the same command goes on", file=sys.stderr)
+            raise
 
 
 def sized(task: Task) -> tuple[Task, int]:

@@ -70,7 +70,7 @@ def test_a_changed_chip_takes_the_place_of_its_old_self(tmp_path):
 
 def test_one_writer_at_a_time_and_of_the_same_weights(tmp_path):
     add(tmp_path, 2)
-    with writing(str(tmp_path), WEIGHTS), pytest.raises(MOSError, match="another mos index is writing"):
+    with writing(str(tmp_path), WEIGHTS), pytest.raises(MOSError, match="another process is using it"):
         with writing(str(tmp_path), WEIGHTS):
             pass
     with pytest.raises(MOSError, match="is of other weights"), writing(str(tmp_path), WEIGHTS._replace(id="c" * 64)):

@@ -16,7 +16,7 @@ from made_task import chip, image, query
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from fastreid_mos import Predictor
+from fastreid_mos import Predictor, files
 from fastreid_mos.commands.predict import EXAMPLE, main
 from fastreid_mos.tasks import features, read_prediction, read_task
 from fastreid_mos.zoo import zoo_path
@@ -254,9 +254,9 @@ def test_refused(here, refused, contents, words, message):
 
 def test_only_one_writes(here, capsys):
     os.mkdir("p.json.features")
-    with features.locked("p.json.features/.lock"):
+    with files.locked("p.json.features/.lock"):
         assert main([*WORDS]) == 2
-    assert "another mos predict is writing there" in capsys.readouterr().err
+    assert "--features p.json.features: another process is using it" in capsys.readouterr().err
 
 
 def test_the_example(made, here):
