@@ -23,7 +23,6 @@ UNCOVERED = 20_000  # rows that came after faiss's index was made, and are looke
 _BLOCK = 2**14
 _TRAINED = 40  # features a cell that k-means sees
 FACTORIES = {"hnsw": "HNSW32_SQ8", "ivf": "IVF{cells},SQ8"}  # as faiss.index_factory takes them
-_EFFORT = 40  # candidates while a graph is built
 _WIDTH, _PROBES = 100, 8  # candidates in a search of a graph; one cell in 8, at least 64, is looked into
 _CANDIDATES = 4  # candidates for each chip that is asked for, at least _LEAST
 _LEAST = 100
@@ -43,17 +42,15 @@ def kind_for(rows: int, asked: str) -> str:
     return ("flat" if rows <= FLAT_UP_TO else AUTO) if asked == "auto" else asked
 
 
-def build(features: Floats, factory: str, seed: int = 0) -> Any:
+def build(features: Floats, factory: str) -> Any:
     """faiss's index of rows ``[N, D]``, numbered from 0 on; ``factory`` is one of FACTORIES, or one of that kind."""
     faiss = faiss_module()
     count, dim = features.shape
     cells = max(1, min(int(2 * count**0.5), count // _TRAINED))
     index = faiss.index_factory(dim, factory.format(cells=cells), faiss.METRIC_INNER_PRODUCT)
-    if isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efConstruction = _EFFORT
-    else:
-        index.cp.niter, index.cp.seed = 8, seed + 1
-    sampled = np.random.default_rng(seed).permutation(count)[: max(_TRAINED * cells, 20_000)]
+    if isinstance(index, faiss.IndexIVF):
+        index.cp.niter = 8
+    sampled = np.random.default_rng(0).permutation(count)[: max(_TRAINED * cells, 20_000)]
     index.train(np.ascontiguousarray(features[np.sort(sampled)]))
     return extend(index, features)
 
@@ -76,15 +73,13 @@ def load(file: str) -> Any:
 
 
 def save(index: Any, file: str) -> None:
-    """Whole or not at all."""
-    temporary = f"{file}.saving"
+    """To a new file, which no reader asks for before it is published."""
     try:
-        faiss_module().write_index(index, temporary)
+        faiss_module().write_index(index, file)
     except RuntimeError as error:
         raise MOSError(f"{file}: cannot be written ({one_line(error)[-120:]})") from None
-    with open(temporary, "rb") as stream:
+    with open(file, "rb") as stream:
         os.fsync(stream.fileno())
-    os.replace(temporary, file)
 
 
 def approximately(

@@ -88,7 +88,8 @@ def connect(folder: str, write: bool = False) -> sqlite3.Connection:
         what = "is no index" if os.path.isdir(folder) else "no such folder"
         raise MOSError(f"--index {folder}: {what}; make one with: mos index CHIPS --index {folder}")
     with reported(folder):
-        uri = Path(file).as_uri() + ("?mode=rwc" if write else "?mode=ro")
+        # rw: a reader too rolls back what a killed writer has written of a commit; a protected file is still only read.
+        uri = Path(file).as_uri() + ("?mode=rwc" if write else "?mode=rw")
         return sqlite3.connect(uri, timeout=_WAIT, isolation_level=None, check_same_thread=False, uri=True)
 
 

@@ -172,7 +172,7 @@ def search(trial: Trial, step: Callable[[], Any] = lambda: None) -> tuple[Union,
                 best = totals[number], union
         step()
     assert best is not None and single is not None
-    return (best[1] if len(best[1].members) > 1 else single), single
+    return best[1], single
 
 
 def _reduced(weights: tuple[int, ...]) -> tuple[int, ...]:

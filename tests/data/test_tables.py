@@ -110,7 +110,7 @@ def test_quoted_commas_line_breaks_and_an_id_that_is_not_there(table, folder):
         ([HEADER, *rows("x"), "e,x,sar,a_RGB.tif"], "line 4: the file a_RGB.tif stands in line 2 with ano"),
         ([HEADER, *rows("x"), *("e,x,sar,no.tif",) * 3], "3 of 5 files are not there, such as line 4 .no.tif.; .*ROOT"),
         ([HEADER + ",spacing", *rows("x", split=",0")], "line 2: spacing '0' is no number of metres"),
-        ([HEADER + ",spacing", *rows("x", split=",inf")], "line 2: spacing 'inf'"),
+        ([HEADER + ",spacing", *rows("x", split=",101")], "line 2: spacing '101' is no number .* to 100"),
         ([HEADER + ",width", *rows("x", split=",9")], "line 1: has a width or a height without"),
         ([HEADER + ",width,height", *rows("x", split=",9,")], "line 2: has a width or a height without"),
         ([HEADER + ",width,height", *rows("x", split=",9,long")], "line 2: height 'long' is no number"),
@@ -143,7 +143,7 @@ def test_rows_that_are_skipped_are_counted(table):
     read = table(
         HEADER + ",split", *rows("x", "y", split=",Training"), "e,x,infrared,a_RGB.tif,train", "f,,sar,c_SAR.tif,train",
         "g,z,sar,no.tif,train", "h,z,sar,,train", "aRGB,x,rgb,a_RGB.tif,train", "i,z,sar,c_SAR.tif,val",
-        "k,nan,sar,c_SAR.tif,gallery", "aRGB,x,rgb,a_RGB.tif,probe",
+        "k,nan,sar,c_SAR.tif,bounding_box_test", "aRGB,x,rgb,a_RGB.tif,probe",
     )  # fmt: skip
     assert [(row.line, row.ship, row.split) for row in read.rows[4:]] == [(12, "", "gallery"), (13, "x", "query")]
     assert len(read.rows) == 6 and len(read.skipped) == 6
@@ -167,6 +167,8 @@ def test_ships_are_numbered_as_they_are_or_by_their_names(names, numbers):
 
 def test_numbers_that_a_spreadsheet_made_fractions_are_whole(table):
     assert {row.ship for row in table(HEADER, *rows("3.0", "3")).rows} == {"3"}
+    none = rows("", "NaN", "none", "NULL", split=",query") + rows("na", "N/A", split=",gallery")
+    assert {row.ship for row in table(HEADER + ",split", *none).rows} == {""}
 
 
 def of_list(folder, *options, **values):

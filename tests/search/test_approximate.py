@@ -75,6 +75,7 @@ def test_flat_and_back(publish, tmp_path):
     assert list(tmp_path.glob("*.faiss")) == []
     publish(102, 0, "auto")
     assert list(tmp_path.glob("*.faiss")) == [] and approximate.kind_for(100_001, "auto") != "flat"
+    assert approximate.kind_for(100_000, "auto") == "flat"
 
 
 def test_a_damaged_file_is_named_and_made_again(publish, tmp_path):

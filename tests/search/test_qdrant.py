@@ -97,7 +97,7 @@ def test_it_finds_what_an_index_in_a_folder_finds(where, opened, tmp_path):
         add(place, range(300), rows, remove=[3, 4])
     here, there = ChipIndex.open(tmp_path / "out"), opened()
     assert len(there) == 298 and there.weights == WEIGHTS and there.roots == ["/chips"]
-    for modality, share, k in [(None, None, 5), ("sar", None, 9), ("optical", 0.1, 7), (None, 0.05, 60), (None, 0, 2)]:
+    for modality, share, k in [(None, None, 5), ("sar", None, 9), ("optical", 0.1, 7), (None, 0.82, 300), (None, 0, 2)]:
         filters = (k, modality, lengths if share is not None else None, share)
         (numbers, expected), (points, cosines) = here.search(queries, *filters), there.search(queries, *filters)
         np.testing.assert_allclose(cosines, expected, atol=1e-5)

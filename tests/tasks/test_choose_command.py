@@ -82,7 +82,7 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
         (["--runs", "RUNS/a", "RUNS/none"], "none: no such folder or file"),
         (["--runs", "RUNS/a", "."], "--runs .: has no model_best.pth or model_final.pth"),
         (["--runs", "RUNS/a", "zoo:none"], "zoo:none"),
-        (["--runs", "RUNS/a", "RUNS/c"], "did not hold out the same ships"),
+        (["--runs", "zoo:mos", "RUNS/a", "RUNS/c"], "did not hold out the same ships"),
         (["--runs", "RUNS/a", "cut.pth"], "cut.pth"),
         (["--chips", "nowhere"], "--chips nowhere: holds no HOSS/"),
         (["--chips", "cut.pth"], "--chips cut.pth: "),
@@ -104,9 +104,9 @@ def test_chips_of_a_table(tmp_path):
     """Those that are not of the split train, with the sizes that it gives; a task has them too."""
     for name in "abcd":
         tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 5, 3), np.uint8))
-    rows = ["image_id,ship_id,modality,image_path,width,height,split"]
+    rows = ["image_id,ship_id,modality,image_path,width,height,split,spacing"]
     splits = ("train", "test", "test", "test")
-    rows += [f"{name},S{ship},optical,{name}.tif,20,{ship}00,{split}"
+    rows += [f"{name},S{ship},optical,{name}.tif,20,{ship}00,{split},0.{ship}"
              for name, ship, split in zip("abcd", (1, 2, 2, 3), splits, strict=True)]  # fmt: skip
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     items, source = labelled_items(str(tmp_path / "labels.csv"), [])
@@ -115,7 +115,8 @@ def test_chips_of_a_table(tmp_path):
     )
     ships, modalities = ships_and_modalities(items)
     assert ships[0] == ships[1] != ships[2] and modalities.tolist() == [0, 0, 0]
-    assert [chip.metres for chip in as_task(items, source).gallery] == [(20, 200), (20, 200), (20, 300)]
+    sizes = [(chip.metres, chip.spacing) for chip in as_task(items, source).gallery]
+    assert sizes == [((20, 200), 0.2), ((20, 200), 0.2), ((20, 300), 0.3)]
 
 
 def test_copies_of_a_chip_and_too_many_chips(tmp_path):
@@ -123,11 +124,13 @@ def test_copies_of_a_chip_and_too_many_chips(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name if "2" in name else "same")
     items = [(str(path), int(path.name[0]), 0) for path in sorted(tmp_path.rglob("*.tif"))]
+    items += [(items[0][0], 7, 0)]  # under another ship, which is no copy
     kept = without_copies(items)
-    assert len(items) == 4 and len(kept) == 3 and {item[1] for item in kept} == {1, 2}
+    assert len(items) == 5 and sorted(item[1] for item in kept) == [1, 2, 2, 7]
     items = [(f"{ship}_{number}", ship, 0) for ship in range(10) for number in range(3)] + [
         (f"x{n}", -1, 0) for n in range(9)
     ]
     kept = at_most(items, seed=1, most=20)
     assert 17 < len(kept) <= 20 and all(sum(item[1] == ship for item in kept) in (0, 3) for ship in range(10))
+    assert 0 < sum(item[1] < 0 for item in kept) < 9  # each distractor is drawn by itself
     assert kept != at_most(items, seed=2, most=20) and sorted(items) == at_most(items, 0, 39)

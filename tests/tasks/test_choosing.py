@@ -59,7 +59,8 @@ def test_a_union_is_worth_what_its_prediction_scores(union, tmp_path):
     """Each chip a query: what mos predict ranks with these weights, mos score values as the choice does."""
     rng = np.random.default_rng(5)
     chips = made(rng, 30, [1.5, 2.0])
-    chips.ships[40:] //= 3  # some ships have several chips of a modality, some chips have no match
+    chips.ships[20:36] //= 3  # some ships have several chips of a modality, one more than count, some chips no match
+    chips.ships[36:] = 7
     chips.ships[:4] = -1
     trial = Trial(chips)
     kinds, words = [("O2S", "O2O"), ("S2O",)], ("optical", "SAR")
@@ -78,6 +79,7 @@ def test_a_union_is_worth_what_its_prediction_scores(union, tmp_path):
     found = score(task, lists, truth, own=own)
     assert found.weights == pytest.approx(trial.weights) and len(trial.types["O2S"].queries) < 30
     assert found.total()[0] == pytest.approx(100 * trial.total(trial.measure(union)))
+    assert list(Trial(chips, {"O2S": 1.0, "S2O": 0.0}).types) == ["O2S"]
 
 
 def unit(features):
@@ -92,6 +94,10 @@ def test_a_weight_that_only_helps_twice_is_found():
     assert single.members == [0] and union.weights[0] > union.weights[1] > 0
     trial = Trial(chips)
     assert trial.total(trial.measure(union)) > trial.total(trial.measure(Union("cosine", 0.0, (1, 1))))
+    # Of equal ones that of the fewest draws: with these weights all is right, and stays so.
+    trial = Trial(made(np.random.default_rng(3), 10, [0.15, 0.15], dims=4, parts=[slice(0, 2), slice(2, 4)]))
+    union, _ = search(trial)
+    assert union == Union("cosine", 0.0, (2, 1)) and trial.total(trial.measure(union)) == 1
 
 
 def test_a_fold_is_chosen_without_its_ships(monkeypatch):
@@ -99,11 +105,13 @@ def test_a_fold_is_chosen_without_its_ships(monkeypatch):
     chips = made(np.random.default_rng(2), 20, [1.0, 1.0])
     chips.ships[:6] = -1
     seen, whole = [], choosing.search
-    monkeypatch.setattr(choosing, "search", lambda trial, step: seen.append(trial.chips.ships) or whole(trial, step))
-    found = choose(chips, splits=4, seed=3)
-    assert len(found.folds) == 4 and all((ships == -1).sum() == 6 for ships in seen)
-    out = [set(range(3, 20)) - set(ships.tolist()) for ships in seen[1:]]
-    assert set(seen[0].tolist()) - {-1} == set(range(3, 20)) == set.union(*out) and sum(map(len, out)) == 17
+    monkeypatch.setattr(choosing, "search", lambda trial, step: seen.append(trial) or whole(trial, step))
+    found = choose(chips, splits=4, seed=3, weights={"O2S": 1.0})
+    assert len(found.folds) == 4 and all(trial.weights == {"O2S": 1.0} for trial in seen)
+    ships = [trial.chips.ships.tolist() for trial in seen]
+    out = [set(range(3, 20)) - set(one) for one in ships[1:]]
+    assert all(one.count(-1) == 6 for one in ships) and sorted(map(len, out)) == [4, 4, 4, 5]
+    assert {*ships[0]} - {-1} == set(range(3, 20)) == set.union(*out)
 
 
 def test_too_few_ships_are_said():
