@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..predict import Predictor
 
 # Subcommand: what it is for. Its module has main(argv) -> exit status, and an epilog with an example that tests run.
 COMMANDS = {
@@ -41,3 +47,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: mos has no command {name!r}\n\n{_help()}", file=sys.stderr)
         return 2
     return int(importlib.import_module(f".{name.replace('-', '_')}", __name__).main(rest))
+
+
+def make_parser(name: str, doc: str | None, epilog: str = "") -> argparse.ArgumentParser:
+    """The parser of a command; its help keeps the lines of both texts."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"mos {name}", description=doc, epilog=epilog, formatter_class=form)
+
+
+def run(program: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
+    """The exit status of a command. What it needs is imported here, not for its help."""
+    from .. import cli
+
+    return cli.run(lambda: program(args))
+
+
+def require_least(args: argparse.Namespace, **least: int) -> None:
+    """A MOSError for an option that is given and is not a number from its least one on."""
+    from ..errors import MOSError
+
+    for name, low in least.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value < math.inf:
+            raise MOSError(f"--{name.replace('_', '-')} {value:g}: must be a number, {low} or more")
+
+
+def open_predictors(names: Sequence[str], args: argparse.Namespace) -> list[Predictor]:
+    """Of weights, with ``--device`` and, where there is one, ``--batch-size``."""
+    from ..errors import MOSError
+    from ..predict import Predictor
+
+    try:
+        return [Predictor(name, args.device, getattr(args, "batch_size", 64)) for name in names]
+    except ValueError as error:  # a device or a batch size that cannot be
+        raise MOSError(f"--{str(error).replace('batch_size', 'batch-size', 1)}") from None

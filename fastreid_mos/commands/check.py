@@ -9,6 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from . import make_parser, run
+
 _EPILOG = """
 examples:
   mos check output/ships
@@ -20,7 +22,7 @@ wrong. As of every command: 1 the system fails, 2 wrong input, 130 Ctrl-C.
 """
 
 
-def program(args: argparse.Namespace) -> int:
+def program(args: argparse.Namespace) -> None:
     from ..audit import check
     from ..audit.html import page
     from ..files import atomic_write, expect_new_file
@@ -34,7 +36,7 @@ def program(args: argparse.Namespace) -> int:
     print(json.dumps(report.as_json(), indent=1) if args.json else report.text())
     if args.html:
         print(f"page: {args.html}", file=sys.stderr)
-    return report.status
+    args.status = report.status
 
 
 def _workers(text: str) -> int:
@@ -51,12 +53,8 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos check",
-        description="Say what is in a folder of chips, and what is wrong with it. Nothing in it is changed.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Say what is in a folder of chips, and what is wrong with it. Nothing in it is changed."
+    parser = make_parser("check", description, _EPILOG)
     where = "a folder of HOSS's or OptiSar_Pair's layout, any other folder of chips, or a CSV table of chips"
     parser.add_argument("where", metavar="ROOT_OR_CSV", help=where)
     parser.add_argument(
@@ -73,12 +71,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(words)
     args.command = f"mos check {shlex.join(words)}"
-    from ..cli import run
-
-    status = 0
-
-    def checked() -> None:
-        nonlocal status
-        status = program(args)
-
-    return run(checked) or status
+    args.status = 0
+    return run(program, args) or int(args.status)

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import make_parser, open_predictors, require_least, run
+
 if TYPE_CHECKING:
     from ..tasks.choosing import Choice, Union
 
@@ -28,13 +30,7 @@ def program(args: argparse.Namespace) -> None:
     from ..tasks.scoring import WEIGHTS, parse_weights
 
     weights = WEIGHTS if args.weights is None else parse_weights(args.weights)
-    for option, value, least in (
-        ("splits", args.splits, 2),
-        ("seed", args.seed, 0),
-        ("batch-size", args.batch_size, 1),
-    ):
-        if value < least:
-            raise MOSError(f"--{option} {value}: must be {least} or more")
+    require_least(args, splits=2, seed=0)
     if not args.features:
         raise MOSError("--features: is empty; name a folder")
     if args.json is not None:
@@ -42,7 +38,6 @@ def program(args: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from ..predict import Predictor
     from ..tasks.choosing import METHODS, Chips, choose, expect_ships
     from ..tasks.features import open_caches, sized, task_features
     from ..tasks.labelled import as_task, at_most, find_candidates, labelled_items, ships_and_modalities, without_copies
@@ -54,10 +49,7 @@ def program(args: argparse.Namespace) -> None:
     expect_ships(Chips([], ships, modalities), args.splits, weights)
     task, side = sized(as_task(items, source))
     print(f"{len(items)} of {every} chips: {source}" + f"; {side} x {side} pixels, sizes do not count" * bool(side))
-    try:
-        predictors = [Predictor(name, args.device, args.batch_size) for name in names]
-    except ValueError as error:  # a device that cannot be
-        raise MOSError(f"--{error}") from None
+    predictors = open_predictors(names, args)
     with open_caches(args.features, predictors) as caches:
         features = [made for _, made in task_features(task, predictors, caches)]
     with tqdm(total=(args.splits + 1) * len(METHODS), desc="choosing") as bar:
@@ -130,10 +122,7 @@ def command(union: Union, names: Sequence[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos choose", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("choose", __doc__, f"example:\n  {EXAMPLE}")
     runs = "runs (their model_best.pth, else model_final.pth), checkpoints, exported files or zoo:NAME"
     chips = (
         "holdout, the ships that all runs held out (TEST.HOLDOUT); a table of labelled chips, CSV; a folder with a "
@@ -151,7 +140,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; a GPU where there is one")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="chips at a time; 64")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

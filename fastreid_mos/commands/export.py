@@ -19,6 +19,8 @@ import argparse
 import json
 from pathlib import Path
 
+from . import make_parser, run
+
 FORMATS, PRECISIONS = ("safetensors", "onnx"), ("fp32", "fp16", "int8")
 
 
@@ -70,9 +72,7 @@ def _say(facts: dict[str, object]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("export", __doc__)
     parser.add_argument("source", metavar="CHECKPOINT", nargs="?", default="",
                         help="model_final.pth of a run, or a bridge's pipeline folder")  # fmt: skip
     parser.add_argument("--weights", default="", metavar="WEIGHTS", help="instead of CHECKPOINT; zoo:NAME too")
@@ -86,7 +86,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--calibrate", nargs="+", default=[], metavar="SHIPS", help=what)
     parser.add_argument("--trained-on", default="", metavar="WORD", help="of a bridge: such as simulated, before HOSS")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

@@ -11,6 +11,8 @@ import csv
 import os
 import sys
 
+from . import make_parser, run
+
 EXAMPLE = "mos index port --index output/port"
 _SHOWN = 20
 
@@ -54,10 +56,7 @@ def program(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos index", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("index", __doc__, f"example:\n  {EXAMPLE}")
     parser.add_argument("chips", nargs="+", metavar="CHIPS", help="folders, with their subfolders, and files")
     parser.add_argument("--index", required=True, metavar="OUT", help="a folder, or qdrant://HOST[:PORT]/COLLECTION")
     weights = "zoo:NAME or a file (default: those of the index; of a new one zoo:mos)"
@@ -66,9 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kind", choices=("auto", "flat", "hnsw", "ivf"), help=kinds)
     parser.add_argument("--modality", choices=("optical", "sar"), help="of all these chips, whatever their names say")
     args = parser.parse_args(argv)
-    from ..cli import run
-
-    status = run(lambda: program(args))
+    status = run(program, args)
     if status == 130:
         print("the chips done so far are kept: the same command goes on", file=sys.stderr)
     return status

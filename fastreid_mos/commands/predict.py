@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import make_parser, open_predictors, require_least, run
+
 EXAMPLE = "mos predict --task task.json --weights zoo:mos --top 10 --out prediction.json --csv scores.csv"
 
 
@@ -28,16 +30,10 @@ def program(args: argparse.Namespace) -> None:
 
     names = args.ensemble or [args.weights]
     shares = args.member_weights or [1.0] * len(names)
-    if same := [name for row, name in enumerate(names) if name in names[:row]]:
-        raise MOSError(
-            f"--ensemble {same[0]}: is named twice; name it once, and let it count more with --member-weights"
-        )
     if len(shares) != len(names) or not all(0 < share < float("inf") for share in shares):
         given = " ".join(f"{share:g}" for share in shares)
         raise MOSError(f"--member-weights {given}: give a number above 0 for each of the {len(names)} weights")
-    for option, value, least in (("top", args.top, 1), ("depth", args.depth, 1), ("k", args.k, 0)):
-        if not least <= value < float("inf"):
-            raise MOSError(f"--{option} {value:g}: must be a number, {least} or more")
+    require_least(args, top=1, depth=1, k=0)
     if not args.task:
         raise MOSError("--task: is empty; name a file")
     outputs = [path for path in (args.csv, args.features) if path is not None]
@@ -48,13 +44,9 @@ def program(args: argparse.Namespace) -> None:
     own = own_images(task)
     expect_enough(task, args.top, own)
 
-    from ..predict import Predictor
     from ..tasks.features import open_caches, sized, task_features
 
-    try:
-        predictors = [Predictor(name, args.device, args.batch_size) for name in names]
-    except ValueError as error:  # a device or a batch size that cannot be
-        raise MOSError(f"--{str(error).replace('batch_size', 'batch-size', 1)}") from None
+    predictors = open_predictors(names, args)
     task, side = sized(task)
     if side:
         what = "which tells nothing of the ships' sizes: these do not count"
@@ -71,10 +63,7 @@ def program(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos predict", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("predict", __doc__, f"example:\n  {EXAMPLE}")
     parser.add_argument("--task", required=True, metavar="FILE", help="queries and gallery, JSON")
     parser.add_argument("--root", metavar="FOLDER", help="where the paths in the task start; the task's own folder")
     model = parser.add_mutually_exclusive_group()
@@ -96,7 +85,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="chips at a time; 64")
     parser.add_argument("--features", metavar="FOLDER", help="where features are kept; OUT.features")
     parser.add_argument("--force", action="store_true", help="replace an existing --out and --csv")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import make_parser, run
+
 EXAMPLE = "mos score --task task.json --prediction prediction.json --truth truth.json"
 
 
@@ -51,10 +53,7 @@ def _cell(mean: float, low: float, high: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos score", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("score", __doc__, f"example:\n  {EXAMPLE}")
     parser.add_argument("--task", required=True, metavar="FILE", help="the task; its images need not be there")
     parser.add_argument(
         "--prediction", required=True, metavar="FILE", help="JSON {query_id: [image_id, ...]}, or CSV with scores"
@@ -64,7 +63,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", metavar="O2S=0.45,...", help="of the types in the total")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

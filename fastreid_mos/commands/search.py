@@ -11,6 +11,8 @@ import json
 import shlex
 import sys
 
+from . import make_parser, run
+
 EXAMPLE = "mos search port/12_RGB.tif --index output/port -k 5 --modality sar --html output/found.html"
 
 
@@ -53,10 +55,7 @@ def program(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos search", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("search", __doc__, f"example:\n  {EXAMPLE}")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="chips that are searched for")
     parser.add_argument("--index", required=True, metavar="OUT", help="of mos index")
     parser.add_argument("-k", type=int, default=20, help="chips for each query (%(default)s)")
@@ -71,6 +70,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="search with other weights than the index's")
     args = parser.parse_args(argv)
     args.words = list(sys.argv[2:] if argv is None else argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, args)

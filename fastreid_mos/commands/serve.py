@@ -11,6 +11,8 @@ import errno
 import ipaddress
 import socket
 
+from . import make_parser, open_predictors, require_least, run
+
 EPILOG = """example:
   mos index harbour/ --index output/harbour
   mos serve --index output/harbour
@@ -54,17 +56,12 @@ def program(args: argparse.Namespace) -> None:
         from ..serve.app import make_app
     except ImportError as error:
         raise MOSError(f"{error.name} is not installed; run: pip install 'fastreid-mos[serve]'") from None
-    from ..predict import Predictor
     from ..search import open_index
     from ..serve.served import Served
 
-    if args.max_upload < 1:
-        raise MOSError(f"--max-upload {args.max_upload}: at least 1 (MB)")
+    require_least(args, max_upload=1)
     with listen(args.host, args.port) as server:
-        try:
-            predictor = Predictor(args.weights or open_index(args.index).weights.name, args.device)
-        except ValueError as error:
-            raise MOSError(f"--{error}") from None
+        (predictor,) = open_predictors([args.weights or open_index(args.index).weights.name], args)
         served = Served(args.index, predictor)
         names = {socket.gethostname(), args.host, *args.allow_host}
         app = make_app(served, names, args.max_upload * 2**20)
@@ -80,9 +77,7 @@ def program(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos serve", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("serve", __doc__, EPILOG)
     parser.add_argument("--index", required=True, metavar="OUT", help="what mos index made: a folder, or qdrant://...")
     parser.add_argument("--weights", default="", help="default: those of the index")
     parser.add_argument("--host", default="127.0.0.1", help="address; default 127.0.0.1, this computer only")
@@ -90,7 +85,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name of the page")
     parser.add_argument("--max-upload", type=int, default=16, metavar="MB", help="largest chip taken; default 16")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...; default: a GPU if there is one")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from . import make_parser, run
+
 EXAMPLE = "mos unite a.json b.json --weights 2 1 --task task.json --top 10 --out united.json"
 
 
@@ -29,21 +31,16 @@ def program(args: argparse.Namespace) -> None:
         raise MOSError(f"--out {args.out}: must end in .json, or .csv for a table with scores")
     start = b"query_id" if args.out.lower().endswith(".csv") else b"{"
     expect_new_file("--out", args.out, args.force, *args.lists, *filter(None, [args.task]), start=start)
-    weights = args.weights or [1.0] * count
-    if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
-        given = " ".join(f"{weight:g}" for weight in weights)
-        raise MOSError(f"--weights {given}: give {count} numbers above 0, one for each of the lists")
-    if not 0 <= args.k < float("inf"):
-        raise MOSError(f"--k {args.k:g}: must be 0 or more")
-    if args.top is not None and args.top < 1:
-        raise MOSError(f"--top {args.top}: must be 1 or more")
     task = read_task(args.task, images=False) if args.task else None
     lists, scored = zip(*map(read_lists, args.lists), strict=True)
     own = own_images(task) if task else {}
     for path, one in zip(args.lists, lists, strict=True):
         if task:
             check_prediction(path, task, one, own=own)
-    united = unite(args.lists, lists, scored, args.method, args.k, weights, args.top)
+    try:
+        united = unite(args.lists, lists, scored, args.method, args.k, args.weights, args.top)
+    except ValueError as error:  # k, weights or top
+        raise MOSError(f"--{error}") from None
     if args.top and (short := [id_ for id_, images in united.items() if len(images) < args.top]):
         what = f"query {short[0]!r} has {len(united[short[0]])} images in all lists together"
         raise MOSError(f"--top {args.top}: {what}; give deeper lists, or a smaller --top")
@@ -58,10 +55,7 @@ def program(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mos unite", description=__doc__, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser("unite", __doc__, f"example:\n  {EXAMPLE}")
     parser.add_argument("lists", nargs="+", metavar="FILE", help="JSON {query_id: [image_id, ...]}, or CSV with scores")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file, .json or .csv")
     parser.add_argument("--method", choices=("rrf", "mean"), default="rrf")
@@ -70,7 +64,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", metavar="FILE", help="check the lists, and the result, against this task")
     parser.add_argument("--top", type=int, metavar="N", help="images a query; as many as the longest list has")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
-    args = parser.parse_args(argv)
-    from ..cli import run
-
-    return run(lambda: program(args))
+    return run(program, parser.parse_args(argv))

@@ -29,7 +29,7 @@ def find_candidates(runs: Sequence[str]) -> list[str]:
     """The weights of each run: a run's folder, a checkpoint, an exported file or ``zoo:NAME``.
 
     Raises:
-        MOSError: fewer than two, one that is not there, or the same file twice.
+        MOSError: fewer than two, or one that is not there.
     """
     found: list[str] = []
     for run in runs:
@@ -42,9 +42,6 @@ def find_candidates(runs: Sequence[str]) -> list[str]:
             found.append(run)
         else:
             raise MOSError(f"--runs {shown(run)}: no such folder or file; name runs, checkpoints or zoo:NAME")
-    files = [os.path.realpath(find_weights(one)) for one in found]
-    if same := [one for row, one in enumerate(found) if files[row] in files[:row]]:
-        raise MOSError(f"--runs: {shown(same[0])} is named twice; name it once")
     if len(found) < 2:
         raise MOSError(f"--runs {shown(runs[0])}: is one alone; name two or more to choose from")
     return found

@@ -111,7 +111,7 @@ def unite(
         raise ValueError(f"top: from 1 on, got {top}")
     parts = np.ones(len(lists)) if weights is None else np.asarray(weights, np.float64)
     if len(parts) != len(lists) or not (np.isfinite(parts) & (parts > 0)).all():
-        raise ValueError(f"weights: {len(lists)} numbers above 0, one for each list, got {parts.tolist()}")
+        raise ValueError(f"weights: give {len(lists)} numbers above 0, one for each list, got {parts.tolist()}")
     for name, other in zip(names[1:], lists[1:], strict=True):
         for lacking, having, ids in (
             (name, names[0], lists[0].keys() - other.keys()),

@@ -103,7 +103,7 @@ def test_what_the_command_cannot_do(tmp_path, index, refused):
             (["--index", index, "--port", port], f"--port {port}: is in use"),
             (["--index", index, "--port", "70000"], "--port 70000: must be 0 (any free one) to 65535"),
             (["--index", index, "--host", "no.such.host.invalid", "--port", "0"], "--host no.such.host.invalid"),
-            (["--index", index, "--port", "0", "--max-upload", "0"], "--max-upload 0: at least 1"),
+            (["--index", index, "--port", "0", "--max-upload", "0"], "--max-upload 0: must be a number, 1"),
             (["--index", index, "--port", "0", "--device", "abacus"], "--device"),
         ]:
             assert said in refused(*words, program=lambda *words: main([*map(str, words)])), words

@@ -74,11 +74,11 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--splits", "1"], "--splits 1: must be 2 or more"),
-        (["--seed", "-1"], "--seed -1: must be 0"),
+        (["--splits", "1"], "--splits 1: must be a number, 2 or more"),
+        (["--seed", "-1"], "--seed -1: must be a number, 0"),
         (["--weights", "O2S"], "--weights O2S"),
         (["--runs", "RUNS/a"], "a: is one alone"),
-        (["--runs", "RUNS/a", "RUNS/a/model_final.pth"], "is named twice"),
+        (["--runs", "RUNS/a", "RUNS/a/model_final.pth"], "are the same weights; name them once"),
         (["--runs", "RUNS/a", "RUNS/none"], "none: no such folder or file"),
         (["--runs", "RUNS/a", "."], "--runs .: has no model_best.pth or model_final.pth"),
         (["--runs", "RUNS/a", "zoo:none"], "zoo:none"),

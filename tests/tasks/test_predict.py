@@ -218,7 +218,7 @@ REFUSED = [
     ("--weights absent.pth", "absent.pth"),
     ("--weights task.json", "task.json"),
     ("--weights gallery", "gallery"),
-    ("--ensemble zoo:mos zoo:mos", "zoo:mos: is named twice"),
+    ("--ensemble zoo:mos zoo:mos", "zoo:mos and zoo:mos: are the same weights"),
     ("--ensemble zoo:mos copy.safetensors", "zoo:mos and copy.safetensors: are the same weights"),
     ("--ensemble zoo:mos absent.pth", "absent.pth"),
     ("--member-weights 1 2", "--member-weights 1 2: give a number above 0 for each of the 1 weights"),

@@ -101,12 +101,12 @@ def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--weights", "1"], "--weights 1: give 2 numbers"),
-        (["--weights", "1", "0"], "--weights 1 0: give 2 numbers above 0"),
-        (["--weights", "1", "nan"], "--weights 1 nan"),
-        (["--k", "-1"], "--k -1: must be 0 or more"),
-        (["--k", "nan"], "--k nan"),
-        (["--top", "0"], "--top 0: must be 1 or more"),
+        (["--weights", "1"], "--weights: give 2 numbers above 0, one for each list, got [1.0]"),
+        (["--weights", "1", "0"], "--weights: give 2 numbers above 0"),
+        (["--weights", "1", "nan"], "--weights: give 2"),
+        (["--k", "-1"], "--k: from 0 on, got -1"),
+        (["--k", "nan"], "--k: from 0 on"),
+        (["--top", "0"], "--top: from 1 on, got 0"),
         (["--top", "5"], "--top 5: query 'q1' has 4 images in all lists"),
         (["--method", "mean"], "a.json: has no scores; give CSV files"),
         (["--out", "united.txt"], "--out united.txt: must end in .json"),
