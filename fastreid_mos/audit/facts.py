@@ -28,6 +28,9 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 # Share of a side from which lines of one value at an edge are padding. SAR in whole numbers has water at 0 there: up to
 # 0.12 of a side in 505 chips brought to 8 bits. Others have up to 3 lines, where JPEG smoothed the water.
 PADDED, PADDED_SAR = 0.03, 0.15
+# JPEG blurs the step from padding to picture: over how many lines, and how far from the padding's value, as a share of
+# the range.
+_BLURRED, _NEAR = 16, 0.1
 _FEWEST = 64  # pixels, below which statistics say nothing
 
 
@@ -101,7 +104,8 @@ def _facts(stored: Stored, chip: Chip, named: bool) -> Facts:
     if chip.mask is None:
         border = _border(chip.pixels, PADDED_SAR if chip.modality == SAR and whole else PADDED)
     top, bottom, left, right = border
-    shown = grey[top : len(grey) - bottom, left : grey.shape[1] - right]
+    inside = slice(top, len(grey) - bottom), slice(left, grey.shape[1] - right)
+    values = chip.pixels[inside] if chip.mask is None else chip.pixels[~chip.mask]
     digest = hashlib.blake2b(np.ascontiguousarray(chip.pixels).data, digest_size=16)
     digest.update(f"{chip.pixels.dtype} {chip.pixels.shape}".encode())
     return Facts(
@@ -115,24 +119,32 @@ def _facts(stored: Stored, chip: Chip, named: bool) -> Facts:
         empty=0.0 if chip.mask is None else float(chip.mask.mean()),
         infinite=not whole and bool(np.isinf(channels).any()),
         border=border,
-        speckle=_speckle(grey) if chip.modality == SAR or equal or channels.shape[2] == 1 else None,
-        middle=_middle(chip) if chip.modality == SAR else None,
+        speckle=_speckle(grey[inside]) if chip.modality == SAR or equal or channels.shape[2] == 1 else None,
+        middle=_middle(values) if chip.modality == SAR else None,
         digest=digest.digest(),
-        print=fingerprint(shown),
+        print=fingerprint(grey[inside]),
     )
 
 
 def _border(pixels: NDArray[Any], least: float) -> tuple[int, int, int, int]:
     """Lines of one value from each edge inwards; 0 where none has more than one and than a share of its side."""
-    flat = pixels.reshape(*pixels.shape[:2], -1)
-    rows = (flat == flat[:, :1]).all(axis=(1, 2))
-    columns = (flat == flat[:1]).all(axis=(0, 2))
-    counts = [0 if line.all() else int(np.argmin(line)) for line in (rows, rows[::-1], columns, columns[::-1])]
-    sides = (len(rows), len(rows), len(columns), len(columns))
-    if not any(count > max(1, least * side) for count, side in zip(counts, sides, strict=True)):
+    lines = pixels.reshape(*pixels.shape[:2], -1)
+    sides = (lines, lines[::-1], lines.swapaxes(0, 1), lines.swapaxes(0, 1)[::-1])
+    counts = [_first((side == side[:, :1]).all(axis=(1, 2))) % len(side) for side in sides]
+    if not any(count > max(1, least * len(side)) for count, side in zip(counts, sides, strict=True)):
         return 0, 0, 0, 0
+    near = _NEAR * (float(pixels.max()) - float(pixels.min()))
+    for number, (count, side) in enumerate(zip(counts, sides, strict=True)):
+        inner = side[count : len(side) - counts[number ^ 1] - 1][:_BLURRED]  # a line is left to the picture
+        step = np.abs(inner.astype(np.float32) - side[0, 0])
+        counts[number] += _first((step <= near).all(axis=(1, 2))) * (count > 0)
     top, bottom, left, right = counts
     return top, bottom, left, right
+
+
+def _first(hold: NDArray[np.bool_]) -> int:
+    """How many hold before the first that does not."""
+    return len(hold) if hold.all() else int(np.argmin(hold))
 
 
 def _speckle(values: NDArray[np.float32]) -> float | None:
@@ -144,8 +156,7 @@ def _speckle(values: NDArray[np.float32]) -> float | None:
     return float(np.median(spread[lit] / mean[lit])) if lit.sum() >= _FEWEST else None
 
 
-def _middle(chip: Chip) -> float | None:
-    values = chip.pixels if chip.mask is None else chip.pixels[~chip.mask]
+def _middle(values: NDArray[Any]) -> float | None:
     low, middle, high = np.percentile(values, [1, 50, 99])
     return float((middle - low) / (high - low)) if values.size >= _FEWEST and high > low else None
 

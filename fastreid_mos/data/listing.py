@@ -77,8 +77,10 @@ def list_chips(folder: str, parse: Parse, skipped: Skipped) -> list[Item]:
     for name in names:
         path, (stem, extension) = os.path.join(folder, name), os.path.splitext(name)
         meaning: tuple[int, int] | str
-        if name.startswith(".") or not os.path.isfile(path):
-            meaning = "hidden, or not an ordinary file"
+        if name.startswith("."):
+            meaning = "hidden"
+        elif not os.path.isfile(path):
+            meaning = "that are folders, links to nothing or no ordinary files"
         elif extension.lower() not in EXTENSIONS:
             meaning = f"with an extension other than {' '.join(EXTENSIONS)}"
         else:

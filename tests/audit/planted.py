@@ -79,6 +79,8 @@ def plant(source: Path, root: Path) -> Planter:
     p.add("not-used", other(1), "RGB", name="big ship.tif")
     (p.root / QUERY / "notes.txt").write_text("mine")
     p.wanted.append(("no-chip", ("notes.txt",)))
+    (p.root / TRAIN / "860_link_RGB.tif").symlink_to("nowhere")
+    p.wanted.append(("not-used", ("860_link_RGB.tif",)))
     p.add("distractor-in-train", other(2), "RGB", name="-1_0001_RGB.tif")
     p.add("unwritable-name", other(3), "RGB", name=os.fsdecode(b"0801_\xff_RGB.tif"))
     # Ships.

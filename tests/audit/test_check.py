@@ -13,6 +13,7 @@ from planted import plant
 from fastreid_mos.audit import Severity, check
 from fastreid_mos.audit import alike as alike_module
 from fastreid_mos.audit.alike import alike, fingerprint
+from fastreid_mos.audit.facts import measure
 from fastreid_mos.commands.check import main
 from fastreid_mos.data import read_chip, sar_denoise
 
@@ -25,7 +26,10 @@ def planted(tiny_hoss, tmp_path_factory):
 
 
 def kinds(report):
-    return {one.kind: [case.paths for case in one.cases] for one in report.findings}
+    found = {}
+    for one in report.findings:
+        found.setdefault(one.kind, []).extend(case.paths for case in one.cases)
+    return found
 
 
 @pytest.mark.slow
@@ -212,3 +216,11 @@ def test_padded_squares_are_compared_by_what_is_inside(pictures, tmp_path):
     found = kinds(report)
     assert [{path[-9:] for path in paths} for paths in found["alike"]] == [{"cal/3.tif", "tight.tif"}]
     assert len(found["border"]) == len(chips) == 20 and "square" in found and report.status == 0
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_padding_is_found_up_to_the_edge_that_jpeg_has_blurred(pictures, tmp_path, value):
+    room = np.pad(pictures["RGB"][0], ((30, 17), (45, 60), (0, 0)), constant_values=value)
+    Image.fromarray(room).save(tmp_path / "1_RGB.jpg", quality=75)
+    found = measure((str(tmp_path / "1_RGB.jpg"), None)).border
+    assert np.abs(np.subtract(found, (30, 17, 45, 60))).max() <= 2
