@@ -14,6 +14,7 @@ from ..errors import DatasetError
 
 TRAIN, QUERY, GALLERY, TEST = "train", "query", "gallery", "test"
 _SPLITS = {"bounding_box_train": TRAIN, "query": QUERY, "bounding_box_test": GALLERY}
+_HOSS = {"bounding_box_train", "bounding_box_test"}  # query/ is a usual name
 _PAIRS = "OptiSar_Pair"
 
 
@@ -85,14 +86,16 @@ def open_source(where: str | os.PathLike[str], root: str = "", columns: Mapping[
     hoss, pairs = (os.path.join(path, name) for name in ("HOSS", _PAIRS))
     if os.path.isdir(hoss) and os.path.isdir(pairs):
         raise DatasetError(f"{where}: holds HOSS and {_PAIRS}; check one of them: {hoss}")
-    if set(_SPLITS) & set(inside):
+    if _HOSS & set(inside):
         source = _hoss(path)
-    elif os.path.isdir(hoss) and set(_SPLITS) & set(_names(hoss)):
+    elif os.path.isdir(hoss) and _HOSS & set(_names(hoss)):
         source = _hoss(hoss)
     elif os.path.basename(path) == _PAIRS or os.path.isdir(pairs):
         source = _walked(pairs if os.path.isdir(pairs) else path, f"{_PAIRS}'s layout", parse_pair_name)
     else:
-        source = _walked(path, "a folder of chips", None)
+        tables = sorted(name for name in inside if name.lower().endswith(".csv"))
+        beside = f" (for what {tables[0]} says of them, give that file)" if tables else ""
+        source = _walked(path, f"a folder of chips{beside}", None)
     if not source.files():
         raise DatasetError(f"{where}: no chip in it ({source.skipped}); give a folder of chips, or a CSV table")
     return source
@@ -106,7 +109,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _table(path: str, root: str, columns: Mapping[str, str] | None) -> Source:
-    table = read_table(path, root, columns)
+    table = read_table(path, root, columns, options=True)
     numbers = number_ships(row.ship for row in table.rows)
     chips = [Listed(row.chip, row.split, row.ship or None, numbers[row.ship], row.modality) for row in table.rows]
     return Source(table.root, f"the table {os.path.basename(path)}", chips, skipped=table.skipped)

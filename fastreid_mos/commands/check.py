@@ -52,18 +52,22 @@ def _column(text: str) -> tuple[str, str]:
     return name, header
 
 
+def table_options(parser: argparse.ArgumentParser) -> None:
+    """Where a table's paths start, and its headers."""
+    root = "folder that a table's paths start from; else its own"
+    columns = (
+        "headers of a table that differ from image_id, ship_id, modality, image_path, split, spacing, width, height"
+    )
+    parser.add_argument("--root", default="", metavar="DIR", help=root)
+    parser.add_argument("--columns", nargs="+", type=_column, default=[], metavar="NAME=HEADER", help=columns)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     description = "Say what is in a folder of chips, and what is wrong with it. Nothing in it is changed."
     parser = make_parser("check", description, _EPILOG)
     where = "a folder of HOSS's or OptiSar_Pair's layout, any other folder of chips, or a CSV table of chips"
     parser.add_argument("where", metavar="ROOT_OR_CSV", help=where)
-    parser.add_argument(
-        "--root", default="", metavar="DIR", help="folder that a table's paths start from; else its own"
-    )
-    columns = (
-        "headers of a table that differ from image_id, ship_id, modality, image_path, split, spacing, width, height"
-    )
-    parser.add_argument("--columns", nargs="+", type=_column, default=[], metavar="NAME=HEADER", help=columns)
+    table_options(parser)
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what is found")
     parser.add_argument("--json", action="store_true", help="print JSON, with every file of every finding")
     workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import make_parser, open_predictors, require_least, run
+from .check import table_options
 
 if TYPE_CHECKING:
     from ..tasks.choosing import Choice, Union
@@ -43,7 +44,7 @@ def program(args: argparse.Namespace) -> None:
     from ..tasks.labelled import as_task, at_most, find_candidates, labelled_items, ships_and_modalities, without_copies
 
     names = find_candidates(args.runs)
-    items, source = labelled_items(args.chips, names)
+    items, source = labelled_items(args.chips, names, args.root, dict(args.columns))
     items, every = at_most(without_copies(items), args.seed), len(items)
     ships, modalities = ships_and_modalities(items)
     expect_ships(Chips([], ships, modalities), args.splits, weights)
@@ -130,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help=runs)
     parser.add_argument("--chips", default="holdout", metavar="SHIPS", help=chips)
+    table_options(parser)
     parser.add_argument("--splits", type=int, default=5, metavar="N", help="parts of the ships; 5")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the parts; 0")
     parser.add_argument("--weights", metavar="O2S=0.45,...", help="of the types in the total, as of mos score")

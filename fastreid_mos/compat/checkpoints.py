@@ -73,7 +73,8 @@ def _plain(value: Any) -> Any:
 def read_torch(path: str) -> Any:
     """What a file of ``torch.save`` holds, on the CPU, read without running any code it may hold."""
     if not os.path.isfile(path):
-        reason = "a folder, not a file of weights" if os.path.isdir(path) else "no such file of weights"
+        folder = "a folder, not a file of weights; name one in it, such as model_final.pth"
+        reason = folder if os.path.isdir(path) else "no such file of weights"
         raise CheckpointError(f"{path}: {reason}")
     try:
         with open(path, "rb") as stream:

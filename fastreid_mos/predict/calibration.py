@@ -72,7 +72,7 @@ class Calibration:
         result = np.empty(cosines.shape, np.float32)
         for kind in np.unique(kinds):
             if PAIRS[kind] not in self.curves:
-                what = f"have no calibration for {PAIRS[kind]} (O optical, S SAR)"
+                what = f"has no calibration for {PAIRS[kind]} (O optical, S SAR)"
                 raise MOSError(f"{weights}: {what}, only for {', '.join(self.curves)}")
             result[kinds == kind] = np.interp(cosines[kinds == kind], *self.curves[PAIRS[kind]])
         return result

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..compat.checkpoints import EXPORT, EXPORT_VERSION, saved_config
 from ..config import get_cfg, merge_values
 from ..data.datasets import HOSS, join_items, open_training
-from ..data.holdout import hold_out
+from ..data.holdout import Split, hold_out
 from ..data.listing import Item
 from ..engine.ensemble import load_whole
 from ..engine.rebuilding import keys_to_export, rebuilding_config
@@ -40,7 +40,7 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
             the config, the calibration and facts.
         calibrate: the ships from which :meth:`Predictor.same` is calibrated: ``holdout``, those that the run held out
             (``TEST.HOLDOUT``) of the data sets it was trained on; a folder with a HOSS, its test ships; or
-            ``train:<folder>``, its training ships, if the weights were not trained on them. Several are as heavy as
+            ``train:<folder>``, its training ships, none of which the weights were trained on. Several are as heavy as
             each other.
 
     Returns:
@@ -85,6 +85,8 @@ def calibrated(
     for word in words:
         own = word == HELD_OUT
         items, source = held_out_items(checkpoint, content, saved_config(content)) if own else listed_items(word)
+        if not own:
+            expect_untrained(checkpoint, content, items, f"--calibrate {word}")
         paths, identities, modalities = zip(*items, strict=True)
         features = predictor.extract(paths, [int(one) for one in modalities])
         sets.append((features, identities, modalities))
@@ -141,18 +143,48 @@ def held_out_items(
     path: str, checkpoint: Mapping[str, Any], saved: Mapping[str, Any], option: str = "--calibrate"
 ) -> tuple[list[Item], str]:
     """The chips that the run held out, and where they are from; a MOSError about ``option`` for a run without."""
-    cfg = get_cfg()
-    merge_values(cfg, {key: value for key, value in saved.items() if key.startswith(("DATASETS.", "TEST.HOLDOUT."))})
+    cfg = _data_config(saved)
     if cfg.TEST.HOLDOUT.FRACTION <= 0:
         what = "its run held out no ships (TEST.HOLDOUT.FRACTION 0)"
         raise MOSError(f"{option} {HELD_OUT}: {path}: {what}; name a folder with a HOSS/ instead")
+    _, splits = _training(path, checkpoint, cfg)
+    items = sorted({item for part in splits[0] for item in part})
+    return items, f"ships that the training held out of {', '.join(cfg.DATASETS.NAMES)}"
+
+
+def expect_untrained(path: str, checkpoint: Any, items: Sequence[Item], option: str) -> None:
+    """Refuse chips that the run was trained on, by their files; nothing is known where its data are not here.
+
+    Raises:
+        MOSError: the message begins with ``option``.
+    """
+    saved = saved_config(checkpoint)
+    if "DATASETS.NAMES" not in saved:  # exported
+        return
+    try:
+        kept, _ = _training(path, checkpoint, _data_config(saved))
+    except MOSError:
+        return
+    trained = {os.path.realpath(file) for file, *_ in kept}
+    if seen := [file for file, *_ in items if os.path.realpath(file) in trained]:
+        what = f"{path} was trained on {len(seen)} of these {len(items)} chips, such as {seen[0]}"
+        raise MOSError(f"{option}: {what}; give {HELD_OUT}, or ships that it has not seen")
+
+
+def _data_config(saved: Mapping[str, Any]) -> Any:
+    cfg = get_cfg()
+    merge_values(cfg, {key: value for key, value in saved.items() if key.startswith(("DATASETS.", "TEST.HOLDOUT."))})
+    return cfg
+
+
+def _training(path: str, checkpoint: Mapping[str, Any], cfg: Any) -> tuple[list[Item], list[Split]]:
+    """What the run was trained on, and the splits of what it held out; a MOSError where that is not here."""
     kept, splits = hold_out(cfg, join_items(dataset.train for dataset in open_training(cfg)))
     trained, ships = checkpoint.get("num_classes"), len({pid for _, pid, _ in kept})
     if trained not in (None, ships):
         what = f"was trained on {trained} ships, and without its held-out ones {ships} are here"
         raise CheckpointError(f"{path}: {what}; set FASTREID_DATASETS to the data of its training")
-    items = sorted({item for part in splits[0] for item in part})
-    return items, f"ships that the training held out of {', '.join(cfg.DATASETS.NAMES)}"
+    return kept, splits
 
 
 def listed_items(word: str, option: str = "--calibrate") -> tuple[list[Item], str]:

@@ -137,7 +137,7 @@ class Predictor:
             ValueError: features without their modalities; and what :meth:`extract` raises.
         """
         if not self.calibration.curves:
-            what = "have no calibration, so there are no probabilities; take similarity(), or export the weights with"
+            what = "has no calibration, so there are no probabilities; take similarity(), or export the weights with"
             raise MOSError(f"{self.weights}: {what} tools/export_weights.py --calibrate")
         left, rows = self._features("a", a, a_modalities)
         right, columns = self._features("b", b, b_modalities)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from ..data.modality import Modality
 from ..data.tables import ListedChip
 from ..data.tables.dataset import number_ships
 from ..data.tables.reading import read_table
-from ..errors import MOSError, shown
+from ..errors import CheckpointError, MOSError, shown
 from ..modeling.weights_files import find_weights
-from ..predict.export import HELD_OUT, held_out_items, listed_items
+from ..predict.export import HELD_OUT, expect_untrained, held_out_items, listed_items
 from .choosing import Ints
 from .task import GalleryChip, Task
 
@@ -47,7 +48,9 @@ def find_candidates(runs: Sequence[str]) -> list[str]:
     return found
 
 
-def labelled_items(where: str, weights: Sequence[str]) -> tuple[list[Item], str]:
+def labelled_items(
+    where: str, weights: Sequence[str], root: str = "", columns: Mapping[str, str] | None = None
+) -> tuple[list[Item], str]:
     """(path, ship, modality) of chips that no candidate was trained on, and where they are from.
 
     Args:
@@ -55,12 +58,21 @@ def labelled_items(where: str, weights: Sequence[str]) -> tuple[list[Item], str]
             chips of other splits than ``train``, or all if it has no others; a folder with a HOSS, its test chips; or
             ``train:FOLDER``, its training chips.
         weights: the candidates. Of the zoo's, which were trained on other ships, nothing is asked.
+        root, columns: of a table, as of :func:`read_table`.
 
     Raises:
-        MOSError: no such chips, or runs that held out different ones.
+        MOSError: no such chips, some that a run was trained on, or runs that held out different ones.
     """
+    table = os.path.isfile(where)
+    if (root or columns) and not table:
+        raise MOSError(f"--chips {where}: is no table; --root and --columns are for one")
     if where != HELD_OUT:
-        return _listed_rows(where) if os.path.isfile(where) else listed_items(where, "--chips")
+        items, source = _listed_rows(where, root, columns) if table else listed_items(where, "--chips")
+        for path in weights:
+            with contextlib.suppress(CheckpointError):  # what is wrong with a file is said when it is used
+                if not path.startswith(ZOO):
+                    expect_untrained(path, read_checkpoint(path), items, f"--chips {where}")
+        return items, source
     first: tuple[str, list[Item], str] | None = None
     for path in weights:
         if path.startswith(ZOO):
@@ -76,9 +88,9 @@ def labelled_items(where: str, weights: Sequence[str]) -> tuple[list[Item], str]
     return first[1], first[2]
 
 
-def _listed_rows(path: str) -> tuple[list[Item], str]:
+def _listed_rows(path: str, root: str, columns: Mapping[str, str] | None) -> tuple[list[Item], str]:
     try:
-        rows = read_table(path).rows
+        rows = read_table(path, root, columns, options=True).rows
     except MOSError as error:
         raise MOSError(f"--chips {error}") from None
     tested = [row for row in rows if row.split != "train"]

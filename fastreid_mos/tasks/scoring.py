@@ -70,7 +70,8 @@ def weighted_total(
 
     The types' means are over different queries. Near its value the total changes with a query by its type's weight
     times what the query differs from the type's mean, over the type's number of queries (its influence: Efron and
-    Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 21). These are resampled, ships with all their queries.
+    Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 21). These are resampled, ships with all their queries;
+    a total beyond what the best and the worst query of each type would make is cut off there.
 
     Args:
         values: of each type what its queries add to its mean.
@@ -86,7 +87,8 @@ def weighted_total(
     ((low, high),) = bootstrap_intervals(
         np.concatenate(influence)[:, None], np.concatenate([ships[name] for name in weights]), SAMPLES
     )
-    return total, (float(low), float(high))
+    least, most = (sum(weight * end(values[name]) for name, weight in weights.items()) for end in (np.min, np.max))
+    return total, (float(np.maximum(low, least)), float(np.minimum(high, most)))
 
 
 @dataclass(frozen=True)

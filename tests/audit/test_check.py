@@ -129,6 +129,13 @@ def test_layouts(pictures, tmp_path):
     report = check(root)
     assert {one.what[:3] for one in report.findings if one.kind == "no-match"} == {"O2S", "S2O"}
     assert report.counts[-1]["chips"] == 4 and not {"same-picture", "query-in-gallery"} & kinds(report).keys()
+    challenge = tmp_path / "challenge"
+    for name in ("query/1_a_RGB.tif", "gallery/2_b_SAR.tif"):  # no HOSS, whose gallery is bounding_box_test/
+        (challenge / name).parent.mkdir(parents=True)
+        tifffile.imwrite(challenge / name, pictures[name[-7:-4]][0])
+    (challenge / "labels.csv").write_text("")
+    report = check(challenge)
+    assert {"query", "gallery"} <= {row["split"] for row in report.counts} and "labels.csv" in report.text()
 
 
 @pytest.mark.parametrize("most", [alike_module._ALL, 0], ids=["all pairs", "sharing bits"])

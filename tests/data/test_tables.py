@@ -99,7 +99,7 @@ def test_quoted_commas_line_breaks_and_an_id_that_is_not_there(table, folder):
     ("lines", "words"),
     [
         ([], "is empty"),
-        (rows("x", "y"), "line 1: has no column 'ship_id' among its headers 'aRGB', 'x'"),
+        (rows("x", "y"), "line 1: has no column 'ship_id', 'modality', 'image_path' among its headers 'aRGB', 'x'"),
         (["image_id,modality,image_path", "a,sar,b"], "line 1: has no column 'ship_id'"),
         ([HEADER + ",ship_id", *rows("x")], "line 1: has the header 'ship_id' twice"),
         ([HEADER], "has no row of a chip"),
@@ -135,8 +135,14 @@ def test_files_that_are_no_tables(table, folder):
             read_table(path)
     with pytest.raises(DatasetError, match="no column 'boat' .*correct COLUMNS"):
         table(HEADER, *rows("x"), columns={"ship_id": "boat"})
-    with pytest.raises(DatasetError, match="which is no folder; set ROOT"):
-        table(HEADER, *rows("x"), root=folder / "no")
+    for options, header, key in (
+        (False, r"COLUMNS: {image_path: <header>} names others", "set ROOT"),
+        (True, r"--columns image_path=HEADER names others", "set --root"),
+    ):
+        with pytest.raises(DatasetError, match=f"no column 'image_path' among its headers 'ship_id', .*; {header}"):
+            table("ship_id|modality|file", "1|sar|c_SAR.tif", options=options)
+        with pytest.raises(DatasetError, match=f"which is no folder; {key}"):
+            table(HEADER, *rows("x"), root=folder / "no", options=options)
 
 
 def test_rows_that_are_skipped_are_counted(table):

@@ -77,7 +77,7 @@ def test_calibration_by_hand():
     optical = modalities == 0
     few = Calibration.fit([(features[optical], identities[optical], modalities[optical])], "")
     assert list(few.curves) == ["O-O"]
-    with pytest.raises(MOSError, match="^w: have no calibration for S-S .* only for O-O"):
+    with pytest.raises(MOSError, match="^w: has no calibration for S-S .* only for O-O"):
         few("w", np.zeros((1, 1)), [1], [1])
     # A small set, whose cosines are all near 1, is as heavy as the large one, and no pair is across the two.
     closer = np.stack([np.cos(angles / 5), np.sin(angles / 5)], axis=1)[:36]

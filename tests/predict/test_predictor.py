@@ -157,7 +157,7 @@ def test_refused_features_and_probabilities(predictor, checkpoint, items):
         predictor.same(chip, features)
     with pytest.raises(ValueError, match="^modalities: 2 of them for 3"):
         predictor.same(chip, features, b_modalities=[0, 1])
-    with pytest.raises(MOSError, match="model_final.pth: have no calibration"):
+    with pytest.raises(MOSError, match="model_final.pth: has no calibration"):
         Predictor(checkpoint, device="cpu").same(chip, chip)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
         (["--runs", "RUNS/a", "cut.pth"], "cut.pth"),
         (["--chips", "nowhere"], "--chips nowhere: holds no HOSS/"),
         (["--chips", "cut.pth"], "--chips cut.pth: "),
+        (["--chips", "nowhere", "--root", "."], "--chips nowhere: is no table"),
+        (["--chips", "train:HOSS"], "a/model_final.pth was trained on "),
         (["--json", "cut.pth"], "--json cut.pth: exists already"),
         (["--features", "cut.pth"], "cut.pth"),
         (["--device", "cuda:77"], "--device"),
@@ -94,7 +97,8 @@ def test_from_runs_to_a_line_that_predicts(words, runs, capsys, tmp_path):
 )
 def test_wrong_words_are_one_line(words, runs, more, said, tmp_path, capsys):
     (tmp_path / "cut.pth").write_bytes((runs / "a/model_final.pth").read_bytes()[:999])
-    more = [word.replace("RUNS", str(runs)) for word in more]
+    hoss = os.environ["FASTREID_DATASETS"]
+    more = [word.replace("RUNS", str(runs)).replace("train:HOSS", f"train:{hoss}") for word in more]
     assert main([*words, *more]) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and said in line

@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...config.chiplists import COLUMNS
@@ -57,7 +57,10 @@ class Table:
 
 
 def read_table(
-    path: str | os.PathLike[str], root: str | os.PathLike[str] = "", columns: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str] = "",
+    columns: Mapping[str, str] | None = None,
+    options: bool = False,
 ) -> Table:
     """Read a table of chips: CSV with commas, semicolons or tabs, UTF-8 or UTF-16, its first line the headers.
 
@@ -68,6 +71,7 @@ def read_table(
         path: the table.
         root: the folder that the images' paths start from; "": the table's own.
         columns: for names of :data:`COLUMNS` the headers that stand for them here; other headers are left alone.
+        options: whether messages speak of a command's --root and --columns, in place of a config's ROOT and COLUMNS.
 
     Raises:
         DatasetError: a file that is no such table, lacks a column or has one twice, a row with more fields than
@@ -75,11 +79,12 @@ def read_table(
             files missing than there, or no row left.
     """
     name = shown(path)
+    key = "--root" if options else "ROOT"
     root = os.path.abspath(os.path.expanduser(root or os.path.dirname(os.path.abspath(path))))
     if not os.path.isdir(root):
-        raise DatasetError(f"{name}: the images' paths start from {shown(root)}, which is no folder; set ROOT")
+        raise DatasetError(f"{name}: the images' paths start from {shown(root)}, which is no folder; set {key}")
     text = _read_text(path)
-    delimiter, header, places = _find_columns(name, text, dict(columns or {}))
+    delimiter, header, places = _find_columns(name, text, dict(columns or {}), options)
     table = Table(os.fspath(path), root, tuple(places))
     rows = _Rows(table, name, decimal_comma=delimiter != ",")
     for line, fields in _records(name, text, delimiter):
@@ -96,7 +101,7 @@ def read_table(
         what = (
             f"{missing} of {missing + len(table.rows)} files are not there, such as {table.skipped.examples[_MISSING]}"
         )
-        raise DatasetError(f"{name}: {what}; paths start from {shown(root)}: set ROOT to another folder")
+        raise DatasetError(f"{name}: {what}; paths start from {shown(root)}: set {key} to another folder")
     if not table.rows:
         raise DatasetError(f"{name}: has no row of a chip ({table.skipped}); its columns are {', '.join(COLUMNS)}")
     return table
@@ -150,10 +155,11 @@ def _plain(header: str) -> str:
     return re.sub(r"[\s\-]+", "_", header.strip().casefold())
 
 
-def _find_columns(name: str, text: str, named: dict[str, str]) -> tuple[str, int, _Places]:
+def _find_columns(name: str, text: str, named: dict[str, str], options: bool) -> tuple[str, int, _Places]:
     """The delimiter, the line of the headers, and where each column is: by the delimiter that finds most of them."""
+    key = "--columns" if options else "COLUMNS"
     if unknown := sorted(set(named) - set(COLUMNS)):
-        raise DatasetError(f"{name}: COLUMNS: {unknown[0]!r} is no column; they are {', '.join(COLUMNS)}")
+        raise DatasetError(f"{name}: {key}: {unknown[0]!r} is no column; they are {', '.join(COLUMNS)}")
     wanted = {column: _plain(named.get(column) or column) for column in COLUMNS}
     found: list[tuple[int, str, int, list[str]]] = []
     for delimiter in _DELIMITERS:
@@ -164,22 +170,29 @@ def _find_columns(name: str, text: str, named: dict[str, str]) -> tuple[str, int
             found.append((len({*map(_plain, headers)} & {*wanted.values()}), delimiter, line, headers))
     if not found:
         next(_records(name, text, ","))  # raises
-    _, delimiter, line, headers = max(found, key=lambda one: one[0])
+    _, delimiter, line, headers = max(found, key=lambda one: (one[0], len(one[3])))
     plain = [_plain(header) for header in headers]
     for header in wanted.values():
         if plain.count(header) > 1:
             raise DatasetError(f"{name}: line {line}: has the header {header!r} twice; keep one of them")
     places = _Places((column, plain.index(header)) for column, header in wanted.items() if header in plain)
     places.all = headers
-    lacking = [column for column in COLUMNS if column not in places and (column in REQUIRED or named.get(column))]
-    if lacking:
-        shown_headers = ", ".join(repr(header)[:40] for header in headers[:9])
-        what = f"has no column {named.get(lacking[0]) or lacking[0]!r} among its headers {shown_headers}"
-        remedy = "correct COLUMNS" if named.get(lacking[0]) else f"COLUMNS: {{{lacking[0]}: <header>}} names another"
-        raise DatasetError(f"{name}: line {line}: {what}; {remedy}")
+    wrong = [named[column] for column in COLUMNS if column not in places and named.get(column)]
+    lacking = [column for column in REQUIRED if column not in places]
+    if wrong or lacking:
+        among, others = (", ".join(map(repr, names)) for names in ([one[:40] for one in headers[:9]], wrong or lacking))
+        remedy = f"correct {key}" if wrong else f"{_naming(lacking, options)} names others"
+        raise DatasetError(f"{name}: line {line}: has no column {others} among its headers {among}; {remedy}")
     if ("width" in places) != ("height" in places):
         raise DatasetError(f"{name}: line {line}: has a width or a height without the other; a size needs both")
     return delimiter, line, places
+
+
+def _naming(columns: Sequence[str], options: bool) -> str:
+    """How the headers of columns are given."""
+    if options:
+        return " ".join(["--columns", *(f"{column}=HEADER" for column in columns)])
+    return f"COLUMNS: {{{', '.join(f'{column}: <header>' for column in columns)}}}"
 
 
 class _Rows:
