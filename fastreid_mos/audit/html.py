@@ -13,7 +13,6 @@ from .report import Report
 
 # Cases of a finding, chips of a case, and names without a picture that are shown.
 _CASES, _CHIPS, _LINES = 8, 6, 50
-_HEIGHT = 160
 
 
 def page(report: Report, command: str) -> str:
@@ -34,7 +33,7 @@ def _section(report: Report, one: Finding) -> dict[str, Any]:
     pictured = [case for case in one.cases if any(map(os.path.isfile, case.paths))][:_CASES]
     others = [case for case in one.cases if case not in pictured][:_LINES]
     strips = [
-        (case.note or report.short(case.paths[0]), [(path, report.short(os.path.dirname(path)) or "chip")
+        (case.note or report.short(case.paths[0]), [(path, report.short(os.path.dirname(path)) or "chip", "", "chip")
                                                    for path in case.paths[:_CHIPS]])
         for case in pictured
     ]  # fmt: skip
@@ -43,7 +42,7 @@ def _section(report: Report, one: Finding) -> dict[str, Any]:
         "severity": one.severity.name.capitalize() if one.severity > Severity.NOTE else "Note",
         "what": str(one),
         "advice": one.advice[:1].upper() + one.advice[1:],
-        "strips": labelled_strips(strips, _HEIGHT) if strips else "",
+        "strips": labelled_strips(strips) if strips else "",
         "lines": [report.case(case) for case in others],
         "left_out": len(one.cases) - len(pictured) - len(others),
     }

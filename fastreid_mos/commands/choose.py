@@ -65,6 +65,7 @@ def report(found: Choice, names: Sequence[str], splits: int, source: str) -> dic
     """Print what was found; the same for JSON."""
     from tabulate import tabulate
 
+    from ..evaluation.figures import figure_text
     from ..tasks.choosing import Union
 
     best = names[found.single.members[0]]
@@ -74,14 +75,16 @@ def report(found: Choice, names: Sequence[str], splits: int, source: str) -> dic
     rows = {name: found.figures(union) for name, union in zip(names, alone, strict=True)}
     rows["chosen"] = found.figures(found.union)
     table = [
-        {"ranked by": name, **{kind: f"{mean:.1f} [{low:.1f}, {high:.1f}]" for kind, (mean, low, high) in row.items()}}
+        {"ranked by": name, **{kind: figure_text(*values) for kind, values in row.items()}}
         for name, row in rows.items()
     ]
     share = " + ".join(f"{weight:.3g} {kind}" for kind, weight in found.trial.weights.items())
     print(f"percent of (Rank-1 + mAP@10) / 2 [95 % interval over ships]; the total is {share}")
     print(tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True))
-    inside, outside = (f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-                       for gain in (found.in_sample, found.validated))  # fmt: skip
+    inside, outside = (
+        figure_text(100 * gain.value, 100 * gain.low, 100 * gain.high, "+.1f")
+        for gain in (found.in_sample, found.validated)
+    )
     several = len(found.union.members) > 1
     print(f"chosen: {described(found.union, names)}" + "; no union is better on these ships" * (not several))
     print(f"gain above {best} alone, on the ships that it was chosen on: {inside}")

@@ -20,6 +20,7 @@ def program(args: argparse.Namespace) -> None:
 
     from tabulate import tabulate
 
+    from ..evaluation.figures import figure_text
     from ..files import atomic_write, expect_new_file
     from ..tasks import check_prediction, own_images, read_task
     from ..tasks.scoring import parse_weights, read_truth, score
@@ -34,22 +35,18 @@ def program(args: argparse.Namespace) -> None:
     found = score(task, lists, truth, args.top, weights, own, args.truth)
     rows = []
     for kind, one in found.types.items():
-        figures = {name: _cell(*values) for name, values in one.figures().items()}
+        figures = {name: figure_text(*values) for name, values in one.figures().items()}
         rows.append({"type": kind, "queries": one.queries, "counted": one.counted, **figures})
     print(f"{args.prediction}: lists {found.depth} deep; percent [95 % interval over ships]")
     print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
     if total := found.total():
         sum_ = " + ".join(f"{share:.3g} {kind}" for kind, share in found.weights.items())
-        print(f"total {_cell(*total)}: {sum_}, of (Rank-1 + mAP@{found.top}) / 2")
+        print(f"total {figure_text(*total)}: {sum_}, of (Rank-1 + mAP@{found.top}) / 2")
     for note in found.notes:
         print(f"note: {note}")
     if args.json:
         with atomic_write(args.json) as stream:
             stream.write(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _cell(mean: float, low: float, high: float) -> str:
-    return f"{mean:.1f}" + (f" [{low:.1f}, {high:.1f}]" if low == low else "")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -104,8 +104,12 @@ def refuse_unwritable(*parts: Iterable[tuple[str, Any, Any]]) -> None:
 
 def same_file(left: str, right: str) -> bool:
     """Whether two paths are one file, or two of the same bytes."""
-    there = os.path.isfile(left) and os.path.isfile(right)
-    return left == right or (there and (os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)))
+    if left == right:
+        return True
+    try:
+        return os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)
+    except OSError:  # not there, or cannot be read: reading the chip says what is wrong
+        return False
 
 
 def of_modality(items: Iterable[Item], modality: int) -> list[Item]:

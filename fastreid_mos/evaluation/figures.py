@@ -90,6 +90,11 @@ def bootstrap_intervals(values: Floats, ships: NDArray[Any], samples: int, seed:
     return np.stack(found.confidence_interval, axis=1)
 
 
+def figure_text(mean: float, low: float, high: float, form: str = ".1f") -> str:
+    """A figure and its interval as text; without the interval where that is NaN."""
+    return f"{mean:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval, in 0..1, of a share of ``count`` independent queries."""
     low, high = binomtest(hits, count).proportion_ci(method="wilson")

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from ..errors import MOSError
 from ..files import atomic_write
 from .chips import Chips
-from .figures import bootstrap_intervals
+from .figures import bootstrap_intervals, figure_text
 from .protocols import Protocol
 from .ranking import RankResult
 from .settings import EvalSettings
@@ -183,9 +183,7 @@ def log_report(report: Report) -> None:
 
 
 def _cell(row: Row, metric: str, form: str = ".1f") -> str:
-    low, high = row.intervals[metric]
-    interval = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{row.figures[metric]:{form}}{interval}"
+    return figure_text(row.figures[metric], *row.intervals[metric], form)
 
 
 def write_report(report: Report, chips: Chips, folder: str, names: Mapping[int, str] | None = None) -> None:

@@ -21,7 +21,11 @@ from .rendering import render
 # Path of the query, paths of the gallery chips from the nearest on, whether each is a match or None.
 TopList = tuple[str, Sequence[str], Sequence["bool | None"]]
 
-HEIGHT = 192
+# Path, label, kind ("optical", "sar" or "": as the file says), and role: "source", of which there is one in a row, or
+# "chip".
+LabelledChip = tuple[str, str, str, str]
+
+HEIGHT, SMALL = 192, 160
 PERCENTILES = (5.0, 100.0)
 _NAMES = {"optical": "optical", "sar": "SAR", "generated": "generated"}
 
@@ -120,15 +124,13 @@ def top_lists(rows: Sequence[TopList], height: int = HEIGHT, percentiles: tuple[
     return render("strips.html", strips=strips)
 
 
-def labelled_strips(strips: Sequence[tuple[str, Sequence[tuple[str, str]]]], height: int = HEIGHT) -> Markup:
-    """Rows of chips, each with its title and (path, label) of its chips; a label's line is not to be empty."""
-    return render(
-        "strips.html",
-        strips=[
-            (title, [_cell(chip_picture(path, "", height), path, label, "chip") for path, label in chips])
-            for title, chips in strips
-        ],
-    )
+def labelled_strips(strips: Sequence[tuple[str, Sequence[LabelledChip]]], height: int = SMALL) -> Markup:
+    """Rows of chips, each with its title; a label's line is not to be empty."""
+    rows = []
+    for title, chips in strips:
+        cells = [_cell(chip_picture(path, kind, height), path, label, role) for path, label, kind, role in chips]
+        rows.append((title, cells))
+    return render("strips.html", strips=rows)
 
 
 def _cell(

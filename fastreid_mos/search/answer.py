@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..data.modality import Modality
+from ..data.modality import MODALITY_NAMES, Modality
 from ..errors import ChipError, shown
 from ..files import atomic_write, file_sha256
-from ..page.images import chip_picture
+from ..page.images import labelled_strips
 from ..page.rendering import render
 from ..predict import Predictor
 from ..predict.calibration import PAIRS
 from .records import MODALITIES, Floats, IndexedChip, Searchable
-
-_HEIGHT = 160  # of a thumbnail in pixels
 
 
 @dataclass(frozen=True)
@@ -114,34 +112,20 @@ def page(file: str, answers: Sequence[tuple[Query, Sequence[Hit]]], facts: dict[
     """A self-contained HTML page with thumbnails, written whole or not at all."""
     strips = []
     for query, hits in answers:
-        name, kind = os.path.basename(query.path), MODALITIES[query.modality]
-        cells = [_cell(query.path, kind, f"query, {query.length:.0f} m", "source")]
+        name, kind = shown(os.path.basename(query.path)), MODALITIES[query.modality]
+        chips = [(query.path, f"query, {query.length:.0f} m, {MODALITY_NAMES[query.modality]}", kind, "source")]
         for hit in hits:
             chance = "" if hit.probability is None else f", {100 * hit.probability:.0f} %"
             words = f"{hit.rank}: {_number(hit.cosine)}{chance}, {hit.chip.length:.0f} m"
-            cells.append(_cell(hit.chip.path, hit.chip.modality, words + ", the query itself" * hit.itself, ""))
-        strips.append((shown(name), cells))
+            words += f", {MODALITY_NAMES[MODALITIES.index(hit.chip.modality)]}" + ", the query itself" * hit.itself
+            chips.append((hit.chip.path, words, hit.chip.modality, "chip"))
+        strips.append((name, chips))
     content = render(
-        "search.html", title="Most similar chips", simulated=False, strips=render("strips.html", strips=strips),
+        "search.html", title="Most similar chips", simulated=False, strips=labelled_strips(strips),
         facts=facts, command=command,
     )  # fmt: skip
     with atomic_write(file) as stream:
         stream.write(content)
-
-
-def _cell(path: str, kind: str, label: str, role: str) -> dict[str, Any]:
-    """What strips.html needs of a chip."""
-    picture = chip_picture(path, kind, _HEIGHT)
-    wide = picture.width > picture.height * 0.75
-    side = "height" if picture.width < picture.height * (1.0 if wide else 0.38) else "width"
-    words = f"{label}, {kind if kind == 'optical' else 'SAR'}"
-    stem = shown(os.path.splitext(os.path.basename(path))[0])
-    return {
-        "classes": " ".join(filter(None, ["cell", "wide" if wide else "", role])),
-        "uri": picture.uri, "problem": picture.problem, "alt": f"{words}: {stem}",
-        "style": f"{side}:100%;aspect-ratio:{picture.width}/{picture.height}",
-        "word": "", "label": words, "name": stem.split("_"),
-    }  # fmt: skip
 
 
 def _number(value: float | None) -> str:

@@ -69,14 +69,20 @@ def read_prediction(path: str | os.PathLike[str], task: Task | None = None, top:
     Raises:
         TaskError: no such file, no such JSON, a query twice, and what :func:`check_prediction` refuses.
     """
-    name, content = shown(path), read_json(path, _FORM)
+    content = read_lists_of_ids(path, _FORM)
+    if task is not None:
+        check_prediction(shown(path), task, content, top)
+    return content
+
+
+def read_lists_of_ids(path: str | os.PathLike[str], form: str) -> dict[str, list[str]]:
+    """A JSON object of lists of texts; ``form`` ends the message of a TaskError, of a file that is none."""
+    name, content = shown(path), read_json(path, form)
     if not isinstance(content, dict):
-        raise TaskError(f"{name}: holds no object; {_FORM}")
+        raise TaskError(f"{name}: holds no object; {form}")
     for id_, images in content.items():
         if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
-            raise TaskError(f"{name}: query {id_!r} has no list of texts; {_FORM}")
-    if task is not None:
-        check_prediction(name, task, content, top)
+            raise TaskError(f"{name}: query {id_!r} has no list of texts; {form}")
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.listing import same_file
 from ..errors import TaskError, shown
 from ..evaluation.ensemble import reciprocal_rank_distances
 from .prediction import Prediction
@@ -40,7 +40,7 @@ def own_images(task: Task) -> dict[str, frozenset[str]]:
         stat = stats[query.path]
         if stat is not None and query.path not in known:
             alike = by_look.get(_look(query.path, stat.st_size), ())
-            known[query.path] = frozenset(chip.id for chip in alike if _same(query.path, chip.path))
+            known[query.path] = frozenset(chip.id for chip in alike if same_file(query.path, chip.path))
         if own := known.get(query.path):
             found[query.id] = own
     return found
@@ -141,10 +141,3 @@ def _look(path: str, size: int) -> tuple[int, bytes]:
             return size, hashlib.blake2b(stream.read(_GLANCE), digest_size=16).digest()
     except OSError:  # reading the chip says what is wrong
         return size, b""
-
-
-def _same(left: str, right: str) -> bool:
-    try:
-        return os.path.samefile(left, right) or filecmp.cmp(left, right, shallow=False)
-    except OSError:
-        return False

@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import MOSError, TaskError, shown
 from ..evaluation.figures import bootstrap_intervals
-from .task import QUERY_TYPES, Task, read_json, some
+from .prediction import read_lists_of_ids
+from .task import QUERY_TYPES, Task, some
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -156,12 +157,9 @@ def _ends(low: float, high: float) -> list[float] | None:
 
 def read_truth(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Query id -> ids of the right images; a TaskError for a file that is not so."""
-    name, content = shown(path), read_json(path, _TRUTH)
-    if not isinstance(content, dict) or not content:
-        raise TaskError(f"{name}: holds no queries; {_TRUTH}")
-    for id_, images in content.items():
-        if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
-            raise TaskError(f"{name}: query {id_!r} has no list of texts; {_TRUTH}")
+    content = read_lists_of_ids(path, _TRUTH)
+    if not content:
+        raise TaskError(f"{shown(path)}: holds no queries; {_TRUTH}")
     return content
 
 

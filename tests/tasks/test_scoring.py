@@ -158,7 +158,7 @@ def test_wrong_words_are_one_line(files, words, said, capsys):
     [
         ("truth", {"q1": ["x"], "q2": ["s0"]}, "truth.json: has no right image for any query"),
         ("truth", {}, "truth.json: holds no queries"),
-        ("truth", [["q1", "s0"]], "truth.json: holds no queries"),
+        ("truth", [["q1", "s0"]], "truth.json: holds no object"),
         ("truth", {"q1": "s0"}, "truth.json: query 'q1' has no list"),
         ("truth", {"q1": [0]}, "truth.json: query 'q1' has no list"),
         ("truth", {"q3": ["o2"]}, "has no right image for any query"),  # the query's own image
