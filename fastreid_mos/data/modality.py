@@ -30,8 +30,8 @@ MEAN_SHIP = (float(SSE_UNITS[0] * SSE_CENTRES[0]), float(SSE_UNITS[1] * SSE_CENT
 
 # How tables and task files spell the modalities, in any case.
 MODALITY_WORDS = {
-    **dict.fromkeys(("optical", "opt", "optic", "o", "rgb", "eo", "visible", "vis"), OPTICAL),
-    **dict.fromkeys(("sar", "s", "radar", "vv", "vh", "hh", "hv"), SAR),
+    **dict.fromkeys(("optical", "opt", "optic", "o", "rgb", "eo", "visible", "vis", "pan", "s2"), OPTICAL),
+    **dict.fromkeys(("sar", "s", "radar", "vv", "vh", "hh", "hv", "s1"), SAR),
 }
 _NAME_WORDS = {"rgb": OPTICAL, "sar": SAR, "vv": SAR, "vh": SAR, "hh": SAR, "hv": SAR}  # the last: polarisations
 _FOLDER_WORDS = {"rgb": OPTICAL, "opt": OPTICAL, "optical": OPTICAL, "sar": SAR}
@@ -45,8 +45,9 @@ def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
 
 
 def modality_from_word(word: str) -> Modality | None:
-    """The modality that a word of a table or a task file says; None for a word that is in no use."""
-    return MODALITY_WORDS.get(word.strip().lower())
+    """The modality that a word of a table or a task file says, or all of several (``SAR-VV``); None for any other."""
+    found = {MODALITY_WORDS.get(part) for part in re.split(r"[\W_]+", word.strip().lower())}
+    return found.pop() if len(found) == 1 else None
 
 
 def item_modality(path: str, camera: int) -> Modality | None:

@@ -49,7 +49,7 @@ class FeatureCache:
             os.truncate(self.path, whole * self._record.itemsize)  # a record that a kill has cut off
             kept = np.fromfile(self.path, self._record)
         self._parts, self._rows = [kept["feature"]], dict[bytes, int]()
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             sound = np.abs(np.linalg.norm(kept["feature"], axis=1) - 1) < 1e-3  # else the file was damaged
         self._rows = {key.tobytes(): row for row, key in enumerate(kept["key"]) if sound[row]}
 

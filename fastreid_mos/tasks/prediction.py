@@ -6,10 +6,11 @@ import csv
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ..errors import TaskError, shown
 from ..files import atomic_write
-from .task import QUERY_TYPES, Task, read_json, some, twice
+from .task import QUERY_TYPES, Task, as_id, read_json, some, twice
 
 # Query id -> gallery image ids, the most similar first.
 Prediction = dict[str, list[str]]
@@ -69,21 +70,23 @@ def read_prediction(path: str | os.PathLike[str], task: Task | None = None, top:
     Raises:
         TaskError: no such file, no such JSON, a query twice, and what :func:`check_prediction` refuses.
     """
-    content = read_lists_of_ids(path, _FORM)
+    lists = read_lists_of_ids(path, _FORM)
     if task is not None:
-        check_prediction(shown(path), task, content, top)
-    return content
+        check_prediction(shown(path), task, lists, top)
+    return lists
 
 
 def read_lists_of_ids(path: str | os.PathLike[str], form: str) -> dict[str, list[str]]:
-    """A JSON object of lists of texts; ``form`` ends the message of a TaskError, of a file that is none."""
+    """A JSON object of lists of ids; ``form`` ends the message of a TaskError, of a file that is none."""
     name, content = shown(path), read_json(path, form)
     if not isinstance(content, dict):
         raise TaskError(f"{name}: holds no object; {form}")
+    lists: dict[str, list[Any]] = {}
     for id_, images in content.items():
-        if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
-            raise TaskError(f"{name}: query {id_!r} has no list of texts; {form}")
-    return content
+        lists[id_] = [*map(as_id, images)] if isinstance(images, list) else [None]
+        if not all(isinstance(one, str) for one in lists[id_]):
+            raise TaskError(f"{name}: query {id_!r} has no list of image ids; {form}")
+    return lists
 
 
 def write_prediction(path: str | os.PathLike[str], lists: Mapping[str, Sequence[str]]) -> None:

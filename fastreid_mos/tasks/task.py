@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.modality import MODALITY_NAMES, OPTICAL, SAR, Modality, modality_from_word
+from ..data.tables.sizes import read_metres
 from ..errors import UNWRITABLE, TaskError, one_line, shown
 
 # The modality of a type's queries, and of the gallery chips that they are ranked against; None: either.
@@ -21,7 +23,6 @@ QUERY_TYPES: Mapping[str, tuple[Modality | None, Modality | None]] = {
     "S2S": (SAR, SAR),
     "ALL": (None, None),
 }
-_SIZES = 0.01, 10_000.0  # metres that a ship or a pixel may have
 SHOWN, _LONG = 5, 200  # of many faults of one kind so many are named, and so many characters of each
 _FORM = '{"queries": [{"query_id", "image_path", "query_type"}], "gallery": [{"image_id", "image_path", "modality"}]}'
 
@@ -87,7 +88,7 @@ def read_task(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     Args:
         path: JSON, UTF-8: ``{"queries": [{"query_id", "image_path", "query_type"}], "gallery": [{"image_id",
             "image_path", "modality"}]}``. An entry may have ``width`` and ``height`` of the ship or ``spacing`` of a
-            pixel, in metres; a query of type ALL a ``modality``. Other keys are left alone.
+            pixel, in metres; a query of type ALL a ``modality``. Other keys are left alone. Ids may be whole numbers.
         root: the folder that the images' paths start from; None: the task file's own.
         images: whether every image must be there.
 
@@ -119,7 +120,7 @@ def read_task(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     task = Task(os.fspath(path), queries, gallery)
     paths = {one.path for one in (*queries, *gallery)}
     if images and (missing := sorted(one for one in paths if not os.path.isfile(one))):
-        names = some((shown(Path(one).relative_to(folder)) for one in missing), quote=False)
+        names = some((shown(one.removeprefix(os.path.join(Path(folder), ""))) for one in missing), quote=False)
         where = f"paths start from {shown(folder)}; --root names another folder"
         raise TaskError(f"{name}: {len(missing)} of {len(paths)} images are not there: {names}; {where}")
     return task
@@ -166,14 +167,23 @@ def some(values: Iterable[str], quote: bool = True) -> str:
 def _query(where: str, root: str, entry: Any) -> Query:
     id_, path = _common(where, root, entry, "query_id")
     where = f"{where} ({id_!r})"
-    kind = _text(where, entry, "query_type").strip().upper()
-    if kind not in QUERY_TYPES:
-        raise TaskError(f"{where}: query_type {kind[:40]!r} is unknown; it is one of {', '.join(QUERY_TYPES)}")
-    own, modality = QUERY_TYPES[kind][0], _modality(where, entry) if entry.get("modality") is not None else None
+    text = _text(where, entry, "query_type")
+    kind = _query_type(text)
+    if kind is None:
+        raise TaskError(f"{where}: query_type {text[:40]!r} is unknown; it is one of {', '.join(QUERY_TYPES)}")
+    own, modality = QUERY_TYPES[kind][0], _modality(where, entry) if entry.get("modality") else None
     if None not in (own, modality) and own != modality:
         what = f"modality {entry['modality']!r} contradicts query_type {kind!r}"
         raise TaskError(f"{where}: {what}; correct the one that is wrong")
     return Query(id_, path, modality if own is None else own, *_size(where, entry), kind)
+
+
+def _query_type(text: str) -> str | None:
+    """A key of :data:`QUERY_TYPES`, written as such or in other words: ``RGB2SAR``, ``optical-to-SAR``."""
+    ends = [modality_from_word(word) for word in re.split("2|->|[-_ ]to[-_ ]", text.lower())]
+    kind = text.strip().upper()
+    names = (name for name, pair in QUERY_TYPES.items() if kind == name or (None not in ends and [*pair] == ends))
+    return next(names, None)
 
 
 def _gallery_chip(where: str, root: str, entry: Any) -> GalleryChip:
@@ -187,18 +197,17 @@ def _common(where: str, root: str, entry: Any, key: str) -> tuple[str, str]:
     if not isinstance(entry, dict):
         raise TaskError(f"{where}: is {_kind(entry)}, not an object; a task is {_FORM}")
     id_, path = _text(where, entry, key), _text(where, entry, "image_path")
-    if "\\" in path or path[1:2] == ":":
-        raise TaskError(f"{where}: image_path {path!r} is a Windows path; write it relative and with / in it")
-    if os.path.isabs(path) or "\0" in path:
-        what = "is absolute" if "\0" not in path else "holds a zero byte"
-        raise TaskError(f"{where}: image_path {path!r} {what}; write it relative to the task file, or to --root")
+    if "\0" in path:
+        raise TaskError(f"{where}: image_path {path!r} holds a zero byte; correct it")
+    if "\\" in path and not os.path.lexists(Path(root, path)):
+        path = path.replace("\\", "/")
     return id_, str(Path(root, path))
 
 
 def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
     if key not in entry:
         raise TaskError(f"{where}: has no {key!r}; a task is {_FORM}")
-    value = entry[key]
+    value = as_id(entry[key]) if key.endswith("_id") else entry[key]
     if not isinstance(value, str):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         what = f'write it as text, "{value}"' if number else "it is a text"
@@ -208,6 +217,11 @@ def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
             f"{where}: {key} {value!r} is {'not plain UTF-8 text' if value.strip() else 'empty'}; fill it in"
         )
     return value
+
+
+def as_id(value: Any) -> Any:
+    """An id, which is text; a whole number is written out, as in keys of JSON. What else it may be is left."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _modality(where: str, entry: Mapping[str, Any]) -> Modality:
@@ -220,19 +234,10 @@ def _modality(where: str, entry: Mapping[str, Any]) -> Modality:
 
 def _size(where: str, entry: Mapping[str, Any]) -> tuple[tuple[float, float] | None, float | None]:
     """Width and height of the ship, and metres of a pixel; None where they are not given."""
-    values: dict[str, float] = {}
-    for key in ("width", "height", "spacing"):
-        value = entry.get(key)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _SIZES[0] <= value <= _SIZES[1]:
-            what = f"it is a number of metres, {_SIZES[0]:g} to {_SIZES[1]:g}"
-            raise TaskError(f"{where}: {key} is {_kind(value)}; {what}")
-        values[key] = float(value)
-    if ("width" in values) != ("height" in values):
-        raise TaskError(f"{where}: has a width or a height without the other; give both, in metres")
-    metres = (values["width"], values["height"]) if "width" in values else None
-    return metres, values.get("spacing")
+    try:
+        return read_metres(entry)
+    except ValueError as error:
+        raise TaskError(f"{where}: {error}") from None
 
 
 def _kind(value: Any) -> str:

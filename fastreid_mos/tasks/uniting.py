@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..errors import TaskError, one_line, shown
+from ..data.tables.text import CSVFile
+from ..errors import DatasetError, TaskError, shown
 from ..evaluation.ensemble import reciprocal_rank
 from .prediction import COLUMNS, Prediction, read_prediction
 from .task import some, twice
@@ -45,33 +45,23 @@ def read_lists(path: str | os.PathLike[str]) -> tuple[Prediction, Scored | None]
 
 
 def _read_scored(path: str | os.PathLike[str]) -> Scored:
-    name, form = shown(path), f"it is CSV with the columns {','.join(COLUMNS)}"
-    rows: dict[str, dict[int, tuple[str, float]]] = {}
+    rows: dict[str, dict[float, tuple[str, float]]] = {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-                raise TaskError(f"{name}: has no column {some(lacking)}; {form}")
-            for row in reader:
-                where = f"{name}: line {reader.line_num}"
-                try:
-                    rank, score = int(row["rank"]), float(row["score"])
-                except (ValueError, TypeError):
-                    rank, score = 0, math.nan
-                if not row["query_id"] or not row["image_id"] or rank < 1 or not math.isfinite(score):
-                    raise TaskError(f"{where}: needs ids, a rank from 1 on and a score; {form}")
-                ranked = rows.setdefault(row["query_id"], {})
-                if rank in ranked:
-                    raise TaskError(f"{where}: query {row['query_id']!r} has rank {rank} twice; keep one of them")
-                ranked[rank] = row["image_id"], score
-    except FileNotFoundError:
-        raise TaskError(f"{name}: no such file; {form}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise TaskError(f"{name}: cannot be read ({reason}); {form}") from None
+        file = CSVFile(path, COLUMNS, COLUMNS)
+        for line, fields in file:
+            where, query = f"{file.name}: line {line}", fields["query_id"]
+            rank, score = (_number(fields[one], file.decimal_comma) for one in ("rank", "score"))
+            if not query or not fields["image_id"] or rank < 1 or rank % 1 or not math.isfinite(rank + score):
+                raise TaskError(f"{where}: needs ids, a rank from 1 on and a score; write all four")
+            ranked = rows.setdefault(query, {})
+            if rank in ranked:
+                raise TaskError(f"{where}: query {query!r} has rank {rank:g} twice; keep one of them")
+            ranked[rank] = fields["image_id"], score
+    except DatasetError as error:
+        raise TaskError(str(error)) from None
     scored: Scored = {}
     for id_, ranked in rows.items():
-        images, where = [ranked[rank] for rank in sorted(ranked)], f"{name}: query {id_!r}"
+        images, where = [ranked[rank] for rank in sorted(ranked)], f"{shown(path)}: query {id_!r}"
         if max(ranked) != len(ranked):
             raise TaskError(f"{where}: its ranks are not 1 to {len(ranked)}; write every rank")
         if any(after > before for (_, before), (_, after) in zip(images, images[1:], strict=False)):
@@ -80,6 +70,13 @@ def _read_scored(path: str | os.PathLike[str]) -> Scored:
             raise TaskError(f"{where}: has {some(double)} more than once; each image stands in a list once")
         scored[id_] = dict(images)
     return scored
+
+
+def _number(text: str, decimal_comma: bool) -> float:
+    try:
+        return float(text.replace(",", ".") if decimal_comma else text)
+    except ValueError:
+        return math.nan
 
 
 def unite(

@@ -65,6 +65,7 @@ def rows(*ships, split=""):
         ([HEADER, *rows("x", "y")], {"encoding": "utf-8-sig", "end": "\r\n"}),
         ([HEADER, *rows("x", "y")], {"encoding": "utf-16"}),
         ([line.replace(",", ";") for line in [HEADER, *rows("x", "y")]], {}),
+        (["# mine", HEADER, *(row.replace("eo", "EO/RGB").replace("VV", "SAR-VV") for row in rows("x", "y"))], {}),
         (["sep=;", *(line.replace(",", ";") for line in [HEADER, *rows("x", "y")])], {}),
         ([line.replace(",", "\t") for line in [HEADER, *rows("x", "y")]], {}),
         ([" Image ID , SHIP-ID,Modality,image_path", "", *rows(" x ", " y"), "  "], {}),
@@ -108,7 +109,10 @@ def test_quoted_commas_line_breaks_and_an_id_that_is_not_there(table, folder):
         ([HEADER, *rows("x"), "aRGB,x,optical,b_RGB.tif"], "line 4: image_id 'aRGB' stands in line 2 with another f"),
         ([HEADER, *rows("x"), "e,y,optical,a_RGB.tif"], "line 4: the file a_RGB.tif stands in line 2 with"),
         ([HEADER, *rows("x"), "e,x,sar,a_RGB.tif"], "line 4: the file a_RGB.tif stands in line 2 with ano"),
-        ([HEADER, *rows("x"), *("e,x,sar,no.tif",) * 3], "3 of 5 files are not there, such as line 4 .no.tif.; .*ROOT"),
+        ([HEADER, *rows("x"), *("e,x,sar,no.tif",) * 3], "3 of 5 files are not there .3 SAR., such as line 4 .*ROOT"),
+        ([HEADER, *rows("x", "y")[::2], "e,x,sar,no.tif"], "1 of 3 files are not there .1 SAR."),
+        ([HEADER, *rows("x", "y")[::2], "e,x,S-1,a_SAR.tif"],
+         "has optical chips only, and others of modality 'S-1', neither .*, such as line 4 .*; write optical or sar"),
         ([HEADER + ",spacing", *rows("x", split=",0")], "line 2: spacing '0' is no number of metres"),
         ([HEADER + ",spacing", *rows("x", split=",101")], "line 2: spacing '101' is no number .* to 100"),
         ([HEADER + ",width", *rows("x", split=",9")], "line 1: has a width or a height without"),
@@ -149,7 +153,7 @@ def test_rows_that_are_skipped_are_counted(table):
     read = table(
         HEADER + ",split", *rows("x", "y", split=",Training"), "e,x,infrared,a_RGB.tif,train", "f,,sar,c_SAR.tif,train",
         "g,z,sar,no.tif,train", "h,z,sar,,train", "aRGB,x,rgb,a_RGB.tif,train", "i,z,sar,c_SAR.tif,val",
-        "k,nan,sar,c_SAR.tif,bounding_box_test", "aRGB,x,rgb,a_RGB.tif,probe",
+        "NaN,nan,sar,c_SAR.tif,bounding_box_test", "aRGB,x,rgb,a_RGB.tif,probe",
     )  # fmt: skip
     assert [(row.line, row.ship, row.split) for row in read.rows[4:]] == [(12, "", "gallery"), (13, "x", "query")]
     assert len(read.rows) == 6 and len(read.skipped) == 6

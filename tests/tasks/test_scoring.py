@@ -160,7 +160,7 @@ def test_wrong_words_are_one_line(files, words, said, capsys):
         ("truth", {}, "truth.json: holds no queries"),
         ("truth", [["q1", "s0"]], "truth.json: holds no object"),
         ("truth", {"q1": "s0"}, "truth.json: query 'q1' has no list"),
-        ("truth", {"q1": [0]}, "truth.json: query 'q1' has no list"),
+        ("truth", {"q1": [0.5]}, "truth.json: query 'q1' has no list"),
         ("truth", {"q3": ["o2"]}, "has no right image for any query"),  # the query's own image
         ("prediction", {**LISTS, "q1": ["s1", "s1"]}, "'q1': has 's1' more than once"),
         ("prediction", {**LISTS, "q1": ["o1"]}, "'o1' is not sar"),

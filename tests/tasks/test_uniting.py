@@ -158,9 +158,9 @@ def test_lists_that_cannot_be_united(files, tmp_path, content, said, capsys):
         ("query_id,rank,image_id,score\nq,1,x\n", "line 2: needs ids"),
         ("query_id,rank,image_id,score\n,1,x,1\n", "line 2: needs ids"),
         ("query_id,rank,image_id,score\n", "every list is empty"),
-        ("", "has no column"),
-        (b"\xff\xfe\x00", "cannot be read"),
-        ('query_id,rank,image_id,score\nq,1,"x,1\n', "cannot be read"),
+        ("", "is empty"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        ('query_id,rank,image_id,score\nq,1,"x,1\n', "line 2: is no CSV"),
         (None, "no such file"),
     ],
 )
@@ -171,3 +171,11 @@ def test_broken_tables_are_named(tmp_path, text, said):
     with pytest.raises(TaskError, match=said) as caught:
         read_lists(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_that_a_spreadsheet_has_saved(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes(
+        "Query ID;Rank;Image_ID;Score\r\nq;2.0;y;0,4\r\n;;;\r\nq;1.0;x;0,5\r\n".encode(encoding)
+    )
+    assert read_lists(tmp_path / "a.csv") == ({"q": ["x", "y"]}, {"q": {"x": 0.5, "y": 0.4}})

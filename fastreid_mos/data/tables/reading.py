@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...config.chiplists import COLUMNS
-from ...errors import DatasetError, one_line, shown
+from ...errors import DatasetError, shown
 from ..listing import Skipped
-from ..modality import Modality, modality_from_word
-from .sizes import ListedChip, Metres
+from ..modality import MODALITY_NAMES, Modality, modality_from_word
+from .sizes import ListedChip, read_metres
+from .text import CSVFile
 
 # A chip without an image_id is called by its path; the other columns are optional.
 REQUIRED = ("ship_id", "modality", "image_path")
@@ -26,11 +24,8 @@ SPLITS = {
     **dict.fromkeys(("gallery", "galery", "reference", "bounding_box_test"), "gallery"),
     **dict.fromkeys(("test", "testing", "held-out", "heldout"), "test"),
 }
-_DELIMITERS = (",", ";", "\t", "|")
-_NO_SHIP = ("", "nan", "none", "null", "na", "n/a")
-# The longest that is believed, in metres: of a pixel, of a ship.
-_LONGEST = {"spacing": 100.0, "width": 1000.0, "height": 1000.0}
 _MISSING = "whose file is not there"
+_NEITHER = "neither optical nor sar"
 
 
 @dataclass(frozen=True)
@@ -76,142 +71,54 @@ def read_table(
     Raises:
         DatasetError: a file that is no such table, lacks a column or has one twice, a row with more fields than
             headers, a size that is no number of metres, an image id or a file that stands for two chips or ships, more
-            files missing than there, or no row left.
+            files missing than there, no row left, or none of a modality though it lists some.
     """
     name = shown(path)
     key = "--root" if options else "ROOT"
     root = os.path.abspath(os.path.expanduser(root or os.path.dirname(os.path.abspath(path))))
     if not os.path.isdir(root):
         raise DatasetError(f"{name}: the images' paths start from {shown(root)}, which is no folder; set {key}")
-    text = _read_text(path)
-    delimiter, header, places = _find_columns(name, text, dict(columns or {}), options)
-    table = Table(os.fspath(path), root, tuple(places))
-    rows = _Rows(table, name, decimal_comma=delimiter != ",")
-    for line, fields in _records(name, text, delimiter):
-        if line <= header or not any(map(str.strip, fields)):
-            continue
-        if any(map(str.strip, fields[len(places.all) :])):
-            what = f"has {len(fields)} fields for {len(places.all)} headers; put a field with a {delimiter!r} in quotes"
-            raise DatasetError(f"{name}: line {line}: {what}")
-        rows.add(
-            line, {column: fields[place].strip() if place < len(fields) else "" for column, place in places.items()}
-        )
-    missing = table.skipped.counts[_MISSING]
-    if missing > len(table.rows):
-        what = (
-            f"{missing} of {missing + len(table.rows)} files are not there, such as {table.skipped.examples[_MISSING]}"
-        )
-        raise DatasetError(f"{name}: {what}; paths start from {shown(root)}: set {key} to another folder")
+    file = CSVFile(path, COLUMNS, REQUIRED, columns, "--columns" if options else "COLUMNS")
+    if ("width" in file.columns) != ("height" in file.columns):
+        raise DatasetError(f"{name}: line {file.line}: has a width or a height without the other; a size needs both")
+    table = Table(os.fspath(path), root, file.columns)
+    rows = _Rows(table, file)
+    for line, fields in file:
+        rows.add(line, fields)
+    # Rows are skipped one by one, but not more than half of them, nor all of a modality.
+    there, missing = {row.modality for row in table.rows}, rows.missing.total()
+    if missing > len(table.rows) or rows.missing.keys() - there:
+        gone = " and ".join(f"{count} {MODALITY_NAMES[one]}" for one, count in sorted(rows.missing.items()))
+        what = f"{missing} of {missing + len(table.rows)} files are not there ({gone})"
+        example = f"such as {table.skipped.examples[_MISSING]}; paths start from {shown(root)}"
+        raise DatasetError(f"{name}: {what}, {example}: set {key} to another folder")
+    strange = [reason for reason in table.skipped.paths if reason.endswith(_NEITHER)]
+    if len(there) == 1 and strange:
+        what = f"has {MODALITY_NAMES[there.pop()]} chips only, and others {strange[0]}, such as"
+        raise DatasetError(f"{name}: {what} {table.skipped.examples[strange[0]]}; write optical or sar there")
     if not table.rows:
         raise DatasetError(f"{name}: has no row of a chip ({table.skipped}); its columns are {', '.join(COLUMNS)}")
     return table
 
 
-class _Places(dict[str, int]):
-    """Columns by name: their place in a row. ``all`` has every header."""
-
-    all: list[str]
-
-
-def _read_text(path: str | os.PathLike[str]) -> str:
-    name = shown(path)
-    if os.path.isdir(path):
-        raise DatasetError(f"{name}: is a folder; CSV names the table in it, such as labels.csv")
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait forever
-        raise DatasetError(f"{name}: is no ordinary file; CSV names the table of chips")
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read()
-    except FileNotFoundError:
-        raise DatasetError(f"{name}: no such file; CSV names the table of chips") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{name}: cannot be read ({one_line(error)})") from None
-    if content.startswith(b"PK"):
-        raise DatasetError(f"{name}: is a spreadsheet or an archive; save it as CSV (UTF-8)")
-    try:
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{name}: line {line}: is not UTF-8 text; save the table as CSV (UTF-8)") from None
-    if "\0" in text:
-        raise DatasetError(f"{name}: holds zero bytes, which no text has; save the table as CSV (UTF-8)")
-    if not text.strip():
-        raise DatasetError(f"{name}: is empty; its first line holds the headers {', '.join(COLUMNS[:4])}")
-    return text
-
-
-def _records(name: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields); a record over several lines has its last one's number."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
-    try:
-        for fields in reader:
-            yield reader.line_num, fields
-    except csv.Error as error:
-        raise DatasetError(f"{name}: line {reader.line_num}: is no CSV ({one_line(error)}); correct it") from None
-
-
-def _plain(header: str) -> str:
-    return re.sub(r"[\s\-]+", "_", header.strip().casefold())
-
-
-def _find_columns(name: str, text: str, named: dict[str, str], options: bool) -> tuple[str, int, _Places]:
-    """The delimiter, the line of the headers, and where each column is: by the delimiter that finds most of them."""
-    key = "--columns" if options else "COLUMNS"
-    if unknown := sorted(set(named) - set(COLUMNS)):
-        raise DatasetError(f"{name}: {key}: {unknown[0]!r} is no column; they are {', '.join(COLUMNS)}")
-    wanted = {column: _plain(named.get(column) or column) for column in COLUMNS}
-    found: list[tuple[int, str, int, list[str]]] = []
-    for delimiter in _DELIMITERS:
-        with contextlib.suppress(DatasetError):  # quoted fields, read with another delimiter than theirs
-            # A first line such as "sep=;" is Excel's.
-            lines = (one for one in _records(name, text, delimiter) if not "".join(one[1]).startswith("sep="))
-            line, headers = next((one for one in lines if any(map(str.strip, one[1]))), (1, []))
-            found.append((len({*map(_plain, headers)} & {*wanted.values()}), delimiter, line, headers))
-    if not found:
-        next(_records(name, text, ","))  # raises
-    _, delimiter, line, headers = max(found, key=lambda one: (one[0], len(one[3])))
-    plain = [_plain(header) for header in headers]
-    for header in wanted.values():
-        if plain.count(header) > 1:
-            raise DatasetError(f"{name}: line {line}: has the header {header!r} twice; keep one of them")
-    places = _Places((column, plain.index(header)) for column, header in wanted.items() if header in plain)
-    places.all = headers
-    wrong = [named[column] for column in COLUMNS if column not in places and named.get(column)]
-    lacking = [column for column in REQUIRED if column not in places]
-    if wrong or lacking:
-        among, others = (", ".join(map(repr, names)) for names in ([one[:40] for one in headers[:9]], wrong or lacking))
-        remedy = f"correct {key}" if wrong else f"{_naming(lacking, options)} names others"
-        raise DatasetError(f"{name}: line {line}: has no column {others} among its headers {among}; {remedy}")
-    if ("width" in places) != ("height" in places):
-        raise DatasetError(f"{name}: line {line}: has a width or a height without the other; a size needs both")
-    return delimiter, line, places
-
-
-def _naming(columns: Sequence[str], options: bool) -> str:
-    """How the headers of columns are given."""
-    if options:
-        return " ".join(["--columns", *(f"{column}=HEADER" for column in columns)])
-    return f"COLUMNS: {{{', '.join(f'{column}: <header>' for column in columns)}}}"
-
-
 class _Rows:
     """Fields to rows, and the rules that need the rows before."""
 
-    def __init__(self, table: Table, name: str, decimal_comma: bool) -> None:
-        self.table, self.name, self.decimal_comma = table, name, decimal_comma
+    def __init__(self, table: Table, file: CSVFile) -> None:
+        self.table, self.file = table, file
+        self.missing = Counter[Modality]()  # rows by modality
         self._by_id: dict[str, TableRow] = {}
         self._by_path: dict[str, TableRow] = {}
         self._seen: set[tuple[str, str]] = set()
 
     def add(self, line: int, fields: Mapping[str, str]) -> None:
-        path, where = fields["image_path"], f"{self.name}: line {line}"
+        path, where = fields["image_path"], f"{self.file.name}: line {line}"
         split = SPLITS.get(fields["split"].casefold(), "") if "split" in fields else "train"
-        ship = "" if fields["ship_id"].casefold() in _NO_SHIP else re.sub(r"(?<=\d)\.0+$", "", fields["ship_id"])
+        ship = re.sub(r"(?<=\d)\.0+$", "", fields["ship_id"])
         modality = modality_from_word(fields["modality"])
         for reason, found in (
             ("without a path", not path),
-            (f"of modality {fields['modality'][:20]!r}, neither optical nor sar", modality is None),
+            (f"of modality {fields['modality'][:20]!r}, {_NEITHER}", modality is None),
             (f"of split {fields.get('split', '')[:20]!r}, none of train, query, gallery, test", not split),
             ("without a ship_id, in training", not ship and split in ("train", "test")),
         ):
@@ -220,8 +127,12 @@ class _Rows:
         assert modality is not None
         file = _find(self.table.root, path)
         if file is None:
+            self.missing[modality] += 1
             return self._skip(line, path, _MISSING)
-        metres = self._size(where, fields)
+        try:
+            metres = read_metres(fields, self.file.decimal_comma)
+        except ValueError as error:
+            raise DatasetError(f"{where}: {error}") from None
         row = TableRow(line, fields.get("image_id") or path, ship, modality, ListedChip(file, *metres), split)
         for known, key, what in (
             (self._by_path, file, f"the file {path}"),
@@ -240,25 +151,6 @@ class _Rows:
 
     def _skip(self, line: int, path: str, reason: str) -> None:
         self.table.skipped.add(f"line {line} ({path[:100]})", reason)
-
-    def _size(self, where: str, fields: Mapping[str, str]) -> tuple[Metres | None, float | None]:
-        """Width and height of the ship, and metres of a pixel; None where there is nothing."""
-        found: dict[str, float] = {}
-        for column, longest in _LONGEST.items():
-            text = fields.get(column, "")
-            if text.casefold() in _NO_SHIP:
-                continue
-            try:
-                value = float(text.replace(",", ".") if self.decimal_comma else text)
-            except ValueError:
-                value = math.nan
-            if not 0 < value <= longest:
-                raise DatasetError(f"{where}: {column} {text[:40]!r} is no number of metres, above 0 to {longest:g}")
-            found[column] = value
-        if ("width" in found) != ("height" in found):
-            raise DatasetError(f"{where}: has a width or a height without the other; give both or none")
-        metres = (found["width"], found["height"]) if "width" in found else None
-        return metres, found.get("spacing")
 
 
 def _find(root: str, path: str) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -12,10 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..modality import ship_metres
+from .text import NOTHING
 
 # Of so many chips the sizes are looked at, evenly over the set; of so large a share of them one square is found.
 _LOOKED_AT, _SHARE = 2000, 0.95
 Metres = tuple[float, float]
+# Metres that are believed, of a pixel and of a ship.
+_BELIEVED = {"spacing": (0.01, 100.0), "width": (0.1, 1000.0), "height": (0.1, 1000.0)}
 
 
 class ListedChip(str):
@@ -33,6 +38,28 @@ class ListedChip(str):
         chip = super().__new__(cls, path)
         chip.metres, chip.spacing = metres, spacing
         return chip
+
+
+def read_metres(values: Mapping[str, Any], decimal_comma: bool = False) -> tuple[Metres | None, float | None]:
+    """Width and height of a ship, and metres of a pixel, of ``width``, ``height`` and ``spacing``; None where there is
+    nothing. They may be numbers or texts. A ValueError for what is none, or beyond belief."""
+    found: dict[str, float] = {}
+    for name, (least, most) in _BELIEVED.items():
+        value = values.get(name)
+        text = "" if value is None else str(value).strip()
+        if text.casefold() in NOTHING:
+            continue
+        try:
+            number = float(text.replace(",", ".") if decimal_comma else text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            shown = repr(value) if len(text) <= 40 else f"{text[:40]}..."
+            raise ValueError(f"{name} {shown} is no number of metres from {least:g} to {most:g}; correct it")
+        found[name] = number
+    if ("width" in found) != ("height" in found):
+        raise ValueError("has a width or a height without the other; give both or none, in metres")
+    return (found["width"], found["height"]) if "width" in found else None, found.get("spacing")
 
 
 def chip_metres(path: object, size: tuple[int, int], modality: int) -> NDArray[np.float64]:
