@@ -103,7 +103,8 @@ class HoldoutEval(HookBase):
             return
         results, self.metric = self.evaluate()
         if results:  # the first process
-            logger.info(f"Held-out identities after epoch {done}, {self.splits} split(s): {self._summary(results)}")
+            over = f", mean ± deviation over {self.splits} splits" * (self.splits > 1)
+            logger.info(f"Held-out identities after epoch {done}{over}: {self._summary(results)}")
             flat = flatten_results_dict({"holdout": results})
             kept = {name: float(flat[name]) for name in flat if self.splits > 1 or not name.endswith("_std")}
             self.trainer.storage.put_scalars(**kept, **{"holdout/splits": self.splits}, smoothing_hint=False)

@@ -131,12 +131,17 @@ def test(
     return next(iter(results.values())) if len(results) == 1 else results
 
 
+def _redealt(evaluator: FusionReidEvaluator, splits: Sequence[Split]) -> list[dict[str, dict[str, float]]]:
+    """The model's figures by each split of the evaluator's chips; none in other processes than the first."""
+    if evaluator.chips is None:
+        return []
+    paths = [[[path for path, *_ in part] for part in split] for split in splits]
+    return [model_figures(evaluator.chips.dealt(query, gallery), evaluator.settings) for query, gallery in paths]
+
+
 def _over_draws(evaluator: FusionReidEvaluator, dataset: Any, folder: str) -> None:
     """Rank the same features by each draw of queries and gallery; log and write the model's mean and spread."""
-    if evaluator.chips is None:  # another process than the first
-        return
-    paths = [[[path for path, *_ in part] for part in split] for split in dataset.splits]
-    runs = [model_figures(evaluator.chips.dealt(query, gallery), evaluator.settings) for query, gallery in paths]
+    runs = _redealt(evaluator, dataset.splits)
     if not any(runs):
         return
     summary = summarize_splits(runs)
@@ -151,13 +156,20 @@ def _over_draws(evaluator: FusionReidEvaluator, dataset: Any, folder: str) -> No
 
 
 def test_holdout(cfg: Any, model: Any, splits: Sequence[Split]) -> tuple[dict[str, Any], float]:
-    """Mean and spread over splits of held-out identities, and over protocols the mean of ``TEST.BEST_METRIC``."""
-    runs = []
+    """Mean and spread over splits of held-out identities, and over protocols the mean of ``TEST.BEST_METRIC``.
+
+    Of the splits, which divide the same chips, the first is in the log in full. Others than our evaluators, which do
+    not tell their features, are given every split's chips again.
+    """
+    runs: list[dict[str, Any]] = []
     for query, gallery in splits:
         evaluator = build_evaluator(cfg, len(query), None, None, "held-out")
         results = infer(cfg, model, build_test_loader(cfg, [*query, *gallery]), evaluator)
         # fast-reid's evaluator knows no protocols: its figures are those of all queries in the whole gallery.
         runs.append({"ALL": results} if isinstance(evaluator, ReidEvaluator) else results)
+        if isinstance(evaluator, FusionReidEvaluator):
+            runs += _redealt(evaluator, splits[1:])
+            break
     if not comm.is_main_process():
         return {}, -1.0
     summary = summarize_splits(runs)

@@ -215,7 +215,7 @@ class MOSTrainer(DefaultTrainer):
         TrainerBase.train(self, self.start_epoch, self.max_epoch, self.iters_per_epoch)
         best = self.checkpoints
         if best.best_epoch >= 0:
-            metric = f"{self.cfg.TEST.BEST_METRIC} {best.best_metric:.2f}"
+            metric = f"mean {self.cfg.TEST.BEST_METRIC} of the protocols {best.best_metric:.2f}"
             logger.info(f"model_best.pth is of epoch {best.best_epoch + 1}, {metric} on held-out training identities")
         try:  # MODEL.WEIGHTS, the start's, are not what is tested
             return self.test(_changed(self.cfg, "MODEL.WEIGHTS", ""), self.model)

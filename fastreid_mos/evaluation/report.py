@@ -152,7 +152,7 @@ def log_report(report: Report) -> None:
     about, fusion = report.about, report.about.get("fusion")
     kind = "SIMULATED chips" if about["simulated"] else "chips"
     where = "held-out training identities" if about["split"] == "held-out" else f"{about['split']} split"
-    title = f"{about['dataset'] or 'Chips'}, {where}, {kind}"
+    title = ", ".join(filter(None, (about["dataset"], where, kind)))
     if about["settings"]["adapt_bn"] and about["split"] != "held-out":
         title += f", batch norm adapted to them (transductive, weight {about['settings']['adapt_bn']:g})"
     lines = [

@@ -45,6 +45,10 @@ def test_a_run_on_a_table(ships, tmp_path, call, refused):
     assert log.count("CMAL: each of the") == 1 and log.count("size-only") == 1  # in the line on square chips
     results, draws = (json.loads((tmp_path / "r" / name).read_text()) for name in ("results.json", "draws.json"))
     assert results["dataset"] == "ships" and results["split"] == "held-out"
+    # Of two draws the log has the first in full: after each of two epochs, and at the end.
+    assert log.count("| ranked by") == 3
+    chosen = [json.loads(line) for line in (tmp_path / "r/metrics.json").open() if "holdout/ALL" in line][-1]
+    assert chosen["holdout/ALL/mAP"] == pytest.approx(draws["model"]["ALL"]["mAP"])
     assert draws["draws"] == 2 and draws["model"].keys() == results["protocols"].keys() == {"ALL", "O2S", "S2O"}
     assert all(
         {"model", "random"} == {*row} & {"model", "random", "size-only"} for row in results["protocols"].values()
