@@ -92,8 +92,6 @@ class ChipIndex(Searchable):
         return np.concatenate(rows), np.concatenate(cosines)
 
     def features(self, rows: Sequence[int]) -> Floats:
-        if any(not 0 <= row < self.rows for row in rows):
-            raise IndexError(f"rows {list(rows)[:5]}: the index has {self.rows}")
         return np.asarray(self._features[np.asarray(rows, np.int64)])
 
     def current(self) -> bool:
@@ -105,7 +103,7 @@ class ChipIndex(Searchable):
         if not covered or count <= min(FLAT_UP_TO, self.rows // 2):
             rows, cosines = nearest(self._features, queries, k, allowed)
         else:
-            rows, cosines = approximately(self._vectors, self._features[:covered], queries, k, allowed)
+            rows, cosines = approximately(self._vectors, self._features, queries, k, allowed)
             if covered < self.rows:
                 later = nearest(self._features[covered:], queries, k, None if allowed is None else allowed[covered:])
                 later = np.where(later[0] < 0, -1, later[0] + covered), later[1]

@@ -171,5 +171,5 @@ def _key(chip: TaskChip) -> bytes:
     """Of a chip's file, and of what else its feature depends on."""
     stat = os.stat(chip.path)
     file = os.fsencode(os.path.realpath(chip.path))
-    facts = stat.st_size, stat.st_mtime_ns, chip.modality, chip.metres, None if chip.metres else chip.spacing
+    facts = stat.st_size, stat.st_mtime_ns, chip.modality, chip.metres, chip.spacing
     return hashlib.blake2b(file + repr(facts).encode(), digest_size=_KEY).digest()

@@ -28,4 +28,5 @@ def port(tmp_path):
     (folder / "broken_RGB.png").write_bytes((folder / "0_RGB.png").read_bytes()[:200])
     (folder / "notes.txt").write_text("no chip")
     write_chip(folder / ".hidden/9_RGB.png", 9)
+    write_chip(folder / ".hidden_RGB.png", 9)
     return folder

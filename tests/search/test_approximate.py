@@ -48,13 +48,19 @@ def test_nearly_the_nearest_and_exact_cosines(publish, kind, tmp_path, monkeypat
     index = publish(500, 40, None, remove=[0, 520])
     assert [path.name for path in tmp_path.glob("*.faiss")] == files
     assert index.search(features(1000)[[539]], 1)[0][0, 0] == 539
+    assert 520 not in index.search(features(1000)[[520]], 5)[0]
+    assert (index.search(queries, 700)[0] >= 0).sum() == 5 * 538
     assert recall(index, queries, 10, (numbers < 540) & ~np.isin(numbers, [0, 520])) > 0.95
     index = publish(540, 60, None)
     assert [path.name for path in tmp_path.glob("*.faiss")] == [f"vectors-{kind}-3.faiss"]
     assert recall(index, queries, 10, ~np.isin(numbers, [0, 520])) > 0.95
     # A filter that leaves much is faiss's, one that leaves little an exact search; k of them come back.
+    calls, odd = [], numbers % 2 == 1
+    approximately = lambda *words: calls.append(1) or approximate.approximately(*words)  # noqa: E731
+    monkeypatch.setattr("fastreid_mos.search.index.approximately", approximately)
+    assert recall(index, queries, 10, odd, "sar") == 1 and not calls
     monkeypatch.setattr("fastreid_mos.search.index.FLAT_UP_TO", 10)
-    assert recall(index, queries, 10, (numbers % 2 == 1) & ~np.isin(numbers, [0, 520]), "sar") > 0.95
+    assert recall(index, queries, 10, odd, "sar") > 0.95 and calls
     assert (index.search(queries, 300, "sar", 300.0, 0.5)[0] >= 0).sum() == 5 * (np.abs(numbers + 20 - 300) <= 150)[
         1::2
     ].sum()
@@ -65,6 +71,18 @@ def test_nearly_the_nearest_and_exact_cosines(publish, kind, tmp_path, monkeypat
     monkeypatch.setattr(approximate, "_WIDTH", 1)
     monkeypatch.setattr(approximate, "_LEAST", 1)
     assert (index.search(queries, 2, "sar", 300.0, 0.03)[0] >= 0).all()
+
+
+def test_a_graph_of_few_of_the_chips_or_of_other_rows_is_made_anew(publish, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "UNCOVERED", 50)
+    publish(0, 100, "ivf")
+    publish(100, 300, None)
+    (file,) = tmp_path.glob("*.faiss")
+    assert faiss.read_index(str(file)).nlist == 10  # of 400 chips, not of 100
+    index = publish(0, 0, None, remove=range(250))  # which numbers the others anew
+    assert (
+        index.rows == 150 and index.chips[int(index.search(features(1000)[[300]], 1)[0][0, 0])].path == "/chips/300.tif"
+    )
 
 
 def test_flat_and_back(publish, tmp_path):

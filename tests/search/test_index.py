@@ -37,7 +37,15 @@ def test_the_nearest_of_those_that_the_filters_let_through(tmp_path, modality, s
         assert own.tolist() == expected(rows, query, k, allowed)
         np.testing.assert_allclose(products[own >= 0], rows[own[own >= 0]] @ query, atol=1e-6)
         assert np.isnan(products[own < 0]).all()
+    assert np.nanmax(index.search(rows, 1)[1]) <= 1
     assert len(index) == 48 and index.chips[found[0, 0]].path == f"/chips/{found[0, 0]}.tif"
+
+
+def test_of_equal_rows_the_first_are_found(monkeypatch):
+    monkeypatch.setattr(nearest, "_BLOCK", 7)
+    assert (
+        nearest.nearest(np.ones((20, 3), np.float32), np.ones((2, 3), np.float32), 9)[0].tolist() == [[*range(9)]] * 2
+    )
 
 
 def test_a_reader_sees_what_it_opened_and_an_unpublished_run_is_not_seen(tmp_path):
@@ -50,6 +58,7 @@ def test_a_reader_sees_what_it_opened_and_an_unpublished_run_is_not_seen(tmp_pat
     query = features(1000)[[0, 25]]
     for index in (before, ChipIndex.open(tmp_path)):
         assert len(index) == 20 and index.search(query, 1)[0][0, 0] == 0 and index.search(query, 1)[0].max() < 20
+        assert index.search(query, 20, "optical")[0].max() == 18
     add(tmp_path, 0)
     after = ChipIndex.open(tmp_path)
     assert len(after) == 29 and after.search(query, 1)[0][1, 0] == 25 and after.search(query, 1)[0][0, 0] != 0
@@ -157,6 +166,9 @@ def test_one_chip_at_a_time(tmp_path):
         add(tmp_path, 1, first=number)
     index = ChipIndex.open(tmp_path)
     assert [index.chips[row].path for row in range(3)] == [f"/chips/{n}.tif" for n in range(3)]
+    shutil.copytree(tmp_path, tmp_path / "new")
+    os.replace(tmp_path / "new/chips.sqlite", tmp_path / "chips.sqlite")
+    assert not index.current()  # in no number another
     with pytest.raises(IndexError, match="row 3: the index has 3"):
         index.chips[3]
 

@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from made_port import write_chip
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import ChipIndex
-from fastreid_mos.search.update import update
+from fastreid_mos.search.update import update, weights_of
 from fastreid_mos.search.writer import FolderStore, writing
 
 
@@ -37,24 +38,30 @@ def paths(folder):
     return sorted(index.chips[int(row)].path for row in found if row >= 0)
 
 
-def test_a_second_run_does_what_is_new_or_changed_and_drops_what_is_gone(port, run, tmp_path):
+def test_a_second_run_does_what_is_new_or_changed_and_drops_what_is_gone(port, run, tmp_path, predictor):
     assert run(port)[0] == {"new": 10}
     assert run(port) == ({"same": 10}, ["broken_RGB.png"])  # tried again
     write_chip(port / "10_RGB.png", 10)
-    write_chip(port / "0_RGB.png", 77)
+    time = (port / "0_RGB.png").stat().st_mtime_ns
+    write_chip(port / "0_RGB.png", 77, (30, 9))
+    os.utime(port / "0_RGB.png", ns=(time, time))  # its number of bytes tells
     os.utime(port / "1_RGB.png", (1, 1))
     os.unlink(port / "2_RGB.png")
     (port / "far").rename(port / "near")
     counts, read = run(port)
     assert counts == {"new": 1, "changed": 1, "moved": 3, "same": 5, "removed": 3}
     assert read == ["0_RGB.png", "10_RGB.png", "broken_RGB.png"]
+    assert run(port)[0] == {"same": 10}
     there = sorted(
         str(path) for path in port.rglob("*_RGB.png") if ".hidden" not in str(path) and "broken" not in str(path)
     )
     assert paths(tmp_path / "out") == there
     index = ChipIndex.open(tmp_path / "out")
-    chip = next(index.chips[row] for row in range(index.rows) if index.chips[row].path.endswith("near/8_RGB.png"))
+    row = next(row for row in range(index.rows) if index.chips[row].path.endswith("near/8_RGB.png"))
+    chip = index.chips[row]
     assert (chip.modality, chip.size, chip.length) == ("optical", (8, 24), 18.0)
+    sample, _ = predictor.prepare(chip.path, chip.path)
+    np.testing.assert_array_equal(index.features([row]), predictor.run([sample]))
 
 
 def test_a_folder_that_cannot_be_read_now_keeps_its_chips(port, run, tmp_path, monkeypatch):
@@ -73,14 +80,18 @@ def test_a_folder_that_cannot_be_read_now_keeps_its_chips(port, run, tmp_path, m
 
 def test_chips_of_other_folders_stay(port, run, tmp_path):
     run(port / "far")
-    write_chip(tmp_path / "bay/1_RGB.png", 30)
-    assert run(tmp_path / "bay", tmp_path / "bay/1_RGB.png")[0] == {"new": 1}
+    near = port / "fa"  # as far begins
+    chip = write_chip(near / "1_RGB.PNG", 30)
+    assert run(near, near, chip)[0] == {"new": 1}
     assert len(ChipIndex.open(tmp_path / "out")) == 3
     assert ChipIndex.open(tmp_path / "out").roots == [
-        str(tmp_path / "bay"),
-        str(tmp_path / "bay/1_RGB.png"),
+        str(near),
+        str(chip),
         str(port / "far"),
     ]
+    for seed, done in ((31, "new"), (32, "changed")):  # a name that tells no modality
+        write_chip(near / "chip.png", seed)
+        assert run(near)[0] == {done: 1, "same": 1}
 
 
 def test_what_cannot_be_used_is_listed_and_stops_nothing(port, tmp_path, weights, predictor):
@@ -119,6 +130,13 @@ def test_folders_without_chips_are_refused_and_drop_nothing(port, run, tmp_path,
     with pytest.raises(MOSError, match="holds no chip .*is its disk there"):
         run(port)
     assert len(ChipIndex.open(tmp_path / "out")) == 10
+
+
+def test_weights_are_found_again_from_another_folder(predictor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    predictor.weights = "w.pth"
+    assert weights_of(predictor).name == str(tmp_path / "w.pth")
 
 
 def test_square_chips_are_told(tmp_path, weights, predictor):

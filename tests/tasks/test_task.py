@@ -145,6 +145,8 @@ def test_ranked_lists_written_and_read(made, tmp_path):
     write_prediction(tmp_path / "new/p.json", LISTS)
     assert read_prediction(tmp_path / "new/p.json", task, 2) == LISTS
     assert list(read_prediction(tmp_path / "new/p.json")) == list(LISTS)
+    write_prediction(tmp_path / "case.json", case := {"Q": ["A", "a"], "q": ["a"]})
+    assert read_prediction(tmp_path / "case.json") == case
     write_scores(tmp_path / "p.csv", {'a,"b': ["x"], "c": ["y", "z"]}, {'a,"b': [0.5], "c": [0.25, -1]})
     with open(tmp_path / "p.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
