@@ -26,10 +26,13 @@ FORMATS, PRECISIONS = ("safetensors", "onnx"), ("fp32", "fp16", "int8")
 
 def program(args: argparse.Namespace) -> None:
     from ..errors import MOSError
+    from ..files import expect_new_file
     from ..predict.export import export_bridge, export_weights
 
     source, output = _source(args), Path(args.output)
-    if (output.is_file() or output.is_dir() and any(output.iterdir())) and not args.force:
+    if not Path(source).is_dir():
+        expect_new_file("--output", args.output, args.force, source, start=b"")
+    elif output.is_dir() and any(output.iterdir()) and not args.force:
         raise MOSError(f"{output}: exists already; give another --output, or --force to replace it")
     form = args.format or ("onnx" if output.suffix == ".onnx" else "safetensors")
     if form != "onnx" and (args.precision or args.calibration_chips):

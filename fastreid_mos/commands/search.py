@@ -25,7 +25,7 @@ def program(args: argparse.Namespace) -> None:
     from ..search import open_index
     from ..search.answer import answer, page, read_queries, text
     from ..search.records import require_weights
-    from ..search.update import weights_of
+    from ..search.update import weights_for
 
     if args.k < 1:
         raise MOSError(f"-k {args.k}: at least 1")
@@ -38,7 +38,7 @@ def program(args: argparse.Namespace) -> None:
     fits = predictor.dim == index.weights.dim
     if not (fits and args.force):
         advice = "index the chips anew" + ", or --force if both are one network" * fits
-        require_weights(args.index, index.weights, weights_of(predictor), advice)
+        require_weights(args.index, index.weights, weights_for(index, predictor), advice)
     doubts, answers = Doubts(), []
     for query in read_queries(args.images, predictor, as_modalities(args.query_modality, 1)[0]):
         doubts.note(query.path, query.doubts)

@@ -98,6 +98,9 @@ class ChipIndex(Searchable):
         with contextlib.closing(connect(self.folder)) as connection:
             return _identity(self.folder) == self._file and read_state(connection, self.folder) == self._state
 
+    def close(self) -> None:
+        self._connection.close()
+
     def _nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None) -> tuple[Ints, Floats]:
         covered, count = self._state.covered, self.rows if allowed is None else int(allowed.sum())
         if not covered or count <= min(FLAT_UP_TO, self.rows // 2):

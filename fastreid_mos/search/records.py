@@ -112,6 +112,9 @@ class Searchable(ABC):
     def current(self) -> bool:
         """Whether this is still what lies there; a MOSError if there is no index any more."""
 
+    @abstractmethod
+    def close(self) -> None: ...
+
 
 class Store(Protocol):
     """An index that is written, by one process at a time; readers see nothing of it before :meth:`publish`."""

@@ -23,9 +23,10 @@ from ..data.modality import Modality
 from ..errors import MOSError
 from ..predict import Predictor
 from .folder import connect, local
+from .index import open_index
 from .qdrant import is_qdrant
 from .records import Store, Weights
-from .update import Update, update, weights_of
+from .update import Update, update, weights_for, weights_of
 from .writer import FolderStore, writing
 
 _AT_ONCE = 4096  # chips taken over from a share
@@ -47,6 +48,8 @@ def update_together(
 ) -> Update | None:
     """As :func:`.update.update` of the index at ``where``, by all processes; None in all but the first."""
     weights, (rank, world) = weights_of(predictor), processes()
+    with contextlib.suppress(MOSError), contextlib.closing(open_index(where)) as index:  # it may be new, or unfinished
+        weights = weights_for(index, predictor)
     if world == 1:
         with writing(where, weights) as store:
             _take_shares(store, where)

@@ -22,7 +22,9 @@ from ..errors import UNWRITABLE, ChipError, MOSError, one_line, shown
 from ..files import file_sha256
 from ..modeling.weights_files import find_weights
 from ..predict import Predictor
-from .records import MODALITIES, Floats, IndexedChip, Store, Weights
+from .records import MODALITIES, Floats, IndexedChip, Searchable, Store, Weights
+
+_TRIED, _ALIKE = 4, 0.999  # chips of each modality that tell whether weights are an index's, and their least cosine
 
 
 @dataclass
@@ -44,6 +46,29 @@ def weights_of(predictor: Predictor) -> Weights:
     file = find_weights(predictor.weights)
     name = os.path.abspath(file) if file == predictor.weights else predictor.weights
     return Weights(name, file_sha256(file), predictor.dim)
+
+
+def weights_for(index: Searchable, predictor: Predictor) -> Weights:
+    """The index's own weights if the predictor gives chips of it the features that they have; else the predictor's.
+
+    So a network goes on with its index when it is exported again, with another calibration or as ONNX. Chips tell whose
+    files are as they were indexed; without any such file, weights of another SHA-256 are others.
+    """
+    given, own = weights_of(predictor), index.weights
+    if given.id == own.id or given.dim != own.dim:
+        return given
+    query = np.full((1, own.dim), own.dim**-0.5, np.float32)
+    rows = [row for kind in MODALITIES for row in index.search(query, _TRIED, kind)[0][0].tolist() if row >= 0]
+    chips = {row: chip for row in rows if _as_indexed(chip := index.chips[row])}
+    samples = [
+        predictor.prepare(chip.path, chip.path, Modality(MODALITIES.index(chip.modality)))[0] for chip in chips.values()
+    ]
+    same = bool(samples) and (predictor.run(samples) * index.features(list(chips))).sum(axis=1).min() >= _ALIKE
+    return own if same else given
+
+
+def _as_indexed(chip: IndexedChip) -> bool:
+    return os.path.isfile(chip.path) and file_sha256(chip.path) == chip.checksum
 
 
 def find_chips(given: Sequence[str]) -> tuple[dict[str, None], dict[str, str]]:

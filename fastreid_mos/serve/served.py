@@ -22,7 +22,7 @@ from ..predict.inputs import as_modalities
 from ..search import IndexedChip, open_index
 from ..search.answer import probability
 from ..search.records import MODALITIES, Floats, Searchable, require_weights
-from ..search.update import weights_of
+from ..search.update import weights_for
 
 UPLOAD_PIXELS = 64 * 2**20  # bytes that an uploaded image's pixels may take
 SIDES = (320, 1024)  # longer side of a small and of a large picture
@@ -71,7 +71,7 @@ class Served:
         self.where, self._index = where, open_index(where)
         self.predictor = Predictor(self._index.weights.name) if predictor is None else predictor
         advice = "index the chips anew, or give its --weights"
-        require_weights(where, self._index.weights, weights_of(self.predictor), advice)
+        require_weights(where, self._index.weights, weights_for(self._index, self.predictor), advice)
         self.reader = ChipReader.from_cfg(self.predictor.cfg)
         self._busy, self._opening = threading.Lock(), threading.Lock()
         self.notice = ""  # what is wrong with an index that has replaced this one

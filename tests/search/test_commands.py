@@ -111,6 +111,9 @@ def test_other_weights_are_refused(here, monkeypatch, capsys, tmp_path):
         connection.execute("UPDATE state SET weights_id = ?", ("ab" * 32,))
     connection.close()
     search = ["search", "port/12_RGB.tif", "--index", other, "-k", "1"]
+    assert main(search) == 0 and main(["index", "port", "--index", other]) == 0  # they give its chips its features
+    file = tmp_path / "other/features-1.f32"
+    file.write_bytes(np.fromfile(file, "<f4")[::-1].tobytes())
     assert "is of other weights (zoo:mos, SHA-256 abababababab...) than zoo:mos" in error(capsys, search)
     assert "is of other weights" in error(capsys, ["index", "port", "--index", other])
     assert main([*search, "--force"]) == 0
