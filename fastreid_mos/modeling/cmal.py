@@ -7,7 +7,7 @@ import torch.distributed as dist
 from fastreid.layers.gather_layer import GatherLayer
 from torch import Tensor, nn
 
-from .inputs import ModelInputError, check_modalities, full_precision, no_autocast
+from .inputs import ModelInputError, check_modalities, full_precision
 
 
 class CMALLoss(nn.Module):
@@ -42,14 +42,13 @@ class CMALLoss(nn.Module):
         if features.dim() != 2 or targets.shape != features.shape[:1]:
             raise ModelInputError(f"CMAL: features [B, D], targets [B], got {features.shape} and {targets.shape}")
         modalities = check_modalities(modalities, features.shape[0])
-        with no_autocast(features.device):
-            features = full_precision(features)
-            if self.gather and dist.is_available() and dist.is_initialized():
-                features, targets, modalities = _gather(features), _gather(targets), _gather(modalities)
-            # A feature of length zero has no direction: it stays zero, and so does its gradient.
-            length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-            unit = features / length.masked_fill(length < 1e-12, torch.inf)
-            return self._loss(unit, targets, modalities)
+        features = full_precision(features)
+        if self.gather and dist.is_available() and dist.is_initialized():
+            features, targets, modalities = _gather(features), _gather(targets), _gather(modalities)
+        # A feature of length zero has no direction: it stays zero, and so does its gradient.
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        unit = features / length.masked_fill(length < 1e-12, torch.inf)
+        return self._loss(unit, targets, modalities)
 
     def _loss(self, features: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:
         mean, variance, identities = class_statistics(features, targets, modalities)

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from .cmal import class_statistics
 from .heads import CMALHead, StripePool
-from .inputs import check_arguments, check_modalities, full_precision, no_autocast
+from .inputs import check_arguments, check_modalities, full_precision
 
 
 def structure_vector(features: Tensor) -> Tensor:
     """Gradient energy ``[B, C]`` of a feature map ``[B, C, h, w]``: the mean absolute difference of neighbouring rows,
     plus that of neighbouring columns, standardized over the channels. Computed in float32 under autocast."""
-    with no_autocast(features.device):
-        features = full_precision(features)
-        energies = [features.diff(dim=side).abs().mean(dim=(2, 3)) for side in (2, 3) if features.shape[side] > 1]
-        total = torch.stack([features.new_zeros(features.shape[:2]), *energies]).sum(dim=0)
-        return F.layer_norm(total, total.shape[1:])
+    features = full_precision(features)
+    energies = [features.diff(dim=side).abs().mean(dim=(2, 3)) for side in (2, 3) if features.shape[side] > 1]
+    total = torch.stack([features.new_zeros(features.shape[:2]), *energies]).sum(dim=0)
+    return F.layer_norm(total, total.shape[1:])
 
 
 def structure_consistency(structure: Tensor, targets: Tensor, modalities: Tensor) -> Tensor:

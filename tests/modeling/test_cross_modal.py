@@ -68,9 +68,9 @@ def test_a_direction_without_a_negative_does_not_count():
 def test_equal_to_loops(seed):
     features, targets, modalities = batch(seed)
     for loss, expected in (
-        (cross_modal_infonce(features, targets, modalities, 0.2), loops(*batch(seed), "infonce", 0.2)),
+        (cross_modal_infonce(features, targets, modalities), loops(*batch(seed), "infonce")),
         (cross_modal_triplet(features, targets, modalities), loops(*batch(seed), "triplet")),
-        (cross_modal_triplet(features, targets, modalities, 0.4), loops(*batch(seed), "triplet", margin=0.4)),
+        (cross_modal_triplet(features, targets, modalities, 0.1), loops(*batch(seed), "triplet", margin=0.1)),
     ):
         torch.testing.assert_close(loss, expected)
 

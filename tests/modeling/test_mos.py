@@ -17,6 +17,10 @@ from fastreid_mos.modeling import (
     build_checked_model,
     cmal_loss,
     cross_entropy_loss,
+    cross_modal_infonce,
+    cross_modal_triplet,
+    orthogonality,
+    structure_consistency,
 )
 
 GENERATOR = torch.Generator().manual_seed(1)
@@ -158,21 +162,36 @@ def test_transoss_gets_modality_and_size_and_the_batch_stays_as_it_is(tiny_cfg, 
 
 
 def test_losses_are_weighted_and_named(tiny_cfg, tiny_batch):
-    scales = ["MODEL.LOSSES.CE.SCALE", 0.5, f"{TRI}.SCALE", 3.0, "MODEL.LOSSES.CMAL.SCALE", 2.0]
+    scales = ["MODEL.LOSSES.CE.SCALE", 0.5, f"{TRI}.SCALE", 3.0, "MODEL.LOSSES.INFONCE.SCALE", 0.5]
+    scales += ["MODEL.LOSSES.CROSS_TRI.SCALE", 0.25, "MODEL.LOSSES.STRUCTURE.SCALE", 4.0]
     scales += ["MODEL.LOSSES.CMAL.VAR_WEIGHT", 0.25, "MODEL.LOSSES.CE.EPSILON", 0.1]
     targets, modalities = (tiny_batch[name] for name in ("targets", "modalities"))
-    outputs = {name: torch.randn(8, 5) for name in ("features", "cls_outputs", "pred_class_logits")}
-    features = outputs["features"]
+    parts = ("features", "structure", "shared", "specific", "cls_outputs", "pred_class_logits")
+    outputs = {name: torch.randn(8, 5, requires_grad=True) for name in parts}
+    features, structure, shared, specific, *_ = outputs.values()
     names = ("CrossEntropyLoss", "TripletLoss", "CMALLoss", "CircleLoss", "Cosface")
-    losses = MOS(tiny_cfg(*scales, LOSSES, names)).losses(outputs, targets, modalities)
+    names += ("CrossModalInfoNCE", "CrossModalTriplet", "StructureLoss", "OrthogonalityLoss")
+    model = MOS(tiny_cfg(*scales, LOSSES, names, "MODEL.STRUCTURE.LAYER", "blocks.0"))
+    losses = model.losses(outputs, targets, modalities)
     expected = {
         "loss_cls": 0.5 * cross_entropy_loss(outputs["cls_outputs"], targets, 0.1),
         "loss_triplet": 3.0 * batch_hard_triplet_loss(features, targets),
         "loss_cmal": 2.0 * cmal_loss(features, targets, modalities, 1.0, 0.25),
         "loss_circle": pairwise_circleloss(features, targets, 0.25, 128),  # fast-reid's defaults
         "loss_cosface": pairwise_cosface(features, targets, 0.25, 128),
+        "loss_infonce": 0.5 * cross_modal_infonce(features, targets, modalities),
+        "loss_cross_triplet": 0.25 * cross_modal_triplet(features, targets, modalities),
+        "loss_structure": 4.0 * structure_consistency(structure, targets, modalities),
+        "loss_orthogonality": 10.0 * orthogonality(shared, specific),  # SDF-Net's weight
     }
     torch.testing.assert_close(losses, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.losses(outputs, targets, modalities), expected)
+    for name, value in expected.items():
+        found, wanted = (
+            torch.autograd.grad(one, [*outputs.values()], allow_unused=True) for one in (losses[name], value)
+        )
+        assert all(a is b is None or torch.allclose(a, b) for a, b in zip(found, wanted, strict=True)), name
     for hard, norm in ((False, False), (True, True)):  # fast-reid's own triplet
         model = MOS(tiny_cfg(f"{TRI}.HARD_MINING", hard, f"{TRI}.NORM_FEAT", norm, f"{TRI}.MARGIN", 0.3))
         found = model.losses(outputs, targets, modalities)["loss_triplet"]

@@ -107,6 +107,9 @@ def test_every_part_is_trained(more):
     model = copy.deepcopy(build_checked_model(cfg))
     losses = model(batch())
     assert set(losses) == {"loss_cls", "loss_structure", "loss_orthogonality"} and all(losses.values())
+    for loss in losses.values():  # each on its own reaches the network
+        grads = torch.autograd.grad(loss, list(model.backbone.parameters()), retain_graph=True, allow_unused=True)
+        assert any(grad is not None and grad.any() for grad in grads)
     sum(losses.values()).backward()
     without = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not without
