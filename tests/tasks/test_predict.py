@@ -60,20 +60,20 @@ def read(monkeypatch):
 
 
 def by_hand(predictors, task, top, unite):
-    """Lists by features of one chip at a time."""
+    """Lists by the cosines of all chips with all."""
+    chips = [*task.queries, *task.gallery]
+    features = [one.extract([chip.path for chip in chips], [chip.modality for chip in chips]) for one in predictors]
+    content = [Path(chip.path).read_bytes() for chip in chips]
     found = {}
-    for one in task.queries:
-        allowed = [chip for chip in task.gallery if one.may_match(chip)]
-        allowed = [chip for chip in allowed if Path(chip.path).read_bytes() != Path(one.path).read_bytes()]
-        cosines = [
-            predictor.extract(one.path, one.modality)
-            @ np.concatenate([predictor.extract(chip.path, chip.modality) for chip in allowed]).T
-            for predictor in predictors
-        ]
-        found[one.id] = [allowed[place].id for place in np.argsort(-unite(cosines)[0], kind="stable")[:top]]
+    for row, one in enumerate(task.queries):
+        rows = [other for other, chip in enumerate(chips) if other >= len(task.queries) and one.may_match(chip)]
+        rows = [other for other in rows if content[other] != content[row]]
+        cosines = [made[[row]] @ made[rows].T for made in features]
+        found[one.id] = [chips[rows[place]].id for place in np.argsort(-unite(cosines)[0], kind="stable")[:top]]
     return found
 
 
+@pytest.mark.slow
 def test_lists_scores_and_features_kept(here, made, predictor, read, capsys):
     assert main([*WORDS, "--csv", "new/p.csv"]) == 0
     task = read_task(made.path)
@@ -99,6 +99,7 @@ def test_lists_scores_and_features_kept(here, made, predictor, read, capsys):
     assert read == ["s1.tif"]
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with(here, made, read, monkeypatch, capsys):
     assert main([*WORDS, "--out", "whole.json"]) == 0
     add, done = features.FeatureCache.add, []
@@ -127,29 +128,35 @@ def test_stopped_and_gone_on_with(here, made, read, monkeypatch, capsys):
     assert main([*WORDS, "--force"]) == 0 and read == []
 
 
-@pytest.mark.parametrize("method", ["cosine", "rrf"])
-def test_several_weights(here, made, predictor, other, read, method):
-    kept = ("--features", "p.json.features")
-    assert main([*WORDS, *kept, "--out", "first.json"]) == 0
-    words = ("--ensemble", "zoo:mos", other, "--method", method, "--k", "1", "--depth", "2")
-    assert main([*WORDS, *words, "--member-weights", "1", "2"]) == 0
-    assert len(read) == 24  # once more, for the other
-
-    def unite(cosines):
-        if method == "cosine":
-            return cosines[0] + 2 * cosines[1]
-        ranks = [(-one).argsort(kind="stable").argsort(kind="stable") for one in cosines]
-        scores = sum(weight * (rank < 2) / (2 + rank) for weight, rank in zip((1, 2), ranks, strict=True))
-        return scores + 1e-6 * (cosines[0] + 2 * cosines[1])
-
-    both = [predictor, Predictor(other, device="cpu")]
-    task = read_task(made.path)
-    lists = read_prediction("p.json", task)
-    assert lists == by_hand(both, task, 3, unite)
-    assert main([*WORDS, *kept, "--weights", other, "--out", "second.json"]) == 0
-    assert len(read) == 24 and lists not in (read_prediction("first.json"), read_prediction("second.json"))
+def mean_cosine(cosines):
+    return cosines[0] + 2 * cosines[1]
 
 
+def reciprocal_ranks(cosines):
+    ranks = [(-one).argsort(kind="stable").argsort(kind="stable") for one in cosines]
+    scores = sum(weight * (rank < 2) / (2 + rank) for weight, rank in zip((1, 2), ranks, strict=True))
+    return scores + 1e-6 * mean_cosine(cosines)
+
+
+@pytest.mark.slow
+def test_several_weights(here, made, predictor, other, read):
+    task, both, lists = read_task(made.path), [predictor, Predictor(other, device="cpu")], []
+    words = [*WORDS, "--features", "kept", "--force"]
+    for more, unite in (
+        (["--weights", "zoo:mos"], lambda cosines: cosines[0]),
+        (["--ensemble", "zoo:mos", other, "--member-weights", "1", "2"], mean_cosine),
+        (["--ensemble", "zoo:mos", other, "--member-weights", "1", "2", "--method", "rrf", "--k", "1", "--depth", "2"],
+         reciprocal_ranks),
+        (["--weights", other], lambda cosines: cosines[1]),
+    ):  # fmt: skip
+        assert main([*words, *more]) == 0
+        lists.append(read_prediction("p.json", task))
+        assert lists[-1] == by_hand(both, task, 3, unite)
+        assert len(read) == (12 if len(lists) == 1 else 24)  # once more, for the other
+    assert all(one not in lists[:row] for row, one in enumerate(lists))
+
+
+@pytest.mark.slow
 def test_sizes_of_the_ships(here, made, predictor, capsys):
     """width and height, or spacing, in place of the chip's own; of square chips none."""
 
@@ -180,6 +187,7 @@ def test_sizes_of_the_ships(here, made, predictor, capsys):
     assert "chips of 32 x 32 pixels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_used(here, made, read, capsys):
     (here / "gallery/s0.tif").write_bytes(b"")
     (here / "query/q2.tif").write_text("<html>")
@@ -261,6 +269,7 @@ def test_only_one_writes(here, capsys):
     assert "--features p.json.features: another process is using it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_example(made, here):
     for number in range(10):
         chip(here / f"more/s{number}.tif", "sar", 50 + number)
