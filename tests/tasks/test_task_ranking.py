@@ -85,7 +85,7 @@ def test_lists_by_hand(made, monkeypatch, method, block):
 
 def test_equal_scores_keep_the_gallerys_order(made):
     task = read_task(made.path)
-    same = np.repeat(unit(1, 0), 9, axis=0)
+    same = np.repeat(unit(1, 2), 9, axis=0)
     same[1::2] *= np.float32(1 + 2e-7)  # as sums differ
     lists, scores = rank_task(task, [(unit(5, 1), same)], 4, own_images(task))
     assert lists["q1"] == ["s0", "s1", "s2", "s3"] and lists["q3"] == ["o0", "o1", "o3"]
