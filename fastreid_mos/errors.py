@@ -11,8 +11,8 @@ UNWRITABLE = re.compile("[\ud800-\udfff\r]")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as one line of text, with bytes that are not UTF-8 and line ends escaped."""
-    return re.sub("[\ud800-\udfff\r\n]", lambda found: f"\\x{ord(found[0]) & 255:02x}", os.fspath(path))
+    """A path as one line of text, with bytes that are not UTF-8 and control characters escaped."""
+    return re.sub("[\ud800-\udfff\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]) & 255:02x}", os.fspath(path))
 
 
 def one_line(error: BaseException) -> str:

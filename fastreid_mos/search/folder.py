@@ -119,8 +119,10 @@ def read_state(connection: sqlite3.Connection, folder: str) -> State:
     """The state; a MOSError for a database of another format."""
     with reported(folder):
         found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not found:  # of a run that was killed at once
+            raise MOSError(f"--index {folder}: is not finished; run the same mos index again, it goes on")
         if found != FORMAT:
-            what = "is empty" if not found else f"has format {found}, this version reads {FORMAT}"
+            what = f"has format {found}, this version reads {FORMAT}"
             raise MOSError(f"{os.path.join(folder, DATABASE)}: {what}; make the index again in a new folder")
         return State(*connection.execute("SELECT * FROM state").fetchone())
 

@@ -122,7 +122,7 @@ def test_what_is_no_index_or_damaged_is_named(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "newer/chips.sqlite")) as connection:
         connection.execute("PRAGMA user_version = 2")
     for folder, words in (
-        ("none", "no such folder"), ("other", "is no index"), ("text", "not a database"), ("empty", "is empty"),
+        ("none", "no such folder"), ("other", "is no index"), ("text", "not a database"), ("empty", "not finished"),
         ("newer", "has format 2, this version reads 1"),
     ):  # fmt: skip
         with pytest.raises(MOSError, match=words):
