@@ -79,7 +79,8 @@ def _datasets() -> Iterator[tuple[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mos health``, and ``mos-health`` of earlier versions."""
-    argparse.ArgumentParser(prog="mos health", description=(__doc__ or "").partition(": ")[2]).parse_args(argv)
+    what, example = (__doc__ or "").partition(": ")[2], "example: mos health"
+    argparse.ArgumentParser(prog="mos health", description=what, epilog=example).parse_args(argv)
     return run(report)
 
 

@@ -10,7 +10,7 @@ come last.
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import Namespace, RawDescriptionHelpFormatter
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,13 @@ from ..engine.folder import claim_folder, refuse_earlier_run, setup
 from ..engine.testing import evaluate
 from ..errors import ConfigError
 from ..files import only_run
+
+EXAMPLES = """  mos train --config-file configs/HOSS/mos_vit.yml
+  mos train --config-file configs/HOSS/mos_vit.yml --resume
+  mos train --config-file configs/HOSS/mos_vit.yml --eval-only MODEL.WEIGHTS output/mos_vit/model_final.pth
+  mos train --config-file configs/HOSS/demo/debug.yml OUTPUT_DIR output/from_list \\
+    DATASETS.CHIPLISTS.ships.CSV output/list/labels.csv DATASETS.NAMES ships, DATASETS.TESTS ships,
+"""
 
 
 def train_or_test(cfg: Any, args: Namespace) -> dict[str, Any]:
@@ -53,5 +60,8 @@ def start(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = argument_parser("Train or test MOS and any fast-reid model on HOSS.").parse_args(argv)
+    parser = argument_parser("Train or test MOS, or any fast-reid model: fast-reid's command line.")
+    parser.prog, parser.epilog = "mos train", f"examples:\n{EXAMPLES}"
+    parser.formatter_class = RawDescriptionHelpFormatter
+    args = parser.parse_args(argv)
     return run(lambda: start(args), args.traceback)

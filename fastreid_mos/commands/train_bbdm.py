@@ -15,7 +15,7 @@ import importlib.util
 import os
 import shlex
 import sys
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import REMAINDER, Namespace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,11 @@ from ..checks import load_cfg
 from ..cli import run, start_processes
 from ..config import require_device, settle_output
 from ..errors import ConfigError
+from . import make_parser
+
+EXAMPLES = """  mos train-bbdm --config-file configs/HOSS/bbdm.yml
+  mos train-bbdm --config-file configs/HOSS/bbdm.yml --dump-only --init-from zoo:bridge
+"""
 
 
 def train_and_dump(cfg: Any, args: Namespace) -> None:
@@ -64,10 +69,7 @@ def start(args: Namespace) -> None:
 
 
 def parse(argv: list[str]) -> Namespace:
-    parser = ArgumentParser(
-        prog="train_bbdm.py",
-        description=(__doc__ or "").partition("\n")[0],
-    )
+    parser = make_parser("train-bbdm", (__doc__ or "").partition("\n")[0], f"examples:\n{EXAMPLES}")
     parser.add_argument("--config-file", default="", metavar="FILE", help="such as configs/HOSS/bbdm.yml")
     dump = "generate chips with OUTPUT_DIR/pipeline or, where there is none, with --init-from"
     parser.add_argument("--dump-only", action="store_true", help=dump)

@@ -21,8 +21,7 @@ _HELP = {
     "distractors_per_test_id": "gallery chips of identity -1, per test identity",
     "enl": "equivalent number of looks of the speckle (of the intensity)",
 }
-_EPILOG = """examples:
-  mos simulate --ids 40 --output output/ships
+EXAMPLES = """  mos simulate --ids 40 --output output/ships
   mos simulate --ids 40 --chips-per-id 2 --layout list --square 256 --output output/challenge
 """
 
@@ -36,11 +35,11 @@ def _option(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool. Returns the exit status: 0, or 2 with one line on standard error."""
+    """Run the tool. Returns the exit status: 0, or with one line on standard error 2, and 130 after Ctrl-C."""
     p = argparse.ArgumentParser(
         prog="mos simulate",
         description="Write a simulated data set: ships as geometry, optical and SAR chips.",
-        epilog=_EPILOG,
+        epilog=f"examples:\n{EXAMPLES}",
         formatter_class=_Help,
     )
     p.add_argument("--ids", type=int, required=True, help="identities, train and test together")
@@ -73,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = name if isinstance(error, MOSError) else _option(name)
         print(f"error: {where}: {rest}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     config = SimConfig(args.ids, **settings)
     chips, folders = (plan_list(config).chips, LIST_FOLDERS) if listed else (plan(config), FOLDERS)
     filled = {chip.folder for chip in chips}

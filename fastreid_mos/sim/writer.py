@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -20,6 +22,7 @@ import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ..errors import DatasetError
 from ..files import atomic_write, in_the_way
@@ -206,13 +209,18 @@ def write_set(
         for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
         jobs = [(str(root), config, chips[start : start + 24], square) for start in range(0, len(chips), 24)]
-        if workers == 1:
-            list(map(_write_some, jobs))
-        else:
-            # fork, where there is one, spares each process the import of torch.
-            context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                list(pool.map(_write_some, jobs))
+        with ExitStack() as stack:
+            done: Iterable[None] = map(_write_some, jobs)
+            if workers > 1:
+                # fork, where there is one, spares each process the import of torch.
+                context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+                quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to report
+                pool = ProcessPoolExecutor(workers, context, signal.signal, quiet)
+                stack.callback(pool.shutdown, cancel_futures=True)
+                done = pool.map(_write_some, jobs)
+            bar = stack.enter_context(tqdm(total=len(chips), desc="chips", unit="chip", disable=None))
+            for (_, _, some, _), _ in zip(jobs, done, strict=True):
+                bar.update(len(some))
         last(output)
         counts = {folder: sum(chip.folder == folder for chip in chips) for folder in folders}
         _write_manifest(output, {**wanted, "complete": True, "chips": counts})

@@ -1,6 +1,7 @@
 """The program ``mos``: its help fits on a screen, and each command answers to --help with an example of its own."""
 
 import importlib
+import re
 
 import pytest
 
@@ -24,4 +25,6 @@ def test_every_command_says_what_it_does(name, capsys):
     command = importlib.import_module(f"fastreid_mos.commands.{name.replace('-', '_')}").main
     with pytest.raises(SystemExit) as ended:
         command(["--help"])
-    assert ended.value.code == 0 and len(capsys.readouterr().out.splitlines()) > 3
+    text = capsys.readouterr().out
+    usage, examples = text.partition("\n\n")[0], re.findall(rf"^(?:example:)? +mos {name}\b", text, re.MULTILINE)
+    assert ended.value.code == 0 and usage.startswith(f"usage: mos {name} ") and examples

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import tifffile
 from fastreid_mos.data import read_chip
 from fastreid_mos.errors import DatasetError
 from fastreid_mos.sim import SimConfig, write_hoss, write_list, writer
-from fastreid_mos.sim.cli import main
+from fastreid_mos.sim.cli import EXAMPLES, main
 
 IDS = 5
 
@@ -138,6 +139,14 @@ def test_a_set_with_a_table_has_a_task_that_can_be_solved(tmp_path):
     assert files(write_list(output, 14, 3, square=64, chips_per_id=3)) == before
 
 
+@pytest.mark.slow
+def test_the_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for line in EXAMPLES.splitlines():
+        words = line.replace("40", "3").split()
+        assert main(words[2:]) == 0 and (tmp_path / words[-1] / "sim.json").is_file()
+
+
 def refused(capsys, *arguments) -> str:
     """The one line that the tool leaves with status 2."""
     assert main([str(argument) for argument in arguments]) == 2
@@ -172,3 +181,9 @@ def test_a_process_that_is_killed_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(writer, "encode", lambda pixels: os.kill(os.getpid(), signal.SIGKILL))
     line = refused(capsys, "--ids", 30, "--output", tmp_path / "out", "--workers", 2)
     assert line.startswith(f"{tmp_path / 'out'}: ") and "--workers" in line
+
+
+def test_ctrl_c_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(writer, "render", Mock(side_effect=KeyboardInterrupt))
+    assert main(["--ids", "3", "--output", str(tmp_path / "ships")]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"
