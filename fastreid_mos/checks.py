@@ -71,9 +71,9 @@ def check_config(cfg: Any) -> None:
         require(lists[name].CSV, f"DATASETS.CHIPLISTS.{name}.CSV: is empty; name the table of chips")
     for key, names in KNOWN.items():
         value = attrgetter(key)(cfg)
-        names = [*names, *lists] if key.startswith("DATASETS.") else names
+        names = [*(lists if key.startswith("DATASETS.") else ()), *sorted(names)]
         for name in [value] if isinstance(value, str) else value:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or sorted(names)[:6]
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:6]
             require(name in names, f"{key}: {name!r} is not known; near: {', '.join(near)}")
     with building("INPUT.SAR: the transform"):
         TRANSFORM_REGISTRY.get(cfg.INPUT.SAR.TRANSFORM)(cfg)(np.zeros((2, 2), np.float32))

@@ -51,7 +51,8 @@ def test_a_spoilt_chip(data, refused, weights, tmp_path, flags, chips, spoil, wo
     for path in data.glob(chips):  # all, so that the first batch meets one
         spoil(path)
     options = ("OUTPUT_DIR", tmp_path / "run", "MODEL.WEIGHTS", weights, "DATALOADER.NUM_WORKERS", workers)
-    assert str(data / chips.partition("*")[0]) in refused(*flags, *options)
+    line = refused(*flags, *options)
+    assert str(data / chips.partition("*")[0]) in line and line.endswith("mos check finds all such files")
     assert not list(tmp_path.glob("run/model_*")) and not list(tmp_path.glob("run/results.json"))
 
 

@@ -78,7 +78,7 @@ class ChipDataset(Dataset[Any]):
         try:
             chip, metres = self.read(row)
         except ChipError as error:
-            return error
+            return ChipError(error.path, f"{error.problem}; replace it or leave it out: mos check finds all such files")
         with PrivateGenerators(seed) if seed is not None else contextlib.nullcontext():
             inputs = model_inputs(chip, metres, self.augmentation)
         return {**inputs, "targets": self.labels[pid], "camids": camera, "img_paths": path, "doubts": chip.doubts}

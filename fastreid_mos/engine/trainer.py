@@ -52,7 +52,10 @@ class MOSTrainer(DefaultTrainer):
         items = self.train_items(cfg)
         if not items:
             names = ", ".join(cfg.DATASETS.NAMES) or "an empty list"
-            raise DatasetError(f"DATASETS.NAMES: no training chips in {names} under {dataset_root()}")
+            where = f"in folders below {dataset_root()}, or a table's rows of the split train"
+            raise DatasetError(
+                f"DATASETS.NAMES: {names} has no training chips ({where}); name a data set that has some"
+            )
         tested = self._check_tests(cfg)
         self.items, self.holdout_splits = hold_out(cfg, items)
         if self.holdout_splits:

@@ -292,6 +292,7 @@ def test_a_name_of_the_other_modality_is_told(table, folder, caplog):
             ["DATASETS.CHIPLISTS.ships.CSV", "l", "DATASETS.NAMES", "shps,"],
             "DATASETS.NAMES: 'shps' is not known; .*ships",
         ),
+        (["DATASETS.CHIPLISTS.ships.CSV", "l", "DATASETS.NAMES", "q,"], "'q' is not known; near: ships, "),
     ],
 )
 def test_keys_that_are_refused(options, words):
