@@ -41,7 +41,7 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
         calibrate: the ships from which :meth:`Predictor.same` is calibrated: ``holdout``, those that the run held out
             (``TEST.HOLDOUT``) of the data sets it was trained on; a folder with a HOSS, its test ships; or
             ``train:<folder>``, its training ships, none of which the weights were trained on. Several are as heavy as
-            each other.
+            each other. Without any the calibration of an exported file is kept.
 
     Returns:
         The facts in the file.
@@ -53,48 +53,59 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
     if not output.endswith(".safetensors"):
         raise MOSError(f"{output}: must end in .safetensors")
     cfg, content = rebuilding_config(checkpoint)
+    ships = calibration_ships(calibrate, checkpoint, content)
     model = build_checked_model(cfg)
     load_whole(model, checkpoint)
     unused = classifier_weights(model)
     tensors = {name: halved(value) for name, value in content["model"].items() if name not in unused}
     saved = saved_config(content)
-    facts = {"epochs": content["epoch"] + 1} if isinstance(content.get("epoch"), int) else {}
+    facts = dict(content.get("facts", {}))
+    if isinstance(content.get("epoch"), int):
+        facts["epochs"] = content["epoch"] + 1
     metadata = {EXPORT: EXPORT_VERSION, "format": "pt", "config": json.dumps(keys_to_export(saved))}
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "weights.safetensors")
         _write(file, tensors, metadata)
         predictor = Predictor(file, device="cpu")  # also the proof that the file can be used
-        calibration = Calibration()
-        if calibrate:
-            calibration = calibrated(predictor, calibrate, checkpoint, content)
+        calibration = Calibration.from_file(checkpoint, content.get("calibration"))
+        if ships:
+            calibration = calibrated(predictor, ships)
+        if calibration.curves:
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
     _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
 
 
-def calibrated(
-    predictor: Predictor, calibrate: str | Sequence[str], checkpoint: str, content: Mapping[str, Any]
-) -> Calibration:
-    """The calibration of a predictor on ships, ``calibrate`` of :func:`export_weights`; MOSError where it cannot be.
+def calibration_ships(
+    calibrate: str | Sequence[str], checkpoint: str, content: Mapping[str, Any]
+) -> list[tuple[list[Item], str]]:
+    """Chips of the ships that ``calibrate`` of :func:`export_weights` names, and where they are from; else a MOSError.
 
     Args:
         checkpoint, content: the file of weights that tells which ships were held out, and what was read from it.
     """
-    words = [calibrate] if isinstance(calibrate, str) else list(calibrate)
-    sets, sources = [], []
-    for word in words:
-        own = word == HELD_OUT
-        items, source = held_out_items(checkpoint, content, saved_config(content)) if own else listed_items(word)
-        if not own:
-            expect_untrained(checkpoint, content, items, f"--calibrate {word}")
+    found = []
+    for word in [calibrate] if calibrate and isinstance(calibrate, str) else calibrate:
+        if word == HELD_OUT:
+            found.append(held_out_items(checkpoint, content, saved_config(content)))
+        else:
+            found.append(listed_items(word))
+            expect_untrained(checkpoint, content, found[-1][0], f"--calibrate {word}")
+    return found
+
+
+def calibrated(predictor: Predictor, ships: Sequence[tuple[Sequence[Item], str]]) -> Calibration:
+    """The calibration of a predictor on :func:`calibration_ships`; a MOSError where they have too few chips."""
+    sets = []
+    for items, _ in ships:
         paths, identities, modalities = zip(*items, strict=True)
         features = predictor.extract(paths, [int(one) for one in modalities])
         sets.append((features, identities, modalities))
-        sources.append(source)
-    calibration = Calibration.fit(sets, " and ".join(sources))
+    source = " and ".join(name for _, name in ships)
+    calibration = Calibration.fit(sets, source)
     if not calibration.curves:
         counts = calibration.facts["pairs"]
-        raise MOSError(f"--calibrate {' '.join(words)}: too few pairs of one ship and of two ({counts})")
+        raise MOSError(f"--calibrate: {source}: too few pairs of one ship and of two ({counts})")
     return calibration
 
 

@@ -26,7 +26,7 @@ from ..errors import ChipError, MOSError
 from ..files import atomic_write, file_sha256
 from ..modeling.weights_files import find_weights
 from ..sim.writer import SimConfig, plan, render
-from .export import calibrated
+from .export import calibrated, calibration_ships
 from .onnx_int8 import quantized
 from .onnx_model import INPUTS, OUTPUT, onnxruntime
 from .predictor import Predictor
@@ -98,7 +98,7 @@ def export_onnx(
     predictor = Predictor(source, device="cpu")
     file = find_weights(source)
     _, content = rebuilding_config(file)
-    saved = saved_config(content)
+    saved, ships = saved_config(content), calibration_ships(calibrate, file, content)
     samples = _of_folder(predictor, chips) if chips else _simulated(predictor)
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "model.onnx")
@@ -125,7 +125,7 @@ def export_onnx(
         if not facts["least_cosine"] >= LEAST[precision]:
             found = f"a chip's feature has cosine {facts['least_cosine']:.6f} with PyTorch's, not {LEAST[precision]}"
             raise MOSError(f"{output}: not written: {found}, as {precision} must; try another --precision")
-        calibration = calibrated(ours, calibrate, file, content) if calibrate else predictor.calibration
+        calibration = calibrated(ours, ships) if ships else predictor.calibration
         if calibration.curves:
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
         _save(onnx, model, {**metadata, "facts": json.dumps(facts)}, made)

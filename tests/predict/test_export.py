@@ -300,6 +300,8 @@ def test_the_command(checkpoint, tiny_hoss, tmp_path, capsys):
     facts = Predictor(output).calibration.facts
     assert facts["source"] == f"test ships of {tiny_hoss.name} and training ships of {tiny_hoss.name}"
     assert facts["ships"] > 10
+    assert export([str(output), "--output", str(tmp_path / "again.safetensors")]) == 0
+    assert Predictor(tmp_path / "again.safetensors").calibration == Predictor(output).calibration
 
 
 @pytest.mark.slow
