@@ -67,6 +67,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         raise
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """:func:`atomic_write` of a whole file; a MOSError if it cannot be written."""
+    try:
+        with atomic_write(path, "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise MOSError(f"{os.fspath(path)}: cannot be written ({error.strerror})") from None
+
+
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike[str], last: str = "") -> Iterator[str]:
     """A temporary folder beside ``path``, which is absent or empty, that is renamed to it on success.

@@ -104,6 +104,14 @@ def refused(call, capsys):
 
 
 @pytest.fixture
+def mos_refuses(refused):
+    """A function: words of ``mos`` -> the one line that they are refused with."""
+    from fastreid_mos.commands import main
+
+    return lambda *words: refused(*words, program=lambda *words: main([*map(str, words)]))
+
+
+@pytest.fixture
 def contents():
     """A function: folder -> bytes of each file in it, by name."""
     return lambda folder: {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..data.listing import DISTRACTOR
-from ..data.modality import MODALITY_NAMES, OPTICAL, SAR, modality_from_name
+from ..data.modality import MODALITY_NAMES, OPTICAL, SAR, named_otherwise
 from ..errors import UNWRITABLE
 from .findings import Case, Finding, Severity, finding
 from .sources import GALLERY, QUERY, TEST, TRAIN, Listed, Source, is_ship
@@ -27,7 +27,9 @@ def check_listing(source: Source, protocols: Sequence[Sequence[str]]) -> list[Fi
     )  # fmt: skip
     found += finding(
         "named-otherwise", WARNING, "chips listed as one modality and named as the other",
-        "look which is right; the list is believed", filter(None, map(_named_otherwise, source.files())),
+        "look which is right; the list is believed",
+        (Case((chip.path,), f"listed as {MODALITY_NAMES[chip.modality or 0]}") for chip in source.files()
+         if named_otherwise(chip.path, chip.modality)),
     )  # fmt: skip
     found += finding(
         "no-ship", NOTE, "chips that do not say which ship they show",
@@ -46,13 +48,6 @@ def _files(source: Source) -> list[Finding]:
         else:
             found += finding("no-chip", NOTE, f"files {reason}", "nothing reads them as chips", paths)
     return found
-
-
-def _named_otherwise(chip: Listed) -> Case | None:
-    named = modality_from_name(chip.path)
-    if None in (named, chip.modality) or named == chip.modality:
-        return None
-    return Case((chip.path,), f"listed as {MODALITY_NAMES[chip.modality or 0]}")
 
 
 def _spelling(chips: Iterable[Listed]) -> list[Finding]:

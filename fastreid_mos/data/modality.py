@@ -44,6 +44,11 @@ def modality_from_name(path: str | os.PathLike[str]) -> Modality | None:
     return _NAME_WORDS.get(last, _FOLDER_WORDS.get(os.path.basename(folder).lower()))
 
 
+def named_otherwise(path: str | os.PathLike[str], modality: int | None) -> bool:
+    """Whether a file's name tells the other modality than the known one."""
+    return None not in (modality, named := modality_from_name(path)) and named != modality
+
+
 def modality_from_word(word: str) -> Modality | None:
     """The modality that a word of a table or a task file says, or all of several (``SAR-VV``); None for any other."""
     found = {MODALITY_WORDS.get(part) for part in re.split(r"[\W_]+", word.strip().lower())}

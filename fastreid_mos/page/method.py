@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import MOSError
-from ..files import atomic_write
+from ..files import write_bytes
 from .curves import Lines, alpha_chart, learning_charts, loss_chart
 from .images import PERCENTILES, Ship, TopList, ship_rows, top_lists
 from .rendering import render
@@ -69,11 +69,7 @@ def method_page(
             break
     else:
         raise MOSError(f"{os.fspath(path)}: the page would be larger than {limit} bytes even without pictures")
-    try:
-        with atomic_write(path, "wb") as stream:
-            stream.write(content)
-    except OSError as error:
-        raise MOSError(f"{os.fspath(path)}: the page cannot be written there ({error.strerror})") from None
+    write_bytes(path, content)
     return len(content)
 
 

@@ -23,7 +23,7 @@ from ..data.listing import Item
 from ..engine.ensemble import load_whole
 from ..engine.rebuilding import keys_to_export, rebuilding_config
 from ..errors import CheckpointError, DatasetError, MOSError
-from ..files import atomic_write, whole_folder
+from ..files import atomic_write, whole_folder, write_bytes
 from ..modeling import build_checked_model
 from ..modeling.heads import classifier_weights
 from .calibration import Calibration
@@ -65,14 +65,14 @@ def export_weights(checkpoint: str, output: str, calibrate: str | Sequence[str] 
     metadata = {EXPORT: EXPORT_VERSION, "format": "pt", "config": json.dumps(keys_to_export(saved))}
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "weights.safetensors")
-        _write(file, tensors, metadata)
+        write_bytes(file, save(tensors, metadata))
         predictor = Predictor(file, device="cpu")  # also the proof that the file can be used
         calibration = Calibration.from_file(checkpoint, content.get("calibration"))
         if ships:
             calibration = calibrated(predictor, ships)
         if calibration.curves:
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
-    _write(output, tensors, {**metadata, "facts": json.dumps(facts)})
+    write_bytes(output, save(tensors, {**metadata, "facts": json.dumps(facts)}))
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
 
 
@@ -125,7 +125,7 @@ def export_bridge(folder: str, output: str, replace: bool = False, trained_on: s
                 with safe_open(path, framework="pt") as file:
                     tensors = {name: halved(file.get_tensor(name)) for name in file.keys()}
                     metadata = file.metadata()
-                _write(path, tensors, metadata or {})
+                write_bytes(path, save(tensors, metadata or {}))
         index = os.path.join(target, INDEX)
         with open(index, encoding="utf-8") as stream:
             content = json.load(stream)
@@ -140,14 +140,6 @@ def halved(value: Tensor) -> Tensor:
     """A tensor in float16; unchanged if its numbers are whole, or too large for that."""
     half = value.to(torch.float16) if value.is_floating_point() else value
     return (half if bool(torch.isfinite(half).all()) else value).contiguous()
-
-
-def _write(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    try:
-        with atomic_write(path, "wb") as stream:
-            stream.write(save(dict(tensors), dict(metadata)))
-    except OSError as error:
-        raise MOSError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def held_out_items(

@@ -23,7 +23,7 @@ from ..data.listing import EXTENSIONS
 from ..data.modality import OPTICAL, SAR, SSE_CENTRES, SSE_SPREADS, SSE_UNITS
 from ..engine.rebuilding import keys_of_images, rebuilding_config
 from ..errors import ChipError, MOSError
-from ..files import atomic_write, file_sha256
+from ..files import file_sha256, write_bytes
 from ..modeling.weights_files import find_weights
 from ..sim.writer import SimConfig, plan, render
 from .export import calibrated, calibration_ships
@@ -129,12 +129,7 @@ def export_onnx(
         if calibration.curves:
             metadata["calibration"] = json.dumps(dataclasses.asdict(calibration))
         _save(onnx, model, {**metadata, "facts": json.dumps(facts)}, made)
-        data = Path(made).read_bytes()
-    try:
-        with atomic_write(output, "wb") as stream:
-            stream.write(data)
-    except OSError as error:
-        raise MOSError(f"{output}: cannot be written ({error.strerror})") from None
+        write_bytes(output, Path(made).read_bytes())
     return {**facts, "dim": predictor.dim, "calibration": dict(calibration.facts)}
 
 
@@ -171,12 +166,12 @@ def _write_graph(predictor: Predictor, samples: Sequence[Any], path: str) -> Non
             )  # fmt: skip
         except Exception as error:
             cause = error.__cause__ or error
-            raise MOSError(f"{predictor.weights}: torch.onnx cannot export this model: {_last_line(cause)}") from error
+            raise MOSError(f"{predictor.weights}: torch.onnx cannot export this model: {_first_line(cause)}") from error
         finally:
             logging.getLogger("onnxscript").setLevel(level)
 
 
-def _last_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or ['?'])[0][:200]}"
 

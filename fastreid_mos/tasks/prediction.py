@@ -52,8 +52,7 @@ def check_prediction(
         if strange := [one for one in images if one not in gallery]:
             what = f"{some(strange)} is not in the gallery of {shown(task.path)}"
             raise TaskError(f"{where}: {what}; is it of another task?")
-        if double := twice(images):
-            raise TaskError(f"{where}: has {some(double)} more than once; each image stands in a list once")
+        require_once(where, images)
         if wrong := [one for one in images if not query.may_match(gallery[one])]:
             modality = QUERY_TYPES[query.type][1]
             wanted = modality.name.lower() if modality is not None else ""
@@ -62,6 +61,12 @@ def check_prediction(
             raise TaskError(f"{where}: has its own image, {some(itself)}; leave it out")
         if top is not None and len(images) != top:
             raise TaskError(f"{where}: has {len(images)} images instead of {top}; give every query that many")
+
+
+def require_once(where: str, images: Sequence[str]) -> None:
+    """A TaskError, which begins with ``where``, for a list that has an image twice."""
+    if double := twice(images):
+        raise TaskError(f"{where}: has {some(double)} more than once; each image stands in a list once")
 
 
 def read_prediction(path: str | os.PathLike[str], task: Task | None = None, top: int | None = None) -> Prediction:

@@ -11,8 +11,8 @@ import numpy as np
 from ..data.tables.text import CSVFile
 from ..errors import DatasetError, TaskError, shown
 from ..evaluation.ensemble import reciprocal_rank
-from .prediction import COLUMNS, Prediction, read_prediction
-from .task import some, twice
+from .prediction import COLUMNS, Prediction, read_prediction, require_once
+from .task import some
 
 METHODS = ("rrf", "mean")
 # Query id -> image id -> score, the most similar first.
@@ -37,10 +37,7 @@ def read_lists(path: str | os.PathLike[str]) -> tuple[Prediction, Scored | None]
     if not any(lists.values()):
         raise TaskError(f"{name}: every list is empty; a prediction has images for its queries")
     for id_, images in lists.items():
-        if double := twice(images):
-            raise TaskError(
-                f"{name}: query {id_!r}: has {some(double)} more than once; each image stands in a list once"
-            )
+        require_once(f"{name}: query {id_!r}", images)
     return lists, scored
 
 
@@ -66,8 +63,7 @@ def _read_scored(path: str | os.PathLike[str]) -> Scored:
             raise TaskError(f"{where}: its ranks are not 1 to {len(ranked)}; write every rank")
         if any(after > before for (_, before), (_, after) in zip(images, images[1:], strict=False)):
             raise TaskError(f"{where}: a score rises with the rank; a larger score is more similar, and comes first")
-        if double := twice(image for image, _ in images):
-            raise TaskError(f"{where}: has {some(double)} more than once; each image stands in a list once")
+        require_once(where, [image for image, _ in images])
         scored[id_] = dict(images)
     return scored
 

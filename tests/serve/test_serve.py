@@ -93,9 +93,7 @@ def test_the_command_serves_until_it_is_stopped(index, features):
         process.wait()
 
 
-def test_what_the_command_cannot_do(tmp_path, index, refused):
-    from fastreid_mos.commands.serve import main
-
+def test_what_the_command_cannot_do(tmp_path, index, mos_refuses):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for words, said in [
@@ -106,7 +104,7 @@ def test_what_the_command_cannot_do(tmp_path, index, refused):
             (["--index", index, "--port", "0", "--max-upload", "0"], "--max-upload 0: must be a number, 1"),
             (["--index", index, "--port", "0", "--device", "abacus"], "--device"),
         ]:
-            assert said in refused(*words, program=lambda *words: main([*map(str, words)])), words
+            assert said in mos_refuses("serve", *words), words
 
 
 def test_which_hosts_are_local_and_which_ports_can_be_had():

@@ -251,14 +251,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED)
-def test_refused(here, refused, contents, words, message):
+def test_refused(here, mos_refuses, contents, words, message):
     (here / "there.json").write_text("mine")
     os.mkfifo("pipe")
     if "copy" in words:
         shutil.copy(zoo_path("zoo:mos"), "copy.safetensors")
     before = contents(here)
-    line = refused(*WORDS, *words.split(), program=lambda *words: main(list(words)))
-    assert re.match(f"error: .*{message}", line)
+    assert re.match(f"error: .*{message}", mos_refuses("predict", *WORDS, *words.split()))
     assert contents(here) == before
 
 

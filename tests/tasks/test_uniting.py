@@ -114,17 +114,14 @@ def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys, monkeypatch
         (["--task", "none.json"], "none.json: no such file"),
     ],
 )
-def test_wrong_words_are_one_line(files, tmp_path, words, said, capsys):
-    assert main(["unite", *files, *(files[0] if word == "A" else word for word in words)]) == 2
-    err = capsys.readouterr().err
-    assert said in err and len(err.splitlines()) == 1
+def test_wrong_words_are_one_line(files, tmp_path, words, said, mos_refuses):
+    assert said in mos_refuses("unite", *files, *(files[0] if word == "A" else word for word in words))
     assert not (tmp_path / "united.json").exists()
 
 
-def test_one_list_and_one_twice_are_refused(files, capsys):
+def test_one_list_and_one_twice_are_refused(files, mos_refuses):
     for lists, said in ((files[:1], "is one list"), ([files[0], files[0]], "is named twice")):
-        assert main(["unite", *lists, *files[2:]]) == 2
-        assert said in capsys.readouterr().err
+        assert said in mos_refuses("unite", *lists, *files[2:])
 
 
 @pytest.mark.parametrize(
@@ -138,11 +135,9 @@ def test_one_list_and_one_twice_are_refused(files, capsys):
         (["q1"], "b.json: holds no object"),
     ],
 )
-def test_lists_that_cannot_be_united(files, tmp_path, content, said, capsys):
+def test_lists_that_cannot_be_united(files, tmp_path, content, said, mos_refuses):
     (tmp_path / "b.json").write_text(json.dumps(content))
-    assert main(["unite", *files]) == 2
-    err = capsys.readouterr().err
-    assert said in err and len(err.splitlines()) == 1
+    assert said in mos_refuses("unite", *files)
 
 
 @pytest.mark.parametrize(

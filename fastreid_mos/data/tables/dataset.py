@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ...errors import DatasetError, MOSError
 from ..datasets import ShipDataset, dataset_root
 from ..listing import DISTRACTOR, Item, count_chips, identity_key
-from ..modality import MEAN_SHIP, OPTICAL, SAR, modality_from_name
+from ..modality import MEAN_SHIP, OPTICAL, SAR, modality_from_name, named_otherwise
 from .reading import Table, read_table
 from .sizes import ListedChip, square_side
 
@@ -87,7 +87,7 @@ class ChipList(ShipDataset):
         logger.info(f"{name}: {self.table.path}, columns {', '.join(self.table.columns)}; {self._sizes}")
         if self.skipped:
             logger.warning(f"{name}: {self.skipped}")
-        named = [row for row in rows if _other_by_name(row.chip, row.modality)]
+        named = [row for row in rows if named_otherwise(row.chip, row.modality)]
         if named:
             what = f"{len(named)} of {len(rows)} chips have a name of the other modality than their row, such as"
             logger.warning(f"{name}: {what} line {named[0].line} ({named[0].chip})")
@@ -114,11 +114,6 @@ class ChipList(ShipDataset):
         fixed = "at 0.75 m (optical) and 1 m (SAR) a pixel"
         how = "by the column spacing" if spaced == count else spacing if spaced else fixed
         return f"{said}a ship's size is that of its chip, {how}"
-
-
-def _other_by_name(chip: str, modality: int) -> bool:
-    named = modality_from_name(chip)
-    return named is not None and named != modality
 
 
 def number_ships(names: Iterable[str]) -> dict[str, int]:
