@@ -23,7 +23,7 @@ UNCOVERED = 20_000  # rows that came after faiss's index was made, and are looke
 _BLOCK = 2**14
 _TRAINED = 40  # features a cell that k-means sees
 FACTORIES = {"hnsw": "HNSW32_SQ8", "ivf": "IVF{cells},SQ8"}  # as faiss.index_factory takes them
-_WIDTH, _PROBES = 100, 8  # candidates in a search of a graph; one cell in 8, at least 64, is looked into
+_WIDTH, _PROBES = 240, 8  # candidates in a search of a graph; one cell in 8, at least 64, is looked into
 _CANDIDATES = 4  # candidates for each chip that is asked for, at least _LEAST
 _LEAST = 100
 
