@@ -11,16 +11,15 @@ import urllib.request
 
 import numpy as np
 import pytest
+from made_index import WEIGHTS, chips, features
 
 from fastreid_mos.commands.index import main as index_main
 from fastreid_mos.errors import MOSError
-from fastreid_mos.search import ChipIndex, IndexedChip, Weights, open_index
+from fastreid_mos.search import ChipIndex, open_index
 from fastreid_mos.search.update import update
 from fastreid_mos.search.writer import known_weights, writing
 
 qdrant_client = pytest.importorskip("qdrant_client")
-DIM, MODALITIES = 16, ("optical", "sar")
-WEIGHTS = Weights("zoo:mos", "ab" * 32, DIM)
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +72,6 @@ def opened(where):
     yield call
     while found:
         found.pop().close()
-
-
-def features(count, seed=0):
-    rows = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def chips(numbers):
-    return [IndexedChip(f"/chips/{n}.tif", MODALITIES[n % 2], (10, 20), 20.0 + n, 100, n, f"{n:064x}") for n in numbers]
 
 
 def add(where, numbers, rows, remove=()):
