@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from made_dump import lines, make_dump, rewrite
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fastreid_mos.data import HOSS
@@ -47,15 +48,17 @@ def write_run(folder, precisions, first_ranks, simulated=False, alpha=None):
     (folder / "results.json").write_text(json.dumps(content))
 
 
-def test_table_by_hand(tmp_path):
+def test_table_by_hand(tmp_path, monkeypatch):
     """A row's seeds are paired with the first row's own; a row that lost a seed is compared over the others."""
     write_run(tmp_path / "one", [0.2, 0.4, 0.6], [2, 1, 1], simulated=True)
     write_run(tmp_path / "two", [0.4, 0.6, 0.8], [1, 1, 1], simulated=True)
-    write_run(tmp_path / "own", [0.5, 0.7, 0.8], [1, 1, 1], simulated=True, alpha=0.25)
+    write_run(tmp_path / "own", [0.6, 0.6, 0.8], [2, 1, 1], simulated=True, alpha=0.25)
     runs = [Tested("first", "sim", seed, tmp_path / name, "model") for seed, name in enumerate(("one", "two"))]
-    text = write_tables(
-        [*runs, Tested("second", "sim", 1, tmp_path / "own", "fused")], ["first", "gone", "second"], tmp_path
-    )
+    runs += [Tested("second", "sim", 1, tmp_path / "own", "fused")]
+    runs += [Tested("third", "sim", seed, tmp_path / "two", "model") for seed in (0, 1, 2)]
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *rest, **more: (drawn.append(self), save(self, *rest, **more)))
+    text = write_tables(runs, ["first", "gone", "second", "third"], tmp_path)
     assert text.endswith(
         "alpha (K) of each seed\n\n|        | sim ALL   |\n|:-------|:----------|\n| second | 0.25 (2)  |\n"
     )
@@ -64,11 +67,17 @@ def test_table_by_hand(tmp_path):
     numbers = {key[0::3]: [float(cell) for cell in row if cell] for key, row in cells.items() if key[0] != "row"}
     assert numbers["first", "mAP"] == pytest.approx([50, np.std([40, 60], ddof=1), 2])
     assert numbers["first", "Rank-1"] == pytest.approx([250 / 3, np.std([200 / 3, 100], ddof=1), 2])
-    # Seed 1 alone: 0.1, 0.1 and 0 better; a draw of ships has ship 1 only, both, or ship 2 only.
+    # Seed 1 alone: 0.2, 0 and 0 better; a draw of ships has ship 1 only, both, or ship 2 only.
     assert numbers["second", "mAP"] == pytest.approx([200 / 3, 1, 20 / 3, 0, 10])
+    assert numbers["second", "Rank-1"] == pytest.approx([200 / 3, 1, -100 / 3, -50, 0])
+    assert numbers["third", "mAP"] == pytest.approx([60, 0, 3, 10, 10, 10])  # 20 above seed 0, none above seed 1
     assert numbers["random", "mAP"] == [7, 1] and ("gone", "mAP") not in numbers
     assert "50.0 ± 14.1 / 83.3 ± 23.6" in text and "+6.7 [+0.0, +10.0]" in text
-    assert "50.0 ± 14.1" in (tmp_path / "table.tex").read_text() and Image.open(tmp_path / "table.png").size[0] > 300
+    latex = (tmp_path / "table.tex").read_text()
+    assert "50.0 ± 14.1" in latex and "+6.7 [+0.0, +10.0]" in latex and "| random" in text
+    points = [bar.lines[0].get_xydata()[0] for bar in drawn[0].axes[0].containers]
+    np.testing.assert_allclose(points, [[50, 0], [200 / 3, 1], [60, 2], [7, 3]])
+    assert Image.open(tmp_path / "table.png").size[0] > 300
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def differences(runs: Sequence[tuple[Any, ...]]) -> list[tuple[float, float, flo
     """
     if not runs:
         return []
-    queries = sorted(runs[0][1])
+    queries = list(runs[0][1])
     gains = np.mean([[np.subtract(own[query], other[query]) for query in queries] for own, other in runs], axis=0)
     ships: NDArray[Any] = np.array([identity for _, identity in queries])
     ends = bootstrap_intervals(gains, ships, SAMPLES)

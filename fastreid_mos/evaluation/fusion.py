@@ -86,9 +86,9 @@ class Fusion:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def features(self, chips: Chips, protocol: str) -> NDArray[np.floating[Any]]:
-        """``[N, D]`` features of the test's chips, fused and normalized for a protocol; with alpha 0 as they are."""
+        """``[N, D]`` features of the test's chips, fused and normalized for a protocol; with k 0 as they are."""
         choice = self.choices[protocol]
-        if not choice.alpha or not (self.generated.index < choice.k).any():
+        if not (self.generated.index < choice.k).any():
             return chips.features
         return self.generated.fused(normalized(chips.features), choice)
 

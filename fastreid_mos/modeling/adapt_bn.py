@@ -85,9 +85,8 @@ class AdaptedModel(nn.Module):
 
 
 def norm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The backbone's layers of batch norm with running statistics; ValueError without any."""
+    """The backbone's layers of batch norm; ValueError without any."""
     layers = [layer for layer in model.get_submodule("backbone").modules() if isinstance(layer, _BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
     if not layers:
         raise ValueError("TEST.ADAPT_BN.WEIGHT: must be 0, this backbone has no batch norm")
     return layers

@@ -100,12 +100,21 @@ def test_ships_held_out_or_tested_are_not_learnt_from(data, dump, learnt, tmp_pa
     assert learnt(dump, *ALL, "DATASETS.COMBINEALL", True)[:2] == (both, both)
     own = shutil.copytree(data, tmp_path / "data")
     monkeypatch.setenv("FASTREID_DATASETS", str(own))
+    # A held-out chip under the number of a ship that is not held out.
+    (taken, *_), other = held_out(own)[0][1][0], max(both - held)
+    shutil.copy(taken, own / f"HOSS/bounding_box_train/{other:04d}_copy{taken[-8:]}")
+    assert learnt(dump, *AUTO)[:2] == (both - held - {other},) * 2
     first, second = sorted(both)[:2]
     tested = sorted({pid for _, pid, _ in hoss.query})[0]
     chips = {(pid, modality): path for path, pid, modality in hoss.train}
     for modality, word in enumerate(("RGB", "SAR")):
-        shutil.copy(chips[first, modality], own / f"HOSS/bounding_box_train/{tested:04d}_more_{word}.tif")
+        for pid in (f"{tested:04d}", "-1"):  # and distractors, which are no ship
+            shutil.copy(chips[first, modality], own / f"HOSS/bounding_box_train/{pid}_more_{word}.tif")
     shutil.copy(hoss.gallery[0][0], own / f"HOSS/bounding_box_train/{second:04d}_copy{hoss.gallery[0][0][-8:]}")
+    for path in (own / "HOSS/bounding_box_test").glob(
+        "-1_*"
+    ):  # the tests' own distractors are left out as tested ships
+        path.unlink()
     assert learnt(dump, *ALL)[:2] == (both - {second},) * 2
 
 

@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from fastreid_mos.evaluation import rank_features, rank_metrics
+from fastreid_mos.data import HOSS
+from fastreid_mos.engine.ensemble import EnsembleTests
+from fastreid_mos.evaluation import EvalSettings, rank_features, rank_metrics
 from fastreid_mos.evaluation.ensemble import Ensemble, reciprocal_rank_distances
+from fastreid_mos.evaluation.protocols import Protocol
 from fastreid_mos.evaluation.ranking import normalized
 
 NAMES = ("ALL", "O2S", "S2O")
@@ -34,7 +37,7 @@ def test_reciprocal_ranks_by_hand():
 @pytest.mark.parametrize("method", ["cosine", "rrf"])
 def test_row_of_the_evaluator(split, tmp_path, method):
     others = [np.random.default_rng(n).normal(size=(len(split.ids), 5 + n)).astype(np.float32) for n in range(2)]
-    made = split.evaluator(str(tmp_path), ensemble=Ensemble(others, method, 3.0, 10, {"settings": {"METHOD": method}}))
+    made = split.evaluator(str(tmp_path), ensemble=Ensemble(others, method, 5.0, 10, {"settings": {"METHOD": method}}))
     results, plain = split.run(made), split.run(split.evaluator())
     content = json.loads((tmp_path / "results.json").read_text())
     for name in NAMES:
@@ -47,7 +50,7 @@ def test_row_of_the_evaluator(split, tmp_path, method):
             for number, cosine in enumerate(cosines):
                 for row, order in enumerate(np.argsort(-cosine, axis=1)):
                     for rank, column in enumerate(order[:10], start=1):
-                        distances[row, column] -= 1 / (3 + rank) + 1e-9 * sum(c[row, column] for c in cosines)
+                        distances[row, column] -= 1 / (5 + rank) + 1e-9 * sum(c[row, column] for c in cosines)
                 distances += 1e-6 * (number == 0) * (1 - sum(cosines) / 3)
         wanted = rank_metrics(distances, *ids)
         assert results[name]["mAP"] == pytest.approx(100 * wanted.mAP, abs=1e-6)
@@ -69,8 +72,29 @@ def test_alone_it_is_the_model(split):
     )
 
 
+def test_an_own_file_takes_no_rank(split):
+    made, optical = split.evaluator(), np.flatnonzero(split.modalities == 0)
+    split.run(made)
+    other = np.random.default_rng(0).normal(size=(len(split.ids), 5))
+    protocol = Protocol("O2O", optical, optical, np.arange(len(optical)))
+    top = Ensemble([other], "rrf", depth=1).rank(made.chips, protocol, EvalSettings(), top_k=1).top[:, 0]
+    members = [normalized(rows)[optical] @ normalized(rows)[optical].T for rows in (split.features, other)]
+    for cosines in members:
+        np.fill_diagonal(cosines, -2)
+    nearest = np.stack([cosines.argmax(axis=1) for cosines in members])
+    means = np.take_along_axis(sum(members), nearest.T, axis=1)
+    assert top.tolist() == np.take_along_axis(nearest.T, means.argmax(axis=1)[:, None], axis=1)[:, 0].tolist()
+
+
+def test_as_the_config_says(debug_cfg):
+    for words, wanted in (((), ("cosine", 3, 100)), (("METHOD", "rrf", "K", 7, "DEPTH", 9), ("rrf", 7, 9))):
+        words = [f"TEST.ENSEMBLE.{word}" if word in ("METHOD", "K", "DEPTH") else word for word in words]
+        made = EnsembleTests(debug_cfg(*words), {"HOSS": None}).ensemble("HOSS")
+        assert (made.method, made.k, made.depth) == wanted
+
+
 @pytest.mark.slow
-def test_two_runs_of_unlike_backbones(call, refused, tiny_hoss, tmp_path, monkeypatch):
+def test_two_runs_of_unlike_backbones(call, debug_cfg, refused, tiny_hoss, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
     common = ["SOLVER.MAX_EPOCH", 1, "TEST.HOLDOUT.FRACTION", 0.0]
     osnet = [
@@ -82,7 +106,7 @@ def test_two_runs_of_unlike_backbones(call, refused, tiny_hoss, tmp_path, monkey
         128,
     ]
     osnet += ["INPUT.SIZE_TRAIN", "[32,16]", "INPUT.SIZE_TEST", "[32,16]"]
-    assert call("OUTPUT_DIR", tmp_path / "a", *common) == 0
+    assert call("OUTPUT_DIR", tmp_path / "a", *common, "TEST.FLIP.ENABLED", True) == 0
     first = tmp_path / "a/model_final.pth"
     united = ["TEST.ENSEMBLE.WEIGHTS", f"['{first}']"]
     # A training may end in a test with others; testing that again gives the same.
@@ -98,6 +122,12 @@ def test_two_runs_of_unlike_backbones(call, refused, tiny_hoss, tmp_path, monkey
     other = json.loads((tmp_path / "b/eval_1/results.json").read_text())
     assert other["protocols"]["ALL"]["model"] == results["protocols"]["ALL"]["model"]
     assert other["ensemble"]["settings"]["METHOD"] == "rrf"
+    assert other["protocols"]["ALL"]["ensemble"] != results["protocols"]["ALL"]["ensemble"]
+    # A member is tested as its own run says.
+    seen, data = [], {"HOSS": HOSS(root=str(tiny_hoss))}
+    EnsembleTests(debug_cfg(*osnet, *united), data).run(lambda *given: seen.append(given))
+    ((own, _, loader, _),) = seen
+    assert own.TEST.FLIP.ENABLED and next(iter(loader))["images"].shape[2:] == (64, 32)
     (tmp_path / "cut.pth").write_bytes(first.read_bytes()[:1000])
     for file in ("cut.pth", "none.pth"):
         assert file in refused(*again, "TEST.ENSEMBLE.WEIGHTS", f"['{tmp_path / file}']")

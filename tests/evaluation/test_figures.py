@@ -129,6 +129,8 @@ def test_evidence_is_the_largest_gain_in_its_standard_errors_over_ships():
     # The same queries once more are no more evidence; a loss is none.
     assert evidence([first, first, second, second])[0] == pytest.approx(found)
     assert evidence([replace(first, gains=-abs(first.gains))])[0] == 0
+    # All ships alike but for rounding: it cannot be said how sure that is.
+    assert evidence([replace(first, gains=0.3 + 1e-12 * first.gains)])[0] == 0
     assert evidence([curve_of([[50, 51, 52]], [4, 4], np.ones((2, 1, 3)))]) == evidence([]) == (0.0, np.inf)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastreid_mos.modeling import adapt_bn
 from fastreid_mos.modeling.adapt_bn import AdaptedModel
 
 
@@ -95,6 +96,15 @@ def test_the_model_is_left_as_it_was_and_weight_0_is_that_model(model, batches):
     assert not model.training and all(layer.momentum == 0.1 for layer in (model.backbone[0], model.backbone[2]))
     with pytest.raises(ValueError, match="no batch norm"):
         AdaptedModel(nn.ModuleDict({"backbone": nn.Linear(2, 2)}), batches, 1.0)
+
+
+def test_several_processes_have_a_share_each(model, batches, monkeypatch):
+    whole, other = AdaptedModel(model, batches, 0.5).adapted, []
+    monkeypatch.setattr(adapt_bn.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(adapt_bn.dist, "all_reduce", lambda tensor: other.append(tensor.clone()))
+    AdaptedModel(model, batches[1:], 0.5)
+    monkeypatch.setattr(adapt_bn.dist, "all_reduce", lambda tensor: tensor.add_(other.pop(0)))
+    torch.testing.assert_close(AdaptedModel(model, batches[:1], 0.5).adapted, whole)
 
 
 @pytest.mark.slow

@@ -187,6 +187,8 @@ def test_losses_are_weighted_and_named(tiny_cfg, tiny_batch):
     torch.testing.assert_close(losses, expected)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(model.losses(outputs, targets, modalities), expected)
+    half = model.losses({name: rows.bfloat16() for name, rows in outputs.items()}, targets, modalities)
+    assert {value.dtype for value in half.values()} == {torch.float32}
     for name, value in expected.items():
         found, wanted = (
             torch.autograd.grad(one, [*outputs.values()], allow_unused=True) for one in (losses[name], value)

@@ -71,6 +71,7 @@ def test_by_hand():
     # Rows differ by 1, 3 and columns by 2 in channel 0; channel 1 is flat: energies 2 + 2 and 0, standardized.
     grid = torch.tensor([[[[0.0, 2.0], [1.0, 3.0], [4.0, 6.0]], [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]]])
     torch.testing.assert_close(structure_vector(grid), torch.tensor([[1.0, -1.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(structure_vector(grid.bfloat16()), structure_vector(grid))
     torch.testing.assert_close(structure_vector(grid[:, :, :1, :1]), torch.zeros(1, 2))
     # Ship 0: means (1, 0) and (0, 2): (1 + 4) / 2. Ship 1: equal. Ship 2 has one modality.
     rows = torch.tensor([[0.0, 0], [2, 0], [0, 2], [1, 1], [1, 1], [9, 9]], requires_grad=True)
