@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..data.listing import DISTRACTOR, Parse, Skipped, list_chips, parse_hoss_name, parse_pair_name
+from ..data.listing import DISTRACTOR, EXTENSIONS, Parse, Skipped, list_chips, parse_hoss_name, parse_pair_name
 from ..data.modality import Modality, modality_from_name
 from ..data.tables.dataset import number_ships
 from ..data.tables.reading import SPLITS, read_table
@@ -75,6 +75,8 @@ def open_source(where: str | os.PathLike[str], root: str = "", columns: Mapping[
         raise DatasetError("ROOT_OR_CSV: is empty; give a folder of chips, a data set's root, or a CSV table")
     path = os.path.abspath(os.path.expanduser(os.fspath(where)))
     if os.path.isfile(path):
+        if path.lower().endswith(EXTENSIONS):
+            raise DatasetError(f"{where}: is one image; give the folder that it is in, or a CSV table")
         return _table(path, root, columns)
     if not os.path.isdir(path):
         raise DatasetError(

@@ -171,16 +171,17 @@ def test_the_page_and_json_hold_what_was_found(planted, tmp_path, capsys):
         ("{}/empty", "no chip in it"), ("{}/empty --html {}/empty", "is a folder"),
         ("{}/empty --html {}/file.txt/page.html", "file.txt is a file"),
         ("{}/empty --html {}/file.txt", "holds something other"),
-        ("{}/file.txt", "no column 'ship_id'"), ("{}/both", "HOSS and OptiSar_Pair"),
+        ("{}/file.txt", "no column 'ship_id'"), ("{}/1.tif", "is one image"), ("{}/both", "HOSS and OptiSar_Pair"),
         ("{}/both --root {}", "are for a CSV table"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line(refused, tmp_path, words, inside):
     for name in ("empty", "both/HOSS", "both/OptiSar_Pair"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "file.txt").write_text("mine")
+    for name in ("file.txt", "1.tif"):
+        (tmp_path / name).write_text("mine")
     assert inside in refused(*(words.format(tmp_path, tmp_path).split() or [""]), program=lambda *w: main([*w]))
-    assert {path.name for path in tmp_path.iterdir()} == {"empty", "both", "file.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "both", "file.txt", "1.tif"}
 
 
 def test_a_table(pictures, tmp_path, refused, capsys):
