@@ -49,6 +49,8 @@ def program(args: argparse.Namespace) -> None:
         _say(export_weights(find_weights(source), args.output, args.calibrate))
     elif args.calibrate:
         raise MOSError("--calibrate: a bridge has nothing to calibrate; leave it out")
+    elif not Path(source, "model_index.json").is_file():
+        raise MOSError(f"{source}: holds no bridge's pipeline; of a run name a checkpoint, such as model_final.pth")
     else:
         from ..bridge.train.run import start_log
 

@@ -49,7 +49,7 @@ def program(args: argparse.Namespace) -> None:
     predictors = open_predictors(names, args)
     task, side = sized(task)
     if side:
-        what = "which tells nothing of the ships' sizes: these do not count"
+        what = "which tells nothing of the ships' sizes: all count as the mean ship"
         print(f"{args.task}: chips of {side} x {side} pixels, {what}; if you know them give 'width' and 'height'")
     with open_caches(args.features or f"{args.out}.features", predictors) as caches:
         members = task_features(task, predictors, caches)

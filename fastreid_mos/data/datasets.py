@@ -129,7 +129,8 @@ def _find_root(root: str | os.PathLike[str], names: Sequence[str], inside: Seque
             return folder
     where = os.path.join(root, names[0])
     raise DatasetError(
-        f"{where}: not found. Expected {form}; set FASTREID_DATASETS to the folder that holds {names[0]}"
+        f"{where}: not found. Expected {form}; set FASTREID_DATASETS to the folder that holds {names[0]}, or "
+        "other DATASETS.NAMES and DATASETS.TESTS"
     )
 
 

@@ -58,7 +58,9 @@ def decode(path: str | os.PathLike[str]) -> Stored:
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait forever
-            raise ChipError(path, "is a folder" if stat.S_ISDIR(facts.st_mode) else "is not an ordinary file")
+            raise ChipError(
+                path, "is a folder; name the chips in it" if stat.S_ISDIR(facts.st_mode) else "is not an ordinary file"
+            )
         stream = open(path, "rb")
     except FileNotFoundError:
         raise ChipError(path, "no such file") from None

@@ -285,7 +285,7 @@ def test_the_command(checkpoint, tiny_hoss, tmp_path, capsys, mos_refuses):
         ([checkpoint, "--output", tmp_path / "x.pth"], "must end in .safetensors"),
         ([checkpoint, "--output", output, "--force", "--calibrate", tmp_path], "no HOSS"),
         ([tmp_path / "none.pth", "--output", output, "--force"], "no such file"),
-        ([tmp_path, "--output", tmp_path / "bridge"], "pipeline"),
+        ([tmp_path, "--output", tmp_path / "bridge"], "of a run name a checkpoint"),
         ([tmp_path, "--output", tmp_path / "bridge", "--calibrate", "holdout"], "nothing to calibrate"),
         (["none.pth", "--output", output / "below.safetensors"], "cannot be made there"),
     ):
