@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import make_parser, open_predictors, require_least, run
@@ -19,6 +19,7 @@ from .check import table_options
 
 if TYPE_CHECKING:
     from ..tasks.choosing import Choice, Union
+    from ..tasks.scoring import Figure
 
 EXAMPLE = "mos choose --runs output/run_a output/run_b zoo:mos --splits 5"
 
@@ -81,10 +82,8 @@ def report(found: Choice, names: Sequence[str], splits: int, source: str) -> dic
     share = " + ".join(f"{weight:.3g} {kind}" for kind, weight in found.trial.weights.items())
     print(f"percent of (Rank-1 + mAP@10) / 2 [95 % interval over ships]; the total is {share}")
     print(tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True))
-    inside, outside = (
-        figure_text(100 * gain.value, 100 * gain.low, 100 * gain.high, "+.1f")
-        for gain in (found.in_sample, found.validated)
-    )
+    gains = {"in_sample": found.in_sample.percent, "cross_validated": found.validated.percent}
+    inside, outside = (figure_text(*gain, "+.1f") for gain in gains.values())
     several = len(found.union.members) > 1
     print(f"chosen: {described(found.union, names)}" + "; no union is better on these ships" * (not several))
     print(f"gain above {best} alone, on the ships that it was chosen on: {inside}")
@@ -95,15 +94,16 @@ def report(found: Choice, names: Sequence[str], splits: int, source: str) -> dic
     if several and found.validated.low <= 0:
         print(f"so the gain may be chance; {best} alone:\n  {command(found.single, names)}\nthe choice:")
     print(f"  {line}")
-    gains = {name: {"value": 100 * gain.value, "interval": [100 * gain.low, 100 * gain.high]}
-             for name, gain in (("in_sample", found.in_sample), ("cross_validated", found.validated))}  # fmt: skip
     chosen = {"members": [names[row] for row in found.union.members], "method": found.union.method, "k": found.union.k,
               "weights": [found.union.weights[row] for row in found.union.members]}  # fmt: skip
     about = {"unit": "percent; intervals are 95 % bootstrap intervals over ships", "chips": source, "splits": splits}
-    figures = {name: {kind: {"value": mean, "interval": ends} for kind, (mean, *ends) in row.items()}
-               for name, row in rows.items()}  # fmt: skip
+    figures = {name: _for_json(row) for name, row in rows.items()}
     return {**about, "total": found.trial.weights, "figures": figures, "best_alone": best, "chosen": chosen,
-            "gain": gains, "command": line}  # fmt: skip
+            "gain": _for_json(gains), "command": line}  # fmt: skip
+
+
+def _for_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: {"value": one.value, "interval": one.ends} for name, one in figures.items()}
 
 
 def described(union: Union, names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import MOSError
 from ..evaluation.ensemble import TIE, reciprocal_rank
 from ..evaluation.ranking import normalized
-from .scoring import TOP, WEIGHTS, Floats, Ints, average_precisions, shares, weighted_total
+from .scoring import TOP, WEIGHTS, Figure, Floats, Ints, average_precisions, shares, weighted_total
 from .task import QUERY_TYPES
 
 # How members are united: by the mean of their cosines, or by reciprocal rank fusion with this k.
@@ -182,31 +182,21 @@ def _reduced(weights: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A difference of two totals in 0..1, with its 95 % interval over ships."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Choice:
-    """What is chosen on all ships, and what that brings."""
+    """What is chosen on all ships, and what that brings; gains are differences of two totals in 0..1."""
 
     trial: Trial
     union: Union
     single: Union  # the best candidate alone
-    in_sample: Gain  # of the union above the best alone, on the ships that both were chosen on
-    validated: Gain  # of unions above the best alone, both chosen without the fold's ships, on these
+    in_sample: Figure  # of the union above the best alone, on the ships that both were chosen on
+    validated: Figure  # of unions above the best alone, both chosen without the fold's ships, on these
     folds: Sequence[Union]  # what was chosen without each fold
 
-    def figures(self, union: Union) -> dict[str, tuple[float, float, float]]:
-        """The total of a union and its part of each type, in percent with the ends of the 95 % interval over ships."""
+    def figures(self, union: Union) -> dict[str, Figure]:
+        """The total of a union and its part of each type, in percent."""
         values, parts = self.trial.measure(union), {"total": self.trial.weights}
         parts |= {kind: {kind: 1.0} for kind in self.trial.types}
-        found = {name: weighted_total(values, self.trial.ships, weights) for name, weights in parts.items()}
-        return {name: (100 * value, 100 * low, 100 * high) for name, (value, (low, high)) in found.items()}
+        return {name: weighted_total(values, self.trial.ships, weights).percent for name, weights in parts.items()}
 
 
 def expect_ships(chips: Chips, splits: int, weights: Mapping[str, float] = WEIGHTS) -> Trial:
@@ -257,9 +247,5 @@ def choose(
             mine = np.isin(rows, out)
             differences[kind][mine] = (above[kind] - below[kind])[mine]
     own = {kind: values - whole.measure(single)[kind] for kind, values in whole.measure(union).items()}
-    return Choice(whole, union, single, _gain(own, whole), _gain(differences, whole), chosen)
-
-
-def _gain(differences: Mapping[str, Floats], trial: Trial) -> Gain:
-    value, (low, high) = weighted_total(differences, trial.ships, trial.weights)
-    return Gain(value, low, high)
+    in_sample, validated = (weighted_total(one, whole.ships, whole.weights) for one in (own, differences))
+    return Choice(whole, union, single, in_sample, validated, chosen)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,23 @@ WEIGHTS: Mapping[str, float] = {"O2S": 0.45, "S2O": 0.45, "O2O": 0.10}
 TOP = 10
 SAMPLES = 1000  # resamplings of the ships
 _TRUTH = 'a truth is {"query_id": ["image_id", ...], ...}, the right images of each query'
+
+
+class Figure(NamedTuple):
+    """A figure and its 95 % interval over ships, NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def percent(self) -> Figure:
+        return Figure(*(100 * one for one in self))
+
+    @property
+    def ends(self) -> list[float] | None:
+        """The interval for JSON, which knows no NaN."""
+        return None if math.isnan(self.low) else [self.low, self.high]
 
 
 def average_precisions(ranks: Floats, right: Ints, top: float = math.inf) -> Floats:
@@ -66,7 +83,7 @@ def shares(weights: Mapping[str, float], types: Collection[str]) -> dict[str, fl
 
 def weighted_total(
     values: Mapping[str, Floats], ships: Mapping[str, NDArray[Any]], weights: Mapping[str, float]
-) -> tuple[float, tuple[float, float]]:
+) -> Figure:
     """The sum over types of weight times mean, and its 95 % bootstrap interval over ships.
 
     The types' means are over different queries. Near its value the total changes with a query by its type's weight
@@ -89,7 +106,7 @@ def weighted_total(
         np.concatenate(influence)[:, None], np.concatenate([ships[name] for name in weights]), SAMPLES
     )
     least, most = (sum(weight * end(values[name]) for name, weight in weights.items()) for end in (np.min, np.max))
-    return total, (float(np.maximum(low, least)), float(np.minimum(high, most)))
+    return Figure(total, float(np.maximum(low, least)), float(np.minimum(high, most)))
 
 
 @dataclass(frozen=True)
@@ -106,14 +123,14 @@ class TypeScore:
     def counted(self) -> int:
         return len(self.ships)
 
-    def figures(self) -> dict[str, tuple[float, float, float]]:
-        """Each figure in percent, with the ends of its 95 % interval over ships; {} where no query counts."""
+    def figures(self) -> dict[str, Figure]:
+        """Each figure in percent; {} where no query counts."""
         if not self.counted:
             return {}
         table = np.stack([*self.values.values()], axis=1)
         ends = bootstrap_intervals(table, self.ships, SAMPLES)
         rows = 100 * np.column_stack([table.mean(axis=0), ends])
-        return {name: (mean, low, high) for name, (mean, low, high) in zip(self.values, rows.tolist(), strict=True)}
+        return {name: Figure(*row) for name, row in zip(self.values, rows.tolist(), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -126,14 +143,13 @@ class Score:
     weights: Mapping[str, float]  # of the total: shares of the types that it could be taken of
     notes: Sequence[str] = field(default_factory=tuple)  # what the reader of the figures must know
 
-    def total(self) -> tuple[float, float, float] | None:
-        """The weighted total of (Rank-1 + mAP@top) / 2 in percent, and its 95 % interval; None without its types."""
+    def total(self) -> Figure | None:
+        """The weighted total of (Rank-1 + mAP@top) / 2 in percent; None without its types."""
         if not self.weights:
             return None
         parts = {name: self.types[name] for name in self.weights}
         halves = {name: (one.values["Rank-1"] + one.values[f"mAP@{self.top}"]) / 2 for name, one in parts.items()}
-        value, (low, high) = weighted_total(halves, {name: one.ships for name, one in parts.items()}, self.weights)
-        return 100 * value, 100 * low, 100 * high
+        return weighted_total(halves, {name: one.ships for name, one in parts.items()}, self.weights).percent
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; figures in percent."""
@@ -142,17 +158,13 @@ class Score:
             figures = one.figures()
             types[name] = {
                 "queries": one.queries, "counted": one.counted, "ships": len(np.unique(one.ships)),
-                **{figure: mean for figure, (mean, *_) in figures.items()},
-                "intervals": {figure: _ends(*ends) for figure, (_, *ends) in figures.items()},
+                **{figure: found.value for figure, found in figures.items()},
+                "intervals": {figure: found.ends for figure, found in figures.items()},
                 "queries_without_match": list(one.no_match), "queries_without_truth": list(one.no_truth),
             }  # fmt: skip
         about = {"unit": "percent; intervals are 95 % bootstrap intervals over ships", "top": self.top}
-        found = {"total": total and total[0], "total_interval": total and _ends(*total[1:]), "weights": self.weights}
-        return {**about, "depth": self.depth, "types": types, **found, "notes": list(self.notes)}
-
-
-def _ends(low: float, high: float) -> list[float] | None:
-    return None if math.isnan(low) else [low, high]
+        whole = {"total": total and total.value, "total_interval": total and total.ends, "weights": self.weights}
+        return {**about, "depth": self.depth, "types": types, **whole, "notes": list(self.notes)}
 
 
 def read_truth(path: str | os.PathLike[str]) -> dict[str, list[str]]:
