@@ -101,6 +101,36 @@ def rank(query: Floats, query_ids: Any, gallery: Floats, gallery_ids: Any, metri
     return rank_features(query, gallery, query_ids=query_ids, gallery_ids=gallery_ids, metric=metric, max_rank=10)
 
 
+def interval(values: Any, ships: Any, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval over ships of a mean over queries."""
+    from fastreid_mos.evaluation.figures import bootstrap_intervals
+
+    low, high = bootstrap_intervals(np.asarray(values, float)[:, None], np.asarray(ships), 1000, seed)[0]
+    return float(low), float(high)
+
+
+def ranking_cells(result: Any, ids: Any) -> list[str]:
+    """mAP and Rank-1 with intervals."""
+    ap, hit = 100 * result.ap[result.valid], 100.0 * (result.first_rank[result.valid] <= 1)
+    cells = []
+    for values in (ap, hit):
+        low, high = interval(values, ids[result.valid])
+        cells.append(f"{values.mean():.1f} [{low:.0f}, {high:.0f}]")
+    return cells
+
+
+def floors(metres: Floats, ids: Any, gallery_metres: Floats, gallery_ids: Any) -> list[list[str]]:
+    """Rows (name, mAP, Rank-1) of queries by the ships' sizes alone, and of a random order."""
+    from fastreid_mos.evaluation.figures import random_metrics
+
+    sized = rank(np.log(metres), ids, np.log(gallery_metres), gallery_ids, "euclidean")
+    matches = (ids[:, None] == gallery_ids).sum(axis=1)
+    matches = matches[matches > 0]
+    drawn = random_metrics(matches, np.full_like(matches, len(gallery_ids)), [1], 100)
+    chance = [f"{100 * drawn[name].mean():.1f}" for name in ("mAP", "Rank-1")]
+    return [["size-only", *ranking_cells(sized, ids)], ["random", *chance]]
+
+
 def frechet(first: Floats, second: Floats) -> float:
     """Frechet distance of two sets of features as normal distributions (Heusel et al., NeurIPS 2017, equation 6).
 

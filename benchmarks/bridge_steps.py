@@ -28,7 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bridge import Reidentifier, frechet, grey, picture_distances, principal_axes, rank
+from _bridge import (
+    Reidentifier,
+    floors,
+    frechet,
+    grey,
+    interval,
+    picture_distances,
+    principal_axes,
+    rank,
+    ranking_cells,
+)
 from _runs import ROOT, bridge, machine, run, simulate
 from tabulate import tabulate
 
@@ -45,24 +55,6 @@ SETTINGS: list[tuple[str, float, int, str, int]] = [
     *(("dbim", 0.0, 2, "variance", steps) for steps in (20, 10)),
     ("dbim", 0.0, 3, "quadratic", 10),
 ]
-
-
-def interval(values: Any, ships: Any, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval over ships of a mean over queries."""
-    from fastreid_mos.evaluation.figures import bootstrap_intervals
-
-    low, high = bootstrap_intervals(np.asarray(values, float)[:, None], np.asarray(ships), 1000, seed)[0]
-    return float(low), float(high)
-
-
-def ranking_cells(result: Any, ids: Any) -> list[str]:
-    """mAP and Rank-1 with intervals."""
-    ap, hit = 100 * result.ap[result.valid], 100.0 * (result.first_rank[result.valid] <= 1)
-    cells = []
-    for values in (ap, hit):
-        low, high = interval(values, ids[result.valid])
-        cells.append(f"{values.mean():.1f} [{low:.0f}, {high:.0f}]")
-    return cells
 
 
 def equal_steps(measured: dict[tuple[str, float, int, str, int], dict[str, float]]) -> list[list[Any]]:
@@ -130,7 +122,6 @@ def main() -> None:
 
     from fastreid_mos.bridge.pipeline import load_pipeline
     from fastreid_mos.data import HOSS, OPTICAL, SAR
-    from fastreid_mos.evaluation.figures import random_metrics
     from fastreid_mos.synthetic.folder import open_generated
 
     model, dataset = Reidentifier(reid, data), HOSS(data)
@@ -146,13 +137,8 @@ def main() -> None:
     rows = []
     measured: dict[Any, dict[str, float]] = {}
     precisions: dict[Any, Any] = {}
-    matches = np.array([(sar.ids == pid).sum() for pid in optical.ids])
-    matches = matches[matches > 0]
-    drawn = random_metrics(matches, np.full_like(matches, len(sar.ids)), [1], 100)
-    chance = [f"{100 * drawn[name].mean():.1f}" for name in ("mAP", "Rank-1")]
-    rows.append(["random", "", "", "", "", "", *chance, ""])
-    sized = rank(np.log(optical.metres), optical.ids, np.log(sar.metres), sar.ids, "euclidean")
-    rows.append(["size-only", "", "", "", "", "", *ranking_cells(sized, optical.ids), ""])
+    for name, *cells in floors(optical.metres, optical.ids, sar.metres, sar.ids):
+        rows.append([name, "", "", "", "", "", *cells, ""])
     own = rank(optical.features, optical.ids, sar.features, sar.ids)
     distance = frechet((optical.features - mean) @ axes.T, (sar.features - mean) @ axes.T)
     rows.append(["optical chip itself", "", "", "", "", f"{100 * distance:.1f}", *ranking_cells(own, optical.ids), ""])
