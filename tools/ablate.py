@@ -95,6 +95,9 @@ class Row:
         return config, _words({"SEED": seed, **{key: value for key, value in keys.items() if key != "config"}})
 
 
+WORDS = sorted({"from", *Row.__dataclass_fields__} - {"name", "options"})
+
+
 def _words(options: Mapping[str, Any]) -> list[str]:
     return [str(word) for pair in options.items() for word in pair]
 
@@ -118,33 +121,44 @@ def read_grid(path: Path, config: str, output: Path) -> Grid:
         raise ConfigError(f"{path}: 'rows' is missing: a mapping of each row's name and its config keys")
     if unknown := set(content) - {"data", "train", "test", "options", "rows"}:
         raise ConfigError(f"{path}: {', '.join(sorted(unknown))}: no part of a grid (data, train, test, options, rows)")
+    for part in ("data", "options"):
+        if not isinstance(content.get(part) or {}, dict):
+            raise ConfigError(f"{path}: {part}: must be a mapping, got {content[part]!r}")
     data = dict(_data_sets(path, content.get("data"), output))
     train = content.get("train", next(iter(data)))
-    defaults = {"config": config, "train": train, "test": content.get("test", [train])}
+    options = content.get("options") or {}
+    defaults = {"config": config, "train": train, "test": content.get("test") or [train], "options": options}
     found: dict[str, Row] = {}
     for name, given in rows.items():
         where = f"{path}: row {name!r}"
+        if not isinstance(given or {}, dict):
+            raise ConfigError(f"{where}: must be a mapping of config keys and words, got {given!r}")
         keys = {key: value for key, value in (given or {}).items() if key.split(".")[0].isupper()}
         own = {key: value for key, value in (given or {}).items() if key not in keys}
         base, bridge = own.pop("from", None), own.get("bridge", "")
+        if unknown := set(own) - set(WORDS):
+            raise ConfigError(f"{where}: {', '.join(sorted(unknown))}: no word of a row ({', '.join(WORDS)})")
         for row in (base, own.get("weights"), bridge if isinstance(bridge, str) else "", own.get("synthetic")):
             if row and row not in found:
                 raise ConfigError(f"{where}: no row {row!r} before it")
-        if base:
-            above = vars(found[base]) | {"bridge": found[base].bridge_row}
-        else:
-            above = {**defaults, "options": content.get("options") or {}}
-        try:
-            row = Row(**{**above, **own, "name": str(name), "options": {**above["options"], **keys}})
-        except TypeError as error:
-            raise ConfigError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
+        above = vars(found[base]) | {"bridge": found[base].bridge_row} if base else defaults
+        row = Row(**{**above, **own, "name": str(name), "options": {**above["options"], **keys}})
+        row.test = [row.test] if isinstance(row.test, str) else row.test
+        for key, rule in (("SEED", "--seeds sets it"), ("OUTPUT_DIR", "every run has a folder below --output")):
+            if key in row.options:
+                raise ConfigError(f"{where}: {key}: {rule}; leave it out")
         if missing := {row.train, *row.test} - set(data):
             raise ConfigError(f"{where}: no data set {', '.join(missing)}; 'data' has {', '.join(data)}")
         if row.only_test and not row.weights:
             raise ConfigError(f"{where}: only_test needs 'weights', the row whose weights are tested")
         _check_bridge(row, where, found)
+        try:  # a wrong key is found before hours of training
+            load_cfg(row.config, row.words(0))
+            if isinstance(row.bridge, dict):
+                load_cfg(*row.bridge_call(0))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         found[name] = row
-        load_cfg(row.config, row.words(0))  # a wrong key is found before hours of training
     if twins := [name for name, count in Counter(map(stem, map(str, rows))).items() if count > 1]:
         raise ConfigError(f"{path}: rows of one folder name, {twins[0]}; give them more different names")
     return Grid(list(found.values()), data)
@@ -154,10 +168,8 @@ def _check_bridge(row: Row, where: str, above: Mapping[str, Row]) -> None:
     for other in filter(None, (row.bridge, row.synthetic)):
         if isinstance(other, str) and not isinstance(above[other].bridge, dict):
             raise ConfigError(f"{where}: row {other!r} trains no bridge; name one that does")
-    if isinstance(row.bridge, dict):
-        if "config" not in row.bridge:
-            raise ConfigError(f"{where}: bridge: 'config' is missing, the config file that it is trained by")
-        load_cfg(*row.bridge_call(0))
+    if isinstance(row.bridge, dict) and "config" not in row.bridge:
+        raise ConfigError(f"{where}: bridge: 'config' is missing, the config file that it is trained by")
     if row.generated:
         from tools.stand_ins import STAND_INS
 

@@ -171,7 +171,7 @@ class Demo:
 
         folder = self.folders[name]
         protocols = read_json(folder / "results.json")["protocols"]
-        return {one: read_top_lists(folder / f"{kind}.csv", one, SHOWN) for one in protocols}
+        return {one: read_top_lists(folder / f"{kind}.csv", one, SHOWN)[1] for one in protocols}
 
     def draw(self) -> None:
         """The page, and the table as JSON."""

@@ -32,18 +32,18 @@ def program(args: argparse.Namespace) -> None:
         raise MOSError(f"{output}: exists already; give another --output, or --force to replace it")
     if not args.run_folder.is_dir():
         raise MOSError(f"{args.run_folder}: no such folder; give the OUTPUT_DIR of a test")
-    lists = read_top_lists(args.run_folder / RANKS, args.protocol, args.count, unmatched=True)
+    protocol, lists = read_top_lists(args.run_folder / RANKS, args.protocol, args.count, unmatched=True)
     try:
-        draw_top_lists(output, lists, f"{args.protocol}: nearest gallery chips")
+        draw_top_lists(output, lists, f"{protocol}: nearest gallery chips")
     except OSError as error:
         raise MOSError(f"{output}: cannot be written ({os.strerror(error.errno or 0)})") from None
-    print(f"{len(lists)} queries of {args.protocol}: {output}")
+    print(f"{len(lists)} queries of {protocol}: {output}")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="OUTPUT_DIR of a test")
-    parser.add_argument("--protocol", default="ALL", help="of TEST.PROTOCOLS (default ALL)")
+    parser.add_argument("--protocol", default="", help="of TEST.PROTOCOLS (default: the first that was tested)")
     parser.add_argument("--count", type=int, default=8, help="queries, spread evenly over those there are (default 8)")
     parser.add_argument("--output", type=Path, help="the picture, PNG (default RUN_FOLDER/top5.png)")
     parser.add_argument("--force", action="store_true", help="replace an existing picture")

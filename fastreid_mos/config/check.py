@@ -51,6 +51,8 @@ def _contradictions(cfg: Any) -> Iterable[tuple[Any, str]]:
     same = [name for name in cfg.DATASETS.NAMES if name in ("HOSS", "HOSS_O2S", "HOSS_S2O")]
     return (
         (sar.CACHE == "disk" and not sar.CACHE_DIR, "INPUT.SAR.CACHE: 'disk' needs a folder; set INPUT.SAR.CACHE_DIR"),
+        ("StructureLoss" in cfg.MODEL.LOSSES.NAME and not cfg.MODEL.STRUCTURE.LAYER,
+         "MODEL.STRUCTURE.LAYER: StructureLoss needs a layer of the backbone, such as blocks.5"),
         (rerank.ENABLED and rerank.K2 > rerank.K1,
          f"TEST.RERANK.K2: must not be above K1 ({rerank.K1}), got {rerank.K2}"),
         (test.ROC.ENABLED and test.EVALUATOR == "FusionReidEvaluator",

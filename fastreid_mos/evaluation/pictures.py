@@ -61,11 +61,12 @@ def _draw_chip(sheet: Image.Image, file: str, corner: tuple[int, int], label: st
 
 
 def read_top_lists(
-    path: str | os.PathLike[str], protocol: str, count: int = 8, top: int = 5, unmatched: bool = False
-) -> list[TopList]:
-    """Rows for :func:`draw_top_lists` out of an evaluation's ``query_ranks.csv``.
+    path: str | os.PathLike[str], protocol: str = "", count: int = 8, top: int = 5, unmatched: bool = False
+) -> tuple[str, list[TopList]]:
+    """A protocol's name, and its rows for :func:`draw_top_lists`, out of an evaluation's ``query_ranks.csv``.
 
     Args:
+        protocol: "" for the first in the file.
         count: how many queries, spread evenly over those that have a match.
         top: gallery chips of each, at most the 10 on record.
         unmatched: queries without a match in the gallery too; what was found for them is neither right nor wrong.
@@ -76,6 +77,7 @@ def read_top_lists(
         with open(name, encoding="utf-8", newline="") as stream:
             table = list(csv.DictReader(stream))
         protocols = dict.fromkeys(line["protocol"] for line in table)
+        protocol = protocol or next(iter(protocols), "any protocol")
         for line in table:
             known = bool(line["first_rank"])
             if line["protocol"] == protocol and (known or unmatched):
@@ -89,4 +91,4 @@ def read_top_lists(
     if not found:
         raise MOSError(f"{name}: holds no query of {protocol} to show (protocols in it: {', '.join(protocols)})")
     count = min(count, len(found))
-    return [found[number * len(found) // count] for number in range(count)]
+    return protocol, [found[number * len(found) // count] for number in range(count)]

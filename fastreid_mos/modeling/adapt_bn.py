@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import ConfigError
+
 
 class AdaptedModel(nn.Module):
     """A model whose backbone normalizes each modality by statistics of the chips that are tested, for evaluation.
@@ -25,7 +27,7 @@ class AdaptedModel(nn.Module):
         weight: 0..1.
 
     Raises:
-        ValueError: a backbone without batch norm.
+        ConfigError: a backbone without batch norm.
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], weight: float) -> None:
@@ -85,10 +87,10 @@ class AdaptedModel(nn.Module):
 
 
 def norm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The backbone's layers of batch norm; ValueError without any."""
+    """The backbone's layers of batch norm; a ConfigError without any."""
     layers = [layer for layer in model.get_submodule("backbone").modules() if isinstance(layer, _BatchNorm)]
     if not layers:
-        raise ValueError("TEST.ADAPT_BN.WEIGHT: must be 0, this backbone has no batch norm")
+        raise ConfigError("TEST.ADAPT_BN.WEIGHT: must be 0, this backbone has no batch norm")
     return layers
 
 

@@ -90,12 +90,13 @@ def test_ranks_by_query(split, tmp_path, odd_words):
         own = [row for row in rows if row["protocol"] == name and row["first_rank"]]
         assert 100 * np.mean([float(row["AP"]) for row in own]) == pytest.approx(figures["mAP"], abs=1e-3)
         assert 100 * np.mean([row["first_rank"] == "1" for row in own]) == pytest.approx(figures["Rank-1"])
-        listed = read_top_lists(file, name, count=100, top=10)
+        listed = read_top_lists(file, name, count=100, top=10)[1]
         assert len(listed) == len(own) == {"ALL": 23, "O2S": 11, "S2O": 12}[name]
         for query, gallery, match in listed:
             # Names begin with the identity; the match marks tell whether it is the query's.
             assert match == [path.split("/")[4][:4] == query.split("/")[4][:4] for path in gallery]
-    every = read_top_lists(file, "O2S", count=100, top=10, unmatched=True)
+    first, every = read_top_lists(file, "O2S", count=100, top=10, unmatched=True)
+    assert first == "O2S" and read_top_lists(file)[0] == rows[0]["protocol"]
     assert every[0][0] == paths[0] and every[0][2] == [None] * 10 and len(every) == 12
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for name, protocol in (("query_ranks.csv", "O2O"), ("absent.csv", "ALL"), ("other.csv", "ALL")):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastreid_mos.errors import ConfigError
 from fastreid_mos.modeling import adapt_bn
 from fastreid_mos.modeling.adapt_bn import AdaptedModel
 
@@ -94,7 +95,7 @@ def test_the_model_is_left_as_it_was_and_weight_0_is_that_model(model, batches):
             AdaptedModel(model, [*batches, {**batches[0], "images": torch.rand(7, 2, 5, 4)}], 1.0)
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
     assert not model.training and all(layer.momentum == 0.1 for layer in (model.backbone[0], model.backbone[2]))
-    with pytest.raises(ValueError, match="no batch norm"):
+    with pytest.raises(ConfigError, match="no batch norm"):
         AdaptedModel(nn.ModuleDict({"backbone": nn.Linear(2, 2)}), batches, 1.0)
 
 

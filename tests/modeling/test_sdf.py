@@ -124,7 +124,7 @@ def test_every_part_is_trained(more):
     "options, words",
     [
         (["MODEL.STRUCTURE.LAYER", "blocks.9"], "structure_layer: a layer of the backbone"),
-        (["MODEL.STRUCTURE.LAYER", ""], "structure_layer: a layer of the backbone"),
+        (["MODEL.STRUCTURE.LAYER", ""], "^MODEL.STRUCTURE.LAYER: StructureLoss needs"),
         (["MODEL.HEADS.STRIPES", "2"], "specific_dim: above 0 with stripes"),
     ],
 )
