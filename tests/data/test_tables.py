@@ -128,6 +128,7 @@ def test_tables_that_are_refused_with_file_and_line(table, folder, lines, words)
 def test_files_that_are_no_tables(table, folder):
     for content, words in (
         (b"PK\3\4", "spreadsheet"),
+        (b'{"queries": []}', "is JSON; name a table"),
         (HEADER.encode("utf-16-le"), "zero bytes"),
         (HEADER.encode() + b"\nb,\xe9,sar,c", "line 2: is not UTF-8"),
     ):

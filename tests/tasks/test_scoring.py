@@ -103,6 +103,9 @@ def test_interval_of_a_total_covers_the_true_one():
         _, low, high = weighted_total(values, ships, {"O2S": 0.5, "O2O": 0.5})
         covered += low <= 0.5 <= high
     assert 88 <= covered <= 99
+    same = weighted_total({"O2S": np.full(3, 0.1), "S2O": np.full(3, 0.7)}, {"O2S": np.arange(3), "S2O": np.arange(3)},
+                          {"O2S": 0.3, "S2O": 0.7})  # fmt: skip
+    assert same.value == same.low == same.high
     few = {"O2S": np.array([1.0, 1, 1, 0.5]), "S2O": np.ones(3)}
     ships = {"O2S": np.array([0, 0, 0, 1]), "S2O": np.array([2, 2, 3])}
     assert weighted_total(few, ships, {"O2S": 0.9, "S2O": 0.1}).high == 1  # no total is above all that can be

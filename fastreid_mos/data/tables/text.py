@@ -128,6 +128,8 @@ def _read_text(path: str | os.PathLike[str], columns: Sequence[str]) -> str:
         raise DatasetError(f"{name}: line {line}: is not UTF-8 text; save the table as CSV (UTF-8)") from None
     if "\0" in text:
         raise DatasetError(f"{name}: holds zero bytes, which no text has; save the table as CSV (UTF-8)")
+    if text.lstrip().startswith(("{", "[")):
+        raise DatasetError(f"{name}: is JSON; {form}")
     if not text.strip():
         raise DatasetError(f"{name}: is empty; its first line holds the headers {', '.join(columns[:4])}")
     return text
