@@ -42,7 +42,8 @@ def check_pixels(chips: Sequence[Read], unread: Sequence[tuple[Listed, Unread]])
     for doubt, kind in _KINDS.items():
         what = f"chips that {doubt.partition(';')[0]}"
         advice = doubt.partition("; ")[2] or "look at them; take out what shows no ship"
-        cases = [chip.path for chip, fact in chips if doubt in fact.doubts]
+        dark = doubt in (doubts.NEARLY_BLACK, doubts.NEARLY_WHITE)  # of a padded chip the padding is
+        cases = [chip.path for chip, fact in chips if doubt in fact.doubts and not (dark and any(fact.border))]
         found += finding(kind, WARNING, what, advice, cases, len(chips))
     return found + _scales(chips) + _stored(chips)
 

@@ -214,6 +214,7 @@ def test_a_table(pictures, tmp_path, refused, capsys):
 def test_padded_squares_are_compared_by_what_is_inside(pictures, tmp_path):
     (tmp_path / "optical").mkdir()
     chips = [pixels for pixels in pictures["RGB"] if len(pixels) < 300][:20]
+    chips[-1] = chips[-1][::4, ::4]  # a small one, in much black
     for number, pixels in enumerate(chips):
         height, width = pixels.shape[:2]
         room = np.zeros((300, 300, 3), np.uint8)
