@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,6 +16,7 @@ from tqdm import tqdm
 from ..data.chips import Chip, make_chip, modality_from_pixels
 from ..data.decoding import Stored, decode
 from ..data.modality import OPTICAL, SAR, Modality
+from ..data.reader import map_in_processes
 from ..data.transforms import sar_denoise
 from ..errors import ChipError, MOSError
 from .alike import fingerprint
@@ -164,14 +162,8 @@ def _middle(values: NDArray[Any]) -> float | None:
 def measure_all(chips: Sequence[tuple[str, Modality | None]], workers: int) -> list[Facts | Unread]:
     """:func:`measure` of each, in their order, with a progress bar; a MOSError if a process is killed."""
     bar = {"total": len(chips), "desc": "chips", "unit": "chip", "dynamic_ncols": True}
-    if workers == 1:
-        return list(tqdm(map(measure, chips), **bar))
-    # fork, where there is one, spares each process the import of torch.
-    context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
-    quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to report
     try:
-        with ProcessPoolExecutor(workers, context, signal.signal, quiet) as pool:
-            return list(tqdm(pool.map(measure, chips, chunksize=_CHUNK), **bar))
+        return list(tqdm(map_in_processes(measure, chips, workers, _CHUNK), **bar))
     except BrokenProcessPool:
         what = "a process was killed, usually because memory ran out"
         raise MOSError(f"--workers {workers}: {what}; run it again with fewer") from None

@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import tempfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any, TypeVar
 
 import numpy as np
@@ -193,3 +195,24 @@ def read_ahead(work: Callable[[Given], Made], items: Iterable[Given], ahead: int
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_in_processes(
+    work: Callable[[Given], Made], items: Iterable[Given], workers: int, chunk: int = 1
+) -> Generator[Made, None, None]:
+    """Results in order, made by so many processes, each given ``chunk`` items at a time; 1: by this one.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: a process was killed, usually because memory ran out.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    # fork, where there is one, spares each process the import of torch.
+    context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+    quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to report
+    pool = ProcessPoolExecutor(workers, context, signal.signal, quiet)
+    try:
+        yield from pool.map(work, items, chunksize=chunk)
+    finally:
+        pool.shutdown(cancel_futures=True)

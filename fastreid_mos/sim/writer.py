@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..data.reader import map_in_processes
 from ..errors import DatasetError
 from ..files import atomic_write, in_the_way
 from .classes import sample_ship
@@ -209,16 +207,10 @@ def write_set(
         for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
         jobs = [(str(root), config, chips[start : start + 24], square) for start in range(0, len(chips), 24)]
-        with ExitStack() as stack:
-            done: Iterable[None] = map(_write_some, jobs)
-            if workers > 1:
-                # fork, where there is one, spares each process the import of torch.
-                context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
-                quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to report
-                pool = ProcessPoolExecutor(workers, context, signal.signal, quiet)
-                stack.callback(pool.shutdown, cancel_futures=True)
-                done = pool.map(_write_some, jobs)
-            bar = stack.enter_context(tqdm(total=len(chips), desc="chips", unit="chip", disable=None))
+        with (
+            closing(map_in_processes(_write_some, jobs, workers)) as done,
+            tqdm(total=len(chips), desc="chips", unit="chip", disable=None) as bar,
+        ):
             for (_, _, some, _), _ in zip(jobs, done, strict=True):
                 bar.update(len(some))
         last(output)

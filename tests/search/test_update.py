@@ -185,6 +185,7 @@ def killed_in(monkeypatch, run, port, what, after):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [(FolderStore, "add"), (os, "fsync"), (FolderStore, "_drop"), (FolderStore, "publish")]
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from ...data.modality import OPTICAL
+from ...data.reader import read_ahead
 from ...data.seeding import spread_seed
 from ..autoencoder import encode, latent_channels, latent_factor
 from ..images import BridgeImages, to_tensor
@@ -120,13 +119,7 @@ class PairBatches:
         if self.store.all_held:
             yield from map(self.batch, range(start, stop))
             return
-        with ThreadPoolExecutor(max_workers=_AHEAD) as pool:
-            waiting = deque(pool.submit(self.batch, step) for step in range(start, min(start + _AHEAD, stop)))
-            for step in range(start + _AHEAD, stop + _AHEAD):
-                ready = waiting.popleft().result()
-                if step < stop:
-                    waiting.append(pool.submit(self.batch, step))
-                yield ready
+        yield from read_ahead(self.batch, range(start, stop), _AHEAD)
 
 
 class Latents:
