@@ -51,7 +51,7 @@ def named_otherwise(path: str | os.PathLike[str], modality: int | None) -> bool:
 
 def modality_from_word(word: str) -> Modality | None:
     """The modality that a word of a table or a task file says, or all of several (``SAR-VV``); None for any other."""
-    found = {MODALITY_WORDS.get(part) for part in re.split(r"[\W_]+", word.strip().lower())}
+    found = {MODALITY_WORDS.get(part) for part in re.findall(r"[^\W_]+", word.lower())}
     return found.pop() if len(found) == 1 else None
 
 

@@ -65,7 +65,7 @@ def rows(*ships, split=""):
         ([HEADER, *rows("x", "y")], {"encoding": "utf-8-sig", "end": "\r\n"}),
         ([HEADER, *rows("x", "y")], {"encoding": "utf-16"}),
         ([line.replace(",", ";") for line in [HEADER, *rows("x", "y")]], {}),
-        (["# mine", HEADER, *(row.replace("eo", "EO/RGB").replace("VV", "SAR-VV") for row in rows("x", "y"))], {}),
+        (["# mine", HEADER, *(row.replace("eo", "EO/RGB_").replace("VV", "SAR-VV") for row in rows("x", "y"))], {}),
         (["sep=;", *(line.replace(",", ";") for line in [HEADER, *rows("x", "y")])], {}),
         ([line.replace(",", "\t") for line in [HEADER, *rows("x", "y")]], {}),
         ([" Image ID , SHIP-ID,Modality,image_path", "", *rows(" x ", " y"), "  "], {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import Counter
@@ -101,14 +102,10 @@ def one_square(sizes: Counter[tuple[int, int]]) -> int:
 
 def _size(path: str) -> tuple[int, int] | None:
     """Width and height by the file's header; None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception:  # of any kind, by damaged files: reading the chip says which
-        pass
-    try:
-        with tifffile.TiffFile(path) as file:
+    with contextlib.suppress(Exception):  # of any kind, by damaged files: reading the chip says which
+        with tifffile.TiffFile(path) as file:  # first, as PIL logs TIFFs of many bands as errors
             page = file.pages.first
             return page.imagewidth, page.imagelength
-    except Exception:
-        return None
+    with contextlib.suppress(Exception), Image.open(path) as image:
+        return image.size
+    return None
