@@ -90,7 +90,7 @@ def rank_task(
         raise ValueError(f"method: one of {', '.join(METHODS)} for {len(members)} weights, got {method!r}, {weights}")
     column = {chip.id: row for row, chip in enumerate(task.gallery)}
     lists: dict[str, list[str]] = {query.id: [] for query in task.queries}  # in the order of the task
-    scores: dict[str, list[float]] = {query.id: [] for query in task.queries}
+    scores: dict[str, list[float]] = {}
     for type in task.types:
         gallery = np.array(task.gallery_rows(type), np.int64)
         places = np.full(len(task.gallery), -1)

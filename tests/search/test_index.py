@@ -14,7 +14,7 @@ from made_index import DIM, WEIGHTS, add, chips, expected, features
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import ChipIndex, nearest
-from fastreid_mos.search.writer import writing
+from fastreid_mos.search.writer import known_weights, writing
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,7 @@ def test_what_is_no_index_or_damaged_is_named(tmp_path):
     ):  # fmt: skip
         with pytest.raises(MOSError, match=words):
             ChipIndex.open(tmp_path / folder)
+    assert known_weights(str(tmp_path / "empty")) is None  # of a run that was killed at once
     for folder, words in (("other", "holds other files"), ("other/file.txt", "is a file")):
         with pytest.raises(MOSError, match=words), writing(str(tmp_path / folder), WEIGHTS):
             pass

@@ -15,7 +15,7 @@ from made_index import WEIGHTS, chips, features
 
 from fastreid_mos.commands.index import main as index_main
 from fastreid_mos.errors import MOSError
-from fastreid_mos.search import ChipIndex, open_index
+from fastreid_mos.search import ChipIndex, open_index, qdrant
 from fastreid_mos.search.update import update
 from fastreid_mos.search.writer import known_weights, writing
 
@@ -107,7 +107,9 @@ def test_it_finds_what_an_index_in_a_folder_finds(where, opened, tmp_path):
         there.search(queries[:, :3], 5)
 
 
-def test_a_second_run_does_what_is_new_and_drops_what_is_gone(where, opened, port, weights, predictor):
+def test_a_second_run_does_what_is_new_and_drops_what_is_gone(where, opened, port, weights, predictor, monkeypatch):
+    monkeypatch.setattr(qdrant, "_PAGE", 4)
+
     def run():
         predictor.read.clear()
         with writing(where, weights) as store:
@@ -120,6 +122,8 @@ def test_a_second_run_does_what_is_new_and_drops_what_is_gone(where, opened, por
     if "///" not in where:
         run()
         assert not before.current() and opened().current()
+    before.version += 1
+    assert not before.current()
     before.close()
     os.unlink(port / "2_RGB.png")
     (port / "far").rename(port / "near")

@@ -16,6 +16,8 @@ from PIL import Image
 
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import open_index
+from fastreid_mos.serve.app import read_asked
+from fastreid_mos.serve.served import Asked
 
 
 def png(height, width, colour=True):
@@ -50,14 +52,24 @@ def test_a_chip_of_the_index_finds_itself_uploaded_and_not_as_a_row(page, chips,
     answer = upload(page, path.name, path.read_bytes(), k="3").json()
     first = answer["results"][0]
     assert first["path"] == str(path) and first["cosine"] > 0.999 and first["probability"] > 0.9
-    assert answer["query"]["row"] is None and answer["query"]["modality"] == "sar" and len(answer["results"]) == 3
+    assert (
+        answer["query"]["row"] is answer["query"]["picture"] is None
+        and answer["query"]["modality"] == "sar"
+        and len(answer["results"]) == 3
+    )
     linked = page.get(f"/api/search?row={first['row']}&k=200").json()
     assert linked["query"]["path"] == str(path) and len(linked["results"]) == 11
     assert str(path) not in [hit["path"] for hit in linked["results"]]
     cosines = [hit["cosine"] for hit in linked["results"]]
     assert cosines == sorted(cosines, reverse=True) and [hit["rank"] for hit in linked["results"]] == [*range(1, 12)]
     html = upload(page, path.name, path.read_bytes(), "/", k="3").text
-    for words in ("The 3 nearest chips", path.name, "cosine 1.000", f'src="chip/{first["row"]}?', "data:image/jpeg"):
+    for words in (
+        "The 3 nearest chips",
+        f">{chips.name}/{path.name}<",
+        "cosine 1.000",
+        f'src="chip/{first["row"]}?',
+        "data:image/jpeg",
+    ):
         assert words in html, words
 
 
@@ -79,6 +91,7 @@ def test_filters(page, modality, difference):
 def test_without_a_script_the_form_leads_to_an_address_that_can_be_kept(page):
     form = {"row": "4", "is": "", "modality": "sar", "difference": "", "k": "5"}
     answer = page.post("/", files={"chip": ("", b"")}, data=form, follow_redirects=False)
+    assert read_asked({}) == (Asked(k=20), None)
     assert answer.status_code == 303 and answer.headers["location"] == "?row=4&modality=sar&k=5"
 
 
@@ -110,8 +123,10 @@ def test_a_truncated_tiff_is_refused_and_a_name_that_is_markup_is_text(page, chi
     content = sorted(chips.glob("*_SAR.tif"))[0].read_bytes()
     answer = upload(page, "a_SAR.tif", content[: len(content) // 2])
     assert answer.status_code == 422 and "cut off" in answer.json()["error"]
+    assert upload(page, "../<script>x_SAR.tif", content).json()["query"]["path"] == "<script>x_SAR.tif"
     html = upload(page, "../<script>x_SAR.tif", content, "/").text
     assert "<script>x" not in html and "&lt;script&gt;x_SAR.tif" in html
+    assert 'data-metres="7.5"' in upload(page, "lying_RGB.png", png(10, 40), "/").text
     grey = upload(page, "a.png", png(30, 9, colour=False), **{"is": "sar"})
     assert grey.status_code == 200 and grey.json()["query"]["modality"] == "sar"
 
@@ -194,6 +209,7 @@ def test_only_files_as_they_were_indexed_and_below_its_roots_are_shown(write, ch
         answer = page.get(f"/chip/{row}")
         assert answer.status_code == 422 and words in answer.text and str(tmp_path) not in answer.text
         assert words in page.get(f"/?row={row}").text
+    assert page.get("/chip/0?side=1").content == page.get("/chip/0").content
     good = page.get("/chip/0?side=1024")
     assert good.status_code == 200 and Image.open(io.BytesIO(good.content)).format == "JPEG"
 
@@ -203,6 +219,7 @@ WRONG_REQUESTS = [
     ({"host": "evil.example:80"}, 421),
     ({"host": "127.0.0.1.evil.example"}, 421),
     ({"host": "[::1"}, 421),
+    ({"host": "a.ship.example"}, 421),
     ({"origin": "http://evil.example"}, 403),
     ({"origin": "null"}, 403),
     ({"origin": "http://127.0.0.1:99"}, 403),

@@ -25,7 +25,7 @@ def made(tmp_path):
     (tmp_path / "query/q4.tif").write_bytes((tmp_path / "gallery/s3.tif").read_bytes())
     queries = [
         query("q1", "query/q1_RGB.tif"),
-        query("q2", "query/q2.tif", "s2o"),
+        query("q2", "query/q2.tif", " s2o "),
         query("q3", "query/../gallery/o2.tif", "O2O"),
         query("q4", "query/q4.tif", "S2S"),
         query("q5", "query/q1_RGB.tif", "ALL"),

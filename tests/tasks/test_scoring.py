@@ -17,7 +17,14 @@ from fastreid_mos.tasks.scoring import average_precisions, score, weighted_total
 
 # Of the task of conftest.py: q3 is o2 itself, q4 a copy of s3. q2 has a right image, of the wrong modality.
 LISTS = {"q1": ["s1", "s0", "s4"], "q2": ["o0", "o1"], "q3": ["o1", "o3", "o0"], "q4": ["s0", "s1"], "q5": ["s0", "o1"]}
-TRUTH = {"q1": ["s0", "s4", "o3"], "q2": ["s1"], "q3": ["o2", "o0"], "q5": ["s0", "o1", "s2", "far"], "other": ["s1"]}
+TRUTH = {
+    "q1": ["s0", "s4", "o3"],
+    "q2": ["s1"],
+    "q3": ["o2", "o0"],
+    "q4": [],
+    "q5": ["s0", "o1", "s2", "far"],
+    "other": ["s1"],
+}
 
 
 @pytest.fixture
@@ -50,9 +57,15 @@ def test_figures_by_hand(made):
     assert found.total()[0] / 100 == pytest.approx(total)
     notes = "\n".join(found.notes)
     for words in ("optical gallery, not counted: 1 of 1: 'q2'", "missing in the truth, not counted: 1 of 1: 'q4'",
-                  "fewer than 3, what they lack counts as not found: 3 of 5: 'q2'", "does not have: 1 of 5: 'other'",
+                  "fewer than 3, what they lack counts as not found: 3 of 5: 'q2'", "does not have: 1 of 6: 'other'",
                   "gallery does not have: 1 of 9: 'far'", "without S2O", "ALL: not in the total"):  # fmt: skip
         assert words in notes, words
+    # A copy of the query is not to be found, also where the truth has it; a list of all that there are is not short.
+    task, copy = read_task(made.path), {**TRUTH, "q4": ["s3", "s0"]}
+    every = {**LISTS, "q2": [f"o{n}" for n in range(4)], "q5": [chip.id for chip in task.gallery]}
+    found = score(task, every, copy, own={"q4": {"s3"}})
+    assert found.types["S2S"].figures()["mAP@9"][0] == 100
+    assert any("with fewer than 9, " in note and note.endswith(": 2 of 5: 'q1', 'q4'") for note in found.notes)
 
 
 def test_cut_at_top_the_rest_of_a_list_counts_nothing(made):
@@ -83,12 +96,16 @@ def test_intervals_are_over_ships_and_the_total_of_one_type_has_its_own(tmp_path
             "gallery": [image(f"s{n}", f"s{n}.tif") for n in range(12)]}  # fmt: skip
     (tmp_path / "task.json").write_text(json.dumps(task))
     truth = {f"q{n}": [f"s{n - n % 2 if n < 6 else n}"] for n in range(12)}
-    lists = {f"q{n}": [f"s{one}" for one in rng.permutation(12)[:5]] for n in range(12)}
+    lists = {f"q{n}": [f"s{one}" for one in rng.permutation(12)[: 11 + (n == 7)]] for n in range(12)}
     found = score(read_task(tmp_path / "task.json", images=False), lists, truth, weights={"O2S": 1.0})
     one = found.types["O2S"]
-    assert len(np.unique(one.ships)) == 9
-    half = (one.values["Rank-1"] + one.values["mAP@5"]) / 2
-    (wanted,) = 100 * bootstrap_intervals(half[:, None], one.ships, 1000)
+    assert len(np.unique(one.ships)) == 9 == found.as_dict()["types"]["O2S"]["ships"]
+    assert list(one.values) == ["Rank-1", "mAP@10", "mAP@12"]  # one list is whole, the others are not
+    half = (one.values["Rank-1"] + one.values["mAP@10"]) / 2
+    wanted, first = (
+        100 * bootstrap_intervals(values[:, None], one.ships, 1000)[0] for values in (half, one.values["Rank-1"])
+    )
+    assert one.figures()["Rank-1"][1:] == pytest.approx((*first,))
     assert found.total() == pytest.approx((100 * half.mean(), *wanted))
 
 
@@ -139,7 +156,8 @@ def test_the_command_prints_and_writes_what_it_finds(files, tmp_path, capsys):
         (["--weights", "S2O=1"], "--weights: S2O: no query of that type counts"),
         (["--weights", "O2S"], "--weights O2S: 'O2S'"),
         (["--weights", "O2S=-1"], "'O2S=-1'"),
-        (["--weights", "O2S=nan"], "'O2S=nan'"),
+        (["--weights", "O2S=inf"], "'O2S=inf'"),
+        (["--weights", "o2s=1"], ""),
         (["--weights", "O2S=1,o2s=1"], "'o2s=1'"),
         (["--weights", "X2S=1"], "'X2S=1'"),
         (["--weights", "O2S=0"], "all are 0"),

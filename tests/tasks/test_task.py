@@ -38,14 +38,15 @@ def test_a_task_as_it_is_read(made, tmp_path):
     assert task.queries[0].path == str(tmp_path / "query/q1_RGB.tif")
     other = tmp_path / "elsewhere/task.json"
     other.parent.mkdir()
-    sized = {"queries": [query("q", "query/q2.tif", "ALL", modality="Radar", spacing=2)],
-             "gallery": [image("g", "gallery/o1.tif", "RGB", width=20, height=80.5)]}  # fmt: skip
+    gallery = [image("g", "gallery/o1.tif", "RGB", width=20, height=80.5), image("G", "gallery/o2.tif", "o")]
+    sized = {"queries": [query("q", "query/q2.tif", "ALL", modality="Radar", spacing=2)], "gallery": gallery}
     other.write_bytes(json.dumps(sized).encode("utf-16"))
     task = read_task(other, root=tmp_path)
     assert (task.queries[0].modality, task.queries[0].spacing, task.queries[0].metres) == (SAR, 2, None)
     assert task.gallery[0].metres == (20, 80.5)
     with pytest.raises(
-        TaskError, match=f"2 of 2 images are not there: gallery/o1.tif, query/q2.tif; .*{other.parent}; --root"
+        TaskError,
+        match=f"3 of 3 images are not there: gallery/o1.tif, gallery/o2.tif, query/q2.tif; .*{other.parent}; --root",
     ):
         read_task(other)
     assert read_task(other, images=False).gallery[0].id == "g"
@@ -82,6 +83,10 @@ BAD_TASKS = [
     ({"queries": [], "gallery": [image("g", "g.tif")]}, "'queries' is empty"),
     ({"queries": [query("q", "q.tif")], "gallery": []}, "'gallery' is empty"),
     ({"queries": ["q"], "gallery": [image("g", "g.tif")]}, r"queries\[0\]: is the text 'q', not an object"),
+    (
+        {"queries": [query("q", "q.tif", modality="radar")], "gallery": [image("g", "g.tif")]},
+        "modality 'radar' contradicts query_type 'O2S'",
+    ),
     ({"query_id": None}, r"queries\[0\]: has no 'query_id'"),
     ({"query_id": 1.5}, 'query_id is the number 1.5; write it as text, "1.5"'),
     ({"image_id": True}, r"gallery\[0\]: image_id is true; it is a text"),
