@@ -17,7 +17,7 @@ from PIL import Image
 from fastreid_mos.errors import MOSError
 from fastreid_mos.search import open_index
 from fastreid_mos.serve.app import read_asked
-from fastreid_mos.serve.served import Asked
+from fastreid_mos.serve.served import Asked, jpeg
 
 
 def png(height, width, colour=True):
@@ -47,7 +47,7 @@ def upload(page, name, content, address="/api/search", **fields):
     return page.post(address, files={"chip": (name, content)}, data=fields)
 
 
-def test_a_chip_of_the_index_finds_itself_uploaded_and_not_as_a_row(page, chips, served):
+def test_a_chip_of_the_index_finds_itself_uploaded_and_not_as_a_row(page, chips, predictor):
     path = sorted(chips.glob("*_SAR.tif"))[2]
     answer = upload(page, path.name, path.read_bytes(), k="3").json()
     first = answer["results"][0]
@@ -57,6 +57,9 @@ def test_a_chip_of_the_index_finds_itself_uploaded_and_not_as_a_row(page, chips,
         and answer["query"]["modality"] == "sar"
         and len(answer["results"]) == 3
     )
+    for hit in answer["results"]:
+        kinds, cosine = ([1], [int(hit["modality"] == "sar")]), np.array([[hit["cosine"]]])
+        assert hit["probability"] == pytest.approx(predictor.calibration("", cosine, *kinds)[0, 0], abs=1e-4)
     linked = page.get(f"/api/search?row={first['row']}&k=200").json()
     assert linked["query"]["path"] == str(path) and len(linked["results"]) == 11
     assert str(path) not in [hit["path"] for hit in linked["results"]]
@@ -196,7 +199,8 @@ def test_only_files_as_they_were_indexed_and_below_its_roots_are_shown(write, ch
     root = tmp_path / "root"
     shutil.copytree(chips, root)
     paths = sorted(root.iterdir())
-    outside = tmp_path / paths[1].name
+    outside = tmp_path / "root_2" / paths[1].name  # which begins as the root does
+    outside.parent.mkdir()
     shutil.move(paths[1], outside)
     paths[1].symlink_to(outside)  # a link out of the root
     index = write(tmp_path / "index", [*paths, outside], root)
@@ -211,6 +215,7 @@ def test_only_files_as_they_were_indexed_and_below_its_roots_are_shown(write, ch
         assert words in page.get(f"/?row={row}").text
     assert page.get("/chip/0?side=1").content == page.get("/chip/0").content
     good = page.get("/chip/0?side=1024")
+    assert Image.open(io.BytesIO(jpeg(np.zeros((400, 200, 3), np.uint8), 320))).size == (160, 320)
     assert good.status_code == 200 and Image.open(io.BytesIO(good.content)).format == "JPEG"
 
 
@@ -244,7 +249,9 @@ def test_other_sites_and_other_names_of_this_computer_are_refused(served, client
 )
 def test_every_answer_carries_the_headers(page, address):
     headers = page.get(address).headers
-    assert "default-src 'none'" in headers["content-security-policy"] and "unsafe" not in str(headers)
+    assert {"default-src 'none'", "frame-ancestors 'none'"} <= {
+        *headers["content-security-policy"].split("; ")
+    } and "unsafe" not in str(headers)
     assert headers["x-content-type-options"] == "nosniff" and headers["cross-origin-resource-policy"] == "same-origin"
     assert headers["cache-control"] == ("private, max-age=600" if address == "/chip/1" else "no-store")
 

@@ -108,6 +108,7 @@ BAD_TASKS = [
     ({"modality": "infrared"}, r"gallery\[0\] \('o0'\): modality 'infrared' is unknown; it is optical or sar"),
     ({"modality": 0}, "modality is the number 0"),
     ({"width": 20}, "a width or a height without the other"),
+    ({"spacing": True}, "spacing True is no number"),
     ({"spacing": -1}, "spacing -1 is no number of metres from 0.01 to 100; correct it"),
     ({"spacing": 10**400}, "spacing 10{39}... is no number of metres"),
     ({"spacing": "0.75 m"}, "spacing '0.75 m' is no number of metres"),

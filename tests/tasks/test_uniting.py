@@ -47,6 +47,7 @@ def test_reciprocal_ranks_by_hand():
     # With weight 5, a list's first two come before the other's first.
     assert list(unite(["a", "b"], [A, B], weights=[5, 1], top=9)["q1"]) == ["a", "c", "b", "d"]
     assert list(unite(["a", "b"], [A, B], k=0, top=9)["q1"]) == ["c", "a", "b", "d"]
+    assert unite(["a", "b"], [A, B], k=0)["q1"]["c"] == pytest.approx(1 / 3 + 1)
 
 
 def test_equal_scores_do_not_depend_on_the_order_of_a_sum():
@@ -72,6 +73,8 @@ def test_mean_of_scores_by_hand(tmp_path):
     rows = list(csv.DictReader(out.open()))
     assert [(row["rank"], row["image_id"]) for row in rows] == [("1", "y"), ("2", "x")]
     assert read_lists(out)[0] == {"q": ["y", "x"]}
+    (tmp_path / "c.CSV").write_text("query_id,rank,image_id,score\nq,2,y,0.5\nq,1,x,0.5\n")
+    assert read_lists(tmp_path / "c.CSV")[0] == {"q": ["x", "y"]}
 
 
 def test_the_result_is_an_answer_to_the_task(made, tmp_path, capsys, monkeypatch):
