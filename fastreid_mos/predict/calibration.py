@@ -13,7 +13,7 @@ from ..errors import CheckpointError, MOSError, one_line
 
 PAIRS = ("O-O", "O-S", "S-S")  # by the sum of the two modalities
 Curve = tuple[list[float], list[float]]  # cosines, rising, and probabilities
-_FEWEST = 10  # pairs of one ship, and of two, that a curve is drawn from
+FEWEST = 10  # pairs of one ship, and of two, that a curve is drawn from
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Calibration:
             own = [(cosines[kinds == kind], same[kinds == kind]) for cosines, same, kinds in parts]
             numbers = [np.bincount(same, minlength=2) for _, same in own]
             counts[name] = np.sum(numbers, axis=0)[::-1].tolist()
-            if min(counts[name]) < _FEWEST:
+            if min(counts[name]) < FEWEST:
                 continue
             least = 1 / (counts[name][0] + 2)
             regression = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")

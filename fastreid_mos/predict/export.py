@@ -26,7 +26,7 @@ from ..errors import CheckpointError, DatasetError, MOSError
 from ..files import atomic_write, whole_folder, write_bytes
 from ..modeling import build_checked_model
 from ..modeling.heads import classifier_weights
-from .calibration import Calibration
+from .calibration import FEWEST, Calibration
 from .predictor import Predictor
 
 HELD_OUT, TRAINING, INDEX = "holdout", "train:", "model_index.json"
@@ -104,8 +104,9 @@ def calibrated(predictor: Predictor, ships: Sequence[tuple[Sequence[Item], str]]
     source = " and ".join(name for _, name in ships)
     calibration = Calibration.fit(sets, source)
     if not calibration.curves:
-        counts = calibration.facts["pairs"]
-        raise MOSError(f"--calibrate: {source}: too few pairs of one ship and of two ({counts})")
+        counts = ", ".join(f"{name} {same} and {other}" for name, (same, other) in calibration.facts["pairs"].items())
+        needed = f"{FEWEST} of each are needed, so give more ships"
+        raise MOSError(f"--calibrate: {source}: too few pairs of one ship and of two ({counts}); {needed}")
     return calibration
 
 
