@@ -94,7 +94,7 @@ def read_task(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
 
     Raises:
         TaskError: a file that cannot be read or is no such JSON, an entry without a key or with a wrong value, an id
-            twice, no query, an empty gallery, images that are not there.
+            twice, an image of two modalities, no query, an empty gallery, images that are not there.
     """
     name = shown(path)
     folder = os.fspath(Path(path).parent if root is None else root)
@@ -117,6 +117,11 @@ def read_task(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     for key, ids in (("query_id", [one.id for one in queries]), ("image_id", [one.id for one in gallery])):
         if double := twice(ids):
             raise TaskError(f"{name}: {key} {some(double)} more than once; every chip needs an id of its own")
+    first: dict[str, TaskChip] = {}
+    for chip in (one for one in (*queries, *gallery) if one.modality is not None):
+        if (other := first.setdefault(chip.path, chip)).modality != chip.modality:
+            what = f"{other.id!r} and {chip.id!r} are one image, {shown(chip.path)}, of two modalities"
+            raise TaskError(f"{name}: {what}; correct the one that is wrong")
     task = Task(os.fspath(path), queries, gallery)
     paths = {one.path for one in (*queries, *gallery)}
     if images and (missing := sorted(one for one in paths if not os.path.isfile(one))):

@@ -106,6 +106,7 @@ BAD_TASKS = [
     ({"query_type": "x2y"}, "query_type 'x2y' is unknown"),
     ({"query_type": 2}, "query_type is the number 2"),
     ({"modality": "infrared"}, r"gallery\[0\] \('o0'\): modality 'infrared' is unknown; it is optical or sar"),
+    ({"image_path": "gallery/s1.tif"}, "'q1' and 's1' are one image, .*gallery/s1.tif, of two modalities"),
     ({"modality": 0}, "modality is the number 0"),
     ({"width": 20}, "a width or a height without the other"),
     ({"spacing": True}, "spacing True is no number"),

@@ -32,7 +32,7 @@ def test_own_images(made, tmp_path, monkeypatch):
     (tmp_path / "almost.tif").write_bytes(almost)
     shutil.copystat(tmp_path / "query/q1_RGB.tif", tmp_path / "almost.tif")
     names = ("hard", "soft", "copy", "almost")
-    gallery = [image(name, f"{name}.tif", "optical") for name in names] + [image("as_sar", "soft.tif")]
+    gallery = [image(name, f"{name}.tif", "optical") for name in names] + [image("as_sar", "query/../soft.tif")]
     made.write({"queries": [query("q1", "query/q1_RGB.tif", "O2O")], "gallery": gallery})
     assert own_images(read_task(made.path)) == {"q1": {"hard", "soft", "copy", "as_sar"}}
     os.unlink(tmp_path / "hard.tif")
