@@ -28,7 +28,7 @@ def checkpoint(tiny_hoss, tmp_path_factory):
 def exported(checkpoint, tiny_hoss, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "ships.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "_FEWEST", 8)  # pairs of SAR chips of one ship that there are
+        patch.setattr(calibration, "FEWEST", 8)  # pairs of SAR chips of one ship that there are
         export_weights(str(checkpoint), str(file), str(tiny_hoss))
     return file
 
