@@ -140,6 +140,7 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
         calls.append(
             (Path(command[1]).stem, str(folder.relative_to(tmp_path / "out")), env["FASTREID_DATASETS"], options)
         )
+        assert command[1].endswith("train_bbdm.py") or ("--resume" in words) != ("--eval-only" in words)
         if command[1].endswith("train_bbdm.py"):
             make_dump(options["BRIDGE.SAMPLE.OUTPUT"], items, env["FASTREID_DATASETS"])
         else:

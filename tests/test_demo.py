@@ -34,7 +34,11 @@ def test_the_demo_and_the_demo_again(tmp_path, capsys, monkeypatch):
         for protocol, part in results["protocols"].items():
             assert 0 <= part["fused"]["mAP"] <= 100 and part["model"]["mAP"] > part["random"]["mAP"]
             assert {"mAP", "Rank-1"} <= set(results["gain"][protocol]["intervals"])
+            without, trained = (results["short_training"][name][protocol]["model"]["mAP"] for name in demo.VARIANTS)
+            assert results["gain"][protocol]["mAP"] == pytest.approx(trained - without, abs=1e-3)
             assert f"{results['perfect'][protocol]['fused']['mAP']:.1f}" in page
+        perfect = json.loads((tmp_path / "fused_perfect/results.json").read_text(encoding="utf-8"))
+        assert perfect["fusion"]["rule"] == "perfect" and perfect["protocols"] == results["perfect"]
         for name in (*demo.VARIANTS, demo.GAIN, "zoo:mos fused", "perfect generator", "SIMULATED"):
             assert name in page, name
         before, weights = weights, {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("model_final.pth")}

@@ -185,6 +185,8 @@ def test_chips_of_tested_and_held_out_ships_are_refused_by_name(data, debug_cfg,
         one = next(item for item in items if item[2] == 0)
         assert f"{one[0]}, a {what}" in line([*train, one])
         assert "a query chip of HOSS" in line([*train, one], "DATASETS.TESTS", "()") or what.startswith("gallery")
+    # Of a data set that is tested and not trained on: HOSS_O2S has no optical gallery.
+    assert f"{one[0]}, a gallery chip of HOSS" in line([*train, one], "DATASETS.NAMES", "('HOSS_O2S',)")
     one = next(item for item in (*query, *gallery) if item[2] == 0)
     assert f"{one[0]}, a chip of a held-out ship (TEST.HOLDOUT)" in line([*train, one])
     assert "a query chip of HOSS" in line(hoss.query, "DATASETS.COMBINEALL", "True", *ALL)

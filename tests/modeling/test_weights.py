@@ -139,6 +139,9 @@ def test_what_is_left_out_and_warnings(small, load, tiny_cfg, authors, caplog):
     state = other_weights(small())
     report = load(small(), {name: value for name, value in state.items() if name.startswith("blocks.0.")})
     assert report.backbone_share < 0.5 and "only 12 of the backbone's" in caplog.text
+    other = {name: value[..., :-1] for name, value in state.items() if not name.startswith("blocks.0.")}
+    text = str(load(small(), {**other, **{name: state[name] for name in report.loaded}}))
+    assert "WARNING: only 12" in text and text.count("left out") < 9 and text.endswith("...")
     assert "patch_embed.proj.weight, patch_embed_SAR.proj.weight keeps its random start" in caplog.text
     load(small(), {**state, "patch_embed_SAR.proj.weight": state["patch_embed.proj.weight"]})
     assert "two patch embeddings are equal" in caplog.text

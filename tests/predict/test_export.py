@@ -105,6 +105,11 @@ def test_calibrated_on_the_ships_that_were_held_out(checkpoint, tiny_hoss, tmp_p
     shutil.copytree(tiny_hoss, tmp_path / "other")
     for path in sorted((tmp_path / "other/HOSS/bounding_box_train").iterdir())[:8]:
         path.unlink()
+    for split in ("query", "bounding_box_test"):
+        for path in sorted((tmp_path / "other/HOSS" / split).iterdir())[2:]:
+            path.unlink()
+    with pytest.raises(MOSError, match="too few pairs of one ship"):
+        export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), str(tmp_path / "other"))
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "other"))
     with pytest.raises(CheckpointError, match="set FASTREID_DATASETS"):
         export_weights(str(checkpoint), str(tmp_path / "b.safetensors"), ["holdout"])
@@ -166,6 +171,7 @@ BAD_FILES = [
     (curve([0, 1], [0.1], {}), "its calibration is damaged"),
     (curve([], [], {}), "its calibration is damaged"),
     (curve([0], [1.2], {}), "its calibration is damaged"),
+    (curve([0, float("nan")], [0.1, 0.9], {}), "its calibration is damaged"),
     (curve(["a"], ["b"], {}), "its calibration is damaged"),
     (curve([0, 1], [0.1, 0.9], 3), "its calibration is damaged"),
 ]
@@ -203,6 +209,8 @@ def test_damaged_files_and_code_are_refused(exported, checkpoint, tmp_path, monk
     torch.save({**content, "extra": Bomb()}, tmp_path / "zipped.pth")
     torch.save({"model": content["model"]}, tmp_path / "bare.pth")
     torch.save({**content, "config": "&a {MODEL: *a}"}, tmp_path / "loop.pth")
+    torch.save({**content, "config": "a: !!python/object/apply:os.mkdir [exploded]"}, tmp_path / "yaml.pth")
+    torch.save({**content, "model": 3}, tmp_path / "number.pth")
     torch.save({**content, "model": nan}, tmp_path / "nan.pth")
     for name, data in made.items():
         (tmp_path / name).write_bytes(data)
@@ -214,6 +222,8 @@ def test_damaged_files_and_code_are_refused(exported, checkpoint, tmp_path, monk
         ("page.pth", "truncated or not a file of PyTorch"),
         ("bare.pth", "holds no config .*; name a checkpoint"),
         ("loop.pth", "holds no config"),
+        ("yaml.pth", "holds no config"),
+        ("number.pth", "no 'model' in it"),
         ("nan.pth", ".* holds NaN"),
         ("folder", "a folder, not a file"),
         ("absent.pth", "no such file"),
@@ -223,6 +233,11 @@ def test_damaged_files_and_code_are_refused(exported, checkpoint, tmp_path, monk
         with pytest.raises((CheckpointError, WeightsError), match=f"^{name}: .*{words}"):
             export_weights(name, "never.safetensors")
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "never.safetensors").exists()
+    with safe_open(exported, framework="pt") as file:
+        huge = {**load_file(exported), "backbone.norm.weight": torch.full((48,), 3e38)}
+        save_file(huge, "huge.safetensors", file.metadata())
+    with pytest.raises(WeightsError, match="^huge.safetensors: gives features that are not finite"):
+        Predictor("huge.safetensors", device="cpu").extract(np.arange(48.0).reshape(8, 6))
 
 
 @pytest.fixture

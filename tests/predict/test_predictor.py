@@ -77,12 +77,16 @@ def test_size_is_the_chips_own_unless_given(predictor, arrays):
     np.testing.assert_allclose(predictor.extract(sar, sizes=(20, 90)), other[1:], **CLOSE)
 
 
-def test_similarity_and_probability(predictor, items):
+def test_similarity_and_probability(predictor, items, arrays):
     paths, kinds = [path for path, *_ in items[:9]], [int(kind) for *_, kind in items[:9]]
     features = predictor.extract(paths)
     cosines = features[:4] @ features.T
     np.testing.assert_allclose(predictor.similarity(paths[:4], paths), cosines, atol=1e-5)
     np.testing.assert_allclose(predictor.similarity(3 * features[:4], paths), cosines, atol=1e-5)
+    rows, grey = np.random.default_rng(0).normal(size=(200, predictor.dim)), arrays[0][..., 0]
+    assert predictor.similarity(rows, rows).max() <= 1
+    wanted = predictor.extract(grey, "optical") @ predictor.extract(grey, "sar").T
+    np.testing.assert_allclose(predictor.similarity(grey, grey, "optical", "sar"), wanted, atol=1e-5)
     same = predictor.same(paths[:4], paths)
     assert same.shape == (4, 9) and same.dtype == np.float32 and 0 < same.min() < same.max() < 1
     np.testing.assert_allclose(predictor.same(features[:4], paths, kinds[:4]), same, atol=1e-5)
