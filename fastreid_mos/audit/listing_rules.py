@@ -122,7 +122,7 @@ def _matches(source: Source, protocols: Sequence[Sequence[str]]) -> list[Finding
         queries, gallery = ([chip for chip in part if chip.identity is not None] for part in parts)
         ships = {chip.identity for chip in gallery if is_ship(chip)}
         lonely = [chip.path for chip in queries if chip.identity not in ships]
-        if queries and len(lonely) == len(queries):
+        if len(lonely) == len(queries):
             what, advice = "queries, all without a match in the gallery", "its figures would be 0; add the ships' chips"
             found += finding("no-match", ERROR, f"{name}: {what}", advice, lonely)
         else:

@@ -46,7 +46,7 @@ class Calibration:
             if min(counts[name]) < FEWEST:
                 continue
             least = 1 / (counts[name][0] + 2)
-            regression = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            regression = IsotonicRegression(y_min=least, y_max=1 - least)
             heavy = [(0.5 / number.clip(1))[same.astype(int)] for (_, same), number in zip(own, numbers, strict=True)]
             regression.fit(*(np.concatenate(column) for column in zip(*own, strict=True)), np.concatenate(heavy))
             points = regression.X_thresholds_, regression.y_thresholds_
@@ -61,7 +61,7 @@ class Calibration:
         if content is None:
             return cls()
         try:
-            curves = {str(name): _checked(points) for name, points in content["curves"].items() if name in PAIRS}
+            curves = {str(name): _checked(points) for name, points in content["curves"].items()}
             return cls(curves, dict(content["facts"]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: its calibration is damaged ({one_line(error)}); export it again") from None

@@ -45,6 +45,8 @@ def test_every_planted_fault_is_named_and_nothing_else(planted):
     names = {name for _, names in planter.wanted for name in names}
     bad = [case for one in report.findings if one.severity > Severity.NOTE for case in one.cases]
     assert [case for case in bad if not any(path.rpartition("/")[2] in names for path in case.paths)] == []
+    levels = [one.severity for one in report.findings]
+    assert levels == sorted(levels, reverse=True)
     assert report.status == 4 and not any("ship -1" in case.note for one in report.findings for case in one.cases)
 
 

@@ -169,6 +169,7 @@ def test_rows_that_are_skipped_are_counted(table):
         (["12", "7", "-1", ""], {"12": 12, "7": 7, "-1": -1, "": -1}),
         (["b", "a", "-1"], {"a": 0, "b": 1, "-1": -1, "": -1}),
         (["007", "12"], {"007": 0, "12": 1, "": -1, "-1": -1}),
+        (["9" * 20, "1"], {"1": 0, "9" * 20: 1, "": -1, "-1": -1}),  # beyond 64 bits
         (["x_10", "x_9"], {"x_9": 0, "x_10": 1, "": -1, "-1": -1}),
     ],
 )
@@ -205,6 +206,7 @@ def test_sizes_by_the_table_reach_the_model(table, folder):
     copy = pickle.loads(pickle.dumps(data.train[1][0]))
     assert (copy.metres, copy.spacing, type(copy)) == ((20.0, 90.0), None, ListedChip)
     assert chip_metres(sized_like("made.png", copy), (5, 5), OPTICAL).tolist() == [20, 90]
+    assert sized_like("made.png", data.train[0][0]).spacing == 0.5
     assert type(sized_like("made.png", "plain.tif")) is str
     assert chip_metres("plain.tif", (4, 8), OPTICAL).tolist() == [3, 6]
 
@@ -219,7 +221,9 @@ def write_squares(folder, count, side=32):
 
 def test_square_chips_tell_no_size(tmp_path, table, caplog):
     paths = write_squares(tmp_path, 24)
-    assert square_side(paths) == 32 and square_side([*paths, tmp_path / "no.tif"]) == 32
+    assert square_side(paths) == 32 and square_side([*paths[:3], tmp_path / "no.tif"]) == 32
+    tifffile.imwrite(tmp_path / "wide.tif", np.zeros((8, 9), np.uint8))
+    assert square_side([tmp_path / "wide.tif"] * 4) == 0
     write_sar(tmp_path / "odd_SAR.tif", 1)
     assert (
         square_side([*paths, tmp_path / "odd_SAR.tif"]) == 32
@@ -250,7 +254,8 @@ def test_a_table_without_queries_deals_them(table, folder, caplog):
     assert {item[1] for item in held.query} < {item[1] for item in kept.train}
     every = open_test(of_list(folder, "DATASETS.TESTS", "ships,"), "ships")
     assert len(every.query) == len(every.gallery) == 4 and not every.held_out
-    table(HEADER + ",split", *rows("x", "y", split=",train"), "e,z,sar,c_SAR.tif,test", "f,z,rgb,c_RGB.tif,test")
+    table(HEADER + ",split", *rows("x", "y", split=",train"), "e,z,sar,c_SAR.tif,test", "f,z,rgb,c_RGB.tif,test",
+          "g,-1,sar,d_SAR.tif,train", "h,-1,rgb,d_RGB.tif,test")  # fmt: skip
     tested = open_test(of_list(folder, *trained), "ships")
     assert [{item[1] for item in part} for part in (tested.train, tested.query, tested.gallery)] == [{0, 1}, {2}, {2}]
     assert set(tested.ship_names.values()) == {"x", "y", "z"} and not tested._shared
@@ -267,9 +272,11 @@ def test_a_table_without_queries_deals_them(table, folder, caplog):
 
 def test_a_name_of_the_other_modality_is_told(table, folder, caplog):
     ChipList._said.clear()
-    table(HEADER, *rows("x"), "c,y,optical,b_SAR.tif")
+    table(HEADER, *rows("x"), "c,y,optical,b_SAR.tif", "d,y,optical,c_SAR.tif")
     open_dataset("ships", of_list(folder)).show_train()
-    assert "1 of 3 chips have a name of the other modality" in caplog.text and "line 4" in caplog.text
+    assert "2 of 4 chips have a name of the other modality" in caplog.text and "line 4" in caplog.text
+    table(HEADER, *rows("x", "y"), "e,z,eo,c_SAR.tif", "f,z,VV,c_RGB.tif")  # of neither most
+    open_dataset("ships", of_list(folder))
     table(
         HEADER, *(line.replace("_RGB", "_X").replace("_SAR", "_RGB").replace("_X", "_SAR") for line in rows("x", "y"))
     )

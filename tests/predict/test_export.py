@@ -168,6 +168,7 @@ BAD_FILES = [
     (text(calibration="{}"), "its calibration is damaged"),
     (curve([0, 1], [0.9, 0.1], {}), "its calibration is damaged"),
     (curve([1, 0], [0.1, 0.9], {}), "its calibration is damaged"),
+    (curve([0, float("nan")], [0.1, 0.9], {}), "its calibration is damaged"),
     (curve([0, 1], [0.1], {}), "its calibration is damaged"),
     (curve([], [], {}), "its calibration is damaged"),
     (curve([0], [1.2], {}), "its calibration is damaged"),
