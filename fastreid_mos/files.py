@@ -50,7 +50,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         MOSError: ``path`` is a device, a pipe or a socket, which the rename would replace.
     """
     path = os.path.abspath(os.fspath(path))
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+    device = os.path.dirname(path) in ("/dev", "/dev/fd")  # /dev/stdout is a link, perhaps to an ordinary file
+    if device or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
         raise MOSError(f"{path}: is no ordinary file, and is not replaced; give another")
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
