@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastreid_mos.data import HOSS
+from fastreid_mos.files import only_run
 from tools import ablate
 from tools.ablation_table import Tested, write_tables
 
@@ -104,6 +106,42 @@ def test_a_grid_is_run_once_and_a_failed_row_loses_no_other(tiny_hoss, tmp_path,
     (tmp_path / "grid.yml").write_text("rows: {baseline: {INPUT.SAR.TRANSFORM: SARMaxScale, SOLVER.BASE_LR: 0.1}}")
     assert ablate.main(words) == 2
     assert "BASE_LR" in capsys.readouterr().err
+
+
+def test_what_needs_a_failed_row_is_not_run_and_what_changed_is_run_again(tiny_hoss, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tiny_hoss))
+    config, calls, broken = tmp_path / "config.yml", [], {"a_seed0"}
+    config.write_text(f"_BASE_: {ROOT}/configs/HOSS/demo/debug.yml\n")
+    rows = "a: {}, b: {weights: a, only_test: true}, c: {}, d: {weights: c, only_test: true}"
+    (tmp_path / "grid.yml").write_text(f"rows: {{{rows}}}")
+
+    def ran(command, env, stdout, **_):
+        folder = Path(command[command.index("OUTPUT_DIR") + 1])
+        assert "--eval-only" not in command or not (folder / "results.json").exists()
+        assert env["OMP_NUM_THREADS"] == str(os.cpu_count())
+        calls.append(str(folder.relative_to(tmp_path / "out")))
+        if calls[-1] in broken:
+            stdout.write("error: no luck\n")
+        else:
+            shutil.rmtree(folder)
+            write_run(folder, [0.5] * 3, [1] * 3)
+            (folder / "model_final.pth").touch()
+        return SimpleNamespace(returncode=int(calls[-1] in broken))
+
+    monkeypatch.setattr(ablate.subprocess, "run", ran)
+    words = ["--config-file", str(config), "--grid", str(tmp_path / "grid.yml"), "--seeds", "1"]
+    words += ["--output", str(tmp_path / "out")]
+    assert ablate.main(words) == 2 and calls == ["a_seed0", "c_seed0", "d_seed0/HOSS"]
+    out, err = capsys.readouterr()
+    assert "| d " in out and "| a " not in out
+    assert "status 1, error: no luck" in err and "b, seed 0: it needs row 'a', which failed" in err
+    # The same command with another config file's content.
+    broken.clear()
+    config.write_text(config.read_text() + "SOLVER: {BASE_LR: 0.2}\n")
+    assert ablate.main(words) == 0 and calls[3:] == ["a_seed0", "b_seed0/HOSS", "c_seed0", "d_seed0/HOSS"]
+    assert ablate.main(words) == 0 and len(calls) == 7
+    with only_run(str(tmp_path / "out")):
+        assert ablate.main(words) == 2
 
 
 FUSED = """
