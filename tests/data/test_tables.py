@@ -140,6 +140,8 @@ def test_files_that_are_no_tables(table, folder):
             read_table(path)
     with pytest.raises(DatasetError, match="no column 'boat' .*correct COLUMNS"):
         table(HEADER, *rows("x"), columns={"ship_id": "boat"})
+    with pytest.raises(DatasetError, match="no column 'gsd' .*correct COLUMNS"):
+        table(HEADER, *rows("x"), columns={"spacing": "gsd"})
     for options, header, key in (
         (False, r"COLUMNS: {image_path: <header>} names others", "set ROOT"),
         (True, r"--columns image_path=HEADER names others", "set --root"),
@@ -167,7 +169,7 @@ def test_rows_that_are_skipped_are_counted(table):
     ("names", "numbers"),
     [
         (["12", "7", "-1", ""], {"12": 12, "7": 7, "-1": -1, "": -1}),
-        (["b", "a", "-1"], {"a": 0, "b": 1, "-1": -1, "": -1}),
+        (["b", "a", "B", "-1"], {"B": 0, "a": 1, "b": 2, "-1": -1, "": -1}),
         (["007", "12"], {"007": 0, "12": 1, "": -1, "-1": -1}),
         (["9" * 20, "1"], {"1": 0, "9" * 20: 1, "": -1, "-1": -1}),  # beyond 64 bits
         (["x_10", "x_9"], {"x_9": 0, "x_10": 1, "": -1, "-1": -1}),
@@ -270,6 +272,17 @@ def test_a_table_without_queries_deals_them(table, folder, caplog):
         open_dataset("ships", of_list(folder))
 
 
+def test_csv_and_root_may_start_from_the_folder_of_the_data_sets(table, folder, monkeypatch):
+    table(HEADER, *rows("x"))
+    (folder / "deep").mkdir()
+    (folder / "labels.csv").rename(folder / "deep/labels.csv")
+    monkeypatch.setenv("FASTREID_DATASETS", str(folder.parent))
+    place = {"CSV": f"{folder.name}/deep/labels.csv", "ROOT": folder.name}
+    cfg = get_cfg()
+    merge_values(cfg, {"DATASETS.CHIPLISTS": {"ships": place}})
+    assert len(open_dataset("ships", cfg).train) == 2
+
+
 def test_a_name_of_the_other_modality_is_told(table, folder, caplog):
     ChipList._said.clear()
     table(HEADER, *rows("x"), "c,y,optical,b_SAR.tif", "d,y,optical,c_SAR.tif")
@@ -293,6 +306,7 @@ def test_a_name_of_the_other_modality_is_told(table, folder, caplog):
         (["DATASETS.CHIPLISTS.ships.COLUMNS.boat", "l"], "'boat' is no column; they are image_id"),
         (["DATASETS.CHIPLISTS.ships.COLUMNS", "l"], "must be a mapping such as {image_id: <header>}"),
         (["DATASETS.CHIPLISTS.my ships.CSV", "l"], "'my ships': a name has letters"),
+        (["DATASETS.CHIPLISTS.7ships.CSV", "l"], "'7ships': a name has letters"),
         (["DATASETS.CHIPLISTS", "{'ships': {'CSV': ['l']}}"], "DATASETS.CHIPLISTS.ships.CSV: must be text"),
         (["DATASETS.CHIPLISTS.ships.ROOT", "l"], "DATASETS.CHIPLISTS.ships.CSV: is empty"),
         (["DATASETS.CHIPLISTS.HOSS.CSV", "l"], "HOSS is a data set of its own"),
