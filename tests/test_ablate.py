@@ -157,7 +157,7 @@ rows:
   fused more: {from: fused, TEST.FUSION.ALPHA: 0.7}
   perfect: {from: fused, generated: perfect}
   other: {from: fused more, test: [sim], generated: other}
-  taught: {synthetic: fused}
+  taught: {synthetic: fused, test: [sim, real]}
 """
 
 
@@ -194,12 +194,13 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
     assert ablate.main([*words, "--output", str(tmp_path / "out"), "--jobs", str(jobs)]) == 0
     out = capsys.readouterr().out
     assert out.count("perfect on real: left out") == 2
-    # One bridge a seed, one dump a seed and data set; real tests of all rows but the last two.
+    # One bridge a seed, one dump a seed and data set.
     assert sorted(call[1:3] for call in calls if call[0] == "train_bbdm") == sorted(
         (f"fused_seed{seed}/bridge", str(data)) for seed in (0, 1) for data in (tiny_hoss, tmp_path / "real")
     )
+    assert all(call[1] == f"fused_seed{call[3]['SEED']}/bridge" for call in calls if call[0] == "train_bbdm")
     tests = {call[1]: call[3] for call in calls if call[0] == "train_net"}
-    assert len(tests) == len([call for call in calls if call[0] == "train_net"]) == 2 * (1 + 2 + 2 + 1 + 1 + 1)
+    assert len(tests) == len([call for call in calls if call[0] == "train_net"]) == 2 * (1 + 2 + 2 + 1 + 1 + 2)
     for seed in (0, 1):
         bridge = tmp_path / f"out/fused_seed{seed}/bridge"
         for row, alpha, more in (("fused", 0.4, ""), ("fused_more", 0.7, ""), ("perfect", 0.4, "_perfect"),
@@ -211,6 +212,7 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
             )
             assert options["MODEL.WEIGHTS"] == str(tmp_path / f"out/unfused_seed{seed}/model_final.pth")
             assert options["SEED"] == str(seed)
+        assert f"taught_seed{seed}/real" in tests
         assert tests[f"taught_seed{seed}"]["DATASETS.SYNTHETIC"] == f"['{bridge}/generated_sim']"
     # Nothing is done again but what was fused with chips that are others now.
     done = len(calls)
@@ -218,7 +220,7 @@ def test_rows_share_a_bridge_and_real_ships_have_no_perfect_generator(tiny_hoss,
     chips = tmp_path / "out/fused_seed1/bridge/generated_sim"
     rewrite(chips, lines(chips), seed=5)
     assert ablate.main([*words, "--output", str(tmp_path / "out")]) == 0
-    assert {call[1] for call in calls[done:]} == {"taught_seed1"} | {
+    assert {call[1] for call in calls[done:]} == {"taught_seed1", "taught_seed1/real"} | {
         f"{row}_seed1/sim" for row in ("fused", "fused_more", "perfect", "other")
     }
 
