@@ -109,8 +109,9 @@ class ChipIndex(Searchable):
             rows, cosines = approximately(self._vectors, self._features, queries, k, allowed)
             if covered < self.rows:
                 later = nearest(self._features[covered:], queries, k, None if allowed is None else allowed[covered:])
-                later = np.where(later[0] < 0, -1, later[0] + covered), later[1]
-                rows, cosines = merged((rows, cosines), later)
+                rows, cosines = merged(
+                    (rows, cosines), (later[0] + covered, later[1])
+                )  # its NaN follow those of the first
             # A filter may leave a search in a graph or in cells with too few: such queries look at every row.
             short = np.flatnonzero(rows[:, min(k, count) - 1] < 0)
             rows[short], cosines[short] = nearest(self._features, queries[short], k, allowed)
