@@ -110,7 +110,7 @@ def test_ships_held_out_or_tested_are_not_learnt_from(data, dump, learnt, tmp_pa
     for modality, word in enumerate(("RGB", "SAR")):
         for pid in (f"{tested:04d}", "-1"):  # and distractors, which are no ship
             shutil.copy(chips[first, modality], own / f"HOSS/bounding_box_train/{pid}_more_{word}.tif")
-    shutil.copy(hoss.gallery[0][0], own / f"HOSS/bounding_box_train/{second:04d}_copy{hoss.gallery[0][0][-8:]}")
+    shutil.copy(hoss.query[0][0], own / f"HOSS/bounding_box_train/{second:04d}_copy{hoss.query[0][0][-8:]}")
     for path in (own / "HOSS/bounding_box_test").glob(
         "-1_*"
     ):  # the tests' own distractors are left out as tested ships

@@ -86,7 +86,7 @@ def test_similarity_and_probability(predictor, items, arrays):
     rows, grey = np.random.default_rng(0).normal(size=(200, predictor.dim)), arrays[0][..., 0]
     assert predictor.similarity(rows, rows).max() <= 1
     wanted = predictor.extract(grey, "optical") @ predictor.extract(grey, "sar").T
-    np.testing.assert_allclose(predictor.similarity(grey, grey, "optical", "sar"), wanted, atol=1e-5)
+    np.testing.assert_allclose(predictor.similarity([grey], [grey], "optical", "sar"), wanted, atol=1e-5)
     same = predictor.same(paths[:4], paths)
     assert same.shape == (4, 9) and same.dtype == np.float32 and 0 < same.min() < same.max() < 1
     np.testing.assert_allclose(predictor.same(features[:4], paths, kinds[:4]), same, atol=1e-5)
