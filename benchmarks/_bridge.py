@@ -18,6 +18,8 @@ Floats = NDArray[np.floating[Any]]
 # Principal components in which the Frechet distance is measured: covariances of all of the features would need more
 # chips than there are.
 COMPONENTS = 32
+# Modality of the queries and of the gallery; None: either.
+PROTOCOLS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
 
 
 @dataclass

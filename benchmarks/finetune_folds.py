@@ -15,11 +15,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _bridge import interval, rank
+from _bridge import PROTOCOLS, interval, rank
 from _runs import ROOT, machine, run
 from tabulate import tabulate
-
-PROTOCOLS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
 
 
 def main() -> None:

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bridge import Reidentifier, floors, interval, rank, ranking_cells
+from _bridge import PROTOCOLS, Reidentifier, floors, interval, rank, ranking_cells
 from _runs import ROOT, bridge, machine
 from tabulate import tabulate
 
 from tools.stand_ins import STAND_INS, is_simulated, stand_in
 
 ALPHAS = (0.02, 0.1, 0.2, 0.3, 0.5)
-PROTOCOLS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
 
 
 def main() -> None:
@@ -70,9 +69,8 @@ def main() -> None:
         made = open_generated(root)
         rows = made.match([items[row][0] for row in optical])
         features = model.generated([(made.path(one[0]), one[0].source_size) for one in rows])
-        first = asked[optical]
-        result = rank(features[first], chips.ids[optical[first]], chips.features[sar], chips.ids[sar])
-        queries.append([kind, *ranking_cells(result, chips.ids[optical[first]])])
+        result = rank(features[asked[optical]], chips.ids[queried], chips.features[sar], chips.ids[sar])
+        queries.append([kind, *ranking_cells(result, chips.ids[queried])])
         for alpha in ALPHAS:
             fused = fuse_features(chips.features, features, optical, alpha)
             cells = []

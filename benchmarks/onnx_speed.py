@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _bridge import PROTOCOLS
 from _timing import compare, seconds
 from tabulate import tabulate
 from torch import nn
@@ -31,7 +32,6 @@ from fastreid_mos.predict.onnx_export import export_onnx
 
 # Batches at a time: onnxruntime's threads spin for a moment after a run, at the cost of what runs right behind it.
 RUNS = 5
-PROTOCOLS = {"ALL": (None, None), "O2S": (0, 1), "S2O": (1, 0)}
 
 
 def folded(model: nn.Module) -> nn.Module:

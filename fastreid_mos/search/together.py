@@ -47,9 +47,12 @@ def update_together(
     where: str, given: Sequence[str], predictor: Predictor, modality: Modality | None = None, kind: str | None = None
 ) -> Update | None:
     """As :func:`.update.update` of the index at ``where``, by all processes; None in all but the first."""
-    weights, (rank, world) = weights_of(predictor), processes()
-    with contextlib.suppress(MOSError), contextlib.closing(open_index(where)) as index:  # it may be new, or unfinished
-        weights = weights_for(index, predictor)
+    rank, world = processes()
+    try:
+        with contextlib.closing(open_index(where)) as index:
+            weights = weights_for(index, predictor)
+    except MOSError:  # it may be new, or unfinished
+        weights = weights_of(predictor)
     if world == 1:
         with writing(where, weights) as store:
             _take_shares(store, where)
